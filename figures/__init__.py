@@ -1,0 +1,1 @@
+"""The figures: one module each, compute(config) -> data and draw(data) -> Figure."""

@@ -1,0 +1,27 @@
+"""What normalisation does to the neural tangent kernel: theory, measurement, verdicts.
+
+The public names below are imported on first use, so that `import ntk_analysis` costs nothing.
+"""
+
+import importlib
+from importlib.metadata import version
+from typing import Any
+
+__version__ = version("ntk-analysis")
+
+_MODULES = {"activations", "correlation", "data", "layers", "meanfield", "networks", "spectrum"}
+_OBJECTS = {"Kernel": "kernel", "infinite_kernel": "kernel"}
+
+__all__ = ["__version__", *sorted(_MODULES), *sorted(_OBJECTS)]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _OBJECTS:
+        return getattr(importlib.import_module(f"{__name__}.{_OBJECTS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,120 @@
+"""Images in NumPy's own files, .npy and .npz. Nothing is ever unpickled."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64, Shaped
+
+from ntk_analysis.data.files import DataError, one_line, read_bytes
+from ntk_analysis.data.images import Images, ImageSet, without_labels
+
+NPY_MAGIC = b"\x93NUMPY"
+ZIP_MAGIC = b"PK\x03\x04"
+
+
+def read_npy(path: Path) -> Shaped[np.ndarray, "..."]:
+    """The array of a .npy file.
+
+    Raises:
+        DataError: damaged, truncated, with bytes after the data, or an array of Python objects.
+    """
+    return parse_npy(path, read_bytes(path))
+
+
+def read_npz(path: Path) -> ImageSet:
+    """The images of a .npz file (`images`, `x`, or its only array besides labels) and its `labels` or `y`, if any.
+
+    Raises:
+        DataError: damaged, no array or several that could be the images, or values that cannot be images or labels.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+            images_name, labels_name = choose_arrays(path, names)
+            images_content = archive.read(f"{images_name}.npy")
+            labels_content = archive.read(f"{labels_name}.npy") if labels_name else None
+    except DataError:
+        raise
+    except Exception as error:  # damage in a zip file surfaces as any of a dozen types
+        raise unreadable(path, error) from error
+    pixels = to_images(f"{path}: {images_name}", parse_npy(path, images_content))
+    if labels_content is None:
+        return without_labels(pixels, path.name)
+    labels = to_labels(f"{path}: {labels_name}", parse_npy(path, labels_content), count=len(pixels))
+    return ImageSet(pixels, labels, path.name, num_classes=int(labels.max()) + 1)
+
+
+def choose_arrays(path: Path, names: list[str]) -> tuple[str, str | None]:
+    """The names of the images and of the labels (None where there are none) among the arrays of a .npz file."""
+    labels = next((name for name in ("labels", "y") if name in names), None)
+    others = [name for name in names if name not in ("labels", "y")]
+    images = next((name for name in ("images", "x") if name in others), others[0] if len(others) == 1 else None)
+    if images is None:
+        raise DataError(
+            f"{path}: arrays {', '.join(names) or 'none'}; expected the images as `images`, `x` or the only array, "
+            "save them with numpy.savez(path, images=...)"
+        )
+    return images, labels
+
+
+def parse_npy(path: Path, content: bytes) -> Shaped[np.ndarray, "..."]:
+    """The array of a .npy file's content, which must end with it (numpy.load does not check that)."""
+    stream = io.BytesIO(content)
+    try:
+        array = np.lib.format.read_array(stream, allow_pickle=False)
+    except Exception as error:  # NumPy lets through what Python's tokenizer raises on a damaged header
+        raise unreadable(path, error) from error
+    if stream.read(1):
+        raise DataError(f"{path}: foreign bytes after the {array.shape} array; save it again")
+    return array
+
+
+def unreadable(path: Path, error: Exception) -> DataError:
+    """The error for a file from which NumPy cannot or may not make an array."""
+    return DataError(f"{path}: not a whole array of numbers ({one_line(error)}); save it again as uint8 or float32")
+
+
+def to_images(source: str, array: Shaped[np.ndarray, "..."]) -> Images:
+    """An array of numbers as images (N, H, W, C), uint8 or floating: see `read_images` for the rules.
+
+    Raises:
+        DataError: not numbers, integers outside 0..255, a shape that is not (N, ...), or channels before pixels.
+    """
+    pixels = to_pixels(source, array)
+    if pixels.size == 0 or not 2 <= pixels.ndim <= 4:
+        raise DataError(f"{source}: shape {array.shape}; expected (N, H, W, C), (N, H, W) or (N, d), none of them 0")
+    if pixels.ndim == 4 and pixels.shape[1] in (1, 3) and pixels.shape[3] > 4:
+        raise DataError(f"{source}: shape {array.shape} has the channels first; transpose it to (N, H, W, C)")
+    if pixels.ndim == 2:
+        pixels = pixels[:, None, :]
+    return pixels if pixels.ndim == 4 else pixels[..., None]
+
+
+def to_pixels(source: str, array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
+    """The same numbers as uint8, float32 or float64."""
+    if array.dtype.kind == "f":
+        return array.astype(np.float32 if array.itemsize == 4 else np.float64, copy=False)
+    if array.dtype.kind not in "biu":
+        raise DataError(f"{source}: dtype {array.dtype}; expected real numbers, save the array as uint8 or float32")
+    if array.size and not (array.min() >= 0 and array.max() <= 255):
+        raise DataError(
+            f"{source}: integers {array.min()}..{array.max()}; expected 0..255, save other scales as float32"
+        )
+    return array.astype(np.uint8)
+
+
+def to_labels(source: str, labels: Shaped[np.ndarray, "..."], count: int) -> Int64[np.ndarray, " n"]:
+    """Class numbers, one an image.
+
+    Raises:
+        DataError: not integers, negative, or not as many as there are images.
+    """
+    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (count,):
+        raise DataError(
+            f"{source}: {labels.dtype} labels of shape {labels.shape}; save integers of shape ({count},), one an image"
+        )
+    if labels.min() < 0:
+        raise DataError(f"{source}: label {labels.min()}; expected class numbers from 0 up")
+    return labels.astype(np.int64)

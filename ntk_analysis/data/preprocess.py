@@ -1,0 +1,83 @@
+"""From images to network inputs: centred by the data set's mean image, then scaled to variance q = |x|^2/d = 1."""
+
+import numpy as np
+from jaxtyping import Float, Float64, Real
+
+from ntk_analysis.data.files import DataError
+from ntk_analysis.data.images import check_finite, describe_rows
+
+
+def preprocess(images: Real[np.ndarray, "n h w c"], center: str = "dataset") -> Float64[np.ndarray, "n h*w*c"]:
+    """Inputs x of the theory: each image flattened to d = H*W*C numbers, centred, and scaled to |x|^2 = d.
+
+    The scale of the pixels drops out, so raw grey levels need no division by 255 first. The result depends on which
+    images are given: choose a subset before, not after.
+
+    Args:
+        images: (N, H, W, C), any real dtype.
+        center: "dataset" subtracts the mean image (per pixel, over the N images given), "none" subtracts nothing.
+
+    Returns:
+        float64 (N, d), dimensionless, rows with |x|^2 = d, which is variance q = |x|^2/d = 1.
+
+    Raises:
+        ValueError: `center` is unknown.
+        DataError: no images, NaN or infinite pixels, or rows that are zero and have no direction to scale: black
+            images, or with center="dataset" images equal to the mean image (one image alone, or N copies of one).
+    """
+    if center not in ("dataset", "none"):
+        raise ValueError(f"center={center!r} is unknown; use 'dataset' or 'none'")
+    if images.size == 0:
+        raise DataError(f"preprocess: images of shape {images.shape}; give at least one image with at least one pixel")
+    check_finite("preprocess", images)
+    x = images.reshape(len(images), -1).astype(np.float64)
+    x /= max(x.max(), -x.min()) or 1.0  # so that no square below overflows or underflows
+    noise = 0.0
+    if center == "dataset":
+        # the mean of N floats is off by up to N roundings: what is left of an image equal to it is noise, not zero
+        noise = len(x) * float(np.finfo(np.float64).eps) * norms(x).max()
+        x -= x.mean(axis=0)
+    norm = norms(x)
+    refuse_zero_rows(np.flatnonzero(norm <= noise), center)
+    x *= (np.sqrt(x.shape[1]) / norm)[:, None]
+    return x
+
+
+def mean_correlation(x: Float[np.ndarray, "n d"]) -> float:
+    """Mean off-diagonal entry of x x^T / d: how correlated two different inputs are on average.
+
+    Args:
+        x: (N, d) rows with |x|^2 = d, as `preprocess` returns them.
+
+    Returns:
+        A number in [-1/(N-1), 1]; -1/(N-1) when the rows sum to zero.
+
+    Raises:
+        ValueError: fewer than two rows.
+    """
+    count, d = x.shape
+    if count < 2:
+        raise ValueError(f"mean_correlation: {count} rows; a correlation needs at least 2")
+    # sum_{i != j} x_i.x_j = |sum_i x_i|^2 - sum_i |x_i|^2 needs no N x N matrix
+    total = x.sum(axis=0, dtype=np.float64)
+    squares = np.einsum("nd,nd->", x, x, dtype=np.float64)
+    return float((total @ total - squares) / (d * count * (count - 1)))
+
+
+def norms(x: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, " n"]:
+    """Euclidean norm of each row, without a second array of the size of x."""
+    lengths: np.ndarray = np.sqrt(np.einsum("nd,nd->n", x, x))
+    return lengths
+
+
+def refuse_zero_rows(rows: np.ndarray, center: str) -> None:
+    """Raise DataError when there are rows that cannot be scaled, saying why they are zero."""
+    if rows.size and center == "dataset":
+        raise DataError(
+            f"preprocess: {describe_rows(rows)} equal the mean image, zero cannot be scaled to |x|^2 = d; "
+            "drop them, use center='none', or give different images"
+        )
+    if rows.size:
+        raise DataError(
+            f"preprocess: {describe_rows(rows)} are all zero and cannot be scaled to |x|^2 = d; drop these images"
+        )

@@ -1,0 +1,11 @@
+"""Layers: each a finite network beside its infinite-width kernel."""
+
+from ntk_analysis.layers.activation import Activation as Activation
+from ntk_analysis.layers.base import Layer as Layer
+from ntk_analysis.layers.combinators import Repeat as Repeat
+from ntk_analysis.layers.combinators import Residual as Residual
+from ntk_analysis.layers.combinators import Serial as Serial
+from ntk_analysis.layers.dense import Dense as Dense
+from ntk_analysis.layers.normalization import BatchNorm as BatchNorm
+from ntk_analysis.layers.normalization import LastBatchNorm as LastBatchNorm
+from ntk_analysis.layers.normalization import LayerNorm as LayerNorm

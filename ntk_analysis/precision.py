@@ -1,0 +1,66 @@
+"""Float64 for NumPy callers, whatever JAX's flag says.
+
+Condition numbers, correlations near one and fixed points do not survive float32. So a public function that is given
+NumPy float64 arrays (or nothing but Python numbers) computes in float64 and answers in NumPy float64, with JAX's x64
+flag on or off. JAX arrays in, JAX arrays of the same dtype out. Inside a JAX transformation nothing is switched: the
+ambient dtype is followed.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+AnyArray: TypeAlias = jax.Array | np.ndarray
+Real: TypeAlias = AnyArray | np.floating | float | int
+"""A real number or an array of them, from Python, NumPy or JAX."""
+
+if TYPE_CHECKING:
+    HeldArray: TypeAlias = jax.Array
+else:
+    # an array in a result: JAX inside the library, NumPy once handed to a NumPy caller; both have the same methods
+    HeldArray: TypeAlias = jax.Array | np.ndarray | np.floating
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def is_traced(*trees: Any) -> bool:
+    """Whether a JAX transformation is under way: a leaf is a tracer, or a new array would be one (inside jit)."""
+    leaves = [*jax.tree.leaves(trees), jnp.zeros(())]
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+
+
+def wants_float64(*trees: Any) -> bool:
+    """Whether the caller speaks NumPy float64 (or integers, or only Python numbers) and not JAX or float32."""
+    arrays = [leaf for leaf in jax.tree.leaves(trees) if isinstance(leaf, jax.Array | np.ndarray | np.generic)]
+    if any(isinstance(leaf, jax.Array) for leaf in arrays):
+        return False
+    return not arrays or np.result_type(*arrays, 0.0) == np.float64
+
+
+def to_numpy(tree: Any) -> Any:
+    """The same tree with every JAX array made a NumPy array (0-d ones become NumPy scalars)."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[()] if isinstance(leaf, jax.Array) else leaf, tree)
+
+
+def numpy_in_float64(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorator: NumPy or Python numbers in, float64 inside, NumPy out; JAX arrays and tracers pass untouched."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        if is_traced(args, kwargs) or not wants_float64(args, kwargs):
+            return function(*args, **kwargs)
+        with jax.enable_x64(True):
+            return cast(R, to_numpy(function(*args, **kwargs)))
+
+    return wrapped
+
+
+def float_array(value: Any) -> jax.Array:
+    """A floating-point JAX array: floats keep their dtype as far as the x64 flag allows, integers become floats."""
+    array = jnp.asarray(value)
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.zeros(()).dtype)
