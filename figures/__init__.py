@@ -1,1 +1,6 @@
-"""The figures: one module each, compute(config) -> data and draw(data) -> Figure."""
+"""The figures: one module each, with compute(config, track) -> Result and draw(result) -> Figure.
+
+Importing this package costs nothing: the modules are imported when a figure is asked for.
+"""
+
+NAMES = ("fig2", "fig3", "fig4", "supp1", "supp2", "phase_diagram", "condition_number")

@@ -37,7 +37,10 @@ def add(left: Covariance, right: Covariance) -> Covariance:
     q1, q2, p1, p2 = left.variance1, left.variance2, right.variance1, right.variance2
     total = geometric_mean(q1 + p1, q2 + p2)
     first, second = geometric_mean(q1, q2), geometric_mean(p1, p2)
-    mismatch = (safe_sqrt(q1) * safe_sqrt(p2) - safe_sqrt(p1) * safe_sqrt(q2)) ** 2
+    # compared, because a fused multiply-add may leave a rounding where the two products are the same
+    mismatch = jnp.where(
+        (q1 == q2) & (p1 == p2), 0, (safe_sqrt(q1) * safe_sqrt(p2) - safe_sqrt(p1) * safe_sqrt(q2)) ** 2
+    )
     lost = safe_divide(mismatch, total + first + second, 0.0) + first * left.distance + second * right.distance
     return Covariance(q1 + p1, q2 + p2, into_range(safe_divide(lost, total, left.distance)))
 
@@ -53,6 +56,10 @@ def subtract_means(moment: Covariance, mean1: jax.Array, mean2: jax.Array) -> Co
     centered1 = jnp.maximum(moment.variance1 - mean1**2, 0)
     centered2 = jnp.maximum(moment.variance2 - mean2**2, 0)
     whole, rest = geometric_mean(moment.variance1, moment.variance2), geometric_mean(centered1, centered2)
-    mismatch = (safe_sqrt(centered1) * mean2 - safe_sqrt(centered2) * mean1) ** 2
+    mismatch = jnp.where(
+        (centered1 == centered2) & (mean1 == mean2),  # as in add
+        0,
+        (safe_sqrt(centered1) * mean2 - safe_sqrt(centered2) * mean1) ** 2,
+    )
     lost = whole * moment.distance - safe_divide(mismatch, whole + rest + mean1 * mean2, 0.0)
     return Covariance(centered1, centered2, into_range(safe_divide(lost, rest, moment.distance)))

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,7 @@ class Kernel:
     @numpy_in_float64
     def nngp(self) -> Float[HeldArray, "n1 n2"]:
         """NNGP kernel (n1, n2): covariance of the units, or their second moment after an activation."""
-        return self.covariance.value
+        return Covariance(*map(float_array, self.covariance)).value
 
     @property
     def ntk(self) -> Float[HeldArray, "n1 n2"]:
@@ -99,6 +99,7 @@ class Kernel:
         return float(np.linalg.eigvalsh(matrix)[0])
 
 
+@runtime_checkable
 class HasKernel(Protocol):
     """Anything that maps the kernel of its inputs to the kernel of its outputs; hashable, as every layer is."""
 
@@ -134,7 +135,7 @@ def infinite_kernel(
             f"{first.shape[1]} {first.dtype}"
         )
     kernel = _propagate(network, first, second)
-    if not is_traced(kernel) and not bool(jnp.all(jnp.isfinite(kernel.variance1))):
+    if not is_traced(kernel) and not all(bool(jnp.all(jnp.isfinite(q))) for q in (kernel.variance1, kernel.variance2)):
         raise OverflowError(
             f"a pre-activation variance left {kernel.variance1.dtype}'s range: the gain is too large for this depth; "
             "use the stable gain (w_var=None), a smaller w_var, or fewer layers"

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import jax
 
 from ntk_analysis.kernel import Kernel, infinite_kernel
+from ntk_analysis.precision import AnyArray
 
 Params: TypeAlias = Any
 Shape: TypeAlias = tuple[int, ...]
@@ -39,11 +40,11 @@ class Layer(abc.ABC):
     def walk(self, outputs: Any) -> Iterator[tuple["Layer", jax.Array]]:
         """The single layers in the order of execution, each with its output as recorded by `activations`."""
 
-    def apply(self, params: Params, x: jax.Array) -> jax.Array:
+    def apply(self, params: Params, x: AnyArray) -> jax.Array:
         """Output of the finite network on x, (batch, features); x takes the dtype of the parameters."""
         return self.forward(params, as_params_dtype(params, x), record=False)[0]
 
-    def activations(self, params: Params, x: jax.Array) -> Any:
+    def activations(self, params: Params, x: AnyArray) -> Any:
         """Every layer's output, nested as the network is; those of a `Repeat` are stacked along a first axis."""
         return self.forward(params, as_params_dtype(params, x), record=True)[1]
 

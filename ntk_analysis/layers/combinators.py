@@ -86,6 +86,8 @@ class Repeat(Layer):
     def kernel(self, kernel: Kernel) -> Kernel:
         # the first pass stands outside: it may change the law (inputs become activations), the others may not
         kernel = self.block.kernel(kernel)
+        if self.times == 1:  # a scan of length 0 would trace the block on a law it may refuse
+            return kernel
 
         def step(carry: Kernel, _: None) -> tuple[Kernel, None]:
             return self.block.kernel(carry), None

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from ntk_analysis.gaussian import safe_divide
+from ntk_analysis.gaussian import safe_divide, safe_sqrt
 from ntk_analysis.kernel import Kernel
 from ntk_analysis.layers.base import Params, Shape, SingleLayer, check_rank
 
 
 def _standardize(x: jax.Array, axis: int, eps: float) -> jax.Array:
     centered = x - jnp.mean(x, axis=axis, keepdims=True)
-    deviation = jnp.sqrt(jnp.mean(centered**2, axis=axis, keepdims=True) + eps)
+    deviation = safe_sqrt(jnp.mean(centered**2, axis=axis, keepdims=True) + eps)
     return safe_divide(centered, deviation, 0.0)  # a constant channel becomes 0, not NaN
 
 

@@ -1,0 +1,77 @@
+"""Box plots of single channels over a batch, with the boxes that theory predicts; shared by Fig. 2 and Fig. 3."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from figures.config import Config, Inputs
+from figures.style import BLUE, ORANGE, SKY
+from ntk_analysis.correlation import channel_distributions
+from ntk_analysis.kernel import infinite_kernel
+from ntk_analysis.networks import fully_connected
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+NORMAL_QUARTILE = 0.6744897501960817  # of a standard normal
+SHOWN_CHANNELS = 30
+KERNEL_INPUTS = 500  # the mean correlation of a batch needs no more
+
+
+def settings(config: Config) -> tuple[int, int, int]:
+    """(depth, width, batch): the paper's 51 layers are 50 hidden ones and the read-out."""
+    return (20, 64, 200) if config.quick else (50, 300, 2000)
+
+
+def box_quantiles(config: Config, inputs: Inputs, normalization: str, layers: list[int]) -> np.ndarray:
+    """Quantiles (layers, channels, 5) of pre-activations, after BN where there is one, in units of the layer's rms.
+
+    The norm of a deep finite network fluctuates from draw to draw by a factor of order one; in units of the root mean
+    square over the layer's shown channels that factor is gone.
+    """
+    depth, width, _ = settings(config)
+    network = fully_connected(depth, width, normalization)
+    values = channel_distributions(network, inputs.x, layers, SHOWN_CHANNELS, seed=config.seed).values
+    rms = np.sqrt(np.mean(values**2, axis=(1, 2), keepdims=True))
+    return np.moveaxis(np.quantile(values / rms, QUANTILES, axis=2), 0, -1)
+
+
+def predicted_correlation(inputs: Inputs, normalization: str, layer: int) -> float:
+    """Mean correlation of different inputs' pre-activations at a hidden layer, at infinite width."""
+    kernel = (
+        infinite_kernel(fully_connected(layer - 1, 1, normalization), inputs.x[:KERNEL_INPUTS]) if layer > 1 else None
+    )
+    if kernel is None:
+        return float(inputs.facts["mean initial correlation"])
+    correlation = 1 - np.asarray(kernel.distance)
+    m = len(correlation)
+    return float((correlation.sum() - m) / (m * (m - 1)))
+
+
+def draw_boxes(axes: Axes, quantiles: np.ndarray, correlation: float | None) -> None:
+    """Measured boxes (quartiles, whiskers at 5 and 95 %), over the band and beside the quartiles that theory predicts.
+
+    With correlation c between inputs a channel is sqrt(c) a + sqrt(1 - c) z: a common value a and a spread z, both
+    standard normal. None: batch norm, whose channels have no common value and unit spread by construction.
+    """
+    c = 0.0 if correlation is None else max(correlation, 0.0)
+    low, first, median, third, high = quantiles.T
+    positions = np.arange(1, len(median) + 1)
+    axes.axhspan(-1.96 * np.sqrt(c), 1.96 * np.sqrt(c), color=SKY, alpha=0.25, linewidth=0)
+    axes.vlines(positions, low, high, color=BLUE, linewidth=0.7)
+    axes.bar(positions, third - first, bottom=first, width=0.6, color="white", edgecolor=BLUE, linewidth=0.8, zorder=2)
+    axes.hlines(median, positions - 0.3, positions + 0.3, color=BLUE, linewidth=1.4, zorder=3)
+    half = NORMAL_QUARTILE * np.sqrt(1 - c)
+    axes.vlines(positions + 0.42, median - half, median + half, color=ORANGE, linewidth=1.6, zorder=3)
+    axes.set_xlim(0, len(median) + 1)
+    axes.set_xticks([1, 10, 20, 30])
+
+
+def legend_handles(common_value: bool) -> list[Patch | Line2D]:
+    """What the marks of `draw_boxes` mean."""
+    handles: list[Patch | Line2D] = [
+        Patch(facecolor="white", edgecolor=BLUE, label="measured quartiles, 5–95 %"),
+        Line2D([], [], color=ORANGE, linewidth=1.6, label="predicted quartiles (normal)"),
+    ]
+    if common_value:
+        handles.append(Patch(facecolor=SKY, alpha=0.4, label="predicted 95 % band of medians"))
+    return handles

@@ -1,0 +1,92 @@
+"""Condition number of the NTK by depth: straight networks grow an outlier of order m, weight-centred ones lose it."""
+
+import functools
+import warnings
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+
+from figures.config import Config, Inputs, Result, Track, describe_inputs, load_inputs
+from figures.style import BLACK, BLUE, GREEN, ORANGE, VERMILION, note, panels
+from ntk_analysis import activations, spectrum
+from ntk_analysis.kernel import Kernel, input_kernel
+from ntk_analysis.layers import Activation, Dense, Layer, Serial
+
+NORMALIZATIONS = ("none", "weight_mean")
+ROUNDING = 1e-13  # kappa - 1 below this is rounding of a few hundred layers
+COLORS = (BLUE, ORANGE, GREEN, VERMILION)
+
+
+def settings(config: Config) -> tuple[tuple[int, ...], int]:
+    """(data-set sizes, largest depth)."""
+    return ((5, 20), 20) if config.quick else ((10, 30, 100, 300), 200)
+
+
+def depths_up_to(largest: int) -> list[int]:
+    """About evenly spaced in the logarithm, each once."""
+    return sorted({round(depth) for depth in np.geomspace(1, largest, 25)})
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def step(layer: Layer, kernel: Kernel) -> Kernel:
+    """The kernel after one more layer."""
+    return layer.kernel(kernel)
+
+
+def condition_numbers(x: np.ndarray, normalization: str, depths: list[int]) -> np.ndarray:
+    """NTK condition number after each of these numbers of hidden layers: one pass, a read-out wherever asked."""
+    centered = normalization == "weight_mean"
+    dense = Dense(1, activations.relu.stable_gain(centered=centered), center=centered)
+    block, found = Serial(dense, Activation("relu")), []
+    with jax.enable_x64(True):
+        kernel = step(Serial(Dense(1), Activation("relu")), input_kernel(jax.numpy.asarray(x)))
+        for depth in range(1, depths[-1] + 1):
+            if depth in depths:
+                found.append(_condition_number(step(dense, kernel)))
+            kernel = step(block, kernel)
+    return np.array(found)
+
+
+def _condition_number(kernel: Kernel) -> float:
+    with warnings.catch_warnings():
+        # a lower bound would be drawn as a value: better no figure than a wrong one
+        warnings.simplefilter("error", spectrum.UnresolvedSpectrumWarning)
+        return spectrum.condition_number(np.asarray(kernel.ntk_scaled))
+
+
+def compute(config: Config, track: Track) -> Result:
+    """Condition numbers of one infinitely wide network a row: (normalisation, size, depth)."""
+    sizes, largest = settings(config)
+    inputs: Inputs = load_inputs(config, sizes[-1])
+    sizes = tuple(size for size in sizes if size <= len(inputs.x))
+    depths = depths_up_to(largest)
+    cases = [(name, size) for name in NORMALIZATIONS for size in sizes]
+    rows = [condition_numbers(inputs.x[:size], *(name, depths)) for name, size in track(cases, "condition_number")]
+    values = np.array(rows).reshape(len(NORMALIZATIONS), len(sizes), len(depths))
+    arrays = {"condition_number": values, "sizes": np.array(sizes), "depths": np.array(depths)}
+    return Result(arrays, {"activation": "relu", "network": "infinite width, stable gain, no bias", **inputs.facts})
+
+
+def draw(result: Result) -> Figure:
+    """Straight left with its limits (m + 3)/3, weight-centred right as its distance from the limit 1."""
+    a = result.arrays
+    figure, (left, right) = panels(2, height=2.9, share=False)
+    depths, (straight, centered) = a["depths"], a["condition_number"]
+    for size, color, kappa in zip(a["sizes"], COLORS, straight, strict=False):
+        left.loglog(depths, kappa, color=color, marker=".", markersize=4, label=f"m = {size}")
+        left.axhline((size + 3) / 3, color=color, linewidth=0.9, linestyle="--")
+    left.plot([], [], color=BLACK, linewidth=0.9, linestyle="--", label="limit (m + 3)/3")
+    left.set(title="straight", ylabel=r"condition number $\kappa$ of the NTK", xlabel="hidden layers")
+    for color, kappa in zip(COLORS, centered, strict=False):
+        resolved = kappa - 1 > ROUNDING
+        right.loglog(depths[resolved], kappa[resolved] - 1, color=color, marker=".", markersize=4)
+    rate = 10 * depths * 2.0**-depths
+    right.loglog(depths, rate, color=BLACK, linewidth=0.9, linestyle=":", label=r"proportional to $L\,2^{-L}$")
+    right.axhspan(ROUNDING / 100, ROUNDING, color="#dddddd", linewidth=0)
+    right.text(1.1, ROUNDING / 30, r"$\kappa = 1$ in float64", fontsize=7, color="#444444")
+    right.set(title="weight mean", ylabel=r"$\kappa - 1$", xlabel="hidden layers")
+    right.set(xlim=left.get_xlim(), ylim=(ROUNDING / 100, None))
+    figure.legend(loc="outside upper center", ncols=len(a["sizes"]) + 2)
+    note(figure, f"ReLU, infinite width, stable gain; {describe_inputs(result.facts)}")
+    return figure

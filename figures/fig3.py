@@ -1,0 +1,44 @@
+"""Fig. 3 of the paper: at layer 50 the channels of batch norm and weight mean networks are alive."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from figures import channels
+from figures.config import Config, Result, Track, describe_inputs, load_inputs
+from figures.style import note, panels
+
+NORMALIZATIONS = ("batch", "weight_mean")
+
+
+def compute(config: Config, track: Track) -> Result:
+    """Quantiles of 30 random channels of the last hidden layer for both normalisations."""
+    depth, width, batch = channels.settings(config)
+    inputs = load_inputs(config, batch)
+    quantiles = [
+        channels.box_quantiles(config, inputs, name, [depth])[0] for name in track(NORMALIZATIONS, "fig3: networks")
+    ]
+    predicted = channels.predicted_correlation(inputs, "weight_mean", depth)
+    arrays = {"quantiles": np.stack(quantiles), "predicted_correlation": np.array(predicted)}
+    return Result(
+        arrays,
+        {"depth": depth, "width": width, "observable": "pre-activation, after batch norm where there is one"}
+        | inputs.facts,
+    )
+
+
+def draw(result: Result) -> Figure:
+    """Batch norm left, weight mean right."""
+    a, depth = result.arrays, result.facts["depth"]
+    figure, (left, right) = panels(2, height=2.9)
+    channels.draw_boxes(left, a["quantiles"][0], None)
+    left.set(
+        title=f"batch norm, layer {depth}\nmean 0 and variance 1 by construction",
+        xlabel="channel",
+        ylabel="pre-activation / layer r.m.s.",
+    )
+    correlation = float(a["predicted_correlation"])
+    channels.draw_boxes(right, a["quantiles"][1], correlation)
+    right.set(title=f"weight mean, layer {depth}\npredicted mean correlation {correlation:.3f}", xlabel="channel")
+    figure.legend(handles=channels.legend_handles(False), loc="outside upper center", ncols=2)
+    note(figure, f"ReLU, width {result.facts['width']}, predictions for width → ∞; {describe_inputs(result.facts)}")
+    return figure

@@ -1,0 +1,64 @@
+"""Correlation of input pairs through the layers, with the predicted band; shared by Supp. Fig. 1 and 2."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from figures.config import Config, Inputs
+from figures.style import BLUE, ORANGE, SKY
+from ntk_analysis.correlation import CorrelationByLayer, layer_correlations, random_pairs
+from ntk_analysis.meanfield import analyse
+from ntk_analysis.networks import fully_connected
+
+SHOWN_DRAW = 0
+TWO_SIDED_95 = 1.96
+
+
+def settings(config: Config) -> tuple[int, int, int, int, int]:
+    """(depth, width, pairs, batch, networks)."""
+    return (15, 64, 60, 128, 3) if config.quick else (50, 300, 200, 400, 10)
+
+
+def measure(config: Config, inputs: Inputs, normalization: str) -> CorrelationByLayer:
+    """Pearson correlation over the channels of the activations, (networks, depth, pairs)."""
+    depth, width, pairs, _, draws = settings(config)
+    network = fully_connected(depth, width, normalization)
+    chosen = random_pairs(len(inputs.x), pairs, config.seed)
+    return layer_correlations(network, inputs.x, chosen, seed=config.seed, draws=draws)
+
+
+def predicted_activation_correlation(normalization: str, initial: np.ndarray, depth: int) -> np.ndarray:
+    """Pearson correlation of the activations, (depth, pairs), of pairs with these initial correlations; infinite width.
+
+    The pre-activations follow T (or T_bar); across the channels of the activations their mean is subtracted, which is
+    one more step of T_bar.
+    """
+    field, centered = analyse("relu", normalization=normalization), analyse("relu", normalization="weight_mean")
+    paths = np.asarray(field.trajectory(np.clip(initial, -1, 1), depth - 1))
+    return np.asarray(centered.transition(np.clip(paths, -1, 1)))
+
+
+def draw_pairs(axes: Axes, measured: np.ndarray) -> None:
+    """One thin line a pair, (depth, pairs)."""
+    layers = np.arange(1, len(measured) + 1)
+    axes.plot(layers, measured, color=BLUE, alpha=0.18, linewidth=0.5, rasterized=True)
+    axes.set(xlabel="hidden layer", xlim=(1, len(measured)), ylim=(-0.55, 1.03))
+
+
+def draw_band(axes: Axes, center: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+    """A predicted (or measured) centre line with the edges of its band, on top of the pairs."""
+    layers = np.arange(1, len(center) + 1)
+    axes.fill_between(layers, low, high, color=SKY, alpha=0.25, linewidth=0, zorder=1)
+    axes.plot(layers, center, color=ORANGE, zorder=3)
+    for edge in (low, high):
+        axes.plot(layers, edge, color=ORANGE, linewidth=1, linestyle="--", zorder=3)
+
+
+def legend_handles(center: str, band: str) -> list[Line2D | Patch]:
+    """What the marks mean."""
+    return [
+        Line2D([], [], color=BLUE, linewidth=0.8, alpha=0.6, label="one pair of images, one network"),
+        Line2D([], [], color=ORANGE, label=center),
+        Line2D([], [], color=ORANGE, linewidth=1, linestyle="--", label=band),
+    ]

@@ -1,0 +1,67 @@
+"""Figures on disk: picture, data and provenance side by side, never half of one."""
+
+import io
+import json
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from figures.config import Config, Result
+from ntk_analysis.files import write_together
+
+
+def provenance(name: str, config: Config, result: Result) -> dict[str, Any]:
+    """What a reader needs to make the figure again."""
+    libraries = ("ntk-analysis", "jax", "numpy", "scipy", "matplotlib")
+    return {
+        "figure": name,
+        "config": asdict(config),
+        "facts": result.facts,
+        "versions": {"python": platform.python_version(), **{library: version(library) for library in libraries}},
+    }
+
+
+def save(folder: Path, name: str, record: dict[str, Any], result: Result, figure: Figure) -> None:
+    """NAME.png, NAME.svg, NAME.npz (the arrays) and NAME.json (configuration, facts, versions) in `folder`."""
+    write_together(
+        folder,
+        {
+            f"{name}.npz": lambda path: np.savez_compressed(path, **result.arrays),  # type: ignore[arg-type]
+            f"{name}.json": lambda path: _write_text(path, json.dumps(record, indent=2) + "\n"),
+            f"{name}.svg": lambda path: figure.savefig(path, metadata={"Date": None}),
+            f"{name}.png": lambda path: figure.savefig(path),
+        },
+    )
+    plt.close(figure)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def load(folder: Path, name: str) -> tuple[dict[str, Any], Result]:
+    """The provenance and the result that `save` wrote.
+
+    Raises:
+        ValueError: files missing, damaged, or of another figure.
+    """
+    try:
+        record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        # read first: np.load leaves a damaged file open
+        archive = io.BytesIO((folder / f"{name}.npz").read_bytes())
+        with np.load(archive, allow_pickle=False) as arrays:
+            result = Result(dict(arrays), record["facts"])
+        if record["figure"] != name:
+            raise ValueError(f"it is the data of {record['figure']}")
+    except Exception as error:
+        raise ValueError(
+            f"--from-data {folder}: cannot read {name}.json and {name}.npz ({' '.join(str(error).split())}); "
+            "compute the figure first (leave --from-data out)"
+        ) from error
+    return record, result

@@ -1,0 +1,37 @@
+"""Supp. Fig. 1 of the paper: in a straight network the correlation of every pair of images rises to 1."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from figures import pairs
+from figures.config import Config, Result, Track, describe_inputs, load_inputs
+from figures.style import note, panels
+
+
+def compute(config: Config, track: Track) -> Result:
+    """Measured and predicted correlations of the same pairs, by layer."""
+    depth, width, count, batch, draws = pairs.settings(config)
+    inputs = load_inputs(config, batch)
+    (measured,) = [pairs.measure(config, inputs, "none") for _ in track([0], "supp1: networks")]
+    predicted = pairs.predicted_activation_correlation("none", measured.initial, depth)
+    arrays = {
+        "measured": measured.values,
+        "initial": measured.initial,
+        "predicted_quantiles": np.quantile(predicted, [0.025, 0.5, 0.975], axis=1),
+    }
+    facts = {"depth": depth, "width": width, "pairs": count, "networks": draws}
+    return Result(arrays, facts | {"observable": "Pearson, activations"} | inputs.facts)
+
+
+def draw(result: Result) -> Figure:
+    """All pairs of one network, and where theory puts the middle 95 % of them."""
+    a, facts = result.arrays, result.facts
+    figure, (axes,) = panels(1, height=3.1)
+    pairs.draw_pairs(axes, a["measured"][pairs.SHOWN_DRAW])
+    low, middle, high = a["predicted_quantiles"]
+    pairs.draw_band(axes, middle, low, high)
+    axes.set(title="straight", ylabel="correlation of activations\n(Pearson, over channels)")
+    handles = pairs.legend_handles("theory, median pair (width → ∞)", "theory, middle 95 % of pairs")
+    axes.legend(handles=handles, loc="lower right")
+    note(figure, f"ReLU, width {facts['width']}, {facts['pairs']} pairs; {describe_inputs(facts)}")
+    return figure

@@ -1,0 +1,102 @@
+"""Results of the command line as text, JSON and NumPy archives."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ntk_analysis import __version__, spectrum
+from ntk_analysis.kernel import Kernel
+from ntk_analysis.meanfield import MeanField, PhaseDiagram
+
+PHASE_LETTERS = {"ordered": "o", "critical": "+", "chaotic": "c", "unbounded": "."}
+
+
+def kernel_record(kernel: Kernel) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Facts about a kernel for JSON, and its arrays: nngp, ntk_scaled (ntk = ntk_scaled exp(log_scale)), spectra."""
+    spectra = {which: spectrum.analyse(kernel, which=which) for which in ("ntk", "nngp")}
+    arrays = {"nngp": np.asarray(kernel.nngp), "ntk_scaled": np.asarray(kernel.ntk_scaled)}
+    record: dict[str, Any] = {"version": __version__, "log_scale": float(kernel.log_scale)}
+    for which, found in spectra.items():
+        arrays[f"{which}_eigenvalues_scaled"] = found.eigenvalues_scaled
+        record[which] = {
+            "condition_number": found.condition_number,
+            "condition_number_is_lower_bound": found.condition_number_is_lower_bound,
+            "largest_eigenvalue_scaled": float(found.eigenvalues_scaled[0]),
+            "smallest_eigenvalue_scaled": float(found.eigenvalues_scaled[-1]),
+            "outlier_ratio": found.outlier_ratio,
+            "effective_rank": found.effective_rank,
+            "largest_stable_learning_rate_scaled": found.learning_rate_scaled,
+            "learning_rate_convention": found.learning_rate_convention,
+        }
+    record["relative_error_of_distances"] = float(kernel.relative_error)
+    record["summary"] = spectra["ntk"].summary()
+    return record, arrays
+
+
+def write_kernel(path: Path, record: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """.npz: the arrays and the record as JSON under `record`; .json: the record and the eigenvalues."""
+    if path.suffix == ".npz":
+        np.savez_compressed(path, record=np.array(json.dumps(record)), **arrays)  # type: ignore[arg-type]
+        return
+    eigenvalues = {name: values.tolist() for name, values in arrays.items() if values.ndim == 1}
+    path.write_text(json.dumps(record | eigenvalues, indent=2) + "\n", encoding="utf-8")
+
+
+def meanfield_table(field: MeanField) -> dict[str, str]:
+    """The rows that `ntk-analysis meanfield` prints."""
+
+    def number(value: float | None) -> str:
+        return "none" if value is None else f"{value:.6g}"
+
+    fixed = "; ".join(
+        f"{point.correlation:.6g} ({'stable' if point.stable else 'unstable'}, slope {point.slope:.6g})"
+        for point in field.fixed_points
+    )
+    table = {
+        "activation": str(field.activation),
+        "normalization": field.normalization,
+        "w_var": number(field.w_var),
+        "b_var": number(field.b_var),
+        "q*": number(field.q_star) + (" (scale-free: any variance is kept)" if field.scale_free else ""),
+        "chi_1": number(field.chi_1),
+        "phase": field.phase or "none",
+        "fixed points": fixed or "none",
+        "correlation length": number(field.correlation_length),
+    }
+    return table | ({"reason": field.reason} if field.reason else {})
+
+
+def grid(text: str, option: str) -> np.ndarray:
+    """FIRST:LAST:POINTS as evenly spaced numbers.
+
+    Raises:
+        ValueError: another form, or no increasing range of at least two points.
+    """
+    try:
+        first, last, points = text.split(":")
+        values = np.linspace(float(first), float(last), int(points))
+    except ValueError:
+        values = np.empty(0)
+    if len(values) < 2 or not np.all(np.isfinite(values)) or not np.all(np.diff(values) > 0):
+        raise ValueError(f"{option} {text}: expected FIRST:LAST:POINTS, increasing, as in 0.1:4:40")
+    return values
+
+
+def phase_map(diagram: PhaseDiagram) -> str:
+    """The diagram in letters, largest bias variance on top."""
+    rows = [
+        f"b_var {bias:7.3f}  " + "".join(PHASE_LETTERS[str(phase)] for phase in phases)
+        for bias, phases in zip(diagram.b_var, diagram.phase, strict=True)
+    ]
+    legend = ", ".join(f"{letter} {phase}" for phase, letter in PHASE_LETTERS.items())
+    axis = f"w_var from {diagram.w_var[0]:g} (left) to {diagram.w_var[-1]:g} (right); {legend}"
+    return "\n".join([*reversed(rows), axis])
+
+
+def save_phase_diagram(path: Path, diagram: PhaseDiagram) -> None:
+    """All arrays of a phase diagram as .npz."""
+    arrays = {name: value for name, value in asdict(diagram).items() if isinstance(value, np.ndarray)}
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]

@@ -1,0 +1,180 @@
+"""The command line as a user meets it: real processes, real files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from ntk_analysis import __version__, cli
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Calls the command line in this process and returns (exit status, stdout, stderr)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ntk-analysis", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def images(tmp_path):
+    path = tmp_path / "images.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 256, (12, 5, 5), dtype=np.uint8))
+    return path
+
+
+def test_version_and_help(run):
+    assert run("--version") == (0, f"ntk-analysis {__version__}\n", "")
+    for arguments in (
+        ["--help"],
+        ["figures", "--help"],
+        ["kernel", "--help"],
+        ["meanfield", "--help"],
+        ["phase", "--help"],
+    ):
+        status, out, _ = run(*arguments)
+        assert status == 0
+        assert "Usage: ntk-analysis" in out
+
+
+def test_kernel_with_defaults_alone(run, images, tmp_path):
+    status, out, _ = run("kernel", images, "--out", tmp_path / "k.npz")
+    assert status == 0
+    assert "condition number" in out
+    with np.load(tmp_path / "k.npz") as saved:
+        record = json.loads(str(saved["record"]))
+        assert saved["nngp"].shape == saved["ntk_scaled"].shape == (12, 12)
+        assert saved["nngp"].dtype == np.float64
+        np.testing.assert_allclose(np.diag(saved["nngp"]), 1, rtol=1e-12)
+        eigenvalues = np.linalg.eigvalsh(saved["ntk_scaled"])
+        assert record["ntk"]["condition_number"] == pytest.approx(eigenvalues[-1] / eigenvalues[0], rel=1e-9)
+    assert record["images"] == 12
+
+
+def test_kernel_as_json(run, images, tmp_path):
+    out = tmp_path / "deeper" / "k.json"
+    status, _, _ = run(
+        "kernel", images, "--out", out, "--normalization", "weight-centering", "--depth", 3, "--count", 5
+    )
+    assert status == 0
+    record = json.loads(out.read_text())
+    assert record["images"] == 5
+    assert len(record["ntk_eigenvalues_scaled"]) == 5
+
+
+def test_raw_numbers_are_not_scaled(run, tmp_path):
+    x = np.random.default_rng(0).standard_normal((4, 6))
+    np.save(tmp_path / "x.npy", x)
+    run("kernel", tmp_path / "x.npy", "--out", tmp_path / "k.npz", "--raw", "--activation", "identity", "--depth", 1)
+    with np.load(tmp_path / "k.npz") as saved:
+        np.testing.assert_allclose(saved["nngp"], x @ x.T / 6, atol=1e-12)
+
+
+def test_meanfield_prints_the_table(run, tmp_path):
+    status, out, _ = run("meanfield", "--normalization", "weight_mean", "--out", tmp_path / "m.json")
+    assert status == 0
+    assert "1.46694" in out
+    assert "chaotic" in out
+    assert json.loads((tmp_path / "m.json").read_text())["chi_1"] == "1.46694"
+
+
+def test_meanfield_says_where_no_variance_is_kept(run):
+    status, out, _ = run("meanfield", "--w-var", "2.5")
+    assert status == 0
+    assert "without bound" in out
+
+
+def test_phase_prints_a_map(run, tmp_path):
+    status, out, _ = run("phase", "--w-var", "0.5:3:6", "--b-var", "0:0.5:3", "--out", tmp_path / "p.npz")
+    assert status == 0
+    assert "ordered" in out
+    with np.load(tmp_path / "p.npz") as saved:
+        assert saved["chi_1"].shape == (3, 6)
+
+
+BAD = [
+    (["figures", "fig9"], "choose from fig2"),
+    (["figures", "fig4", "--data"], "requires an argument"),
+    (["figures", "fig2", "--data", "no-such-folder"], "no such file or folder"),
+    (["figures", "fig4", "--from-data", "no-such-folder"], "compute the figure first"),
+    (["kernel", "absent.npy", "--out", "k.npz"], "absent.npy"),
+    (["kernel", "IMAGES", "--out", "k.txt"], "ending in .npz or .json"),
+    (["kernel", "IMAGES"], "--out"),
+    (["kernel", "IMAGES", "--out", "k.npz", "--depth", "0"], "depth 0"),
+    (["kernel", "IMAGES", "--out", "k.npz", "--depth", "two"], "--depth"),
+    (["kernel", "IMAGES", "--out", "k.npz", "--activation", "rleu"], "choose one of relu"),
+    (["kernel", "IMAGES", "--out", "k.npz", "--normalization", "bath"], "choose one of none, weight_mean"),
+    (["kernel", "IMAGES", "--out", "k.npz", "--normalization", "batch"], "not implemented"),
+    (["kernel", "IMAGES", "--out", "k.npz", "--w-var", "-1"], "w_var=-1"),
+    (["kernel", "IMAGES", "--out", "k.npz", "--count", "99"], "99"),
+    (["kernel", "IMAGES", "--out", "k.npz", "--raw", "--center", "dataset"], "contradict"),
+    (["meanfield", "--b-var", "1"], "b_var=1"),
+    (["meanfield", "--w-var", "nan"], "nan"),
+    (["phase", "--w-var", "1:2"], "FIRST:LAST:POINTS"),
+    (["phase", "--w-var", "3:2:5"], "FIRST:LAST:POINTS"),
+    (["nonsense"], "nonsense"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+def test_errors_are_one_line_and_status_2(run, images, monkeypatch, arguments, words):
+    monkeypatch.chdir(images.parent)
+    status, _, err = run(*[str(images) if word == "IMAGES" else word for word in arguments])
+    assert status == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert words in err
+    assert [path.name for path in images.parent.iterdir()] == [images.name]
+
+
+def test_a_failed_write_keeps_the_old_result(run, images, tmp_path, monkeypatch):
+    out = tmp_path / "k.npz"
+    run("kernel", images, "--out", out, "--depth", 1)
+    before = out.read_bytes()
+
+    def full_disk(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", full_disk)
+    status, _, err = run("kernel", images, "--out", out, "--depth", 2)
+    assert status == 2
+    assert "No space left" in err
+    assert out.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == [images.name, "k.npz"]
+
+
+def test_a_killed_figure_leaves_the_old_one_whole(tmp_path):
+    """SIGKILL at several moments of a second run: the four files of the first are there, and belong together."""
+    command = [sys.executable, "-m", "ntk_analysis.cli", "figures", "fig4", "--quick", "--out", str(tmp_path)]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    subprocess.run([*command, "--seed", "1"], check=True, capture_output=True, env=environment)
+    for delay in (0.5, 2.0, 3.0):
+        process = subprocess.Popen(
+            [*command, "--seed", "2"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        record = json.loads((tmp_path / "fig4.json").read_text())
+        assert record["config"]["seed"] in (1, 2)
+        with np.load(tmp_path / "fig4.npz") as arrays:
+            assert np.isfinite(arrays["measured_none"]).all()
+        assert (tmp_path / "fig4.png").stat().st_size > 1000
+        assert (tmp_path / "fig4.svg").read_text().rstrip().endswith("</svg>")
+
+
+def test_the_version_needs_no_jax():
+    """--help and --version answer without importing what computes."""
+    code = "import sys; from ntk_analysis import cli; sys.exit('jax' in sys.modules or 'matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
