@@ -1,6 +1,6 @@
 """How long infinite-width kernels take.
 
-    uv run pytest benchmarks --benchmark-only --benchmark-json=results.json
+    uv run pytest -n 0 benchmarks --benchmark-only --benchmark-json=results.json
 
 writes every timing with the machine's description. Runs in float32 with JAX's default settings, on whatever device
 JAX finds; each timed call waits for its result.

@@ -182,7 +182,7 @@ def phase(
     b_var: Annotated[str, Option(help="Bias variances as FIRST:LAST:POINTS.")] = "0:1:21",
     out: Annotated[Path | None, Option(help="Write the whole diagram as .npz.")] = None,
 ) -> None:
-    """Phase diagram over weight and bias variance: one letter a point, and the critical line."""
+    """Ordered, critical or chaotic over weight and bias variance: a map of letters."""
     from ntk_analysis.files import require_suffix, write_whole
     from ntk_analysis.meanfield import phase_diagram
     from ntk_analysis.results import grid, phase_map, save_phase_diagram

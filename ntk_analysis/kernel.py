@@ -38,7 +38,7 @@ class Kernel:
         log_scale: scalar; 0 until the NTK has grown beyond 2^40.
         relative_error: scalar estimate of the largest relative error of `distance` over pairs of different inputs,
             from rounding of the inputs, of every layer, and from quadrature. 0.01 means that an angle has two digits
-            for some pair of near-duplicates, in this dtype.
+            for some pair of near-duplicates, in this dtype; above 1, that some pair cannot be told apart in direction.
         law: what the units are: "inputs", "gaussian" pre-activations, or "activated" (no Gaussian any more).
     """
 
@@ -137,8 +137,8 @@ def infinite_kernel(
     kernel = _propagate(network, first, second)
     if not is_traced(kernel) and not all(bool(jnp.all(jnp.isfinite(q))) for q in (kernel.variance1, kernel.variance2)):
         raise OverflowError(
-            f"a pre-activation variance left {kernel.variance1.dtype}'s range: the gain is too large for this depth; "
-            "use the stable gain (w_var=None), a smaller w_var, or fewer layers"
+            f"a pre-activation variance left {kernel.variance1.dtype}'s range: gain or inputs are too large; "
+            "use the stable gain (w_var=None), a smaller w_var, fewer layers, or inputs of |x|^2 = d"
         )
     return kernel
 
@@ -167,7 +167,7 @@ def _checked(x: Any, name: str) -> jax.Array:
 
 
 def input_kernel(x1: Float[jax.Array, "n1 d"], x2: Float[jax.Array, "n2 d"] | None = None) -> Kernel:
-    """Kernel of the raw inputs: x.x'/d, no NTK yet. The mean across features stands for the mean across channels."""
+    """Kernel of the raw inputs: x.x'/d, no NTK yet."""
     other = x1 if x2 is None else x2
     unit1, unit2 = _unit_rows(x1), _unit_rows(other)
     distance = _cosine_distance(unit1, unit2, same=x2 is None)
@@ -175,8 +175,8 @@ def input_kernel(x1: Float[jax.Array, "n1 d"], x2: Float[jax.Array, "n2 d"] | No
         variance1=jnp.mean(x1**2, axis=1),
         variance2=jnp.mean(other**2, axis=1),
         distance=distance,
-        mean1=jnp.mean(x1, axis=1),
-        mean2=jnp.mean(other, axis=1),
+        mean1=jnp.zeros_like(distance[:, 0]),
+        mean2=jnp.zeros_like(distance[0, :]),
         ntk_scaled=jnp.zeros_like(distance),
         log_scale=jnp.zeros((), distance.dtype),
         relative_error=_rounding_error(jax.lax.stop_gradient(distance)),

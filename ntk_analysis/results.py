@@ -61,12 +61,18 @@ def meanfield_table(field: MeanField) -> dict[str, str]:
         "w_var": number(field.w_var),
         "b_var": number(field.b_var),
         "q*": number(field.q_star) + (" (scale-free: any variance is kept)" if field.scale_free else ""),
+        "dq'/dq at q*": number(field.variance_slope) + _runs_away(field),
         "chi_1": number(field.chi_1),
         "phase": field.phase or "none",
         "fixed points": fixed or "none",
         "correlation length": number(field.correlation_length),
     }
-    return table | ({"reason": field.reason} if field.reason else {})
+    return table | ({"note": field.reason} if field.reason else {})
+
+
+def _runs_away(field: MeanField) -> str:
+    unstable = field.variance_slope is not None and field.variance_slope > 1 + 1e-8
+    return " (unstable: q* is kept only if started there exactly)" if unstable else ""
 
 
 def grid(text: str, option: str) -> np.ndarray:

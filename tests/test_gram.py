@@ -66,18 +66,18 @@ def test_difference(q, d, share1, share2):
         assert float(centered.distance) == pytest.approx(expected, rel=1e-9, abs=1e-14 * (first != second))
 
 
+@jax.jit
+def distances_to_itself(q, p):
+    whole = gram.add(Covariance(q, q, 0 * q), Covariance(p, p, 0 * p))
+    mean = 0.5 * jnp.sqrt(q)
+    return whole.distance, gram.subtract_means(Covariance(q, q, 0 * q), mean, mean).distance
+
+
 @given(q=VARIANCE, p=VARIANCE)
 def test_a_variable_with_itself_stays_at_distance_zero(q, p):
     """Under jit too, where a fused multiply-add must not leave a rounding behind."""
-
-    @jax.jit
-    def distances(a, b):
-        whole = gram.add(Covariance(a, a, 0 * a), Covariance(b, b, 0 * b))
-        mean = 0.5 * jnp.sqrt(a)
-        return whole.distance, gram.subtract_means(Covariance(a, a, 0 * a), mean, mean).distance
-
     for dtype in (np.float32, np.float64):
-        assert distances(jnp.asarray(q, dtype), jnp.asarray(p, dtype)) == (0, 0)
+        assert distances_to_itself(jnp.asarray(q, dtype), jnp.asarray(p, dtype)) == (0, 0)
 
 
 @pytest.mark.parametrize("distance", [0.0, 0.5, 2.0])

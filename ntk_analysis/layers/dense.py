@@ -58,6 +58,11 @@ class Dense(SingleLayer):
         return y + self.b_var**0.5 * params["b"][None, :] if self.b_var > 0 else y
 
     def kernel(self, kernel: Kernel) -> Kernel:
+        if self.center and kernel.law == "inputs":
+            raise NotImplementedError(
+                f"{self} stands on the inputs: weight centering needs an activation before it. Leave the first layer "
+                "straight (center=False), or subtract the mean of each input's features yourself"
+            )
         covariance = kernel.covariance
         if self.center:
             covariance = gram.subtract_means(covariance, kernel.mean1[:, None], kernel.mean2[None, :])

@@ -1,0 +1,130 @@
+"""What one block does to variance and correlation, and its correlation map T."""
+
+import functools
+import operator
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float64
+
+from ntk_analysis import gram
+from ntk_analysis.activations import Activation
+from ntk_analysis.meanfield.variance import NEARLY_ZERO
+from ntk_analysis.precision import Real
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """A correlation that a block maps to itself.
+
+    Attributes:
+        correlation: rho*.
+        slope: T'(rho*).
+        stable: nearby correlations approach it; at slope 1 decided by the direction in which they move.
+        distance: 1 - rho*, to full relative precision where `correlation` rounds to 1.
+    """
+
+    correlation: float
+    slope: float
+    stable: bool
+    distance: float
+
+
+@dataclass(frozen=True)
+class MeanField:
+    """What one block does to variance and correlation, at the variance that the layers settle at.
+
+    Attributes:
+        activation: phi.
+        normalization: "none" or "weight_mean".
+        w_var: weight variance.
+        b_var: bias variance.
+        q_star: variance reached by iterating from q = 1; None where it grows without bound.
+        chi_1: w_var E[phi'^2] at q_star: growth of a small perturbation, and of the NTK's diagonal, per layer.
+        chi_1_error: its absolute error: measured quadrature error at q_star, 1e-13 for closed forms.
+        variance_slope: dq'/dq at q_star. Above 1 the variance leaves q_star at the slightest perturbation: so does GELU
+            at its stable gain (1.1441 straight, 1.0621 with weight centring): q = 1 is kept in exact arithmetic only.
+        phase: "ordered" (chi_1 < 1), "critical" (equal within min(chi_1_error, 1e-8)) or "chaotic"; None without
+            q_star. Where q_star = 0 it still speaks of chi_1, not of the scale-free map: they differ, by the factor
+            variance_slope.
+        fixed_points: of `transition`, in ascending order; empty where every correlation is fixed, or none is defined.
+        correlation_length: -1/ln|slope| at the stable fixed point, in layers; inf at slope 1, 0 at slope 0.
+        scale_free: homogeneous activation without bias at its stable gain: every q is fixed, q_star = 1 stands for all.
+        every_correlation_fixed: T(rho) = rho up to rounding.
+        reason: why a field is None or `fixed_points` is empty; otherwise "".
+    """
+
+    activation: Activation
+    normalization: str
+    w_var: float
+    b_var: float
+    q_star: float | None = None
+    chi_1: float | None = None
+    chi_1_error: float | None = None
+    variance_slope: float | None = None
+    phase: str | None = None
+    fixed_points: tuple[FixedPoint, ...] = ()
+    correlation_length: float | None = None
+    scale_free: bool = False
+    every_correlation_fixed: bool = False
+    reason: str = ""
+
+    def transition_distance(self, distance: Real) -> Float64[np.ndarray, "..."] | float:
+        """1 - T(rho) as a function of 1 - rho in [0, 2]: T to full relative precision near rho = 1.
+
+        At q_star = 0 it is the limit q -> 0: for homogeneous activations the map normalised by the variance, else rho.
+
+        Raises:
+            ValueError: no bounded variance (the message is `reason`), or a distance outside [0, 2].
+        """
+        if self.q_star is None or self.w_var == self.b_var == 0:
+            raise ValueError(self.reason)
+        before = np.asarray(distance, np.float64)
+        if not np.all((before >= 0) & (before <= 2)):
+            raise ValueError(
+                "got a correlation outside [-1, 1], expected E[uv] / sqrt(E[u^2] E[v^2]); clip rounding off"
+            )
+        after = before if self.every_correlation_fixed else evaluated(self, before)[0]
+        return after if after.ndim else float(after)
+
+    def transition(self, rho: Real) -> Float64[np.ndarray, "..."] | float:
+        """T(rho): correlation after the block; see `transition_distance` for the limits and errors."""
+        return 1 - self.transition_distance(1 - np.asarray(rho, np.float64))
+
+    def trajectory(self, rho: Real, depth: Real) -> Float64[np.ndarray, "layers *batch"]:
+        """rho, T(rho), T(T(rho)), ...: correlations after 0 to `depth` blocks, iterated in the cosine distance."""
+        if isinstance(depth, float) or not np.issubdtype(np.asarray(depth).dtype, np.integer) or depth < 0:
+            raise ValueError(f"got depth {depth}, expected an integer >= 0: the number of blocks")
+        first = np.asarray(rho, np.float64)
+        distance, correlations = 1 - first, [first]
+        self.transition_distance(distance)  # rejects what is no correlation, at depth 0 too
+        for _ in range(operator.index(depth)):  # type: ignore[arg-type]
+            distance = np.asarray(self.transition_distance(distance))
+            correlations.append(1 - distance)
+        return np.stack(correlations)
+
+
+@functools.partial(jax.jit, static_argnames=("phi", "centered"))
+def _move(
+    phi: Activation, centered: bool, w: jax.Array, b: jax.Array, q: jax.Array, distance: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Cosine distance after the block, and T' = w q E[phi' phi'] / (w V + b)."""
+    second = phi.dual.second_moment(q)
+    covariance = gram.Covariance(second, second, phi.dual.cosine_distance(q, q, distance))
+    if centered:
+        covariance = gram.subtract_means(covariance, phi.mean(q), phi.mean(q))
+    bias = gram.Covariance(b, b, jnp.zeros_like(distance))
+    after = gram.add(gram.scale(covariance, w), bias)
+    slope = w * q * phi.derivative_dual.at_distance(q, q, distance) / after.variance1
+    return after.distance, slope
+
+
+def evaluated(block: MeanField, distance: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine distances after the block and slopes there, at q_star; at q_star = 0 in the limit q -> 0."""
+    q = block.q_star or (1.0 if block.activation.homogeneous else NEARLY_ZERO)
+    with jax.enable_x64(True):
+        numbers = (jnp.asarray(x, jnp.float64) for x in (block.w_var, block.b_var, q, distance))
+        after, slope = _move(block.activation, block.normalization == "weight_mean", *numbers)
+        return np.asarray(after), np.asarray(slope)

@@ -1,0 +1,86 @@
+"""q' = w_var V(q) + b_var: the variance that the layers settle at, reached from q = 1."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float64
+
+from ntk_analysis.activations import Activation
+
+Vector: TypeAlias = Float64[np.ndarray, " n"]
+EPS = float(np.finfo(np.float64).eps)
+NOISE = 32 * EPS  # relative rounding error of one evaluation of the variance or of the correlation map
+NEARLY_ZERO = 1e-8  # variance that stands for q -> 0: smooth maps are linear there up to 1e-8
+DOWNWARD = np.concatenate([np.geomspace(1, 1e-14, 281), [0.0]])
+UPWARD = np.concatenate([np.geomspace(1, 1e6, 121), np.geomspace(1e7, 1e150, 144)])
+
+
+def kept_variance(phi: Activation, centered: bool, q: Vector) -> Vector:
+    """V(q); overflow of fast-growing activations becomes a huge number."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        kept = np.asarray(phi.dual.second_moment(q))
+        kept = np.maximum(kept - np.asarray(phi.mean(q)) ** 2, 0) if centered else kept
+    return np.nan_to_num(kept, nan=1e300, posinf=1e300)
+
+
+def settled_variance(phi: Activation, centered: bool, w: Vector, b: Vector) -> Vector:
+    """Fixed points of q' = w V(q) + b reached from q = 1 (V increasing: monotonically); inf where there is none.
+
+    The first sign change of q' - q in the direction in which the first step goes, on a grid, then by bisection. Signs
+    below the rounding error do not count: at w_var = 2 and b_var > 0 ReLU would otherwise stop where q + b_var == q.
+    """
+    start = w * kept_variance(phi, centered, np.ones(1)) + b - 1
+    q = np.where(np.abs(start) <= NOISE, 1.0, np.inf)
+    low, high = np.ones_like(q), np.ones_like(q)
+    kept_up, kept_down = kept_variance(phi, centered, UPWARD), kept_variance(phi, centered, DOWNWARD)
+    for i in np.flatnonzero(start > NOISE):
+        ends = np.flatnonzero(w[i] * kept_up + b[i] - UPWARD < -NOISE * UPWARD)
+        if ends.size:
+            low[i], high[i] = UPWARD[ends[0] - 1], UPWARD[ends[0]]
+    for i in np.flatnonzero(start < -NOISE):
+        gain = w[i] * kept_down + b[i] - DOWNWARD
+        end = np.flatnonzero(np.append(gain[:-1] > NOISE * DOWNWARD[:-1], True))[0]
+        high[i] = DOWNWARD[end - 1]
+        low[i] = DOWNWARD[end] or min(gain[-1], high[i])  # at q = 0 what a layer adds bounds the root from below
+    q[low == 0] = 0.0
+    todo = (low < high) & (low > 0)
+    if todo.any():
+        q[todo] = _bisected(lambda x: w[todo] * kept_variance(phi, centered, x) + b[todo], low[todo], high[todo])
+    return q
+
+
+def _bisected(after: Callable[[Vector], Vector], low: Vector, high: Vector) -> Vector:
+    """Roots of after(q) = q, with after(low) > low > 0 and after(high) < high, to the last digit of q."""
+    while True:
+        middle = np.sqrt(low) * np.sqrt(high)
+        if not np.any((middle > low) & (middle < high)):
+            return after(high)
+        grows = after(middle) > middle
+        low, high = np.where(grows, middle, low), np.where(grows, high, middle)
+
+
+def variance_slope(phi: Activation, centered: bool, w: Vector, q: Vector) -> Vector:
+    """w dV/dq by automatic differentiation; at q = 0 the limit, up to 1e-7 for smooth activations."""
+
+    def kept(x: jax.Array) -> jax.Array:
+        moment = phi.dual.second_moment(x)
+        return moment - phi.mean(x) ** 2 if centered else moment
+
+    with jax.enable_x64(True):
+        inside = jnp.asarray(np.where(q > 0, q, 1.0 if phi.homogeneous else NEARLY_ZERO))
+        _, slope = jax.jvp(kept, (inside,), (jnp.ones_like(inside),))
+        return w * np.asarray(slope)
+
+
+def unbounded(phi: Activation, centered: bool, w: float, b: float) -> str:
+    """Why the variance has no fixed point, and what would give it one."""
+    far = np.array([1e12])
+    kept = float(kept_variance(phi, centered, far)[0] / far[0])
+    growth = w * kept
+    rate = f"a factor {growth:.12g}" if growth > 1 + NOISE else f"b_var = {b:g}"
+    cure = f"a w_var below {1 / kept:.6g} keeps it bounded" if kept < 1e6 else "lower w_var, or bound the activation"
+    setting = f"{phi} with {'centred weights, ' * centered}w_var={w:.12g}, b_var={b:g}"
+    return f"{setting}: the variance grows without bound, by {rate} per layer; {cure}"

@@ -1,0 +1,220 @@
+"""Ready networks: golden values of the theory, and averages over finite networks against their kernels."""
+
+import itertools
+import math
+
+import jax
+import numpy as np
+import pytest
+from test_layers import FEATURES, STANDARD_ERRORS, both, deviation, finite_average, pairs
+
+from ntk_analysis import spectrum
+from ntk_analysis.activations import NAMED, get
+from ntk_analysis.kernel import infinite_kernel
+from ntk_analysis.layers import Activation, Dense, LastBatchNorm, Repeat, Residual, Serial
+from ntk_analysis.networks import NORMALIZATIONS, fully_connected, normalization_named
+
+CENTERED = ["none", "weight_mean"]
+
+
+def inputs_with_correlation(correlation, count):
+    """Inputs with |x|^2 = d, all pairs at this correlation."""
+    gram = correlation * np.ones((count, count)) + (1 - correlation) * np.eye(count)
+    return np.linalg.cholesky(gram) * np.sqrt(count)
+
+
+def test_first_steps_of_the_correlation():
+    """theory.md section 2: T_bar(0.6) = 0.5270, and the trajectory from 0.9, up to layer 11."""
+    kernel = infinite_kernel(fully_connected(1, 8, "weight_mean"), inputs_with_correlation(0.6, 2))
+    assert kernel.nngp[0, 1] == pytest.approx(0.5270, abs=5e-5)
+    trajectory = [0.8673, 0.8268, 0.7779, 0.7208, 0.6563, 0.5862, 0.5127, 0.4389, 0.3677, 0.3016, 0.2426]
+    for depth in (1, 2, 3, 4, 7, 11):  # each depth compiles anew
+        expected = trajectory[depth - 1]
+        kernel = infinite_kernel(fully_connected(depth, 8, "weight_mean"), inputs_with_correlation(0.9, 2))
+        assert kernel.nngp[0, 1] == pytest.approx(expected, abs=5e-5)
+        np.testing.assert_allclose(np.diag(kernel.nngp), 1, rtol=1e-13)
+
+
+@pytest.mark.parametrize(("normalization", "chi"), [("weight_mean", 1 / (1 - 1 / np.pi)), ("none", 1.0)])
+def test_growth_of_the_ntk_diagonal(normalization, chi):
+    """theory.md section 2: Theta' = 1 + chi_1 Theta on the diagonal, chi_1 = 1.466942 centred and 1 straight."""
+    assert chi == pytest.approx(1.466942 if normalization == "weight_mean" else 1.0, abs=5e-7)
+    for depth in (1, 5, 50):
+        kernel = infinite_kernel(fully_connected(depth, 8, normalization), inputs_with_correlation(0.3, 3))
+        assert kernel.ntk[0, 0] == pytest.approx(sum(chi**layer for layer in range(depth + 1)), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("normalization", "golden"),
+    [
+        ("none", {1: 3.683042, 5: 5.574081, 10: 5.782640, 50: 5.043532, 200: 4.574448}),
+        ("weight_mean", {1: 1.664473, 5: 1.076572, 10: 1.004055, 50: 1.000000, 200: 1.000000}),
+    ],
+)
+def test_condition_numbers(normalization, golden):
+    """theory.md section 2: m = 10 inputs of common correlation 0.1."""
+    x = inputs_with_correlation(0.1, 10)
+    for depth, expected in golden.items():
+        kernel = infinite_kernel(fully_connected(depth, 8, normalization), x)
+        assert spectrum.condition_number(kernel) == pytest.approx(expected, abs=6e-7)
+
+
+def test_weight_centering_is_the_standardised_relu():
+    """theory.md section 2: at unit variance, the straight network of (phi - 1/sqrt(2 pi)) / sqrt(1/2 - 1/(2 pi))."""
+
+    def standardised(x):
+        return (jax.nn.relu(x) - (2 * math.pi) ** -0.5) / (1 / 2 - 1 / (2 * math.pi)) ** 0.5
+
+    x = inputs_with_correlation(0.4, 4)
+    # a kink's error is 1/nodes, of which the change from 3/4 of the nodes, `quadrature_error`, shows a third
+    error = get(standardised).quadrature_error(1.0)
+    assert error < 0.05
+    for depth in (1, 3, 6):
+        straight = infinite_kernel(fully_connected(depth, 8, activation=standardised, w_var=1.0), x)
+        centered = infinite_kernel(fully_connected(depth, 8, "weight_mean"), x)
+        for one, other in ((straight.nngp, centered.nngp), (straight.ntk, centered.ntk)):
+            assert np.max(np.abs(one / other - 1)) < 3.5 * error * (depth + 1)
+        assert np.max(np.abs(straight.relative_error)) > error / 2
+
+
+def one_hidden_layer():
+    """Every combination; without biases only ReLU is not `slow`."""
+    for activation, normalization, b_var in itertools.product(NAMED, CENTERED, (0.0, 0.2)):
+        quick = b_var > 0 or activation == "relu"
+        yield pytest.param(activation, normalization, b_var, marks=() if quick else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("activation", "normalization", "b_var"), list(one_hidden_layer()))
+def test_one_hidden_layer_is_exact_at_every_width(activation, normalization, b_var):
+    """theory.md section 3: the average over draws is the kernel, n/(n - 1) and biases included."""
+    network, x = fully_connected(1, 8, normalization, activation, outputs=4, b_var=b_var), pairs()
+    mean, error = finite_average(network, x, draws=4_000)
+    assert deviation(both(infinite_kernel(network, x)), mean, error) < STANDARD_ERRORS
+
+
+def test_that_the_finite_average_tells_wrong_theories():
+    """Width 8: forgetting the means, or n/(n - 1), is many standard errors away."""
+    network, x = fully_connected(1, 8, "weight_mean", outputs=4), pairs()
+    mean, error = finite_average(network, x, draws=4_000)
+    w_var = get("relu").stable_gain(centered=True)
+    uncentered = both(infinite_kernel(fully_connected(1, 8, "none", w_var=w_var), x))
+    assert min(deviation(uncentered[i], mean[i], error[i]) for i in range(2)) > 2 * STANDARD_ERRORS
+    kernel = both(infinite_kernel(network, x))
+    assert min(deviation(kernel[i], mean[i] * 7 / 8, error[i] * 7 / 8) for i in range(2)) > STANDARD_ERRORS
+    swapped = both(infinite_kernel(fully_connected(1, 8, "weight_mean", "gelu", w_var=w_var), x))
+    assert deviation(swapped, mean, error) > STANDARD_ERRORS
+
+
+def residual_network(width, center):
+    gain = get("relu").stable_gain(centered=center)
+    block = Residual(Serial(Activation("relu"), Dense(width, gain, center=center)), 0.5)
+    return Serial(Dense(width), Repeat(block, 2), Activation("relu"), Dense(2, gain, center=center))
+
+
+DEEP = {
+    "straight": lambda width: fully_connected(3, width, "none", outputs=2),
+    "centered": lambda width: fully_connected(3, width, "weight_mean", outputs=2, b_var=0.1),
+    "residual": lambda width: residual_network(width, center=False),
+    "centered residual": lambda width: residual_network(width, center=True),
+}
+
+
+@pytest.mark.parametrize("make", DEEP.values(), ids=DEEP)
+def test_deep_networks_approach_their_kernel_like_one_over_width(make):
+    """Fit mean(width) = kernel + a / width by weighted least squares; the intercept is the kernel."""
+    x, widths = pairs(), np.array([16, 32, 64])
+    averages = [finite_average(make(int(w)), x, 64_000 // int(w), seed=int(w), batch=250) for w in widths]
+    means, errors = (np.stack(part) for part in zip(*averages, strict=True))
+    weight = 1 / errors**2
+    design = (1.0 / widths)[:, None, None, None]
+    s0, s1, s2 = (np.sum(weight * design**k, axis=0) for k in range(3))
+    t0, t1 = (np.sum(weight * design**k * means, axis=0) for k in range(2))
+    determinant = s0 * s2 - s1**2
+    intercept, error = (s2 * t0 - s1 * t1) / determinant, np.sqrt(s2 / determinant)
+    expected = both(infinite_kernel(make(8), x))
+    assert np.max(error / np.sqrt(np.einsum("kii,kjj->kij", expected, expected))) < 0.1  # it can tell
+    assert deviation(expected, intercept, error) < STANDARD_ERRORS
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("depth", [1, 3])
+def test_every_normalization_has_a_finite_network(normalization, depth):
+    network = fully_connected(depth, 8, normalization, outputs=3, last_batch_norm=True)
+    shape, params = network.init(jax.random.key(0), (-1, FEATURES))
+    y = np.asarray(network.apply(params, np.random.default_rng(0).standard_normal((5, FEATURES))))
+    assert shape == (-1, 3)
+    np.testing.assert_allclose(y.mean(axis=0), 0, atol=1e-13)
+    np.testing.assert_allclose(y.var(axis=0), 1, rtol=1e-12)
+    hidden = [layer for layer, _ in network.walk(network.activations(params, np.eye(5, FEATURES)))]
+    assert sum(isinstance(layer, Activation) for layer in hidden) == depth
+
+
+def test_where_normalization_stands():
+    def kinds(normalization):
+        network = fully_connected(2, 4, normalization)
+        _, params = network.init(jax.random.key(0), (-1, 3))
+        return [type(layer).__name__ for layer, _ in network.walk(network.activations(params, np.eye(3)))]
+
+    assert kinds("none") == kinds("weight_mean") == ["Dense", "Activation"] * 2 + ["Dense"]
+    assert kinds("batch") == ["Dense", "BatchNorm", "Activation"] * 2 + ["Dense"]
+    assert kinds("layer") == ["Dense", "LayerNorm", "Activation"] * 2 + ["Dense"]
+    assert kinds("layer_post") == ["Dense", "Activation", "LayerNorm"] * 2 + ["Dense"]
+    assert fully_connected(1, 4, last_batch_norm=True).layers[-1] == LastBatchNorm()
+
+
+def test_which_layers_are_centered():
+    """No activation stands before the first layer; the read-out is centred unless it is told not to."""
+    first, *_, readout = fully_connected(2, 4, "weight_mean").layers
+    assert not first.center
+    assert readout.center
+    assert first.w_var == 1.0
+    assert readout.w_var == pytest.approx(2 / (1 - 1 / np.pi))
+    *_, readout = fully_connected(2, 4, "weight_mean", center_readout=False).layers
+    assert not readout.center
+    x = pairs()
+    kept = infinite_kernel(fully_connected(1, 4, "weight_mean", center_readout=False, w_var=1.5), x)
+    straight = infinite_kernel(fully_connected(1, 4, "none", w_var=1.5), x)
+    np.testing.assert_array_equal(kept.ntk, straight.ntk)
+
+
+@pytest.mark.parametrize("normalization", ["batch", "layer", "layer_post"])
+def test_kernels_that_do_not_exist_say_so(normalization):
+    with pytest.raises(NotImplementedError, match="not implemented yet"):
+        infinite_kernel(fully_connected(2, 4, normalization), pairs())
+    with pytest.raises(NotImplementedError, match=r"last_batch_norm\.ntk"):
+        infinite_kernel(fully_connected(2, 4, last_batch_norm=True), pairs())
+
+
+def test_aliases():
+    assert normalization_named("weight-centering") == normalization_named(" Weight-Mean ") == "weight_mean"
+    assert normalization_named("straight") == "none"
+    assert fully_connected(2, 4, "batch-norm") == fully_connected(2, 4, "batch")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"depth": 0}, "got depth 0"),
+        ({"width": 0}, "got width 0"),
+        ({"outputs": 0}, "got width 0"),
+        ({"normalization": "group"}, "choose one of none, weight_mean, batch, layer, layer_post"),
+        ({"activation": "rleu"}, "choose one of relu, leaky_relu"),
+        ({"w_var": -1.0}, "w_var=-1.0"),
+        ({"b_var": -0.1}, "b_var=-0.1"),
+        ({"b_var": 1.0}, "b_var=1.0 leaves no room"),
+        ({"b_var": 2.0}, "b_var=2.0 leaves no room"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        fully_connected(**({"depth": 2, "width": 4} | arguments))
+
+
+def test_a_large_bias_is_legal_with_a_given_gain():
+    kernel = infinite_kernel(fully_connected(2, 4, b_var=2.0, w_var=0.5), pairs())
+    assert np.all(np.isfinite(kernel.ntk))
+
+
+def test_centering_over_one_unit_is_an_error():
+    with pytest.raises(ValueError, match="fan-in of 1"):
+        fully_connected(1, 1, "weight_mean").init(jax.random.key(0), (-1, 3))
