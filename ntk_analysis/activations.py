@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ntk_analysis import closed_forms
 from ntk_analysis.duals import ClosedForm, Dual, HermiteSeries
 from ntk_analysis.gaussian import (
     angle,
-    arcsine_difference,
     geometric_mean,
     hermite_coefficients,
     safe_sqrt,
@@ -160,41 +160,14 @@ class Erf(Activation):
 
     @property
     def dual(self) -> Dual:
-        return ClosedForm(_erf_coincident, _erf_drop)
+        return ClosedForm(closed_forms.erf_coincident, closed_forms.erf_drop)
 
     @property
     def derivative_dual(self) -> Dual:
-        return ClosedForm(_erf_derivative_coincident, _erf_derivative_drop)
+        return ClosedForm(closed_forms.erf_derivative_coincident, closed_forms.erf_derivative_drop)
 
     def _mean(self, variance: jax.Array) -> jax.Array:
         return jnp.zeros_like(variance)
-
-
-def _erf_cosine(q1: jax.Array, q2: jax.Array) -> jax.Array:
-    return geometric_mean(2 * q1 / (1 + 2 * q1), 2 * q2 / (1 + 2 * q2))
-
-
-def _erf_coincident(q1: jax.Array, q2: jax.Array) -> jax.Array:
-    return (2 / math.pi) * jnp.arcsin(_erf_cosine(q1, q2))
-
-
-def _erf_drop(q1: jax.Array, q2: jax.Array, distance: jax.Array) -> jax.Array:
-    return (2 / math.pi) * arcsine_difference(_erf_cosine(q1, q2), distance)
-
-
-def _erf_derivative_coincident(q1: jax.Array, q2: jax.Array) -> jax.Array:
-    return (4 / math.pi) / jnp.sqrt(1 + 2 * q1 + 2 * q2)
-
-
-def _erf_derivative_drop(q1: jax.Array, q2: jax.Array, distance: jax.Array) -> jax.Array:
-    smaller = 1 + 2 * q1 + 2 * q2
-    return (4 / math.pi) * _inverse_root_drop(smaller, 4 * q1 * q2 * distance * (2 - distance))
-
-
-def _inverse_root_drop(x: jax.Array, increase: jax.Array) -> jax.Array:
-    """1/sqrt(x) - 1/sqrt(x + increase) without cancellation."""
-    root, larger = jnp.sqrt(x), jnp.sqrt(x + increase)
-    return increase / ((root + larger) * root * larger)
 
 
 @dataclass(frozen=True)
@@ -210,29 +183,18 @@ class Sine(Activation):
 
     @property
     def dual(self) -> Dual:
-        return ClosedForm(functools.partial(_wave_coincident, -1), functools.partial(_wave_drop, -1))
+        return ClosedForm(
+            functools.partial(closed_forms.wave_coincident, -1), functools.partial(closed_forms.wave_drop, -1)
+        )
 
     @property
     def derivative_dual(self) -> Dual:
-        return ClosedForm(functools.partial(_wave_coincident, 1), functools.partial(_wave_drop, 1))
+        return ClosedForm(
+            functools.partial(closed_forms.wave_coincident, 1), functools.partial(closed_forms.wave_drop, 1)
+        )
 
     def _mean(self, variance: jax.Array) -> jax.Array:
         return jnp.zeros_like(variance)
-
-
-def _wave_coincident(sign: int, q1: jax.Array, q2: jax.Array) -> jax.Array:
-    # both exponents are <= 0, so large variances underflow to the right limit and never overflow
-    covariance, mean_variance = geometric_mean(q1, q2), (q1 + q2) / 2
-    if sign < 0:
-        return -jnp.exp(covariance - mean_variance) * jnp.expm1(-2 * covariance) / 2
-    return (jnp.exp(covariance - mean_variance) + jnp.exp(-covariance - mean_variance)) / 2
-
-
-def _wave_drop(sign: int, q1: jax.Array, q2: jax.Array, distance: jax.Array) -> jax.Array:
-    covariance, mean_variance = geometric_mean(q1, q2), (q1 + q2) / 2
-    lost = covariance * distance
-    waves = jnp.exp(covariance - mean_variance) - sign * jnp.exp(lost - covariance - mean_variance)
-    return -jnp.expm1(-lost) * waves / 2
 
 
 @dataclass(frozen=True)
@@ -253,63 +215,14 @@ class Gelu(Activation):
 
     @property
     def dual(self) -> Dual:
-        return ClosedForm(_gelu_coincident, _gelu_drop)
+        return ClosedForm(closed_forms.gelu_coincident, closed_forms.gelu_drop)
 
     @property
     def derivative_dual(self) -> Dual:
-        return ClosedForm(_gelu_derivative_coincident, _gelu_derivative_drop)
+        return ClosedForm(closed_forms.gelu_derivative_coincident, closed_forms.gelu_derivative_drop)
 
     def _mean(self, variance: jax.Array) -> jax.Array:
         return variance / jnp.sqrt(2 * math.pi * (1 + variance))
-
-
-def _gelu_cosine(q1: jax.Array, q2: jax.Array) -> jax.Array:
-    return geometric_mean(q1 / (1 + q1), q2 / (1 + q2))
-
-
-def _gelu_bend(q1: jax.Array, q2: jax.Array) -> jax.Array:
-    return (1 - q1 * q2) / ((1 + q1) * (1 + q2))
-
-
-def _gelu_coincident(q1: jax.Array, q2: jax.Array) -> jax.Array:
-    product, determinant = q1 * q2, 1 + q1 + q2
-    orthant = 1 / 4 + jnp.arcsin(_gelu_cosine(q1, q2)) / (2 * math.pi)
-    rest = product * (1 + _gelu_bend(q1, q2)) / (2 * math.pi * jnp.sqrt(determinant))
-    return geometric_mean(q1, q2) * orthant + rest
-
-
-def _gelu_drop(q1: jax.Array, q2: jax.Array, distance: jax.Array) -> jax.Array:
-    largest, product, cosine = geometric_mean(q1, q2), q1 * q2, _gelu_cosine(q1, q2)
-    square_lost = product * distance * (2 - distance)
-    orthant = 1 / 4 + jnp.arcsin(cosine) / (2 * math.pi)
-    linear = largest * distance * orthant
-    turned = largest * (1 - distance) * arcsine_difference(cosine, distance) / (2 * math.pi)
-    determinant, bend = 1 + q1 + q2, _gelu_bend(q1, q2)
-    numerator = product * (1 + bend)
-    rest = numerator * _inverse_root_drop(determinant, square_lost)
-    rest = rest + bend * square_lost / jnp.sqrt(determinant + square_lost)
-    return linear + turned + rest / (2 * math.pi)
-
-
-def _gelu_derivative_coincident(q1: jax.Array, q2: jax.Array) -> jax.Array:
-    determinant = 1 + q1 + q2
-    weight = 1 / (1 + q1) + 1 / (1 + q2) + 1 / determinant
-    orthant = 1 / 4 + jnp.arcsin(_gelu_cosine(q1, q2)) / (2 * math.pi)
-    return orthant + geometric_mean(q1, q2) * weight / (2 * math.pi * jnp.sqrt(determinant))
-
-
-def _gelu_derivative_drop(q1: jax.Array, q2: jax.Array, distance: jax.Array) -> jax.Array:
-    largest, determinant = geometric_mean(q1, q2), 1 + q1 + q2
-    square_lost = q1 * q2 * distance * (2 - distance)
-    covariance, larger = largest * (1 - distance), determinant + square_lost
-    fixed_weight = 1 / (1 + q1) + 1 / (1 + q2)
-    weight = fixed_weight + 1 / determinant
-    root_drop = _inverse_root_drop(determinant, square_lost)
-    # K w / sqrt(D) falls through K, through 1/sqrt(D) and through the 1/D inside the weight w, one after another
-    rest = largest * distance * weight / jnp.sqrt(determinant)
-    rest = rest + covariance * weight * root_drop
-    rest = rest + covariance * square_lost / (determinant * larger * jnp.sqrt(larger))
-    return arcsine_difference(_gelu_cosine(q1, q2), distance) / (2 * math.pi) + rest / (2 * math.pi)
 
 
 @dataclass(frozen=True)
