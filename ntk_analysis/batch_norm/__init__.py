@@ -1,0 +1,31 @@
+"""Batch normalisation before the activation, exact at finite batch size: NNGP, tangent push-forward, its adjoint.
+
+One neuron sees a batch x ~ N(0, Sigma) of B inputs. Batch normalisation with the biased variance, then phi, make it
+    y = phi(xhat),  xhat = sqrt(B) G x / sqrt(|G x|^2 + B eps),  G = I - 11^T/B.
+Writing powers of 1/|G x| as Laplace integrals over s leaves Gaussian moments under a damped covariance (the Laplace
+trick of Yang et al. 2019, "A Mean Field Theory of Batch Normalization", 1902.08129). With S = G Sigma G and, at each s,
+    kappa = s S (I + 2 s S)^-1,  delta = det(I + 2 s S)^(-1/2) exp(-s B eps),  C = G - kappa,  T = G Theta G,
+    V_ij = E[phi(z_i) phi(z_j)],  E_ij = E[phi'(z_i) phi'(z_j)],  z ~ N(0, kappa),
+    N = (2 b^2 / pi) sqrt(kappa_ii kappa_jj - kappa_ij^2),  P = C T C,  a_i = (P_ii - T_ii) / (2 kappa_ii),
+one-dimensional integrals remain for every positively homogeneous phi(x) = a x + b |x|:
+    NNGP        = E[y y^T]       = B Int delta V ds/s
+    PUSH(Theta) = E[J Theta J^T] = B Int delta { E o P + N o (a 1^T + 1 a^T) + tr(T kappa) V / 2 } ds,  J = dy/dx,
+`o` the elementwise product. J is not diagonal: batch normalisation couples the batch. phi enters through second moments
+only, in which x and |x| do not mix: V = a^2 kappa + b^2 E|z_i||z_j|, E = a^2 + b^2 E[sgn z_i sgn z_j].
+
+The kernel is that of one joint batch of B >= 2 inputs, not of separate training and test batches.
+
+Outside JAX transformations everything is computed and returned in NumPy float64, whatever comes in. Under jit, grad and
+vmap the ambient dtype is followed and values cannot be checked: where an error would be raised outside because the rank
+is too small, all entries are NaN.
+"""
+
+from ntk_analysis.batch_norm.integrals import COARSE as COARSE
+from ntk_analysis.batch_norm.integrals import FINE as FINE
+from ntk_analysis.batch_norm.integrals import FINEST as FINEST
+from ntk_analysis.batch_norm.integrals import Rule as Rule
+from ntk_analysis.batch_norm.integrals import large_batch_nngp as large_batch_nngp
+from ntk_analysis.batch_norm.integrals import nngp as nngp
+from ntk_analysis.batch_norm.integrals import pull as pull
+from ntk_analysis.batch_norm.integrals import push as push
+from ntk_analysis.batch_norm.integrals import quadrature_error as quadrature_error

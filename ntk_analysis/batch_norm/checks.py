@@ -1,0 +1,71 @@
+"""What a covariance of a batch must be before it is integrated."""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ntk_analysis.batch_norm.damping import zero_mean_basis
+from ntk_analysis.precision import AnyArray
+
+ROUNDINGS = 16  # eigenvalues and distances below this many roundings of Sigma's diagonal (times B) are 0
+
+
+def rounding_of(array: AnyArray) -> float:
+    """Relative rounding of the entries: of the dtype they come in, no finer than float64."""
+    given = array.dtype if jnp.issubdtype(array.dtype, jnp.floating) else np.float64
+    return ROUNDINGS * max(float(jnp.finfo(given).eps), float(np.finfo(np.float64).eps))  # type: ignore[no-untyped-call]
+
+
+def rank_of(sigma: np.ndarray, rounding: float) -> int:
+    """Rank of G sigma G: eigenvalues above rounding."""
+    basis = zero_mean_basis(len(sigma))
+    values = np.linalg.eigvalsh(basis.T @ sigma @ basis)
+    return int(np.sum(values > len(sigma) * rounding * np.max(np.diag(sigma))))
+
+
+def check_eps(eps: float) -> None:
+    """Raises ValueError unless eps is a finite number >= 0."""
+    if not (math.isfinite(eps) and eps >= 0):
+        raise ValueError(f"got eps={eps}, expected a finite number >= 0: it is added to the batch variance")
+
+
+def checked(value: Any, name: str) -> np.ndarray:
+    """A finite symmetric matrix in float64."""
+    given = np.asarray(value)
+    array = given.astype(np.float64)
+    if array.ndim != 2 or array.shape[0] != array.shape[1] or array.size == 0:
+        raise ValueError(f"{name} has shape {array.shape}, expected (B, B): one batch against itself")
+    if not np.isfinite(array).all():
+        i, j = np.argwhere(~np.isfinite(array))[0].tolist()
+        raise ValueError(f"{name}[{i}, {j}] is {array[i, j]}, expected finite entries")
+    asymmetry = float(np.max(np.abs(array - array.T)))
+    if asymmetry > len(array) * rounding_of(given) * np.max(np.abs(array)):
+        raise ValueError(f"{name} differs from its transpose by {asymmetry:.2g}: pass a symmetric matrix")
+    return (array + array.T) / 2
+
+
+def check_covariance(sigma: np.ndarray, needed: int, rounding: float, *, kink: bool = False) -> None:
+    """Raises ValueError unless sigma is a covariance of enough rank, off the kink of phi where that matters."""
+    B, largest = len(sigma), float(np.max(np.diag(sigma)))
+    smallest = float(np.linalg.eigvalsh(sigma)[0])
+    if smallest < -B * rounding * max(largest, 0.0):
+        raise ValueError(f"sigma is no covariance: its smallest eigenvalue is {smallest:.3g}, expected >= 0")
+    check_rank(rank_of(sigma, rounding), B, needed)
+    centered = np.diag(sigma) - 2 * sigma.mean(axis=1) + sigma.mean()
+    if kink and np.any(centered <= B * rounding * largest):
+        raise ValueError(
+            f"input {int(np.argmin(centered))} is the mean of its batch, so BN puts it exactly on the kink of the "
+            "activation, where no derivative exists: move it"
+        )
+
+
+def check_rank(rank: int, B: int, needed: int) -> None:
+    """Raises ValueError where the integral diverges, with what would make it finite."""
+    if rank < needed:
+        cure = "a larger batch, distinct inputs, or eps > 0" if needed > 1 else "a larger batch or distinct inputs"
+        raise ValueError(
+            f"this batch of {B} has a centred covariance of rank {rank}, but the integral is finite only from rank "
+            f"{needed}: use {cure}"
+        )
