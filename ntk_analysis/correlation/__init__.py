@@ -2,7 +2,7 @@
 
 Correlations here are over the channels of ONE network, not over networks: Supp. Fig. 1 and 2 and Fig. 2 and 3 of
 the paper. Pairs of the same network share its weights, so the independent unit is the draw of a network, and every
-standard error is over draws. Wide networks, common definitions and their different numbers: theory.md section 2.
+standard error is over draws. Which correlation is meant decides the number: see `layer_correlations`.
 
 Precision: float64 (NumPy) inputs are computed in float64, flag or no flag; others in JAX's default dtype. Rows are
 centred, then scaled by their largest entry, and only then squared, so that in float32 a correlation is off by some

@@ -32,7 +32,7 @@ def layer_correlations(
 ) -> CorrelationByLayer:
     """Correlation of pairs of inputs over the channels of every hidden layer, for `draws` independent networks.
 
-    A hidden layer is an `Activation`. Observables (theory.md section 2 has their different numbers):
+    A hidden layer is an `Activation`. Observables, with different numbers in the same network:
         activation: Pearson correlation over the channels of the activation's output (before a LayerNorm after it).
         pre_activation: the same of the activation's input, after the normalisation if one stands there.
         before_normalization: the same of what enters that normalisation; pre_activation where there is none.

@@ -11,7 +11,7 @@ def predicted_spread(width: int, *, observable: str = "activation", activation: 
 
     First order in 1/width, for weight centering with its stable gain and no biases, and not for batch normalisation,
     whose band is wider and grows with depth: measure that one. With lam = T_bar'(0), a layer of n channels takes r to
-    lam r + noise of variance 1/n, so that at stationarity (theory.md section 2)
+    lam r + noise of variance 1/n, so that at stationarity
         activation:     1 / sqrt(n (1 - lam^2))           = 0.085 for ReLU at n = 300
         pre_activation: sqrt((1 + 1/(1 - lam^2)) / n)     = 0.103, one more layer's noise on top.
     The band's centre is 0 up to order 1/n (T_bar is convex: about 0.006 for ReLU at n = 300).
