@@ -19,11 +19,7 @@ def images(count, features=784):
     return jnp.asarray(np.random.default_rng(0).standard_normal((count, features)), jnp.float32)
 
 
-@pytest.mark.parametrize("normalization", ["none", "weight_mean"])
-@pytest.mark.parametrize("depth", [10, 50])
-def test_relu_kernel_of_2000_images(benchmark, normalization, depth):
-    network, x = fully_connected(depth, 1, normalization), images(2000)
-
+def time_kernels(benchmark, network, x):
     @jax.jit
     def kernels(x):
         kernel = infinite_kernel(network, x)
@@ -31,19 +27,17 @@ def test_relu_kernel_of_2000_images(benchmark, normalization, depth):
 
     jax.block_until_ready(kernels(x))
     benchmark.pedantic(lambda: jax.block_until_ready(kernels(x)), rounds=5)
+
+
+@pytest.mark.parametrize("normalization", ["none", "weight_mean"])
+@pytest.mark.parametrize("depth", [10, 50])
+def test_relu_kernel_of_2000_images(benchmark, normalization, depth):
+    time_kernels(benchmark, fully_connected(depth, 1, normalization), images(2000))
 
 
 @pytest.mark.parametrize("activation", ["relu", "erf", "gelu", "tanh"])
 def test_general_path_with_bias(benchmark, activation):
-    network, x = fully_connected(10, 1, activation=activation, b_var=0.1), images(500)
-
-    @jax.jit
-    def kernels(x):
-        kernel = infinite_kernel(network, x)
-        return kernel.nngp, kernel.ntk_scaled
-
-    jax.block_until_ready(kernels(x))
-    benchmark.pedantic(lambda: jax.block_until_ready(kernels(x)), rounds=5)
+    time_kernels(benchmark, fully_connected(10, 1, activation=activation, b_var=0.1), images(500))
 
 
 @pytest.mark.parametrize("depth", [10, 1000])

@@ -37,11 +37,9 @@ def box_quantiles(config: Config, inputs: Inputs, normalization: str, layers: li
 
 def predicted_correlation(inputs: Inputs, normalization: str, layer: int) -> float:
     """Mean correlation of different inputs' pre-activations at a hidden layer, at infinite width."""
-    kernel = (
-        infinite_kernel(fully_connected(layer - 1, 1, normalization), inputs.x[:KERNEL_INPUTS]) if layer > 1 else None
-    )
-    if kernel is None:
+    if layer == 1:
         return float(inputs.facts["mean initial correlation"])
+    kernel = infinite_kernel(fully_connected(layer - 1, 1, normalization), inputs.x[:KERNEL_INPUTS])
     correlation = 1 - np.asarray(kernel.distance)
     m = len(correlation)
     return float((correlation.sum() - m) / (m * (m - 1)))

@@ -62,7 +62,7 @@ def compute(config: Config, track: Track) -> Result:
     sizes = tuple(size for size in sizes if size <= len(inputs.x))
     depths = depths_up_to(largest)
     cases = [(name, size) for name in NORMALIZATIONS for size in sizes]
-    rows = [condition_numbers(inputs.x[:size], *(name, depths)) for name, size in track(cases, "condition_number")]
+    rows = [condition_numbers(inputs.x[:size], name, depths) for name, size in track(cases, "condition_number")]
     values = np.array(rows).reshape(len(NORMALIZATIONS), len(sizes), len(depths))
     arrays = {"condition_number": values, "sizes": np.array(sizes), "depths": np.array(depths)}
     return Result(arrays, {"activation": "relu", "network": "infinite width, stable gain, no bias", **inputs.facts})
