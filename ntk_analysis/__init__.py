@@ -9,7 +9,17 @@ from typing import Any
 
 __version__ = version("ntk-analysis")
 
-_MODULES = {"activations", "batch_norm", "correlation", "data", "layers", "meanfield", "networks", "spectrum"}
+_MODULES = {
+    "activations",
+    "batch_norm",
+    "correlation",
+    "data",
+    "last_batch_norm",
+    "layers",
+    "meanfield",
+    "networks",
+    "spectrum",
+}
 _OBJECTS = {"Kernel": "kernel", "infinite_kernel": "kernel"}
 
 __all__ = ["__version__", *sorted(_MODULES), *sorted(_OBJECTS)]

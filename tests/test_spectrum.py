@@ -357,6 +357,124 @@ def test_concrete_arrays_inside_jit_are_fine():
     assert jax.jit(lambda x: x * spectrum.condition_number(kernel))(3.0) == 6
 
 
+# -- on a part of the space -----------------------------------------------------------------------------------------
+
+
+def orthonormal(m, seed=0):
+    return np.linalg.qr(np.random.default_rng(seed).normal(size=(m, m)))[0]
+
+
+def written_differently(vectors):
+    """The same span: skewed, one of them twice, of wildly different lengths."""
+    skewed = vectors @ np.triu(np.ones((vectors.shape[1],) * 2))
+    return np.concatenate([skewed, skewed[:, :1]], axis=1) * np.geomspace(1e-200, 1e200, skewed.shape[1] + 1)
+
+
+@pytest.mark.parametrize("same_span", [np.asarray, jnp.asarray, written_differently], ids=["numpy", "jax", "skewed"])
+@pytest.mark.parametrize("left_out", [[0], [7], [0, 3], [0, 1, 2, 4, 5, 6, 7]], ids=str)
+def test_leaving_out_modes_leaves_the_other_eigenvalues(left_out, same_span):
+    q, known = orthonormal(8), np.geomspace(5, 0.05, 8)
+    without, kept = same_span(q[:, left_out]), np.delete(known, left_out)
+    kernel = q * known @ q.T
+    assert_allclose(spectrum.eigenvalues(kernel, without=without), kept, rtol=1e-12)
+    assert_allclose(spectrum.condition_number(kernel, without=without), kept[0] / kept[-1], rtol=1e-12)
+    result = analyse(kernel, without=without)
+    assert_allclose(result.outlier_ratio, kept[0] / kept.mean(), rtol=1e-12)
+    assert_allclose(result.learning_rate, 2 / kept[0], rtol=1e-12)
+
+
+@given(seeds, st.integers(1, 7))
+def test_leaving_out_any_directions_interlaces(seed, k):
+    """Cauchy: eigenvalue i on the rest lies between eigenvalues i and i + k of the whole kernel."""
+    kernel = random_kernel(seed)
+    whole = spectrum.eigenvalues(kernel)
+    rest = spectrum.eigenvalues(kernel, without=np.random.default_rng(seed).normal(size=(8, k)))
+    assert len(rest) == 8 - k
+    assert np.all((rest <= whole[: 8 - k] + 1e-13) & (rest >= whole[k:] - 1e-13))
+
+
+@pytest.mark.parametrize("m", [2, 10, 50])
+def test_without_the_constant_mode_an_equicorrelated_kernel_is_the_identity(m):
+    kernel, ones = equicorrelated(m, 3.0, 0.75), np.ones(m)
+    assert_allclose(spectrum.condition_number(kernel, without=ones), 1, rtol=1e-13)
+    assert_allclose(spectrum.eigenvalues(kernel, without=ones), np.full(m - 1, 2.25), rtol=1e-13)
+
+
+def test_a_null_space_is_what_makes_a_condition_number():
+    centre = np.eye(8) - 1 / 8
+    kernel = centre @ random_kernel(1) @ centre
+    with pytest.warns(UnresolvedSpectrumWarning):
+        spectrum.condition_number(kernel)
+    without = analyse(kernel, without=np.ones(8))
+    assert without.resolved
+    assert_allclose(without.eigenvalues, np.linalg.eigvalsh(kernel)[:0:-1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=str)
+@pytest.mark.parametrize("outlier", [1e0, 1e4, 1e8, 1e12])
+def test_an_outlier_taken_away_leaves_its_rounding(outlier, dtype):
+    q, known = orthonormal(20), np.array([outlier, *np.geomspace(1, 0.1, 19)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnresolvedSpectrumWarning)
+        result = analyse((q * known @ q.T).astype(dtype), without=q[:, 0])
+    assert np.max(np.abs(result.eigenvalues - known[1:])) <= result.rounding
+    assert result.rounding <= 100 * np.finfo(dtype).eps * outlier  # measured 3 to 68 times, for 20 inputs
+    assert result.input_dtype == dtype
+    assert result.resolved == (dtype == np.float64 or outlier <= 1e4)
+
+
+def test_what_an_outlier_has_drowned_is_not_analysed():
+    q = orthonormal(20)
+    known = np.array([1e16, *np.geomspace(1, 0.1, 19)])
+    with pytest.raises(ValueError, match="kernel is zero, up to rounding"):
+        analyse(q * known @ q.T, without=q[:, 0])
+
+
+def test_leaving_out_keeps_scale_count_and_convention():
+    kernel = StandInKernel(equicorrelated(4, 3.0, 1.0), 10_000.0, nngp=np.eye(4))
+    result = analyse(kernel, loss="mean", without=np.ones(4))
+    assert (result.inputs, result.log_scale, len(result.eigenvalues_scaled)) == (4, 10_000.0, 3)
+    assert_allclose(result.learning_rate_scaled, 2 * 4 / 2)  # the mean is over 4 examples still
+    assert "with m = 4" in result.learning_rate_convention
+    assert "NTK of 4 inputs, float64, on 3 dimensions\n" in str(result)
+    assert_allclose(spectrum.condition_number(kernel, without=np.ones(4)), 1)
+    assert_allclose(spectrum.eigenvalues(kernel, "nngp", without=np.ones(4)), 1)
+
+
+@pytest.mark.parametrize(
+    ("without", "message"),
+    [
+        (np.ones(3), r"without has shape \(3,\), expected \(2,\) or \(2, k\): vectors as columns"),
+        (np.ones((1, 2)), r"without has shape \(1, 2\), expected"),
+        (np.ones((2, 1, 1)), r"without has shape \(2, 1, 1\), expected"),
+        (np.array(1.0), r"without has shape \(\), expected"),
+        (np.zeros(2), "without has a vector that is zero, NaN or infinite"),
+        (np.array([1.0, np.nan]), "without has a vector that is zero, NaN or infinite"),
+        (np.array([[1.0, np.inf], [0.0, 1.0]]), "without has a vector that is zero, NaN or infinite"),
+        (np.eye(2), "without spans all 2 dimensions, no eigenvalue is left"),
+        (np.array([1, 1]), r"kernel is zero, up to rounding \(.*\), on the 1 dimensions that `without` leaves"),
+    ],
+    ids=str,
+)
+def test_vectors_that_cannot_be_left_out(without, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        analyse(np.ones((2, 2)), without=without)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_vectors_leave_out_nothing():
+    kernel = random_kernel(2)
+    assert_allclose(spectrum.eigenvalues(kernel, without=np.zeros((8, 0))), spectrum.eigenvalues(kernel), rtol=1e-12)
+
+
+def test_traced_vectors_are_refused():
+    with pytest.raises(TypeError, match="without is a JAX tracer"):
+        jax.jit(lambda v: analyse(np.eye(2), without=v).largest)(jnp.ones(2))
+
+
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
 def descend(features, targets, initial, learning_rate, steps, loss):
     """Gradient descent on the weights of f = initial + features @ weights, with the gradient written out."""
     weights = np.zeros((features.shape[1], *targets.shape[1:]))

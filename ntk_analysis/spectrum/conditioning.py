@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float64
 from scipy.special import entr
 
+from ntk_analysis.precision import AnyArray
 from ntk_analysis.spectrum.matrix import AnyKernel, Matrix, as_matrix, machine_eps
 
 
@@ -16,26 +17,31 @@ class UnresolvedSpectrumWarning(UserWarning):
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """Eigenvalues of a kernel of m inputs and what follows from them, in float64.
+    """Eigenvalues of a kernel and what follows from them, in float64.
+
+    There are m of them for m inputs, fewer where directions were left out (`without` in `analyse`).
 
     As with `Kernel.ntk` and `Kernel.ntk_scaled`, plain names are true values, and raise OverflowError where float64
     cannot hold them; scaled ones always exist.
 
     Attributes:
-        eigenvalues_scaled: (m,), descending; the true ones are these times exp(log_scale). Those below `rounding`
+        eigenvalues_scaled: (r,), descending; the true ones are these times exp(log_scale). Those below `rounding`
             are noise, possibly negative.
+        inputs: m.
         log_scale: 0 for an array and for an NNGP.
         rounding: Size of a scaled eigenvalue below which nothing is resolved. Entries off by e move eigenvalues by at
             most m e (Weyl's inequality), with e = eps(input_dtype) times the largest entry, or half the difference
             found between entries (i, j) and (j, i) where that is larger; the eigensolver adds m eps(float64) times
-            the largest eigenvalue. What computing the kernel amplified further (a ReLU near correlation 1, hundreds of
-            layers) leaves no trace in the matrix, and is not included.
+            the largest eigenvalue, and leaving out directions as much again, of the whole kernel, for what is removed
+            may be far larger than what stays. What computing the kernel amplified further (a ReLU near correlation 1,
+            hundreds of layers) leaves no trace in the matrix, and is not included.
         input_dtype: dtype in which the kernel arrived.
         which: "ntk" or "nngp".
         loss: "sum" or "mean".
     """
 
-    eigenvalues_scaled: Float64[np.ndarray, " m"]
+    eigenvalues_scaled: Float64[np.ndarray, " r"]
+    inputs: int
     log_scale: float
     rounding: float
     input_dtype: np.dtype
@@ -43,7 +49,7 @@ class Spectrum:
     loss: str
 
     @property
-    def eigenvalues(self) -> Float64[np.ndarray, " m"]:
+    def eigenvalues(self) -> Float64[np.ndarray, " r"]:
         """True eigenvalues, descending."""
         return _unscale(self.eigenvalues_scaled, self.log_scale, "eigenvalues")
 
@@ -78,18 +84,18 @@ class Spectrum:
 
     @property
     def outlier_ratio(self) -> float:
-        """Largest eigenvalue / mean eigenvalue: 1 for a multiple of the identity, m for rank one."""
+        """Largest eigenvalue / mean eigenvalue: 1 for a multiple of the identity, r for rank one."""
         return float(1 / np.mean(self._relative))
 
     @property
     def effective_rank(self) -> float:
-        """Exponential of the entropy of the eigenvalues normalised to sum 1, in [1, m] (Roy & Vetterli 2007)."""
+        """Exponential of the entropy of the eigenvalues normalised to sum 1, in [1, r] (Roy & Vetterli 2007)."""
         return float(np.exp(entr(self._relative / np.sum(self._relative)).sum()))
 
     @property
     def learning_rate_scaled(self) -> float:
         """The largest stable learning rate times exp(log_scale)."""
-        return 2 * examples_per_loss(self.loss, len(self.eigenvalues_scaled)) / float(self.eigenvalues_scaled[0])
+        return 2 * examples_per_loss(self.loss, self.inputs) / float(self.eigenvalues_scaled[0])
 
     @property
     def learning_rate(self) -> float:
@@ -99,10 +105,10 @@ class Spectrum:
     @property
     def learning_rate_convention(self) -> str:
         """Loss, normalisation and parametrisation in which `learning_rate` is meant."""
-        return convention_of(self.which, self.loss, len(self.eigenvalues_scaled))
+        return convention_of(self.which, self.loss, self.inputs)
 
     @property
-    def _relative(self) -> Float64[np.ndarray, " m"]:
+    def _relative(self) -> Float64[np.ndarray, " r"]:
         """Eigenvalues as fractions of the largest, negative rounding noise removed."""
         relative: np.ndarray = np.maximum(self.eigenvalues_scaled / self.eigenvalues_scaled[0], 0)
         return relative
@@ -112,10 +118,12 @@ class Spectrum:
         condition = f"{self.condition_number:.6g}"
         if not self.resolved:
             condition = f">= {self.condition_number:.2g} ({_unresolved(self)})"
+        r = len(self.eigenvalues_scaled)
+        space = "" if r == self.inputs else f", on {r} dimensions"
         times, per = (f" * exp({sign * self.log_scale:.6g})" if self.log_scale else "" for sign in (1, -1))
         return "\n".join(
             [
-                f"{self.which.upper()} of {len(self.eigenvalues_scaled)} inputs, {self.input_dtype}",
+                f"{self.which.upper()} of {self.inputs} inputs, {self.input_dtype}{space}",
                 f"condition number   {condition}",
                 f"largest eigenvalue {self.eigenvalues_scaled[0]:.6g}{times}",
                 f"outlier ratio      {self.outlier_ratio:.6g}",
@@ -127,37 +135,45 @@ class Spectrum:
     __str__ = summary
 
 
-def analyse(kernel: AnyKernel, *, which: str = "ntk", loss: str = "sum") -> Spectrum:
+def analyse(kernel: AnyKernel, *, which: str = "ntk", loss: str = "sum", without: AnyArray | None = None) -> Spectrum:
     """Eigenvalues of a kernel, and condition number, outliers and stable learning rate from them.
+
+    Some kernels have a condition number only on a part of the space: a network whose outputs are centred over the batch
+    learns nothing along the vector of ones. With `without` everything is about the kernel's quadratic form on the
+    orthogonal complement of the given vectors, B^T K B with an orthonormal basis B of it; where they span an invariant
+    subspace of the kernel, such as its null space, this leaves out their eigenvalues and changes no other.
 
     Args:
         kernel: Symmetric positive semi-definite (m, m) array, of NumPy or JAX, in any real dtype; or a `Kernel`.
         which: "ntk" or "nngp", the part of a `Kernel` to take; of an array it only says what the array is. The
             learning rate of an NNGP is that of training the read-out alone.
         loss: "sum" for 1/2 sum |f - y|^2, "mean" for that divided by the m examples.
+        without: (m,) or (m, k), one or more vectors as columns, of any length, orthogonal or not, to leave out the
+            directions they span: `np.ones(m)` for the constant mode. They count as exact.
 
     Raises:
         ValueError: Not a spectrum's matrix (not square, empty, NaN or infinite, zero, not symmetric, a negative
-            eigenvalue beyond rounding), or an unknown `which` or `loss`.
+            eigenvalue beyond rounding), an unknown `which` or `loss`, vectors `without` that do not fit or leave
+            nothing.
         TypeError: Called inside a JAX transformation, or on entries that are not real numbers.
 
     Warns:
         UnresolvedSpectrumWarning: The smallest eigenvalue is below rounding.
     """
-    spectrum = _spectrum(kernel, which, loss)
+    spectrum = _spectrum(kernel, which, loss, without)
     if not spectrum.resolved:
         warnings.warn(f"{_unresolved(spectrum)}: the condition number is a lower bound", UnresolvedSpectrumWarning, 2)
     return spectrum
 
 
-def eigenvalues(kernel: AnyKernel, which: str = "ntk") -> Float64[np.ndarray, " m"]:
-    """True eigenvalues of a kernel, (m,), descending, float64; see `analyse`."""
-    return _spectrum(kernel, which).eigenvalues
+def eigenvalues(kernel: AnyKernel, which: str = "ntk", *, without: AnyArray | None = None) -> Float64[np.ndarray, " r"]:
+    """True eigenvalues of a kernel, descending, float64; (m,), or fewer `without` some vectors; see `analyse`."""
+    return _spectrum(kernel, which, without=without).eigenvalues
 
 
-def condition_number(kernel: AnyKernel, which: str = "ntk") -> float:
+def condition_number(kernel: AnyKernel, which: str = "ntk", *, without: AnyArray | None = None) -> float:
     """Largest eigenvalue / smallest; a lower bound, with a warning, where that is below rounding; see `analyse`."""
-    return analyse(kernel, which=which).condition_number
+    return analyse(kernel, which=which, without=without).condition_number
 
 
 def outlier_ratio(kernel: AnyKernel, which: str = "ntk") -> float:
@@ -175,23 +191,22 @@ def largest_stable_learning_rate(kernel: AnyKernel, which: str = "ntk", loss: st
     return _spectrum(kernel, which, loss).learning_rate
 
 
-def _spectrum(kernel: AnyKernel, which: str, loss: str = "sum") -> Spectrum:
-    matrix = as_matrix(kernel, which)
+def _spectrum(kernel: AnyKernel, which: str, loss: str = "sum", without: AnyArray | None = None) -> Spectrum:
+    matrix = as_matrix(kernel, which, without)
     return from_eigenvalues(np.linalg.eigvalsh(matrix.entries), matrix, which, loss)
 
 
-def from_eigenvalues(ascending: Float64[np.ndarray, " m"], matrix: Matrix, which: str, loss: str) -> Spectrum:
+def from_eigenvalues(ascending: Float64[np.ndarray, " r"], matrix: Matrix, which: str, loss: str) -> Spectrum:
     """The spectrum of a matrix with these eigenvalues, positive up to rounding."""
     examples_per_loss(loss, 1)
-    rounding = len(ascending) * (
-        matrix.entry_error + machine_eps(np.dtype(np.float64)) * float(np.max(np.abs(ascending)))
-    )
+    solver_error = len(ascending) * machine_eps(np.dtype(np.float64)) * float(np.max(np.abs(ascending)))
+    rounding = matrix.error + solver_error
     if ascending[0] < -rounding:
         raise ValueError(
             f"kernel is not positive semi-definite: eigenvalue {ascending[0]:.4g}, rounding of {matrix.dtype} explains "
             f"{-rounding:.2g} at most: check how it was computed"
         )
-    return Spectrum(ascending[::-1], matrix.log_scale, rounding, matrix.dtype, which, loss)
+    return Spectrum(ascending[::-1], matrix.inputs, matrix.log_scale, rounding, matrix.dtype, which, loss)
 
 
 def times_exp(values: Float64[np.ndarray, " m"], log_scale: float) -> Float64[np.ndarray, " m"]:

@@ -1,4 +1,4 @@
-"""A kernel as the matrix whose eigenvalues are taken: checked, exactly symmetric, float64."""
+"""A kernel as the matrix whose eigenvalues are taken: checked, exactly symmetric, float64, on a subspace if wanted."""
 
 import math
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 from jaxtyping import Float64
 
 from ntk_analysis.precision import AnyArray, Real
@@ -32,16 +33,22 @@ AnyKernel: TypeAlias = ScaledKernel | AnyArray
 
 
 class Matrix(NamedTuple):
-    """A checked kernel: exactly symmetric, float64."""
+    """A checked kernel: exactly symmetric, float64.
 
-    entries: Float64[np.ndarray, "m m"]
+    Attributes:
+        entries: The kernel of `inputs` inputs times exp(-log_scale), on all of their space or a part of it.
+        error: What its eigenvalues may be off by, because of the entries.
+    """
+
+    entries: Float64[np.ndarray, "r r"]
+    inputs: int
     log_scale: float
-    entry_error: float
+    error: float
     dtype: np.dtype
 
 
-def as_matrix(kernel: AnyKernel, which: str) -> Matrix:
-    """The part of the kernel that `which` names, checked."""
+def as_matrix(kernel: AnyKernel, which: str, without: AnyArray | None = None) -> Matrix:
+    """The part of the kernel that `which` names, checked, on the orthogonal complement of the vectors `without`."""
     if which not in ("ntk", "nngp"):
         raise ValueError(f"which={which!r} is not a kernel: use 'ntk' or 'nngp'")
     log_scale: Real = 0.0
@@ -54,7 +61,39 @@ def as_matrix(kernel: AnyKernel, which: str) -> Matrix:
     log = float(concrete(log_scale, "log_scale"))
     if not math.isfinite(log):
         raise ValueError(f"log_scale is {log}, expected a finite number: check how the kernel was computed")
-    return Matrix((entries + entries.T) / 2, log, _entry_error(entries, array.dtype), array.dtype)
+    m, error = len(entries), _entry_error(entries, array.dtype)
+    # a symmetric matrix of entries up to e has no eigenvalue beyond m e (Weyl's inequality)
+    matrix = Matrix((entries + entries.T) / 2, m, log, m * error, array.dtype)
+    return matrix if without is None else _restricted(matrix, _complement(without, m))
+
+
+def _restricted(matrix: Matrix, basis: Float64[np.ndarray, "m r"]) -> Matrix:
+    """The quadratic form of the matrix on the span of an orthonormal basis, B^T K B."""
+    entries = basis.T @ matrix.entries @ basis
+    # the eigenvalues taken away leave their rounding behind, however large they are beside those that stay
+    lost = matrix.inputs * machine_eps(np.dtype(np.float64)) * float(np.linalg.norm(matrix.entries, np.inf))
+    if np.max(np.abs(entries)) <= lost:
+        raise ValueError(
+            f"kernel is zero, up to rounding ({lost:.2g}), on the {len(entries)} dimensions that `without` leaves: "
+            "remove fewer vectors"
+        )
+    return matrix._replace(entries=(entries + entries.T) / 2, error=matrix.error + lost)
+
+
+def _complement(without: AnyArray, m: int) -> Float64[np.ndarray, "m r"]:
+    """Orthonormal basis of the vectors of length m that are orthogonal to these; their lengths do not matter."""
+    vectors = concrete(without, "without").astype(np.float64)
+    if vectors.ndim not in (1, 2) or len(vectors) != m:
+        raise ValueError(f"without has shape {vectors.shape}, expected ({m},) or ({m}, k): vectors as columns")
+    vectors = vectors.reshape(m, -1)
+    largest = np.max(np.abs(vectors), axis=0)
+    if not (np.isfinite(largest) & (largest > 0)).all():
+        raise ValueError("without has a vector that is zero, NaN or infinite, expected directions: leave it out")
+    unit = vectors / largest  # in two steps: the square of a length may leave float64's range
+    basis: np.ndarray = scipy.linalg.null_space((unit / np.linalg.norm(unit, axis=0)).T)
+    if basis.shape[1] == 0:
+        raise ValueError(f"without spans all {m} dimensions, no eigenvalue is left: remove fewer vectors")
+    return basis
 
 
 def concrete(value: Any, name: str) -> np.ndarray:

@@ -1,0 +1,227 @@
+"""The last batch normalisation: its exact Jacobian, and what it makes of a tangent kernel.
+
+Without affine parameters, biased variance over the batch of B inputs, for each output c by itself:
+    fhat_c = (f_c - mean f_c) / s_c,   s_c = sqrt(var f_c + eps)
+    d fhat_c / d f_c = P_c / s_c,      P_c = I - 11^T/B - fhat_c fhat_c^T/B
+    Theta_hat[c, d] = P_c Theta[c, d] P_d / (s_c s_d)
+(MimicNorm, 2010.09278, puts it behind the read-out; Karakida et al. 2019, 1906.02926, find that normalising the last
+layer removes the outlier eigenvalues of the Fisher information). Exact at every width and eps. P_c and s_c depend on
+the outputs and move with them: this is the kernel of one instant of training, even at infinite width.
+
+At eps = 0, P_c is a projector of rank B - 2: an output moves neither along 1, its mean, nor along fhat_c, its scale. At
+eps > 0 its eigenvalue on fhat_c is eps / (var f_c + eps), and Theta_hat has the square of that there.
+
+The condition number is that of the range, see `null_space`, and there are two:
+    theta_hat = last_batch_norm.ntk(theta, outputs)
+    condition_number(theta_hat[:, :, c, c], without=null_space(outputs[:, [c]]))      of output c
+    condition_number(as_matrix(theta_hat), without=null_space(outputs))               of all outputs together
+The first does not depend on s_c: it is what is left of theta's spectrum over inputs, the one to compare with theory.
+The second is what gradient descent with one learning rate for all outputs sees. It is at least the first of every
+output, and holds max s_c^2 / min s_c^2 besides, which says how the outputs were drawn, not how inputs are told apart.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Float64
+
+from ntk_analysis.batch_norm.checks import check_eps
+from ntk_analysis.precision import AnyArray, HeldArray, Real, float_array, is_traced, numpy_in_float64
+from ntk_analysis.spectrum.conditioning import from_eigenvalues
+from ntk_analysis.spectrum.matrix import AnyKernel
+from ntk_analysis.spectrum.matrix import as_matrix as checked_matrix
+
+ROUNDINGS = 8  # an output that varies by no more roundings of its size than these is constant
+
+
+@numpy_in_float64
+def jacobian(outputs: AnyArray, eps: float = 0.0) -> Float[HeldArray, "C B B"]:
+    """Derivative of the batch-normalised outputs by the outputs, d fhat_c / d f_c = P_c / s_c.
+
+    Outputs c do not mix, so that these C blocks are all there is. NumPy float64 in, NumPy float64 out, whatever JAX's
+    x64 flag says; JAX arrays keep their dtype. Under jit, grad and vmap values cannot be checked: there, an output that
+    is constant over the batch gives NaN at eps = 0.
+
+    Args:
+        outputs: (B, C) outputs of the network before the batch normalisation.
+        eps: added to the variance.
+
+    Raises:
+        ValueError: outputs are not (B, C), NaN or infinite; eps is negative; at eps = 0, fewer than 3 inputs (nothing
+            is left to move) or an output that is constant over the batch, up to rounding; a variance that overflows.
+    """
+    standard, deviation = _standardised(outputs, eps)
+    return _jacobian(standard, deviation)
+
+
+@numpy_in_float64
+def ntk(theta: AnyArray, outputs: AnyArray, eps: float = 0.0) -> Float[HeldArray, "B B C C"]:
+    """Tangent kernel behind the last batch normalisation, Theta_hat[c, d] = P_c Theta[c, d] P_d / (s_c s_d).
+
+    Linear in theta, so that a `Kernel`'s ntk_scaled may take the place of its ntk. At eps = 0, outputs k times as large
+    make it k^2 times smaller. Dtypes, transformations and errors are those of `jacobian`.
+
+    Args:
+        theta: (B, B, C, C), entry [a, b, c, d] = <d f_c(x_a), d f_d(x_b)>, of the same batch; or (B, B), meaning that
+            times the identity over outputs, as at infinite width.
+        outputs: (B, C) outputs before the batch normalisation, of the same dtype.
+        eps: added to the variance.
+
+    Returns:
+        (B, B, C, C), laid out as theta; block diagonal over outputs where theta is (B, B).
+
+    Raises:
+        ValueError: as `jacobian`, or theta does not fit the outputs or is NaN or infinite.
+    """
+    standard, deviation = _standardised(outputs, eps)
+    return _ntk(_checked_theta(theta, standard), standard, deviation)
+
+
+@numpy_in_float64
+def as_matrix(theta: AnyArray) -> Float[HeldArray, "BC BC"]:
+    """A kernel (B, B, C, C) as the symmetric matrix (B C, B C) over inputs and outputs that `spectrum` takes.
+
+    Output by output: row c B + a is output c on input a, so that a kernel without cross terms is block diagonal.
+    `outputs.T.ravel()` brings outputs into the same order.
+
+    Raises:
+        ValueError: theta is not (B, B, C, C).
+    """
+    kernel = float_array(theta)
+    if kernel.ndim != 4 or kernel.shape[0] != kernel.shape[1] or kernel.shape[2] != kernel.shape[3]:
+        raise ValueError(f"theta has shape {kernel.shape}, expected (B, B, C, C): see ntk")
+    B, _, C, _ = kernel.shape
+    return kernel.transpose(2, 0, 3, 1).reshape(B * C, B * C)
+
+
+@numpy_in_float64
+def null_space(outputs: AnyArray, eps: float = 0.0) -> Float[HeldArray, "BC k"]:
+    """Vectors in which no kernel behind the last batch normalisation has a part, in the order of `as_matrix`.
+
+    For each output the vector of ones, at eps = 0 also fhat_c, all orthogonal to one another, (B C, 2 C) in all at
+    eps = 0 and (B C, C) at eps > 0; of one output, outputs[:, [c]], (B, 2) and (B, 1). For `without` of `spectrum`.
+
+    At eps > 0 the kernel on fhat_c is small but not zero, and the condition number, about (var f_c / eps)^2, says
+    nothing else: to leave out fhat_c there too, take the null space at eps = 0.
+
+    Raises:
+        ValueError: as `jacobian`.
+    """
+    standard, _ = _standardised(outputs, eps)
+    modes = [jnp.ones_like(standard)] + ([standard] if eps == 0 else [])
+    return jnp.concatenate([jax.scipy.linalg.block_diag(*mode.T[:, :, None]) for mode in modes], axis=1)
+
+
+def sample_outputs(kernel: AnyKernel, outputs: int, seed: int = 0) -> Float64[np.ndarray, "B C"]:
+    """Outputs of an infinitely wide network at initialisation: columns drawn from N(0, NNGP), independent of the NTK.
+
+    Through the symmetric square root of the NNGP, which does not depend on the choice of eigenvectors; eigenvalues
+    below the kernel's rounding count as 0, so that duplicated inputs have the same outputs to 1e-15. NumPy float64,
+    outside JAX's transformations.
+
+    Args:
+        kernel: a `Kernel` of one batch against itself, or its NNGP, (B, B).
+        outputs: C, at least 1.
+        seed: of the draw.
+
+    Raises:
+        ValueError: the NNGP is not a covariance (see `spectrum.analyse`), or C < 1.
+    """
+    if outputs < 1:
+        raise ValueError(f"got outputs={outputs}, expected at least 1: the number of columns to draw")
+    matrix = checked_matrix(kernel, "nngp")
+    values, vectors = np.linalg.eigh(matrix.entries)
+    resolved = values > from_eigenvalues(values, matrix, "nngp", "sum").rounding
+    root = (vectors * np.sqrt(np.where(resolved, values, 0))) @ vectors.T
+    drawn: np.ndarray = root @ np.random.default_rng(seed).standard_normal((len(values), outputs))
+    return drawn
+
+
+@jax.jit
+def _jacobian(standard: jax.Array, deviation: jax.Array) -> jax.Array:
+    identity = jnp.eye(len(standard), dtype=standard.dtype)
+    return jax.vmap(_rows, in_axes=(None, 1, 0))(identity, standard, deviation)
+
+
+@jax.jit
+def _ntk(theta: jax.Array, standard: jax.Array, deviation: jax.Array) -> jax.Array:
+    if theta.ndim == 2:
+        each = jax.vmap(_rows_and_columns, in_axes=(None, 1, 0, 1, 0), out_axes=2)
+        blocks = each(theta, standard, deviation, standard, deviation)
+        return jnp.where(jnp.eye(len(deviation), dtype=bool)[None, None], blocks[..., None], 0)
+    pairs = jax.vmap(_rows_and_columns, in_axes=(2, None, None, 1, 0), out_axes=2)  # over d, then over c
+    pairs = jax.vmap(pairs, in_axes=(2, 1, 0, None, None), out_axes=2)
+    return pairs(theta, standard, deviation, standard, deviation)
+
+
+def _rows(matrix: jax.Array, standard: jax.Array, deviation: jax.Array) -> jax.Array:
+    """P A / s for one output; without P's matrix, and the mean first, which may be far larger than what stays."""
+    centered = matrix - jnp.mean(matrix, axis=0, keepdims=True)
+    along = jnp.matmul(standard, centered, precision="highest") / len(standard)
+    return (centered - standard[:, None] * along[None, :]) / deviation
+
+
+def _rows_and_columns(
+    theta: jax.Array, standard1: jax.Array, deviation1: jax.Array, standard2: jax.Array, deviation2: jax.Array
+) -> jax.Array:
+    """P_c theta P_d / (s_c s_d) for one pair of outputs."""
+    return _rows(_rows(theta, standard1, deviation1).T, standard2, deviation2).T
+
+
+def _standardised(outputs: AnyArray, eps: float) -> tuple[Float[jax.Array, "B C"], Float[jax.Array, " C"]]:
+    """fhat and s, checked; under a trace NaN where there is none."""
+    check_eps(eps)
+    f = _checked_outputs(outputs, eps)
+    standard, deviation = _standardise(f, eps)
+    if not is_traced(deviation) and np.isnan(deviation).any():
+        raise ValueError(
+            f"output {int(np.argmax(np.isnan(deviation)))} has no deviation to divide by, it is constant over the "
+            f"batch or its variance leaves {f.dtype}'s range: leave it out or rescale it, or use eps > 0"
+        )
+    return standard, deviation
+
+
+@jax.jit
+def _standardise(f: jax.Array, eps: Real) -> tuple[jax.Array, jax.Array]:
+    """fhat and s; NaN where s is zero, infinite or nothing but rounding."""
+    centered = f - jnp.mean(f, axis=0, keepdims=True)
+    deviation = jnp.sqrt(jnp.mean(centered**2, axis=0) + eps)
+    # not s == 0: the mean of equal numbers may round to another number, which would then pass for a deviation
+    spread = jnp.max(f, axis=0) - jnp.min(f, axis=0)
+    constant = spread <= ROUNDINGS * float(np.finfo(f.dtype).eps) * jnp.max(jnp.abs(f), axis=0)
+    usable = (deviation > 0) & (deviation < jnp.inf) & ~(constant & (eps == 0))
+    deviation = jnp.where(usable, deviation, jnp.nan)
+    return centered / deviation[None, :], deviation
+
+
+def _checked_outputs(outputs: AnyArray, eps: float) -> jax.Array:
+    f = float_array(outputs)
+    if f.ndim != 2 or 0 in f.shape:
+        raise ValueError(f"outputs have shape {f.shape}, expected (B, C): one row per input, one column per output")
+    needed = 3 if eps == 0 else 2
+    if len(f) < needed:
+        raise ValueError(
+            f"got a batch of {len(f)}, on which the last batch normalisation leaves nothing to learn at eps={eps}: "
+            f"use at least {needed} inputs{', or eps > 0' if eps == 0 else ''}"
+        )
+    _check_finite(f, "outputs")
+    return f
+
+
+def _checked_theta(theta: AnyArray, outputs: jax.Array) -> jax.Array:
+    kernel = float_array(theta)
+    B, C = outputs.shape
+    if kernel.shape not in ((B, B), (B, B, C, C)):
+        raise ValueError(
+            f"theta has shape {kernel.shape}, expected ({B}, {B}) or ({B}, {B}, {C}, {C}) for outputs of shape "
+            f"{outputs.shape}: take the kernel of the same batch against itself"
+        )
+    if kernel.dtype != outputs.dtype:
+        raise ValueError(f"theta is {kernel.dtype} and outputs are {outputs.dtype}, expected one dtype: convert one")
+    _check_finite(kernel, "theta")
+    return kernel
+
+
+def _check_finite(array: jax.Array, name: str) -> None:
+    if not is_traced(array) and not np.isfinite(array).all():
+        raise ValueError(f"NaN or infinite values in {name}, expected finite numbers: check how it was computed")
