@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ntk_analysis import activations, batch_norm
-from ntk_analysis.batch_norm import COARSE, FINE, large_batch_nngp, nngp, pull, push, quadrature_error
+from ntk_analysis.batch_norm import COARSE, FINE, large_batch_nngp, nngp, pull, push, quadrature_error, rule_error
 
 
 def distances(B):
@@ -74,20 +74,22 @@ def one_draw(x, theta, eps, phi):
 
 
 @pytest.mark.parametrize("eps", [0.0, 0.1])
-@pytest.mark.parametrize("B", [6, 16, 32])
+@pytest.mark.parametrize("B", [3, 6, 16, 32])
 @pytest.mark.parametrize("kind", ["wishart", "exponential", "equicorrelated", "low rank, duplicates"])
 def test_agrees_with_monte_carlo(kind, B, eps):
+    """The tangent kernel at eps = 0 from rank 5 only, where the draws have a finite variance: E|Gx|^-4."""
     sigma, theta = covariance(kind, B), tangent(B)
     values, vectors = np.linalg.eigh(sigma)
-    draws = 40_000 if B == 6 else 4_000
+    draws = 40_000 if B <= 6 else 4_000
     x = np.random.default_rng(0).standard_normal((draws, B)) * np.sqrt(np.maximum(values, 0)) @ vectors.T
     samples = one_draw(jnp.asarray(x), jnp.asarray(theta), eps, activations.relu)
-    for sample, exact in zip(samples, (nngp(sigma, eps=eps), push(sigma, theta, eps=eps)), strict=True):
-        if kind.startswith("low") and B == 6 and eps == 0 and sample is samples[1]:
-            continue  # rank 4: the mean is finite, the variance of the draws is not
+    heavy_tailed = eps == 0 and (B < 6 or (kind.startswith("low") and B == 6))
+    results = [nngp(sigma, eps=eps)] if heavy_tailed else [nngp(sigma, eps=eps), push(sigma, theta, eps=eps)]
+    for sample, exact in zip(samples, results, strict=False):
         standard_error = np.asarray(jnp.std(sample, axis=0)) / np.sqrt(draws)
         deviation = np.abs(np.asarray(jnp.mean(sample, axis=0)) - exact)
-        assert np.all(deviation <= 5 * standard_error + 1e-12)
+        # two different inputs among three are opposite to each other: at the right angle up to 1e-8
+        assert np.all(deviation <= 5 * standard_error + (1e-8 if B == 3 else 1e-12))
         assert np.max(standard_error) < 0.05 * np.max(np.abs(exact))  # else the line above shows nothing
 
 
@@ -141,6 +143,15 @@ def test_quadrature_error_is_small_and_reported(B, eps, largest):
     sigma, theta = exponential(B), tangent(B)
     assert quadrature_error(sigma, eps=eps) < largest
     assert quadrature_error(sigma, theta, eps=eps) < largest
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-5, 0.1])
+@pytest.mark.parametrize("B", [4, 5, 16, 64])
+def test_rule_error_is_a_bound(B, eps):
+    """For eigenvalues of one order of magnitude, as documented."""
+    for sigma in (exponential(B), np.eye(B)):
+        assert quadrature_error(sigma, eps=eps) < rule_error(B - 1, eps)
+        assert quadrature_error(sigma, tangent(B), eps=eps) < rule_error(B - 1, eps)
 
 
 def test_quadrature_error_reports_the_true_error():
@@ -254,8 +265,13 @@ def test_precision_and_transformations():
     np.testing.assert_allclose(jax.jit(push)(sigma, theta), expected, rtol=1e-12)
     both = jax.vmap(nngp)(jnp.stack([jnp.asarray(sigma), jnp.eye(6)]))
     np.testing.assert_allclose(both[1], nngp(np.eye(6)), rtol=1e-12)
-    # what cannot be checked under a trace is NaN and never a number
+    # what cannot be checked under a trace is NaN and never a number: too small a rank, an input on the kink
     assert np.all(np.isnan(jax.jit(push)(np.diag([1.0, 1.0, 0.0, 0.0, 0.0, 0.0]), theta)))
+    at_mean = np.pad(np.kron(np.eye(3), [[1.0, -1], [-1, 1]]), (0, 1))
+    for operation in (push, pull):
+        assert np.all(np.isnan(jax.jit(operation)(at_mean, tangent(7))))
+        straight = jax.jit(functools.partial(operation, activation="identity"))(at_mean, tangent(7))
+        assert np.all(np.isfinite(straight))
 
 
 def test_small_batches_need_eps():

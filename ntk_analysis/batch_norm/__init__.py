@@ -1,4 +1,4 @@
-"""Batch normalisation before the activation, exact at finite batch size: NNGP, tangent push-forward, its adjoint.
+"""Batch normalisation at finite batch size. Before the activation, exact: NNGP, tangent push-forward, its adjoint.
 
 One neuron sees a batch x ~ N(0, Sigma) of B inputs. Batch normalisation with the biased variance, then phi, make it
     y = phi(xhat),  xhat = sqrt(B) G x / sqrt(|G x|^2 + B eps),  G = I - 11^T/B.
@@ -10,22 +10,31 @@ trick of Yang et al. 2019, "A Mean Field Theory of Batch Normalization", 1902.08
 one-dimensional integrals remain for every positively homogeneous phi(x) = a x + b |x|:
     NNGP        = E[y y^T]       = B Int delta V ds/s
     PUSH(Theta) = E[J Theta J^T] = B Int delta { E o P + N o (a 1^T + 1 a^T) + tr(T kappa) V / 2 } ds,  J = dy/dx,
+    E[y]        = b (2 B)^(1/2) / pi Int delta sqrt(kappa_ii) ds/s,
 `o` the elementwise product. J is not diagonal: batch normalisation couples the batch. phi enters through second moments
 only, in which x and |x| do not mix: V = a^2 kappa + b^2 E|z_i||z_j|, E = a^2 + b^2 E[sgn z_i sgn z_j].
+
+`propagate` takes them all in one pass. Behind the activation, y = BN(phi(x)), no such integrals exist:
+`after_activation` samples, and tells the standard error.
 
 The kernel is that of one joint batch of B >= 2 inputs, not of separate training and test batches.
 
 Outside JAX transformations everything is computed and returned in NumPy float64, whatever comes in. Under jit, grad and
 vmap the ambient dtype is followed and values cannot be checked: where an error would be raised outside because the rank
-is too small, all entries are NaN.
+is too small or an input lies on the kink of phi, all entries are NaN.
 """
 
-from ntk_analysis.batch_norm.integrals import COARSE as COARSE
-from ntk_analysis.batch_norm.integrals import FINE as FINE
-from ntk_analysis.batch_norm.integrals import FINEST as FINEST
-from ntk_analysis.batch_norm.integrals import Rule as Rule
-from ntk_analysis.batch_norm.integrals import large_batch_nngp as large_batch_nngp
-from ntk_analysis.batch_norm.integrals import nngp as nngp
-from ntk_analysis.batch_norm.integrals import pull as pull
-from ntk_analysis.batch_norm.integrals import push as push
-from ntk_analysis.batch_norm.integrals import quadrature_error as quadrature_error
+from ntk_analysis.batch_norm.integrals import Propagated as Propagated
+from ntk_analysis.batch_norm.kernels import nngp as nngp
+from ntk_analysis.batch_norm.kernels import propagate as propagate
+from ntk_analysis.batch_norm.kernels import pull as pull
+from ntk_analysis.batch_norm.kernels import push as push
+from ntk_analysis.batch_norm.kernels import quadrature_error as quadrature_error
+from ntk_analysis.batch_norm.large_batch import large_batch_nngp as large_batch_nngp
+from ntk_analysis.batch_norm.rules import COARSE as COARSE
+from ntk_analysis.batch_norm.rules import FINE as FINE
+from ntk_analysis.batch_norm.rules import FINEST as FINEST
+from ntk_analysis.batch_norm.rules import Rule as Rule
+from ntk_analysis.batch_norm.rules import rule_error as rule_error
+from ntk_analysis.batch_norm.sampling import AfterActivation as AfterActivation
+from ntk_analysis.batch_norm.sampling import after_activation as after_activation

@@ -6,8 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_analysis.batch_norm.damping import zero_mean_basis
-from ntk_analysis.precision import AnyArray
+from ntk_analysis.batch_norm.damping import Array, center, zero_mean_basis
+from ntk_analysis.precision import AnyArray, Real
 
 ROUNDINGS = 16  # eigenvalues and distances below this many roundings of Sigma's diagonal (times B) are 0
 
@@ -18,11 +18,27 @@ def rounding_of(array: AnyArray) -> float:
     return ROUNDINGS * max(float(jnp.finfo(given).eps), float(np.finfo(np.float64).eps))  # type: ignore[no-untyped-call]
 
 
-def rank_of(sigma: np.ndarray, rounding: float) -> int:
+def rounding_limit(sigma: Array, apart: Array | None, rounding: Real) -> Any:
+    """What in G sigma G is 0 within rounding, an eigenvalue or a variance.
+
+    Distances taken from differences of vectors are better than that of their covariance: a rounding of the geometric
+    mean of the two.
+    """
+    largest = sigma.diagonal().max()
+    return len(sigma) * rounding * (largest if apart is None else (largest * apart.max()) ** 0.5)
+
+
+def centered_covariance(sigma: Array, apart: Array | None) -> Array:
+    """G sigma G; from Var[x_i - x_j] alone where it is known."""
+    source = sigma if apart is None else apart / -2
+    return center((source + source.T) / 2)
+
+
+def rank_of(sigma: np.ndarray, rounding: float, apart: np.ndarray | None = None) -> int:
     """Rank of G sigma G: eigenvalues above rounding."""
     basis = zero_mean_basis(len(sigma))
-    values = np.linalg.eigvalsh(basis.T @ sigma @ basis)
-    return int(np.sum(values > len(sigma) * rounding * np.max(np.diag(sigma))))
+    values = np.linalg.eigvalsh(basis.T @ centered_covariance(sigma, apart) @ basis)
+    return int(np.sum(values > rounding_limit(sigma, apart, rounding)))
 
 
 def check_eps(eps: float) -> None:
@@ -46,15 +62,30 @@ def checked(value: Any, name: str) -> np.ndarray:
     return (array + array.T) / 2
 
 
-def check_covariance(sigma: np.ndarray, needed: int, rounding: float, *, kink: bool = False) -> None:
+def check_apart(sigma: np.ndarray, apart: np.ndarray, rounding: float) -> None:
+    """Raises ValueError unless apart is Var[x_i - x_j], as far as sigma can tell."""
+    q = np.diag(sigma)
+    differs = np.abs(apart - (q[:, None] + q[None, :] - 2 * sigma))
+    limit = len(sigma) * rounding * np.max(q)
+    if np.max(differs) > limit or np.any(np.diag(apart) != 0) or np.any(apart < 0):
+        i, j = np.unravel_index(int(np.argmax(np.where(apart < 0, np.inf, differs))), apart.shape)
+        raise ValueError(
+            f"apart[{i}, {j}] is {apart[i, j]:.6g}, but sigma says {q[i] + q[j] - 2 * sigma[i, j]:.6g}: pass "
+            "Var[x_i - x_j] >= 0, exactly 0 on the diagonal, or None"
+        )
+
+
+def check_covariance(
+    sigma: np.ndarray, needed: int, rounding: float, *, kink: bool = False, apart: np.ndarray | None = None
+) -> None:
     """Raises ValueError unless sigma is a covariance of enough rank, off the kink of phi where that matters."""
     B, largest = len(sigma), float(np.max(np.diag(sigma)))
     smallest = float(np.linalg.eigvalsh(sigma)[0])
     if smallest < -B * rounding * max(largest, 0.0):
         raise ValueError(f"sigma is no covariance: its smallest eigenvalue is {smallest:.3g}, expected >= 0")
-    check_rank(rank_of(sigma, rounding), B, needed)
-    centered = np.diag(sigma) - 2 * sigma.mean(axis=1) + sigma.mean()
-    if kink and np.any(centered <= B * rounding * largest):
+    check_rank(rank_of(sigma, rounding, apart), B, needed)
+    centered = np.diag(centered_covariance(sigma, apart))
+    if kink and np.any(centered <= rounding_limit(sigma, apart, rounding)):
         raise ValueError(
             f"input {int(np.argmin(centered))} is the mean of its batch, so BN puts it exactly on the kink of the "
             "activation, where no derivative exists: move it"

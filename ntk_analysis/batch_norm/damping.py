@@ -1,7 +1,7 @@
 """The centred covariance under damping: s S (I + 2 s S)^-1 and det(I + 2 s S), with gradients at equal eigenvalues."""
 
 import functools
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,13 @@ from jaxtyping import Float
 from ntk_analysis.precision import Real
 
 Matrix: TypeAlias = Float[jax.Array, "B B"]
+Array = TypeVar("Array", jax.Array, np.ndarray)
 
 
-def center(matrix: Matrix) -> Matrix:
-    """G A G, the row means first."""
-    rows = matrix - jnp.mean(matrix, axis=1, keepdims=True)
-    return rows - jnp.mean(rows, axis=0, keepdims=True)
+def center(matrix: Array) -> Array:
+    """G A G, the row means first; of NumPy or JAX."""
+    rows = matrix - matrix.mean(axis=1, keepdims=True)
+    return rows - rows.mean(axis=0, keepdims=True)
 
 
 def matmul(left: jax.Array, right: jax.Array) -> jax.Array:

@@ -1,0 +1,188 @@
+"""NNGP and tangent kernels behind a batch normalisation: the public functions, their checks and their precision."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+
+from ntk_analysis import activations
+from ntk_analysis.activations import Activation, PiecewiseLinear
+from ntk_analysis.batch_norm.checks import (
+    check_apart,
+    check_covariance,
+    check_eps,
+    check_rank,
+    checked,
+    rank_of,
+    rounding_of,
+)
+from ntk_analysis.batch_norm.integrals import (
+    Propagated,
+    nngp_integral,
+    propagate_integrals,
+    pull_integral,
+    push_integral,
+)
+from ntk_analysis.batch_norm.rules import Rule, automatic
+from ntk_analysis.precision import AnyArray, HeldArray, float_array, is_traced, numpy_in_float64
+
+Square: TypeAlias = Float[AnyArray, "B B"]
+HeldSquare: TypeAlias = Float[HeldArray, "B B"]
+Compute: TypeAlias = Callable[..., Any]
+
+
+def nngp(
+    sigma: Square, activation: str | Activation = "relu", eps: float = 0.0, *, rule: Rule | None = None
+) -> HeldSquare:
+    """NNGP kernel E[phi(BN(x)) phi(BN(x))^T] of a batch x ~ N(0, sigma) (Yang et al. 2019, 1902.08129), exact.
+
+    At eps = 0 it does not change when sigma is scaled, and its trace is (a^2 + b^2) B for phi(x) = a x + b |x|.
+
+    Args:
+        sigma: (B, B) covariance of the pre-activations over the batch; symmetric, positive semi-definite.
+        activation: name or `Activation`, piecewise linear with a kink at 0 at most.
+        eps: added to the biased batch variance.
+        rule: quadrature rule; None chooses by eps and rank(G sigma G), B - 1 under a trace. `rule_error` tells the
+            relative error to expect, 1e-9 at most for eigenvalues of one order of magnitude; `quadrature_error`
+            measures it.
+
+    Raises:
+        NotImplementedError: the activation is not positively homogeneous.
+        ValueError: sigma is no covariance matrix, or all inputs coincide.
+    """
+    return _dispatch(nngp_integral, {"sigma": sigma}, activation, eps, rule, needed=1)
+
+
+def push(
+    sigma: Square, theta: Square, activation: str | Activation = "relu", eps: float = 0.0, *, rule: Rule | None = None
+) -> HeldSquare:
+    """Tangent kernel behind BN and phi: E[J theta J^T], J = d phi(BN(x)) / dx, x ~ N(0, sigma); linear in theta.
+
+    At eps = 0, push(c sigma, theta) = push(sigma, theta) / c, and rank(G sigma G) >= 3 is needed: E[1/|G x|^2] is
+    infinite otherwise. So B >= 4; duplicated inputs are legal while the rank suffices.
+
+    Args:
+        sigma: (B, B) covariance of the pre-activations over the batch; symmetric, positive semi-definite.
+        theta: (B, B) tangent kernel of the pre-activations; symmetric.
+        activation: as in `nngp`.
+        eps: added to the biased batch variance.
+        rule: as in `nngp`.
+
+    Raises:
+        NotImplementedError: the activation is not positively homogeneous.
+        ValueError: sigma is no covariance matrix or of too small a rank, theta does not fit, or an input lies at the
+            mean of the batch, on the kink of phi.
+    """
+    return _dispatch(push_integral, {"sigma": sigma, "theta": theta}, activation, eps, rule, needed=3)
+
+
+def propagate(
+    sigma: Square,
+    theta: Square,
+    activation: str | Activation = "relu",
+    eps: float = 0.0,
+    *,
+    apart: Square | None = None,
+    rule: Rule | None = None,
+) -> Propagated:
+    """`nngp` and `push` in one pass, with the mean and the slope a network's recursion needs behind and beside them.
+
+    Args:
+        sigma: (B, B) covariance of the pre-activations over the batch; symmetric, positive semi-definite.
+        theta: (B, B) tangent kernel of the pre-activations; symmetric.
+        activation: as in `nngp`.
+        eps: added to the biased batch variance.
+        apart: (B, B) Var[x_i - x_j], where known better than sigma_ii + sigma_jj - 2 sigma_ij: to a rounding of
+            sqrt(apart sigma_ii), as from differences of vectors. Batch normalisation depends on nothing else, so
+            everything but rounding errors is then computed from it. Near-duplicates keep their digits.
+        rule: as in `nngp`.
+
+    Returns:
+        `Propagated`. Under a trace `pushed` is NaN where `push` would raise, `slope` where an input is the mean of its
+        batch, on the kink of phi, and everything where all inputs coincide.
+
+    Raises:
+        NotImplementedError: the activation is not positively homogeneous.
+        ValueError: as `push`, or apart contradicts sigma.
+    """
+    arrays = {"sigma": sigma, "theta": theta, "apart": apart}
+    return _dispatch(propagate_integrals, arrays, activation, eps, rule, needed=3)
+
+
+def pull(
+    sigma: Square,
+    cotangent: Square,
+    activation: str | Activation = "relu",
+    eps: float = 0.0,
+    *,
+    rule: Rule | None = None,
+) -> HeldSquare:
+    """Adjoint of `push` in theta: <push(sigma, theta), M> = <theta, pull(sigma, M)> for symmetric M, in one pass.
+
+    With D = M o E + diag_i(sum_j M_ij N_ij / kappa_ii) and the symbols of this module's head:
+        pull(M) = B Int delta G { M o E + (<M, V> kappa + 2 kappa D kappa) / 2 - kappa D - D kappa } G ds,
+    where the term kappa D kappa already stands in units of s^2. Arguments and errors are those of `push`.
+    """
+    return _dispatch(pull_integral, {"sigma": sigma, "cotangent": cotangent}, activation, eps, rule, needed=3)
+
+
+def quadrature_error(
+    sigma: Square,
+    theta: Square | None = None,
+    activation: str | Activation = "relu",
+    eps: float = 0.0,
+    *,
+    rule: Rule | None = None,
+) -> float:
+    """Measured quadrature error of `nngp`, or of `push` where theta is given, relative to the largest entry.
+
+    The largest change of an entry under half the step and a longer reach, whose own error is far below. Outside
+    JAX transformations only.
+    """
+    array = checked(sigma, "sigma")
+    chosen = rule or automatic(rank_of(array, rounding_of(np.asarray(sigma))), eps)
+    finer = Rule(chosen.step / 2, chosen.reach + 0.2)
+    pair = [
+        nngp(sigma, activation, eps, rule=r) if theta is None else push(sigma, theta, activation, eps, rule=r)
+        for r in (chosen, finer)
+    ]
+    return float(np.max(np.abs(pair[0] - pair[1])) / np.max(np.abs(pair[1])))
+
+
+def _dispatch(
+    compute: Compute,
+    arrays: dict[str, Any],
+    activation: str | Activation,
+    eps: float,
+    rule: Rule | None,
+    needed: int,
+) -> Any:
+    """Checks that the trace allows, then `compute` in the ambient dtype under a trace and in float64 outside.
+
+    `arrays` holds the arguments of `compute` by name, sigma first; None stands for one that is not given.
+    """
+    phi = activations.get(activation)
+    if not isinstance(phi, PiecewiseLinear):
+        raise NotImplementedError(
+            f"batch normalisation before {phi.name!r} has no one-dimensional integral: use a positively homogeneous "
+            "activation (relu, leaky_relu, abs, identity), or large_batch_nngp for the NNGP at large batches"
+        )
+    check_eps(eps)
+    needed = needed if eps == 0 else 1
+    if is_traced(arrays):
+        traced: dict[str, Any] = {name: None if array is None else float_array(array) for name, array in arrays.items()}
+        B = len(traced["sigma"])
+        check_rank(B - 1, B, needed)
+        rule = rule or automatic(B - 1, eps)
+        return compute(*traced.values(), eps, rounding_of(traced["sigma"]), phi=phi, rule=rule, needed=needed)
+    held: dict[str, Any] = {name: None if array is None else checked(array, name) for name, array in arrays.items()}
+    sigma, apart, rounding = held["sigma"], held.get("apart"), rounding_of(np.asarray(arrays["sigma"]))
+    for name, array in held.items():
+        if array is not None and array.shape != sigma.shape:
+            raise ValueError(f"sigma has shape {sigma.shape}, {name} {array.shape}: they must be the same")
+    if apart is not None:
+        check_apart(sigma, apart, rounding)
+    check_covariance(sigma, needed, rounding, kink=len(held) > 1 and phi.bent != 0, apart=apart)
+    rule = rule or automatic(rank_of(sigma, rounding, apart), eps)
+    return numpy_in_float64(compute)(*held.values(), eps, rounding, phi=phi, rule=rule, needed=needed)

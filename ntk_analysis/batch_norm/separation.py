@@ -1,0 +1,81 @@
+"""How far apart two damped inputs are: cosine distances that near-duplicates keep their digits in.
+
+Var[z_i - z_j] under the damped covariance kappa, read off kappa's entries, has an absolute error of a rounding of
+kappa_ii + kappa_jj. A caller who knows Var[x_i - x_j], `apart`, better than the entries of Sigma do gets it back to
+an error of a rounding of s sqrt(apart S_ii): kappa = s (S - 2 s S R S) with R = (I + 2 s S)^-1, so
+    Var[z_i - z_j] = s (apart_ij - 2 s w R w^T),  w = S_i - S_j the difference of two rows,
+where w is small, and the differences of close rows are taken from a row close to both before anything is multiplied.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from ntk_analysis.batch_norm.damping import Matrix, matmul
+from ntk_analysis.gaussian import into_range, safe_divide, safe_sqrt
+from ntk_analysis.precision import Real
+
+CLOSE = 1e-4  # inputs whose difference has less than this share of their variances; a covariance holds others to 1e-12
+
+
+class CloseInputs(NamedTuple):
+    """Rows of S less the row of a close input, their Gram matrix, and which pairs were measured from the same row."""
+
+    rows: Matrix
+    gram: Matrix
+    pairs: Bool[jax.Array, "B B"]
+
+
+def close_inputs(S: Matrix, apart: Matrix) -> CloseInputs:
+    """Every input's row of S measured from the first input close to it, or close to one that is, and so on."""
+    B, q = len(S), jnp.diagonal(S)
+    close = apart < CLOSE * (q[:, None] + q[None, :])
+    first = jnp.argmax(close, axis=1)
+    for _ in range(B.bit_length()):
+        first = first[first]
+    rows = S - S[first]
+    pairs = close & (first[:, None] == first[None, :]) & ~jnp.eye(B, dtype=bool)
+    return CloseInputs(rows, matmul(rows, rows.T), pairs)
+
+
+def damped_apart(kappa: Matrix, s: jax.Array, S: Matrix, apart: Matrix, close: CloseInputs | None) -> Matrix:
+    """Var[z_i - z_j] for z ~ N(0, kappa), never above s Var[x_i - x_j]: so duplicates are exactly 0 apart."""
+    plain = _spread(kappa)
+
+    def refined() -> Matrix:
+        assert close is not None
+        resolved = close.gram - 2 * matmul(matmul(close.rows, kappa), close.rows.T)  # rows R rows^T, R = G - 2 kappa
+        fine = s * (apart - 2 * s * _spread(resolved))
+        q, damped = jnp.diagonal(S), jnp.diagonal(kappa)
+        # whichever rounds less
+        better = s * safe_sqrt(apart * (q[:, None] + q[None, :])) < damped[:, None] + damped[None, :]
+        return jnp.where(close.pairs & better, jnp.maximum(fine, 0), plain)
+
+    squared = plain if close is None else jax.lax.cond(jnp.any(close.pairs), refined, lambda: plain)
+    return jnp.minimum(squared, s * apart)
+
+
+def cosine_distances(q: Float[jax.Array, " B"], squared: Matrix) -> Matrix:
+    """1 - correlation from variances q and Var[z_i - z_j]; 1 where a variance is 0.
+
+    Nearly opposite inputs are at the right angle up to sqrt(rounding), 1e-8.
+    """
+    root = safe_sqrt(q)
+    lost = squared - (root[:, None] - root[None, :]) ** 2
+    return into_range(safe_divide(lost, 2 * root[:, None] * root[None, :], 1.0))
+
+
+def entries_apart(sigma: Matrix, rounding: Real) -> Matrix:
+    """Var[x_i - x_j], which centring leaves alone; 0 where the entries of sigma cannot tell it from 0."""
+    q = jnp.diagonal(sigma)
+    total = q[:, None] + q[None, :]
+    squared = total - sigma - sigma.T
+    return jnp.where(squared > rounding * total / 2, squared, 0)
+
+
+def _spread(matrix: Matrix) -> Matrix:
+    """A_ii + A_jj - 2 A_ij."""
+    q = jnp.diagonal(matrix)
+    return q[:, None] + q[None, :] - 2 * matrix
