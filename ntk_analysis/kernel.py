@@ -1,6 +1,7 @@
 """Kernel, the state that flows through an infinitely wide network, and `infinite_kernel`, which sends it through."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -9,14 +10,39 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ntk_analysis.gaussian import into_range, safe_divide
 from ntk_analysis.gram import Covariance
+from ntk_analysis.inputs import channel_distance, rounding_error, unit_vectors, vector_distance
+from ntk_analysis.memory import require_memory
 from ntk_analysis.precision import AnyArray, HeldArray, float_array, is_traced, numpy_in_float64
 
-Law: TypeAlias = Literal["inputs", "gaussian", "activated"]
+Law: TypeAlias = Literal["inputs", "gaussian", "batch normalized", "activated"]
 
-NEAR = 0.01  # cosine distances below this are measured from the difference of the unit vectors
 LARGEST_SCALED_NTK = 2.0**40  # the NTK is rescaled before it leaves this range; float32 still holds its square
+ARRAYS = 8  # arrays of the kernel's size that are alive at once while a convolution is computed, measured
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class BatchNormalized:
+    """Gaussian pre-activations x of one batch, as they were before a batch normalisation with `eps`.
+
+    An activation behind it needs them: (xhat_i, xhat_j) is not Gaussian at finite batch size.
+
+    Attributes:
+        sigma: (B, B) covariance of x.
+        apart: (B, B) Var[x_i - x_j], which holds digits that sigma has lost for near-duplicates.
+        ntk_scaled: (B, B) tangent kernel of x, in the scale of the `Kernel` that holds this.
+        eps: added to the batch variance.
+        train_scale: whether gamma is a parameter.
+        train_shift: whether beta is a parameter.
+    """
+
+    sigma: HeldArray
+    apart: HeldArray
+    ntk_scaled: HeldArray
+    eps: float = field(metadata={"static": True})
+    train_scale: bool = field(metadata={"static": True})
+    train_shift: bool = field(metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
@@ -28,44 +54,89 @@ class Kernel:
     matrix has lost them; the NTK is kept as `ntk_scaled` * exp(`log_scale`), so that a depth of 10,000 neither
     overflows nor loses its ratios. All arrays share one floating dtype.
 
+    Vectors have no positions. Images have (height, width) positions, and their pairs are either the same position in
+    both images (which is all that a network with a flattening read-out needs) or every position with every position.
+
     Attributes:
-        variance1: (n1,) variance of each unit on the first inputs (second moment, after an activation).
-        variance2: (n2,) the same on the second inputs.
-        distance: (n1, n2) cosine distance 1 - correlation, uncentred after an activation.
-        mean1: (n1,) mean across channels, which weight centering removes.
-        mean2: (n2,) the same on the second inputs.
-        ntk_scaled: (n1, n2) NTK times exp(-log_scale).
+        variance1: (n1, *positions) variance of each unit on the first inputs (second moment, after an activation).
+        variance2: (n2, *positions) the same on the second inputs.
+        distance: (n1, n2, *pairs) cosine distance 1 - correlation, uncentred after an activation; pairs are () for
+            vectors, (h, w) for images at equal positions, (h, w, h, w) at all pairs of positions.
+        mean1: (n1, *positions) mean across channels, which weight centering removes.
+        mean2: (n2, *positions) the same on the second inputs.
+        ntk_scaled: (n1, n2, *pairs) NTK times exp(-log_scale).
         log_scale: scalar; 0 until the NTK has grown beyond 2^40.
         relative_error: scalar estimate of the largest relative error of `distance` over pairs of different inputs,
             from rounding of the inputs, of every layer, and from quadrature. 0.01 means that an angle has two digits
             for some pair of near-duplicates, in this dtype; above 1, that some pair cannot be told apart in direction.
-        law: what the units are: "inputs", "gaussian" pre-activations, or "activated" (no Gaussian any more).
+        law: what the units are: "inputs", "gaussian" or "batch normalized" pre-activations, or "activated".
+        joint: whether the second inputs are the first (one batch with itself), as batch normalisation needs.
+        within1: (n1, *positions, *positions) cosine distance within each first input; None unless all positions are
+            paired.
+        within2: (n2, *positions, *positions) the same on the second inputs.
+        before: the pre-activations before the batch normalisation just passed, else None.
     """
 
-    variance1: Float[HeldArray, " n1"]
-    variance2: Float[HeldArray, " n2"]
-    distance: Float[HeldArray, "n1 n2"]
-    mean1: Float[HeldArray, " n1"]
-    mean2: Float[HeldArray, " n2"]
-    ntk_scaled: Float[HeldArray, "n1 n2"]
+    variance1: Float[HeldArray, "n1 *positions"]
+    variance2: Float[HeldArray, "n2 *positions"]
+    distance: Float[HeldArray, "n1 n2 *pairs"]
+    mean1: Float[HeldArray, "n1 *positions"]
+    mean2: Float[HeldArray, "n2 *positions"]
+    ntk_scaled: Float[HeldArray, "n1 n2 *pairs"]
     log_scale: HeldArray
     relative_error: HeldArray
     law: Law = field(metadata={"static": True})
+    joint: bool = field(default=False, metadata={"static": True})
+    within1: HeldArray | None = None
+    within2: HeldArray | None = None
+    before: BatchNormalized | None = None
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """(height, width) of images, () for vectors."""
+        return self.variance1.shape[1:]
+
+    @property
+    def paired(self) -> bool:
+        """Whether every position is paired with every position."""
+        return self.within1 is not None
 
     @property
     def covariance(self) -> Covariance:
-        """The NNGP as columns against rows, (n1, 1), (1, n2) and (n1, n2)."""
-        return Covariance(self.variance1[:, None], self.variance2[None, :], self.distance)
+        """The NNGP as columns against rows: (n1, 1, ...), (1, n2, ...) and (n1, n2, *pairs), which broadcast."""
+        return Covariance(self.rows(self.variance1), self.columns(self.variance2), self.distance)
+
+    @property
+    def within(self) -> tuple[Covariance, Covariance]:
+        """Covariances between the positions of each input, of the first and of the second inputs."""
+        assert self.within1 is not None, "positions are not paired"
+        assert self.within2 is not None, "positions are not paired"
+        return (
+            Covariance(tall(self.variance1), wide(self.variance1), self.within1),
+            Covariance(tall(self.variance2), wide(self.variance2), self.within2),
+        )
+
+    def rows(self, values: HeldArray) -> HeldArray:
+        """(n1, *positions) as columns of the pairs: (n1, 1, *positions), with a 1 for each paired position."""
+        return values.reshape(values.shape[0], 1, *self.positions, *(1,) * self._extra)
+
+    def columns(self, values: HeldArray) -> HeldArray:
+        """(n2, *positions) as a row of the pairs: (1, n2, *positions), with a 1 for each paired position."""
+        return values.reshape(1, values.shape[0], *(1,) * self._extra, *self.positions)
+
+    @property
+    def _extra(self) -> int:
+        return len(self.positions) if self.paired else 0
 
     @property
     @numpy_in_float64
-    def nngp(self) -> Float[HeldArray, "n1 n2"]:
-        """NNGP kernel (n1, n2): covariance of the units, or their second moment after an activation."""
+    def nngp(self) -> Float[HeldArray, "n1 n2 *pairs"]:
+        """NNGP kernel (n1, n2, *pairs): covariance of the units, or their second moment after an activation."""
         return Covariance(*map(float_array, self.covariance)).value
 
     @property
-    def ntk(self) -> Float[HeldArray, "n1 n2"]:
-        """NTK (n1, n2), its true value, for unit-variance NTK parametrisation and one output.
+    def ntk(self) -> Float[HeldArray, "n1 n2 *pairs"]:
+        """NTK (n1, n2, *pairs), its true value, for unit-variance NTK parametrisation and one output.
 
         Raises:
             OverflowError: the value does not fit the dtype; `ntk_scaled` and `log_scale` always do.
@@ -83,7 +154,7 @@ class Kernel:
         return self._unscaled_ntk()
 
     @numpy_in_float64
-    def _unscaled_ntk(self) -> Float[HeldArray, "n1 n2"]:
+    def _unscaled_ntk(self) -> Float[HeldArray, "n1 n2 *pairs"]:
         # in two halves: exp(log_scale) alone may overflow where the product does not
         half = jnp.exp(float_array(self.log_scale) / 2)
         return float_array(self.ntk_scaled) * half * half
@@ -105,10 +176,14 @@ class HasKernel(Protocol):
 
     def kernel(self, kernel: Kernel) -> Kernel: ...
 
+    @property
+    def pairs_positions(self) -> bool:
+        """Whether images need all pairs of positions, not equal positions only."""
+
 
 @numpy_in_float64
 def infinite_kernel(
-    network: HasKernel, x1: Float[AnyArray, "n1 d"], x2: Float[AnyArray, "n2 d"] | None = None
+    network: HasKernel, x1: Float[AnyArray, "n1 *features"], x2: Float[AnyArray, "n2 *features"] | None = None
 ) -> Kernel:
     """NNGP and NTK of an infinitely wide network between inputs x1 and x2 (x2 = None: x1 with itself).
 
@@ -117,34 +192,36 @@ def infinite_kernel(
     Duplicated inputs are legal (their rows are equal, to the last bit of the distance, and the kernel is singular); an
     input of zeros has variance 0 and, without biases, a kernel of 0 with everything.
 
+    The kernel of a batch-normalised network is that of ONE joint batch, x1 with itself.
+
     Args:
         network: a layer or a composition of layers.
-        x1: (n1, d) inputs, float32 or float64.
-        x2: (n2, d) inputs of the same dtype, or None.
+        x1: (n1, d) vectors, or (n1, height, width, channels) images, float32 or float64.
+        x2: (n2, ...) inputs of the same features and dtype, or None.
 
     Raises:
-        ValueError: wrong shapes, no inputs, NaN or infinite inputs.
+        ValueError: wrong shapes, no inputs, NaN or infinite inputs; a batch too small for its batch normalisation.
         OverflowError: the pre-activation variance left the dtype's range (a gain too large for the depth).
+        MemoryError: the kernel of images of this size, at equal or at all pairs of positions, does not fit.
         NotImplementedError: the network has a layer without an infinite-width kernel here; the message says why.
     """
     first = _checked(x1, "x1")
     second = None if x2 is None else _checked(x2, "x2")
-    if second is not None and (second.shape[1] != first.shape[1] or second.dtype != first.dtype):
+    if second is not None and (second.shape[1:] != first.shape[1:] or second.dtype != first.dtype):
         raise ValueError(
-            f"x2 must have the features and the dtype of x1: got {second.shape[1]} {second.dtype} against "
-            f"{first.shape[1]} {first.dtype}"
+            f"x2 must have the features and the dtype of x1: got {second.shape[1:]} {second.dtype} against "
+            f"{first.shape[1:]} {first.dtype}"
         )
+    if first.ndim == 4:
+        _check_memory(network, first, first if second is None else second)
     kernel = _propagate(network, first, second)
-    if not is_traced(kernel) and not all(bool(jnp.all(jnp.isfinite(q))) for q in (kernel.variance1, kernel.variance2)):
-        raise OverflowError(
-            f"a pre-activation variance left {kernel.variance1.dtype}'s range: gain or inputs are too large; "
-            "use the stable gain (w_var=None), a smaller w_var, fewer layers, or inputs of |x|^2 = d"
-        )
+    if not is_traced(kernel):
+        _check_finite(kernel)
     return kernel
 
 
 def _propagate_eagerly(network: HasKernel, x1: jax.Array, x2: jax.Array | None) -> Kernel:
-    return network.kernel(input_kernel(x1, x2))
+    return network.kernel(input_kernel(x1, x2, paired=network.pairs_positions))
 
 
 _propagate = jax.jit(_propagate_eagerly, static_argnums=0)
@@ -152,70 +229,82 @@ _propagate = jax.jit(_propagate_eagerly, static_argnums=0)
 
 def _checked(x: Any, name: str) -> jax.Array:
     array = float_array(x)
-    if array.ndim != 2:
+    if array.ndim not in (2, 4):
         raise ValueError(
-            f"{name} must have shape (inputs, features), got {array.shape}: flatten images with x.reshape(len(x), -1)"
+            f"{name} must have shape (inputs, features) or (inputs, height, width, channels), got {array.shape}: "
+            "flatten images with x.reshape(len(x), -1), give grey ones a channel with x[..., None]"
         )
     if 0 in array.shape:
         raise ValueError(f"{name} holds no inputs: got shape {array.shape}")
     if not is_traced(array) and not bool(jnp.all(jnp.isfinite(array))):
-        bad = np.flatnonzero(~np.isfinite(np.asarray(array)).all(axis=1))
+        bad = np.flatnonzero(~np.isfinite(np.asarray(array).reshape(len(array), -1)).all(axis=1))
         raise ValueError(
             f"{name} has NaN or infinite values in {len(bad)} of {len(array)} inputs, first in row {bad[0]}"
         )
     return array
 
 
-def input_kernel(x1: Float[jax.Array, "n1 d"], x2: Float[jax.Array, "n2 d"] | None = None) -> Kernel:
-    """Kernel of the raw inputs: x.x'/d, no NTK yet."""
-    other = x1 if x2 is None else x2
-    unit1, unit2 = _unit_rows(x1), _unit_rows(other)
-    distance = _cosine_distance(unit1, unit2, same=x2 is None)
-    return Kernel(
-        variance1=jnp.mean(x1**2, axis=1),
-        variance2=jnp.mean(other**2, axis=1),
-        distance=distance,
-        mean1=jnp.zeros_like(distance[:, 0]),
-        mean2=jnp.zeros_like(distance[0, :]),
-        ntk_scaled=jnp.zeros_like(distance),
-        log_scale=jnp.zeros((), distance.dtype),
-        relative_error=_rounding_error(jax.lax.stop_gradient(distance)),
-        law="inputs",
+def _check_memory(network: HasKernel, x1: jax.Array, x2: jax.Array) -> None:
+    (n1, height, width, _), n2 = x1.shape, len(x2)
+    places = height * width
+    pairs = n1 * n2 * places**2 + (n1 + n2) * places**2 if network.pairs_positions else n1 * n2 * places
+    kept = "all pairs of positions, for a pooling read-out" if network.pairs_positions else "equal positions"
+    require_memory(
+        ARRAYS * pairs * x1.dtype.itemsize,
+        f"the kernel of {n1} x {n2} images of {height} x {width} at {kept},",
+        "use fewer images at a time, smaller images" + ", or a flattening read-out" * network.pairs_positions,
     )
 
 
-def _unit_rows(x: jax.Array) -> jax.Array:
-    # scaled by the largest entry first, so that squares of 1e-30 or 1e30 survive in float32
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=1, keepdims=True))
-    scaled = safe_divide(x, largest, 0.0)
-    square = jnp.sum(scaled**2, axis=1, keepdims=True)
-    return scaled * safe_divide(jnp.ones_like(square), jnp.sqrt(jnp.where(square > 0, square, 1)), 0.0)
+def _check_finite(kernel: Kernel) -> None:
+    if not all(bool(jnp.all(jnp.isfinite(q))) for q in (kernel.variance1, kernel.variance2)):
+        raise OverflowError(
+            f"a pre-activation variance left {kernel.variance1.dtype}'s range: gain or inputs are too large; "
+            "use the stable gain (w_var=None), a smaller w_var, fewer layers, or inputs of |x|^2 = d"
+        )
+    if any(bool(jnp.any(jnp.isnan(values))) for values in (kernel.distance, kernel.ntk_scaled)):
+        raise ValueError(
+            f"the kernel of this batch of {len(kernel.variance1)} is not finite: at eps = 0 a batch normalisation has "
+            "one only if the centred covariance of its inputs has rank >= 3 and no input lies at the mean of the "
+            "batch; use at least 4 distinct inputs, more of them, or eps > 0"
+        )
 
 
-def _cosine_distance(unit1: jax.Array, unit2: jax.Array, *, same: bool) -> jax.Array:
-    """1 - u.u'; where that cancels, |u - u'|^2 / 2, row by row and only in rows that have such a pair."""
-    product = 1 - jnp.matmul(unit1, unit2.T, precision="highest")
-    near = product < NEAR
-    if same:
-        off_diagonal = ~jnp.eye(len(unit1), dtype=bool)
-        near = near & off_diagonal
-        product = jnp.where(off_diagonal, product, 0)
+def input_kernel(
+    x1: Float[jax.Array, "n1 *features"], x2: Float[jax.Array, "n2 *features"] | None = None, *, paired: bool = False
+) -> Kernel:
+    """Kernel of the raw inputs: x.x'/d over the features, or over the channels at each position; no NTK yet.
 
-    def row(unit: jax.Array, plain: jax.Array, close: jax.Array) -> jax.Array:
-        def from_difference() -> jax.Array:
-            return jnp.where(close, jnp.sum((unit[None, :] - unit2) ** 2, axis=1) / 2, plain)
-
-        return jax.lax.cond(jnp.any(close), from_difference, lambda: plain)
-
-    return into_range(jax.lax.map(lambda args: row(*args), (unit1, product, near)))
-
-
-def _rounding_error(distance: jax.Array) -> jax.Array:
-    """Largest relative rounding error of a cosine distance d measured as above: eps/sqrt(d) if near, eps/d if far."""
-    eps = 4 * float(np.finfo(distance.dtype).eps)
-    apart = distance > 0
-    d = jnp.where(apart, distance, 1)
-    return jnp.max(jnp.where(apart, eps / jnp.where(d < NEAR, jnp.sqrt(d), d), 0))
+    Args:
+        x1: (n1, d) or (n1, height, width, channels).
+        x2: the second inputs, or None.
+        paired: whether images keep all pairs of positions.
+    """
+    other = x1 if x2 is None else x2
+    unit1, unit2 = unit_vectors(x1), unit_vectors(other)
+    within1 = within2 = None
+    if x1.ndim == 2:
+        distance = vector_distance(unit1, unit2, same=x2 is None)
+    elif paired:
+        distance = channel_distance(unit1[:, None, :, :, None, None], unit2[None, :, None, None])
+        within1, within2 = (channel_distance(u[:, :, :, None, None], u[:, None, None]) for u in (unit1, unit2))
+    else:
+        distance = channel_distance(unit1[:, None], unit2[None])
+    variance1, variance2 = jnp.mean(x1**2, axis=-1), jnp.mean(other**2, axis=-1)
+    return Kernel(
+        variance1=variance1,
+        variance2=variance2,
+        distance=distance,
+        mean1=jnp.zeros_like(variance1),
+        mean2=jnp.zeros_like(variance2),
+        ntk_scaled=jnp.zeros_like(distance),
+        log_scale=jnp.zeros((), distance.dtype),
+        relative_error=rounding_error(jax.lax.stop_gradient(distance)),
+        law="inputs",
+        joint=x2 is None,
+        within1=within1,
+        within2=within2,
+    )
 
 
 def rounding(kernel: Kernel) -> float:
@@ -223,15 +312,43 @@ def rounding(kernel: Kernel) -> float:
     return float(np.finfo(kernel.distance.dtype).eps)
 
 
-def with_covariance(kernel: Kernel, covariance: Covariance, **changes: Any) -> Kernel:
-    """The kernel with another NNGP, given as columns against rows, and other fields changed along with it."""
+def map_covariance(
+    kernel: Kernel, function: Callable[[Covariance, jax.Array, jax.Array], Covariance], **changes: Any
+) -> Kernel:
+    """The kernel with another NNGP, function(covariance, mean1, mean2), and other fields changed along with it.
+
+    All three arguments are given as columns against rows, which broadcast; where positions are paired, the function
+    also serves the covariances within each input.
+    """
+    mean1, mean2 = kernel.rows(kernel.mean1), kernel.columns(kernel.mean2)
+    new = function(kernel.covariance, mean1, mean2)
+    within1 = within2 = None
+    if kernel.paired:
+        within1, within2 = (
+            function(within, tall(mean), wide(mean)).distance
+            for within, mean in zip(kernel.within, (kernel.mean1, kernel.mean2), strict=True)
+        )
+    places = kernel.paired and len(kernel.positions)
     return replace(
         kernel,
-        variance1=covariance.variance1[:, 0],
-        variance2=covariance.variance2[0, :],
-        distance=covariance.distance,
+        variance1=new.variance1.reshape(new.variance1.shape[:1] + new.variance1.shape[2 : new.variance1.ndim - places]),
+        variance2=new.variance2.reshape(new.variance2.shape[1:2] + new.variance2.shape[2 + places :]),
+        distance=new.distance,
+        within1=within1,
+        within2=within2,
+        before=None,
         **changes,
     )
+
+
+def tall(values: jax.Array) -> jax.Array:
+    """(n, h, w) as rows of pairs of positions within each input: (n, h, w, 1, 1)."""
+    return values[:, :, :, None, None]
+
+
+def wide(values: jax.Array) -> jax.Array:
+    """(n, h, w) as columns of pairs of positions within each input: (n, 1, 1, h, w)."""
+    return values[:, None, None]
 
 
 def add_ntk(kernel: Kernel, addition: jax.Array, log_scale: jax.Array | float = 0.0) -> Kernel:

@@ -338,8 +338,8 @@ def test_wrong_shapes_without_the_shape_checks_of_the_tests():
     """In a process of its own: here the annotations would be checked before the library's own words."""
     done = subprocess.run([sys.executable, "-c", WRONG_SHAPES], capture_output=True, text=True, check=True)
     flat, cube, second, features, dtypes = json.loads(done.stdout)
-    assert "x1 must have shape (inputs, features), got (4,)" in flat
+    assert "x1 must have shape (inputs, features) or (inputs, height, width, channels), got (4,)" in flat
     assert "x.reshape(len(x), -1)" in cube
     assert "x2 must have shape" in second
-    assert "got 3 float" in features
+    assert "got (3,) float" in features
     assert "float32 against" in dtypes

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jax.test_util import check_grads
 from numpy.testing import assert_allclose, assert_array_equal
 
-from ntk_analysis import batch_norm, infinite_kernel, last_batch_norm, networks, spectrum
+from ntk_analysis import infinite_kernel, last_batch_norm, networks, spectrum
 from ntk_analysis.last_batch_norm import as_matrix, jacobian, ntk, null_space, sample_outputs
 from ntk_analysis.layers import LastBatchNorm, Serial
 
@@ -192,15 +192,6 @@ def infinite(depth, normalization):
     return kernel.nngp, kernel.ntk_scaled
 
 
-def batch_normalised(sigma, depth):
-    """NNGP and NTK of a network with BN before each ReLU: theory.md section 3, gain 2."""
-    theta = sigma
-    for _ in range(depth):
-        nngp, pushed = batch_norm.nngp(sigma), batch_norm.push(sigma, theta)
-        sigma, theta = 2 * nngp, 2 * (nngp + pushed)
-    return sigma, theta
-
-
 def test_drawn_outputs_have_the_nngp_as_covariance():
     nngp, draws = infinite(1, "none")[0], 40_000
     f = sample_outputs(nngp, draws, seed=1)
@@ -302,7 +293,7 @@ def test_condition_numbers_by_depth(normalization, depth, all_of_it, zero_mean):
 def test_deep_weight_centring_and_batch_normalisation_agree_behind_a_last_bn():
     """theory.md section 5: a last BN removes the constant mode, and with it the difference between the two."""
     centred_nngp, centred = infinite(50, "weight_mean")
-    normalised_nngp, normalised = batch_normalised(inputs() @ inputs().T / inputs().shape[1], 50)
+    normalised_nngp, normalised = infinite(50, "batch")
     assert spectrum.condition_number(normalised) > 5.5
     assert_allclose(per_output(centred, sample_outputs(centred_nngp, C)), 1, atol=1e-12)
     # slower than weight centring's 0.73 a layer: the forward map's eigenvalue lam_L is above that at finite batch
@@ -320,7 +311,8 @@ def test_over_all_outputs_the_spread_of_their_scales_remains():
 @pytest.mark.parametrize(("m", "golden"), [(4, None), (8, 6.2749), (16, None)])
 def test_batch_normalisation_keeps_only_the_constant_mode(m, golden):
     """theory.md sections 4 and 5: condition number chi/e1 in all, 1 on the zero-mean space; common correlation 0.1."""
-    _, theta = batch_normalised(0.1 * np.ones((m, m)) + 0.9 * np.eye(m), 60)
+    x = math.sqrt(m) * np.linalg.cholesky(0.1 * np.ones((m, m)) + 0.9 * np.eye(m))
+    theta = infinite_kernel(fully_connected(60, 1, "batch"), x).ntk_scaled
     c = -1 / (m - 1)
     slope = 1 - math.acos(c) / math.pi
     dual = math.sqrt(1 - c**2) / math.pi + c * slope

@@ -4,95 +4,116 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from averages import (
+    FEATURES,
+    STANDARD_ERRORS,
+    both,
+    deviation,
+    extrapolated,
+    finite_average,
+    images,
+    one_batch,
+    pairs,
+    resolution,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ntk_analysis import layers
 from ntk_analysis.kernel import infinite_kernel
-from ntk_analysis.layers import Activation, BatchNorm, Dense, LastBatchNorm, Layer, LayerNorm, Repeat, Residual, Serial
+from ntk_analysis.layers import (
+    Activation,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Dense,
+    Flatten,
+    GlobalAvgPool,
+    LastBatchNorm,
+    Layer,
+    LayerNorm,
+    Repeat,
+    Residual,
+    ResidualChain,
+    Serial,
+)
 from ntk_analysis.networks import fully_connected
 
-FEATURES = 6
-STANDARD_ERRORS = 5
-
-
-def pairs(seed=0):
-    """Four inputs of different norms: two generic, a duplicate, an antiparallel one of another length."""
-    a, b = np.random.default_rng(seed).standard_normal((2, FEATURES))
-    return np.stack([a, 1.4 * b, a, -0.8 * b])
-
-
-def finite_average(network, x, draws, seed=0, batch=1000):
-    """Mean and standard error over draws of finite networks: NNGP over all outputs, NTK of the first; (2, n, n) both.
-
-    Outputs of one draw share their hidden units, so only the draws count as independent.
-    """
-
-    def one_draw(params):
-        y = network.apply(params, x)
-        jacobian = jax.jacrev(lambda p: network.apply(p, x)[:, 0])(params)
-        flat = [leaf.reshape(len(x), -1) for leaf in jax.tree.leaves(jacobian)]
-        return jnp.stack([y @ y.T / y.shape[1], sum(leaf @ leaf.T for leaf in flat)])
-
-    keys = jax.random.split(jax.random.key(seed), draws)
-    params = jax.vmap(lambda key: network.init(key, x.shape)[1])(keys)
-    # compiling takes longer than running here: leave the expensive passes out
-    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    average = jax.jit(lambda p: jax.lax.map(one_draw, p, batch_size=min(batch, draws)), compiler_options=options)
-    samples = average(params)
-    return np.mean(samples, axis=0), np.std(samples, axis=0) / np.sqrt(draws)
-
-
-def deviation(expected, mean, error):
-    """Worst entry of |mean - expected| in standard errors; entries without spread count their rounding."""
-    return np.max(np.abs(mean - expected) / (error + 1e-12 * np.max(np.abs(expected))))
-
-
-def both(kernel):
-    return np.stack([kernel.nngp, kernel.ntk])
-
-
-CONFORMANCE = [
-    ("Dense", Dense(5, 1.3)),
-    ("Dense", Dense(5, 1.3, 0.2)),
-    ("Dense", Serial(Dense(7, 1.0, 0.3), Dense(5, 1.3, 0.2, center=True))),
-    ("Activation", Serial(Dense(8, 1.0, 0.1), Activation("relu"), Dense(5, 1.5, 0.1))),
-    ("Serial", Serial(Serial(Dense(8), Activation("gelu")), Serial(Dense(5, 1.5, center=True)))),
-    ("Repeat", Repeat(Dense(FEATURES, 0.9, 0.2), 3)),
-    ("Repeat", Serial(Dense(FEATURES), Repeat(Dense(FEATURES, 0.9, 0.2, center=True), 3))),
-    ("Residual", Serial(Dense(7, 1.0, 0.1), Residual(Serial(Activation("relu"), Dense(7, 1.5, 0.2)), 0.5))),
-    ("Residual", Serial(Residual(Dense(FEATURES, 1.5), 0.7), Dense(5))),
-    ("Residual", Serial(Dense(7), Activation("relu"), Residual(Dense(7, 1.5), 0.7), Dense(5, 2.0, center=True))),
-    ("BatchNorm", "not implemented yet"),
-    ("LayerNorm", "not implemented yet"),
-    ("LastBatchNorm", "no kernel of the inputs alone"),
-    ("Layer", "abstract"),
+EXACT = [  # one hidden layer, or linear: the average over draws is the kernel at every width
+    ("Dense", Dense(5, 1.3), pairs),
+    ("Dense", Dense(5, 1.3, 0.2), pairs),
+    ("Dense", Serial(Dense(7, 1.0, 0.3), Dense(5, 1.3, 0.2, center=True)), pairs),
+    ("Activation", Serial(Dense(8, 1.0, 0.1), Activation("relu"), Dense(5, 1.5, 0.1)), pairs),
+    ("Serial", Serial(Serial(Dense(8), Activation("gelu")), Serial(Dense(5, 1.5, center=True))), pairs),
+    ("Repeat", Repeat(Dense(FEATURES, 0.9, 0.2), 3), pairs),
+    ("Repeat", Serial(Dense(FEATURES), Repeat(Dense(FEATURES, 0.9, 0.2, center=True), 3)), pairs),
+    ("Residual", Serial(Dense(7, 1.0, 0.1), Residual(Serial(Activation("relu"), Dense(7, 1.5, 0.2)), 0.5)), pairs),
+    ("Residual", Serial(Residual(Dense(FEATURES, 1.5), 0.7), Dense(5)), pairs),
+    ("Residual", Serial(Dense(7), Activation("relu"), Residual(Dense(7, 1.5), 0.7), Dense(5, 2.0, center=True)), pairs),
+    ("Residual", Residual(Serial(Dense(8), Activation("relu"), Dense(5, 1.5)), 0.7, Dense(5, 1.2, 0.3)), pairs),
+    ("ResidualChain", Serial(Dense(7), ResidualChain(Dense(7, 1.5, 0.1), (1.0, 0.7, 0.5)), Dense(5)), pairs),
+    ("BatchNorm", Serial(Dense(8, 1.0, 0.1), BatchNorm(), Activation("relu"), Dense(5, 1.5, 0.1)), one_batch),
+    ("BatchNorm", Serial(Dense(8), BatchNorm(0.3, True, True), Activation("relu"), Dense(5)), one_batch),
+    ("BatchNorm", Serial(Dense(8), BatchNorm(0.0, True, True), Activation("abs"), Dense(5, center=True)), one_batch),
+    ("BatchNorm", Serial(Dense(8), BatchNorm(0.1, False, True), Dense(5, 1.5)), one_batch),
+    ("Conv", Serial(Conv(8, 3, b_var=0.1), Activation("relu"), Flatten(), Dense(5, 1.5)), images),
+    ("Conv", Serial(Conv(8, (3, 2), (2, 1), "valid"), Activation("relu"), Flatten(), Dense(5, 1.5, 0.1)), images),
+    ("Conv", Serial(Conv(6, 3, padding="circular"), Conv(7, 3, 2, "same", 1.5, 0.2), Flatten(), Dense(5)), images),
+    ("Flatten", Serial(Flatten(), Dense(5, 1.5)), images),
+    ("AvgPool", Serial(Conv(6, 3), Activation("relu"), AvgPool((2, 3), 2), Flatten(), Dense(5)), images),
+    ("AvgPool", Serial(AvgPool(2, 1, "same"), Conv(6, 3), Activation("relu"), Flatten(), Dense(5)), images),
+    ("GlobalAvgPool", Serial(Conv(8, 3, b_var=0.1), Activation("relu"), GlobalAvgPool(), Dense(5, 1.5, 0.1)), images),
+    ("GlobalAvgPool", Serial(Conv(8, 3), Activation("gelu"), GlobalAvgPool(), Dense(5, center=True)), images),
 ]
 
+# means over a layer's own units, or over a fan-in whose entries depend on each other, as the positions of a channel do
+# (n/(n - 1) is exact for independent ones only): the average over draws approaches the kernel like 1/width
+APPROACHED = [
+    ("LayerNorm", lambda n: Serial(Dense(n, 1.0, 0.2), LayerNorm(), Activation("relu"), Dense(2, 1.5)), pairs),
+    ("LayerNorm", lambda n: Serial(Dense(n, 1.0, 0.2), LayerNorm(0.3), Activation("erf"), Dense(2)), pairs),
+    ("LayerNorm", lambda n: Serial(Dense(n), Activation("relu"), LayerNorm(), Dense(n, 1.5), LayerNorm(0.1)), pairs),
+    ("Dense", lambda n: Serial(Dense(n), Activation("relu"), Dense(2, 2.9, 0.1, standardize=True)), pairs),
+    ("Conv", lambda n: Serial(Conv(n), Activation("relu"), Conv(4, 3, 2, center=True), Flatten(), Dense(2)), images),
+    ("Conv", lambda n: Serial(Conv(n, 2), Activation("relu"), Conv(3, standardize=True), GlobalAvgPool()), images),
+    ("Flatten", lambda n: Serial(Conv(n, 2), Activation("relu"), Flatten(), Dense(2, 1.5, center=True)), images),
+]
 
-@pytest.mark.parametrize(("name", "network"), CONFORMANCE)
-def test_conformance_of_finite_average_and_kernel(name, network):
-    """One row per layer: networks whose average is exact at every width (one hidden layer, or linear), or a reason."""
-    x = pairs()
-    if isinstance(network, Layer):
-        mean, error = finite_average(network, x, draws=10_000)
-        assert deviation(both(infinite_kernel(network, x)), mean, error) < STANDARD_ERRORS
-    elif network == "abstract":
-        with pytest.raises(TypeError, match="abstract"):
-            getattr(layers, name)()
-    else:
-        with pytest.raises(NotImplementedError, match=network):
-            infinite_kernel(Serial(Dense(4), getattr(layers, name)()), x)
+NO_KERNEL = [("LastBatchNorm", "no kernel of the inputs alone")]
+
+
+@pytest.mark.parametrize(("name", "network", "inputs"), EXACT)
+def test_conformance_of_the_average_at_one_width(name, network, inputs):
+    """One row per layer at least; a new layer without one fails the test below."""
+    x = inputs()
+    mean, error = finite_average(network, x, draws=10_000 if x.ndim == 2 else 3_000)
+    assert deviation(both(infinite_kernel(network, x)), mean, error) < STANDARD_ERRORS
+
+
+@pytest.mark.parametrize(("name", "make", "inputs"), APPROACHED)
+def test_conformance_of_the_average_extrapolated_in_width(name, make, inputs):
+    x = inputs()
+    intercept, error = extrapolated(make, x)
+    expected = both(infinite_kernel(make(4), x))
+    assert resolution(expected, error) < 0.05
+    assert deviation(expected, intercept, error) < STANDARD_ERRORS
+
+
+@pytest.mark.parametrize(("name", "reason"), NO_KERNEL)
+def test_conformance_of_layers_without_a_kernel(name, reason):
+    with pytest.raises(NotImplementedError, match=reason):
+        infinite_kernel(Serial(Dense(4), getattr(layers, name)()), pairs())
+
+
+def test_conformance_table_has_a_row_for_every_layer():
+    exported = {name for name, kind in vars(layers).items() if isinstance(kind, type) and issubclass(kind, Layer)}
+    assert exported - {"Layer"} == {row[0] for row in EXACT + APPROACHED + NO_KERNEL}
+    with pytest.raises(TypeError, match="abstract"):
+        Layer()
 
 
 def test_centering_the_inputs_layer_is_refused():
     with pytest.raises(NotImplementedError, match="needs an activation before it"):
         infinite_kernel(Dense(5, center=True), np.eye(3))
-
-
-def test_conformance_table_has_a_row_for_every_layer():
-    exported = {name for name, kind in vars(layers).items() if isinstance(kind, type) and issubclass(kind, Layer)}
-    assert exported == {name for name, _ in CONFORMANCE}
 
 
 BLOCKS = {
@@ -147,7 +168,7 @@ def test_residual_stays_residual_at_infinite_width():
     np.testing.assert_allclose(kernel.nngp, x @ x.T / FEATURES * (1 + 0.25 * 1.5), rtol=1e-13)
     np.testing.assert_allclose(kernel.ntk, x @ x.T / FEATURES * 0.25 * 1.5, rtol=1e-13)
     assert kernel.law == "activated"
-    with pytest.raises(NotImplementedError, match="ends in a Dense layer"):
+    with pytest.raises(NotImplementedError, match="must end in a Dense or Conv layer"):
         infinite_kernel(Serial(Dense(4), Residual(Activation("relu"))), x)
 
 
@@ -250,10 +271,9 @@ def test_layers_are_values():
     assert Dense(3) != Dense(3, center=True)
     assert BatchNorm() != LastBatchNorm()
     assert repr(Serial(Dense(2), Activation("relu"))) == (
-        "Serial(Dense(width=2, w_var=1.0, b_var=0.0, center=False), Activation(function='relu'))"
+        "Serial(Dense(width=2, w_var=1.0, b_var=0.0, center=False, standardize=False), Activation(function='relu'))"
     )
-    namespace = {name: getattr(layers, name) for name, _ in CONFORMANCE}
-    assert eval(repr(make()), namespace) == make()
+    assert eval(repr(make()), dict(vars(layers))) == make()
     with pytest.raises(AttributeError):
         make().layers = ()
 
@@ -292,10 +312,22 @@ def test_finite_networks_compute_in_the_dtype_of_their_parameters():
         (lambda: Repeat(Dense(3), 0), "times >= 1, got 0"),
         (lambda: Dense(3, center=True).init(jax.random.key(0), (-1, 1)), "fan-in of 1"),
         (lambda: Repeat(Dense(3), 2).init(jax.random.key(0), (-1, 4)), "keeps the shape"),
-        (lambda: Residual(Dense(3)).init(jax.random.key(0), (-1, 4)), "keeps the shape"),
+        (lambda: Residual(Dense(3)).init(jax.random.key(0), (-1, 4)), "give Residual a shortcut"),
         (lambda: Dense(3).apply({"w": jnp.ones((4, 3))}, np.ones(4)), "flattens"),
         (lambda: Dense(3).apply({"w": jnp.ones((4, 3))}, np.ones((2, 2, 4))), "flattens"),
         (lambda: BatchNorm().apply((), np.ones((2, 2, 4))), "flattens"),
+        (lambda: Conv(0), "got width 0"),
+        (lambda: Conv(3, 0), "kernel_size or window=0"),
+        (lambda: Conv(3, (3, 3, 3)), "two of them"),
+        (lambda: Conv(3, 3, 1.5), "stride=1.5"),
+        (lambda: Conv(3, padding="full"), "choose one of same, valid, circular"),
+        (lambda: Conv(3, 5, padding="valid").init(jax.random.key(0), (-1, 4, 4, 1)), "does not fit on an image"),
+        (lambda: Conv(3, 9, padding="circular").init(jax.random.key(0), (-1, 3, 3, 1)), "does not fit on an image"),
+        (lambda: Conv(3).init(jax.random.key(0), (-1, 16)), "do not flatten them"),
+        (lambda: GlobalAvgPool().init(jax.random.key(0), (-1, 16)), "do not flatten them"),
+        (lambda: AvgPool(-1), "kernel_size or window=-1"),
+        (lambda: ResidualChain(Dense(3), ()), "a finite number for each block"),
+        (lambda: ResidualChain(Dense(3), (1.0, float("nan"))), "a finite number for each block"),
     ],
 )
 def test_bad_layers_are_named(make, words):

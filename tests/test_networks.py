@@ -5,13 +5,24 @@ import math
 import jax
 import numpy as np
 import pytest
-from test_layers import FEATURES, STANDARD_ERRORS, both, deviation, finite_average, pairs
+from averages import (
+    FEATURES,
+    STANDARD_ERRORS,
+    both,
+    deviation,
+    extrapolated,
+    finite_average,
+    images,
+    one_batch,
+    pairs,
+    resolution,
+)
 
-from ntk_analysis import spectrum
+from ntk_analysis import batch_norm, spectrum
 from ntk_analysis.activations import NAMED, get
 from ntk_analysis.kernel import infinite_kernel
-from ntk_analysis.layers import Activation, Dense, LastBatchNorm, Repeat, Residual, Serial
-from ntk_analysis.networks import NORMALIZATIONS, fully_connected, normalization_named
+from ntk_analysis.layers import Activation, BatchNorm, Dense, LastBatchNorm, Repeat, Serial
+from ntk_analysis.networks import NORMALIZATIONS, convolutional, fully_connected, normalization_named, residual
 
 CENTERED = ["none", "weight_mean"]
 
@@ -99,35 +110,93 @@ def test_that_the_finite_average_tells_wrong_theories():
     assert deviation(swapped, mean, error) > STANDARD_ERRORS
 
 
-def residual_network(width, center):
-    gain = get("relu").stable_gain(centered=center)
-    block = Residual(Serial(Activation("relu"), Dense(width, gain, center=center)), 0.5)
-    return Serial(Dense(width), Repeat(block, 2), Activation("relu"), Dense(2, gain, center=center))
-
-
 DEEP = {
-    "straight": lambda width: fully_connected(3, width, "none", outputs=2),
-    "centered": lambda width: fully_connected(3, width, "weight_mean", outputs=2, b_var=0.1),
-    "residual": lambda width: residual_network(width, center=False),
-    "centered residual": lambda width: residual_network(width, center=True),
+    "straight": (lambda n: fully_connected(3, n, "none", outputs=2), pairs),
+    "centered": (lambda n: fully_connected(3, n, "weight_mean", outputs=2, b_var=0.1), pairs),
+    "standardized": (lambda n: fully_connected(3, n, "weight_standardization", outputs=2), pairs),
+    "batch": (lambda n: fully_connected(3, n, "batch", outputs=2), one_batch),
+    "batch with eps": (lambda n: fully_connected(3, n, "batch", "leaky_relu(0.2)", 2, b_var=0.1, eps=0.2), pairs),
+    "layer": (lambda n: fully_connected(3, n, "layer", outputs=2, b_var=0.1), pairs),
+    "layer_post": (lambda n: fully_connected(3, n, "layer_post", outputs=2), pairs),
+    "residual": (lambda n: residual(2, n, outputs=2), pairs),
+    "centered residual": (lambda n: residual(2, n, "weight_mean", outputs=2, scale=0.5), pairs),
+    "batch residual": (lambda n: residual(2, n, "batch", outputs=2, scale="1/sqrt(L)"), one_batch),
+    "convolutional": (lambda n: convolutional(2, n, "weight_mean", outputs=2), images),
+    "pooled": (lambda n: convolutional(2, n, "layer", outputs=2, b_var=0.1, readout="pool", padding="valid"), images),
 }
 
 
-@pytest.mark.parametrize("make", DEEP.values(), ids=DEEP)
-def test_deep_networks_approach_their_kernel_like_one_over_width(make):
-    """Fit mean(width) = kernel + a / width by weighted least squares; the intercept is the kernel."""
-    x, widths = pairs(), np.array([16, 32, 64])
-    averages = [finite_average(make(int(w)), x, 64_000 // int(w), seed=int(w), batch=250) for w in widths]
-    means, errors = (np.stack(part) for part in zip(*averages, strict=True))
-    weight = 1 / errors**2
-    design = (1.0 / widths)[:, None, None, None]
-    s0, s1, s2 = (np.sum(weight * design**k, axis=0) for k in range(3))
-    t0, t1 = (np.sum(weight * design**k * means, axis=0) for k in range(2))
-    determinant = s0 * s2 - s1**2
-    intercept, error = (s2 * t0 - s1 * t1) / determinant, np.sqrt(s2 / determinant)
+@pytest.mark.parametrize(("make", "inputs"), DEEP.values(), ids=DEEP)
+def test_deep_networks_approach_their_kernel_like_one_over_width(make, inputs):
+    x = inputs()
+    intercept, error = extrapolated(make, x)
     expected = both(infinite_kernel(make(8), x))
-    assert np.max(error / np.sqrt(np.einsum("kii,kjj->kij", expected, expected))) < 0.1  # it can tell
+    assert resolution(expected, error) < 0.1
     assert deviation(expected, intercept, error) < STANDARD_ERRORS
+
+
+def test_batch_norm_layers_are_the_recursion():
+    """Theory section 3: gain 1 in the first layer, Theta' = w_var (NNGP + PUSH), with trained gamma and beta more."""
+    x = one_batch()
+    sigma = theta = trained = x @ x.T / x.shape[1]
+    for _ in range(3):
+        nngp = batch_norm.nngp(sigma)
+        beta = (math.pi - np.arccos(np.clip(correlation_about_the_mean(sigma), -1, 1))) / (2 * math.pi)
+        theta = 2 * (nngp + batch_norm.push(sigma, theta))
+        trained = 2 * (2 * nngp + batch_norm.push(sigma, trained) + beta)
+        sigma = 2 * nngp
+    kernel = infinite_kernel(fully_connected(3, 1, "batch"), x)
+    np.testing.assert_allclose(kernel.nngp, sigma, rtol=1e-12)
+    np.testing.assert_allclose(kernel.ntk, theta, rtol=1e-11)
+    hidden = (BatchNorm(train_scale=True, train_shift=True), Activation("relu"))
+    network = Serial(Dense(1), *hidden, Repeat(Serial(Dense(1, 2.0), *hidden), 2), Dense(1, 2.0))
+    np.testing.assert_allclose(infinite_kernel(network, x).ntk, trained, rtol=1e-7)  # arccos at correlation 1
+
+
+def correlation_about_the_mean(sigma):
+    centered = sigma - sigma.mean(0, keepdims=True) - sigma.mean(1, keepdims=True) + sigma.mean()
+    return centered / np.sqrt(np.outer(np.diag(centered), np.diag(centered)))
+
+
+def test_batch_norm_kernels_of_two_batches_are_refused():
+    x = one_batch()
+    with pytest.raises(NotImplementedError, match="one joint batch"):
+        infinite_kernel(fully_connected(2, 4, "batch"), x, x[:3])
+    with pytest.raises(NotImplementedError, match=r"batch_norm\.after_activation"):
+        infinite_kernel(Serial(Dense(3), Activation("relu"), BatchNorm(0.1)), x)
+    with pytest.raises(NotImplementedError, match="has no kernel here"):
+        infinite_kernel(convolutional(1, 4, "batch"), images())
+    with pytest.raises(NotImplementedError, match="no one-dimensional integral"):
+        infinite_kernel(fully_connected(1, 4, "batch", "tanh"), x)
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (np.eye(3), "finite only from rank 3"),
+        (np.eye(2)[[0, 1, 0, 1, 0]], "at least 4 distinct inputs"),
+        (np.ones((5, 2)), "at least 4 distinct inputs"),
+        (np.concatenate([np.eye(5), -np.eye(5), np.zeros((1, 5))]), "no input lies at the mean"),
+    ],
+    ids=["three inputs", "rank one", "all the same", "at the mean"],
+)
+def test_batches_without_a_tangent_kernel_say_what_would_give_one(x, words):
+    with pytest.raises(ValueError, match=words):
+        infinite_kernel(fully_connected(2, 4, "batch"), x)
+    if words != "no input lies at the mean":
+        assert np.all(np.isfinite(infinite_kernel(fully_connected(2, 4, "batch", eps=0.1), x).ntk))
+
+
+def test_layer_norm_behind_a_relu_has_the_correlations_of_weight_centering():
+    """Both see (phi - E phi) only: T_bar, at every depth; layer norm also undoes the gain."""
+    x = pairs()
+    layer = infinite_kernel(fully_connected(5, 1, "layer_post"), x)
+    weight = infinite_kernel(fully_connected(5, 1, "weight_mean"), x)
+    np.testing.assert_allclose(layer.distance, weight.distance, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(layer.variance1, 2.0, rtol=1e-12)  # the read-out's gain
+    unit = inputs_with_correlation(0.4, 4)
+    before = infinite_kernel(fully_connected(5, 1, "layer"), unit)
+    np.testing.assert_allclose(before.ntk, infinite_kernel(fully_connected(5, 1), unit).ntk, rtol=1e-12)
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
@@ -171,10 +240,7 @@ def test_which_layers_are_centered():
     np.testing.assert_array_equal(kept.ntk, straight.ntk)
 
 
-@pytest.mark.parametrize("normalization", ["batch", "layer", "layer_post"])
-def test_kernels_that_do_not_exist_say_so(normalization):
-    with pytest.raises(NotImplementedError, match="not implemented yet"):
-        infinite_kernel(fully_connected(2, 4, normalization), pairs())
+def test_kernels_that_do_not_exist_say_so():
     with pytest.raises(NotImplementedError, match=r"last_batch_norm\.ntk"):
         infinite_kernel(fully_connected(2, 4, last_batch_norm=True), pairs())
 
@@ -191,7 +257,11 @@ def test_aliases():
         ({"depth": 0}, "got depth 0"),
         ({"width": 0}, "got width 0"),
         ({"outputs": 0}, "got width 0"),
-        ({"normalization": "group"}, "choose one of none, weight_mean, batch, layer, layer_post"),
+        (
+            {"normalization": "group"},
+            "choose one of none, weight_mean, weight_standardization, batch, layer, layer_post",
+        ),
+        ({"eps": -1.0, "normalization": "batch"}, "eps=-1.0"),
         ({"activation": "rleu"}, "choose one of relu, leaky_relu"),
         ({"w_var": -1.0}, "w_var=-1.0"),
         ({"b_var": -0.1}, "b_var=-0.1"),
@@ -212,3 +282,19 @@ def test_a_large_bias_is_legal_with_a_given_gain():
 def test_centering_over_one_unit_is_an_error():
     with pytest.raises(ValueError, match="fan-in of 1"):
         fully_connected(1, 1, "weight_mean").init(jax.random.key(0), (-1, 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: convolutional(0, 4), "got depth 0"),
+        (lambda: convolutional(1, 4, padding="full"), "choose one of same, valid, circular"),
+        (lambda: convolutional(1, 4, readout="max"), "choose one of flatten, pool"),
+        (lambda: residual(0, 4), "got blocks 0"),
+        (lambda: residual(2, 4, scale="1/l"), r"give a number or one of 1/sqrt\(l\), 1/sqrt\(L\)"),
+        (lambda: residual(2, 4, scale=math.nan), "a finite number for each block"),
+    ],
+)
+def test_bad_images_networks_are_named(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()

@@ -4,8 +4,13 @@ from ntk_analysis.layers.activation import Activation as Activation
 from ntk_analysis.layers.base import Layer as Layer
 from ntk_analysis.layers.combinators import Repeat as Repeat
 from ntk_analysis.layers.combinators import Residual as Residual
+from ntk_analysis.layers.combinators import ResidualChain as ResidualChain
 from ntk_analysis.layers.combinators import Serial as Serial
+from ntk_analysis.layers.convolution import Conv as Conv
 from ntk_analysis.layers.dense import Dense as Dense
 from ntk_analysis.layers.normalization import BatchNorm as BatchNorm
 from ntk_analysis.layers.normalization import LastBatchNorm as LastBatchNorm
 from ntk_analysis.layers.normalization import LayerNorm as LayerNorm
+from ntk_analysis.layers.readout import AvgPool as AvgPool
+from ntk_analysis.layers.readout import Flatten as Flatten
+from ntk_analysis.layers.readout import GlobalAvgPool as GlobalAvgPool

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import jax
+import jax.numpy as jnp
 
-from ntk_analysis import activations, gram
-from ntk_analysis.kernel import Kernel, rounding, with_covariance
+from ntk_analysis import activations, batch_norm, gram
+from ntk_analysis.kernel import BatchNormalized, Kernel, add_ntk, map_covariance, rounding
 from ntk_analysis.layers.base import Params, Shape, SingleLayer
 
 
@@ -15,7 +16,8 @@ from ntk_analysis.layers.base import Params, Shape, SingleLayer
 class Activation(SingleLayer):
     """y = phi(x); phi by name ("relu", "leaky_relu(0.2)", "gelu", ...) or any elementwise JAX function.
 
-    At infinite width: second moments and means from the activation's dual, Theta' = E[phi'(u) phi'(v)] o Theta.
+    At infinite width: second moments and means from the activation's dual, Theta' = E[phi'(u) phi'(v)] o Theta. Behind
+    a `BatchNorm` the units are not Gaussian and its Jacobian couples the batch: see `batch_norm.propagate`.
     """
 
     function: str | Callable[[jax.Array], jax.Array] | activations.Activation = "relu"
@@ -37,24 +39,59 @@ class Activation(SingleLayer):
         return self.activation(x)
 
     def kernel(self, kernel: Kernel) -> Kernel:
+        phi = self.activation
+        if kernel.before is not None:
+            return batch_normalized(kernel, kernel.before, phi, law="activated")
         if kernel.law != "gaussian":
             raise NotImplementedError(
                 f"{self} needs Gaussian pre-activations, got units that are {kernel.law}: put a Dense layer before it"
             )
-        phi, covariance = self.activation, kernel.covariance
-        moment = gram.Covariance(
-            phi.dual.second_moment(covariance.variance1),
-            phi.dual.second_moment(covariance.variance2),
-            phi.dual.cosine_distance(*covariance),
-        )
+
+        def moment(covariance: gram.Covariance, mean1: jax.Array, mean2: jax.Array) -> gram.Covariance:
+            del mean1, mean2
+            q1, q2 = (phi.dual.second_moment(q) for q in (covariance.variance1, covariance.variance2))
+            return gram.Covariance(q1, q2, phi.dual.cosine_distance(*covariance))
+
         error = 4 * rounding(kernel) + _quadrature_error(phi)
-        return replace(
-            with_covariance(kernel, moment, law="activated"),
+        return map_covariance(
+            kernel,
+            moment,
+            law="activated",
             mean1=phi.mean(kernel.variance1),
             mean2=phi.mean(kernel.variance2),
-            ntk_scaled=kernel.ntk_scaled * phi.derivative_dual.at_distance(*covariance),
+            ntk_scaled=kernel.ntk_scaled * phi.derivative_dual.at_distance(*kernel.covariance),
             relative_error=kernel.relative_error + error,
         )
+
+
+# traced, so that it follows the ambient dtype and answers with NaN where eager code would raise
+_propagate = jax.jit(batch_norm.propagate, static_argnames=("activation", "eps"))
+
+
+def batch_normalized(kernel: Kernel, before: BatchNormalized, phi: activations.Activation, **changes: object) -> Kernel:
+    """Kernel of phi(gamma xhat + beta) at gamma = 1, beta = 0, xhat the batch normalised pre-activations `before`."""
+    result = _propagate(before.sigma, before.ntk_scaled, phi, before.eps, apart=before.apart)
+    # units are NaN where all inputs coincide: they become 0, as in the finite network; the tangent kernel stays NaN
+    variance = jnp.nan_to_num(jnp.diagonal(result.nngp))
+    quadrature = batch_norm.rule_error(len(variance) - 1, before.eps)
+    new = replace(
+        kernel,
+        variance1=variance,
+        variance2=variance,
+        distance=result.distance,
+        mean1=result.mean,
+        mean2=result.mean,
+        ntk_scaled=result.pushed,
+        relative_error=kernel.relative_error + 4 * rounding(kernel) + quadrature,
+        before=None,
+        **changes,  # type: ignore[arg-type]
+    )
+    # d/d gamma = phi'(xhat) xhat = phi(xhat) for a homogeneous phi, d/d beta = phi'(xhat)
+    if before.train_scale:
+        new = add_ntk(new, result.nngp)
+    if before.train_shift:
+        new = add_ntk(new, result.slope)
+    return new
 
 
 @cache

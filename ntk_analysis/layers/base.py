@@ -36,12 +36,17 @@ class Layer(abc.ABC):
             NotImplementedError: this combination has no infinite-width limit, or none that is implemented.
         """
 
+    @property
+    def pairs_positions(self) -> bool:
+        """Whether the kernel of images needs all pairs of positions (average pooling), not equal positions only."""
+        return False
+
     @abc.abstractmethod
     def walk(self, outputs: Any) -> Iterator[tuple["Layer", jax.Array]]:
         """The single layers in the order of execution, each with its output as recorded by `activations`."""
 
     def apply(self, params: Params, x: AnyArray) -> jax.Array:
-        """Output of the finite network on x, (batch, features); x takes the dtype of the parameters."""
+        """Output of the finite network on x, (batch, ...); x takes the dtype of the parameters."""
         return self.forward(params, as_params_dtype(params, x), record=False)[0]
 
     def activations(self, params: Params, x: AnyArray) -> Any:
@@ -80,4 +85,13 @@ def check_rank(x: Any, layer: object) -> None:
     if len(x.shape) != 2:
         raise ValueError(
             f"{layer} expects (batch, features), got shape {tuple(x.shape)}: x.reshape(len(x), -1) flattens"
+        )
+
+
+def check_image(shape: Shape, layer: object) -> None:
+    """Raises ValueError unless the shape is (batch, height, width, channels)."""
+    if len(shape) != 4:
+        raise ValueError(
+            f"{layer} expects images (batch, height, width, channels), got {len(shape)} axes: do not flatten them, and "
+            "give grey ones a channel with x[..., None]"
         )

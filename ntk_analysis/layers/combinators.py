@@ -1,14 +1,15 @@
 """Layers made of layers: one after another, one many times, one beside the identity."""
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ntk_analysis import gram
-from ntk_analysis.kernel import Kernel, add_ntk, with_covariance
+from ntk_analysis.kernel import Kernel, add_ntk
 from ntk_analysis.layers.base import Layer, Params, Shape
 
 
@@ -25,6 +26,10 @@ class Serial(Layer):
             if not isinstance(layer, Layer):
                 raise TypeError(f"Serial is made of layers, got {layer!r}")
         object.__setattr__(self, "layers", layers)
+
+    @property
+    def pairs_positions(self) -> bool:
+        return any(layer.pairs_positions for layer in self.layers)
 
     def __repr__(self) -> str:
         return f"Serial({', '.join(map(repr, self.layers))})"
@@ -67,6 +72,10 @@ class Repeat(Layer):
         if self.times < 1:
             raise ValueError(f"Repeat needs times >= 1, got {self.times}")
 
+    @property
+    def pairs_positions(self) -> bool:
+        return self.block.pairs_positions
+
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
         output_shape, _ = self.block.init(key, input_shape)
         if output_shape != input_shape:
@@ -101,43 +110,134 @@ class Repeat(Layer):
 
 @dataclass(frozen=True)
 class Residual(Layer):
-    """y = x + scale * branch(x).
+    """y = x + scale * branch(x), or shortcut(x) + scale * branch(x).
 
-    At infinite width the branch must end in a Dense layer: its fresh zero-mean weights make branch and skip
-    uncorrelated, so that K' = K + scale^2 K_branch and Theta' = Theta + scale^2 Theta_branch.
+    At infinite width the branch must end in a Dense or Conv layer: its fresh zero-mean weights make it uncorrelated
+    with the rest, so that K' = K + scale^2 K_branch and Theta' = Theta + scale^2 Theta_branch.
+
+    Attributes:
+        branch: a layer or a composition of layers.
+        scale: of the branch; a constant, not a parameter.
+        shortcut: a layer in place of the identity, as a branch that changes the shape needs; None is the identity.
     """
 
     branch: Layer
     scale: float = 1.0
+    shortcut: Layer | None = None
+
+    @property
+    def pairs_positions(self) -> bool:
+        return self.branch.pairs_positions or (self.shortcut is not None and self.shortcut.pairs_positions)
 
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
-        output_shape, params = self.branch.init(key, input_shape)
-        if output_shape != input_shape:
-            raise ValueError(f"Residual needs a branch that keeps the shape, got {input_shape} -> {output_shape}")
-        return input_shape, params
+        if self.shortcut is None:
+            return input_shape, _init_branch(self.branch, key, input_shape, input_shape)
+        key, shortcut_key = jax.random.split(key)
+        shape, shortcut_params = self.shortcut.init(shortcut_key, input_shape)
+        return shape, (_init_branch(self.branch, key, input_shape, shape), shortcut_params)
 
     def forward(self, params: Params, x: jax.Array, *, record: bool) -> tuple[jax.Array, Any]:
+        skip, skipped = x, None
+        if self.shortcut is not None:
+            params, shortcut_params = params
+            skip, skipped = self.shortcut.forward(shortcut_params, x, record=record)
         y, outputs = self.branch.forward(params, x, record=record)
-        y = x + self.scale * y
-        return y, ((outputs, y) if record else None)
+        y = skip + self.scale * y
+        return y, ((skipped, outputs, y) if record else None)
 
     def kernel(self, kernel: Kernel) -> Kernel:
-        branch = self.branch.kernel(kernel)
-        if branch.law != "gaussian":
-            raise NotImplementedError(
-                f"Residual needs a branch that ends in a Dense layer, got outputs that are {branch.law}: only then "
-                "are branch and skip uncorrelated at infinite width"
-            )
-        covariance = gram.add(kernel.covariance, gram.scale(branch.covariance, self.scale**2))
-        total = with_covariance(
-            kernel,
-            covariance,
-            law="gaussian" if kernel.law == "gaussian" else "activated",
-            relative_error=jnp.maximum(kernel.relative_error, branch.relative_error),
-        )
-        return add_ntk(total, self.scale**2 * branch.ntk_scaled, branch.log_scale)
+        skip = kernel if self.shortcut is None else self.shortcut.kernel(kernel)
+        return _add_branch(skip, self.branch.kernel(kernel), self.scale)
 
     def walk(self, outputs: Any) -> Iterator[tuple[Layer, jax.Array]]:
-        inner, output = outputs
+        skipped, inner, output = outputs
+        if self.shortcut is not None:
+            yield from self.shortcut.walk(skipped)
         yield from self.branch.walk(inner)
         yield self, output
+
+
+@dataclass(frozen=True)
+class ResidualChain(Layer):
+    """Residual blocks one after another, x + scales[l] * branch_l(x), as one scan: `Repeat` with a scale for each.
+
+    The branches are alike but have parameters of their own. MimicNorm scales branch l by 1/sqrt(l).
+    """
+
+    branch: Layer
+    scales: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.scales or not all(isinstance(s, int | float) and math.isfinite(s) for s in self.scales):
+            raise ValueError(f"ResidualChain needs a finite number for each block, got scales={self.scales!r}")
+
+    @property
+    def pairs_positions(self) -> bool:
+        return self.branch.pairs_positions
+
+    def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
+        keys = jax.random.split(key, len(self.scales))
+        return input_shape, jax.vmap(lambda k: _init_branch(self.branch, k, input_shape, input_shape))(keys)
+
+    def forward(self, params: Params, x: jax.Array, *, record: bool) -> tuple[jax.Array, Any]:
+        def step(carry: jax.Array, block: tuple[jax.Array, Params]) -> tuple[jax.Array, Any]:
+            scale, branch_params = block
+            y, outputs = self.branch.forward(branch_params, carry, record=record)
+            y = carry + scale * y
+            return y, ((None, outputs, y) if record else None)
+
+        return jax.lax.scan(step, x, (jnp.asarray(self.scales, x.dtype), params))
+
+    def kernel(self, kernel: Kernel) -> Kernel:
+        # the first block stands outside: it may change the law, as in Repeat
+        kernel = _add_branch(kernel, self.branch.kernel(kernel), self.scales[0])
+        if len(self.scales) == 1:
+            return kernel
+
+        def step(carry: Kernel, scale: jax.Array) -> tuple[Kernel, None]:
+            return _add_branch(carry, self.branch.kernel(carry), scale), None
+
+        return jax.lax.scan(step, kernel, jnp.asarray(self.scales[1:], kernel.distance.dtype))[0]
+
+    def walk(self, outputs: Any) -> Iterator[tuple[Layer, jax.Array]]:
+        for index, scale in enumerate(self.scales):
+            block = jax.tree.map(lambda stacked, i=index: stacked[i], outputs)
+            yield from Residual(self.branch, scale).walk(block)
+
+
+def _init_branch(branch: Layer, key: jax.Array, input_shape: Shape, expected: Shape) -> Params:
+    shape, params = branch.init(key, input_shape)
+    if shape != expected:
+        cure = "" if expected != input_shape else ", or give Residual a shortcut of the branch's shape"
+        raise ValueError(f"a residual branch must have the shape of the skip {expected}, got {shape}: change it{cure}")
+    return params
+
+
+def _add_branch(skip: Kernel, branch: Kernel, scale: float | jax.Array) -> Kernel:
+    """Kernel of skip + scale * branch, uncorrelated."""
+    if branch.law != "gaussian":
+        raise NotImplementedError(
+            f"a residual branch must end in a Dense or Conv layer, got outputs that are {branch.law}: only then are "
+            "branch and skip uncorrelated at infinite width"
+        )
+    shapes = skip.distance.shape, branch.distance.shape
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"a residual branch must have the positions of the skip, got {shapes[1]} against {shapes[0]}")
+    total = gram.add(skip.covariance, gram.scale(branch.covariance, scale**2))
+    within1, within2 = skip.within1, skip.within2
+    if skip.paired:
+        ((left1, left2), (right1, right2)) = skip.within, branch.within
+        within1 = gram.add(left1, gram.scale(right1, scale**2)).distance
+        within2 = gram.add(left2, gram.scale(right2, scale**2)).distance
+    summed = replace(
+        skip,
+        variance1=skip.variance1 + scale**2 * branch.variance1,
+        variance2=skip.variance2 + scale**2 * branch.variance2,
+        distance=total.distance,
+        within1=within1,
+        within2=within2,
+        before=None,
+        law="gaussian" if skip.law == "gaussian" else "activated",
+        relative_error=jnp.maximum(skip.relative_error, branch.relative_error),
+    )
+    return add_ntk(summed, scale**2 * branch.ntk_scaled, branch.log_scale)

@@ -1,70 +1,170 @@
-"""Batch normalisation and layer normalisation, finite networks; their infinite-width kernels are not here yet."""
+"""Batch normalisation and layer normalisation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 
+from ntk_analysis import activations, gram
 from ntk_analysis.gaussian import safe_divide, safe_sqrt
-from ntk_analysis.kernel import Kernel
-from ntk_analysis.layers.base import Params, Shape, SingleLayer, check_rank
+from ntk_analysis.kernel import BatchNormalized, Kernel, map_covariance, rounding
+from ntk_analysis.layers.activation import batch_normalized
+from ntk_analysis.layers.base import Params, Shape, SingleLayer
 
 
-def _standardize(x: jax.Array, axis: int, eps: float) -> jax.Array:
+def _standardize(x: jax.Array, axis: int | tuple[int, ...], eps: float) -> jax.Array:
     centered = x - jnp.mean(x, axis=axis, keepdims=True)
     deviation = safe_sqrt(jnp.mean(centered**2, axis=axis, keepdims=True) + eps)
     return safe_divide(centered, deviation, 0.0)  # a constant channel becomes 0, not NaN
 
 
+def _check_eps(eps: float) -> None:
+    if not 0 <= eps < float("inf"):
+        raise ValueError(f"got eps={eps}, expected a finite number >= 0")
+
+
 @dataclass(frozen=True)
-class _Normalization(SingleLayer):
+class BatchNorm(SingleLayer):
+    """gamma (x - mean) / sqrt(var + eps) + beta of each unit over the batch (and positions): biased variance.
+
+    A unit that is constant over the batch becomes 0. At infinite width the kernel of one joint batch, exact at every
+    batch size, before an activation that is piecewise linear with its kink at 0; see `batch_norm`.
+
+    Attributes:
+        eps: added to the variance.
+        train_scale: whether gamma, 1 at the start, is a parameter; else it is 1.
+        train_shift: whether beta, 0 at the start, is a parameter; else it is 0.
+    """
+
+    eps: float = 0.0
+    train_scale: bool = False
+    train_shift: bool = False
+
+    def __post_init__(self) -> None:
+        _check_eps(self.eps)
+
+    def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
+        del key
+        params = {}
+        if self.train_scale:
+            params["gamma"] = jnp.ones(input_shape[-1])
+        if self.train_shift:
+            params["beta"] = jnp.zeros(input_shape[-1])
+        return input_shape, params or ()
+
+    def compute(self, params: Params, x: jax.Array) -> jax.Array:
+        if x.ndim not in (2, 4):
+            raise ValueError(
+                f"{self} expects (batch, features) or (batch, height, width, channels), got shape {tuple(x.shape)}: "
+                "x.reshape(len(x), -1) flattens"
+            )
+        if x.shape[0] < 2:
+            raise ValueError(f"{self} needs a batch of at least 2 inputs, got {x.shape[0]}")
+        y = _standardize(x, tuple(range(x.ndim - 1)), self.eps)
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        if self.train_scale:
+            y = y * params["gamma"].reshape(shape)
+        return y + params["beta"].reshape(shape) if self.train_shift else y
+
+    def kernel(self, kernel: Kernel) -> Kernel:
+        if kernel.positions:
+            raise NotImplementedError(
+                f"{self} on images has no kernel here (its batch would be all positions of all images): use its finite "
+                'side, or normalization="weight_mean" or "layer"'
+            )
+        if not kernel.joint:
+            raise NotImplementedError(
+                f"the kernel of {self} is that of one joint batch, whose inputs share their statistics: x1 against "
+                "another x2 would need two batches with their own. Compute the kernel of both together (x2=None)"
+            )
+        if kernel.law != "gaussian":
+            after = " behind an activation see batch_norm.after_activation;" if kernel.law == "activated" else ""
+            raise NotImplementedError(
+                f"{self} needs Gaussian pre-activations, got units that are {kernel.law}:{after} put a Dense layer "
+                "before it"
+            )
+        deviation = safe_sqrt(kernel.variance1)
+        before = BatchNormalized(
+            sigma=kernel.covariance.value,
+            apart=(deviation[:, None] - deviation[None, :]) ** 2
+            + 2 * deviation[:, None] * deviation[None, :] * kernel.distance,
+            ntk_scaled=kernel.ntk_scaled,
+            eps=self.eps,
+            train_scale=self.train_scale,
+            train_shift=self.train_shift,
+        )
+        linear = batch_normalized(kernel, before, activations.get("identity"), law="batch normalized")
+        return replace(linear, before=before)
+
+
+@dataclass(frozen=True)
+class LayerNorm(SingleLayer):
+    """(x - mean) / sqrt(var + eps) of each input over its units (of each position over its channels).
+
+    Biased variance, no affine parameters; an input whose units are all equal becomes 0. At infinite width, with mean m
+    and variance v across channels: K' = (K - m m') / sqrt((v + eps)(v' + eps)), Theta' = Theta / the same root, because
+    what the Jacobian projects away is one direction of many. Behind a ReLU the correlation map of the pair is that of
+    weight centering, T_bar.
+    """
+
     eps: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eps < float("inf"):
-            raise ValueError(f"got eps={self.eps}, expected a finite number >= 0")
+        _check_eps(self.eps)
 
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
         del key
         return input_shape, ()
 
-    def kernel(self, kernel: Kernel) -> Kernel:
-        raise NotImplementedError(
-            f"the infinite-width kernel of {type(self).__name__} is not implemented yet: use its finite side (init, "
-            'apply), or normalization="none" or "weight_mean" for kernels'
-        )
-
-
-@dataclass(frozen=True)
-class BatchNorm(_Normalization):
-    """(x - mean) / sqrt(var + eps) of each unit over the batch: biased variance, no affine parameters.
-
-    A unit that is constant over the batch becomes 0.
-    """
-
-    def compute(self, params: Params, x: jax.Array) -> jax.Array:
-        del params
-        check_rank(x, self)
-        if x.shape[0] < 2:
-            raise ValueError(f"{self} needs a batch of at least 2 inputs, got {x.shape[0]}")
-        return _standardize(x, 0, self.eps)
-
-
-@dataclass(frozen=True)
-class LayerNorm(_Normalization):
-    """(x - mean) / sqrt(var + eps) of each input over its units: biased variance, no affine parameters.
-
-    An input whose units are all equal becomes 0.
-    """
-
     def compute(self, params: Params, x: jax.Array) -> jax.Array:
         del params
         return _standardize(x, -1, self.eps)
 
+    def kernel(self, kernel: Kernel) -> Kernel:
+        if kernel.law == "inputs":
+            raise NotImplementedError(
+                f"{self} stands on the inputs, which have no law over their features: standardise them yourself, or "
+                "put a Dense layer before it"
+            )
+
+        def normalize(covariance: gram.Covariance, mean1: jax.Array, mean2: jax.Array) -> gram.Covariance:
+            centered = gram.subtract_means(covariance, mean1, mean2)
+            kept1, kept2 = (safe_divide(q, q + self.eps, 0.0) for q in (centered.variance1, centered.variance2))
+            return gram.Covariance(kept1, kept2, centered.distance)
+
+        covariance, mean1, mean2 = kernel.covariance, kernel.rows(kernel.mean1), kernel.columns(kernel.mean2)
+        centered = gram.subtract_means(covariance, mean1, mean2)
+        deviations = safe_sqrt(centered.variance1 + self.eps) * safe_sqrt(centered.variance2 + self.eps)
+        return map_covariance(
+            kernel,
+            normalize,
+            ntk_scaled=safe_divide(kernel.ntk_scaled, deviations, 0.0),
+            mean1=jnp.zeros_like(kernel.mean1),
+            mean2=jnp.zeros_like(kernel.mean2),
+            relative_error=kernel.relative_error + 4 * rounding(kernel),
+            law="gaussian" if kernel.law == "gaussian" else "activated",
+        )
+
 
 @dataclass(frozen=True)
-class LastBatchNorm(BatchNorm):
-    """The BatchNorm after the read-out of a MimicNorm network: on (batch, outputs), no affine parameters."""
+class LastBatchNorm(SingleLayer):
+    """The batch normalisation after the read-out of a MimicNorm network: no affine parameters, biased variance.
+
+    Attributes:
+        eps: added to the variance.
+    """
+
+    eps: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_eps(self.eps)
+
+    def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
+        del key
+        return input_shape, ()
+
+    def compute(self, params: Params, x: jax.Array) -> jax.Array:
+        return BatchNorm(self.eps).compute(params, x)
 
     def kernel(self, kernel: Kernel) -> Kernel:
         raise NotImplementedError(

@@ -1,0 +1,97 @@
+"""Two-dimensional convolution: straight, weight-centred or weight-standardised."""
+
+from dataclasses import dataclass
+
+import jax
+
+from ntk_analysis import gram
+from ntk_analysis.kernel import Kernel, map_covariance, rounding
+from ntk_analysis.layers.base import Params, Shape, SingleLayer, check_image
+from ntk_analysis.layers.weights import Weights, check_weights
+from ntk_analysis.layers.windows import Window, window
+
+
+@dataclass(frozen=True)
+class Conv(SingleLayer):
+    """Convolution of images (batch, height, width, channels) in NTK parametrisation.
+
+    The fan-in n is channels x kernel height x kernel width, padding included, and everything else is as in `Dense`:
+    centering subtracts each unit's mean over the whole fan-in. At infinite width, with window places d,
+        K'(p, p') = w_var (mean_d K(p+d, p'+d) - m(p) m(p')) + b_var,    m(p) = mean_d m(p+d),
+    m only where centred, zero padding counting as 0 (Garriga-Alonso et al. 2019; Arora et al. 2019). The gain w_var/(n-1)
+    of centred weights, exact at every width in `Dense`, is not exact here: the positions of one channel depend on each
+    other, and the variance is off by a relative O(1/channels).
+
+    Attributes:
+        channels: number of output channels.
+        kernel_size: one number or (height, width).
+        stride: one number or (height, width).
+        padding: "same" (zeros), "circular" or "valid" (none).
+        w_var: variance of the weights (sigma_w^2), >= 0.
+        b_var: variance of the biases (sigma_b^2), >= 0; 0 means no bias parameters.
+        center: subtract each unit's mean weight.
+        standardize: subtract it and divide by the deviation.
+    """
+
+    channels: int
+    kernel_size: int | tuple[int, int] = 3
+    stride: int | tuple[int, int] = 1
+    padding: str = "same"
+    w_var: float = 1.0
+    b_var: float = 0.0
+    center: bool = False
+    standardize: bool = False
+
+    def __post_init__(self) -> None:
+        check_weights(self.channels, self.weights)
+        window(self.kernel_size, self.stride, self.padding)
+
+    @property
+    def weights(self) -> Weights:
+        """What this layer does with its weights."""
+        return Weights(self.w_var, self.b_var, self.center, self.standardize)
+
+    @property
+    def window(self) -> Window:
+        """What each output position sees."""
+        return window(self.kernel_size, self.stride, self.padding)
+
+    def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
+        check_image(input_shape, self)
+        batch, *image, channels = input_shape
+        params = self.weights.init(key, (*self.window.size, channels, self.channels), self)
+        return (batch, *self.window.output(tuple(image)), self.channels), params
+
+    def compute(self, params: Params, x: jax.Array) -> jax.Array:
+        check_image(x.shape, self)
+        self.window.output(x.shape[1:3])
+        padded = self.window.padded(x, (1, 2))
+
+        def convolve(w: jax.Array) -> jax.Array:
+            return jax.lax.conv_general_dilated(
+                padded, w, self.window.stride, "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest"
+            )
+
+        return self.weights.apply(params, convolve)
+
+    def kernel(self, kernel: Kernel) -> Kernel:
+        check_image((0, *kernel.positions, 0), self)
+        return self.weights.kernel(slide(kernel, self.window), self)
+
+
+def slide(kernel: Kernel, window: Window) -> Kernel:
+    """Mean of the kernel over a window that moves over both inputs in step."""
+    rows, columns = ((-4, -3), (-2, -1)) if kernel.paired else ((-2, -1), (-2, -1))
+
+    def propagate(covariance: gram.Covariance, mean1: jax.Array, mean2: jax.Array) -> gram.Covariance:
+        del mean1, mean2
+        return gram.average(window.covariances(covariance, rows, columns), window.places)
+
+    return map_covariance(
+        kernel,
+        propagate,
+        mean1=window.mean(kernel.mean1, (-2, -1)),
+        mean2=window.mean(kernel.mean2, (-2, -1)),
+        ntk_scaled=window.mean(kernel.ntk_scaled, *((rows, columns) if kernel.paired else (rows,))),
+        relative_error=kernel.relative_error + 4 * rounding(kernel),
+    )

@@ -1,0 +1,170 @@
+"""From images to vectors: flattening and average pooling."""
+
+import math
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+
+from ntk_analysis import gram
+from ntk_analysis.gaussian import geometric_mean, into_range, safe_divide
+from ntk_analysis.kernel import Kernel, map_covariance, rounding, tall, wide
+from ntk_analysis.layers.base import Params, Shape, SingleLayer, check_image
+from ntk_analysis.layers.windows import Window, window
+
+
+@dataclass(frozen=True)
+class Flatten(SingleLayer):
+    """Images (batch, h, w, channels) as vectors (batch, h w channels); vectors stay as they are.
+
+    At infinite width the mean over equal positions, K' = mean_p K(p, p), and so for Theta and the channel means. The
+    features at different positions have different laws, so a dense layer must come next.
+    """
+
+    def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
+        del key
+        return (input_shape[0], math.prod(input_shape[1:])), ()
+
+    def compute(self, params: Params, x: jax.Array) -> jax.Array:
+        del params
+        return x.reshape(len(x), -1)
+
+    def kernel(self, kernel: Kernel) -> Kernel:
+        if not kernel.positions:
+            return kernel
+        kernel = at_equal_positions(kernel)
+
+        def propagate(covariance: gram.Covariance, mean1: jax.Array, mean2: jax.Array) -> gram.Covariance:
+            del mean1, mean2
+            return gram.mean(covariance, (2, 3))
+
+        return map_covariance(
+            kernel,
+            propagate,
+            mean1=jnp.mean(kernel.mean1, (1, 2)),
+            mean2=jnp.mean(kernel.mean2, (1, 2)),
+            ntk_scaled=jnp.mean(kernel.ntk_scaled, (2, 3)),
+            relative_error=kernel.relative_error + 4 * rounding(kernel),
+            law="inputs" if kernel.law == "inputs" else "activated",
+        )
+
+
+def at_equal_positions(kernel: Kernel) -> Kernel:
+    """The kernel of images without the pairs of different positions."""
+    if not kernel.paired:
+        return kernel
+    distance, ntk_scaled = _equal(kernel.distance), _equal(kernel.ntk_scaled)
+    return replace(kernel, distance=distance, ntk_scaled=ntk_scaled, within1=None, within2=None)
+
+
+def _equal(pairs: jax.Array) -> jax.Array:
+    return jnp.einsum("abhwhw->abhw", pairs)
+
+
+@dataclass(frozen=True)
+class AvgPool(SingleLayer):
+    """Mean over windows of (batch, height, width, channels); padding counts as zeros (as the image, if circular).
+
+    At infinite width K'(P, P') is the mean of K(p, p') over both windows, so all pairs of positions are kept.
+
+    Attributes:
+        window: one number or (height, width).
+        stride: one number or (height, width); None is the window itself.
+        padding: "same", "circular" or "valid".
+    """
+
+    window: int | tuple[int, int] = 2
+    stride: int | tuple[int, int] | None = None
+    padding: str = "valid"
+
+    def __post_init__(self) -> None:
+        _ = self.moving
+
+    @property
+    def moving(self) -> Window:
+        """The window with its stride and padding."""
+        return window(self.window, self.window if self.stride is None else self.stride, self.padding)
+
+    @property
+    def pairs_positions(self) -> bool:
+        return True
+
+    def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
+        del key
+        check_image(input_shape, self)
+        batch, *image, channels = input_shape
+        return (batch, *self.moving.output(tuple(image)), channels), ()
+
+    def compute(self, params: Params, x: jax.Array) -> jax.Array:
+        del params
+        check_image(x.shape, self)
+        return self.moving.mean(x, (1, 2))
+
+    def kernel(self, kernel: Kernel) -> Kernel:
+        check_image((0, *kernel.positions, 0), self)
+        return pooled(kernel, self.moving)
+
+
+@dataclass(frozen=True)
+class GlobalAvgPool(SingleLayer):
+    """Mean over all positions: (batch, height, width, channels) to (batch, channels).
+
+    At infinite width K' = mean_{p, p'} K(p, p'), so all pairs of positions are kept up to here.
+    """
+
+    @property
+    def pairs_positions(self) -> bool:
+        return True
+
+    def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
+        del key
+        check_image(input_shape, self)
+        return (input_shape[0], input_shape[-1]), ()
+
+    def compute(self, params: Params, x: jax.Array) -> jax.Array:
+        del params
+        check_image(x.shape, self)
+        return jnp.mean(x, (1, 2))
+
+    def kernel(self, kernel: Kernel) -> Kernel:
+        check_image((0, *kernel.positions, 0), self)
+        one = at_equal_positions(pooled(kernel, window(kernel.positions, 1, "valid")))
+        sides = {name: getattr(one, name)[:, 0, 0] for name in ("variance1", "variance2", "mean1", "mean2")}
+        return replace(one, **sides, distance=one.distance[:, :, 0, 0], ntk_scaled=one.ntk_scaled[:, :, 0, 0])
+
+
+def pooled(kernel: Kernel, window: Window) -> Kernel:
+    """Mean of the kernel over windows that move over both inputs independently.
+
+    Means of correlations do not keep what is below their rounding: distances under 8 roundings become 0.
+    """
+    rows, columns = (-4, -3), (-2, -1)
+
+    def both(array: jax.Array) -> jax.Array:
+        return window.mean(window.mean(array, rows), columns)
+
+    cross = both(kernel.covariance.value)
+    self1, self2 = (both(within.value) for within in kernel.within)
+    variance1, variance2 = (jnp.maximum(jnp.einsum("ahwhw->ahw", values), 0) for values in (self1, self2))
+
+    def distance(value: jax.Array, left: jax.Array, right: jax.Array) -> jax.Array:
+        apart = into_range(1 - safe_divide(value, geometric_mean(left, right), 0.0))
+        return jnp.where(apart < 8 * rounding(kernel), 0, apart)
+
+    apart = distance(cross, variance1[:, None, :, :, None, None], variance2[None, :, None, None])
+    # a distance that became 0 though the inputs differ in the window is lost: an error above 1
+    differ = window.mean(jnp.where(_equal(kernel.distance) > 0, 1.0, 0.0).astype(apart.dtype), (-2, -1)) > 0
+    lost = jnp.any(differ & (_equal(apart) == 0))
+    smallest = jnp.where(lost, rounding(kernel), jnp.min(jnp.where(apart > 0, apart, 2)))
+    return replace(
+        kernel,
+        variance1=variance1,
+        variance2=variance2,
+        distance=apart,
+        mean1=window.mean(kernel.mean1, (-2, -1)),
+        mean2=window.mean(kernel.mean2, (-2, -1)),
+        ntk_scaled=both(kernel.ntk_scaled),
+        relative_error=kernel.relative_error + 4 * rounding(kernel) / jax.lax.stop_gradient(smallest),
+        within1=distance(self1, tall(variance1), wide(variance1)),
+        within2=distance(self2, tall(variance2), wide(variance2)),
+    )

@@ -1,0 +1,85 @@
+"""Gaussian weights and biases, straight, centred or standardised: what dense layers and convolutions share."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ntk_analysis import gram
+from ntk_analysis.kernel import Kernel, add_ntk, map_covariance, rounding
+
+
+class Weights(NamedTuple):
+    """Gains of a linear layer and its operation on each unit's weights; see `Dense` for the fields."""
+
+    w_var: float
+    b_var: float
+    center: bool
+    standardize: bool
+
+    @property
+    def centered(self) -> bool:
+        """Whether each unit's weights have sum 0."""
+        return self.center or self.standardize
+
+    def init(self, key: jax.Array, shape: tuple[int, ...], layer: object) -> dict[str, jax.Array]:
+        """Weights of this shape, units last, and biases where there are any."""
+        fan_in = math.prod(shape[:-1])
+        if self.centered and fan_in < 2:
+            raise ValueError(f"{layer} cannot be centred over a fan-in of {fan_in}: one weight minus its mean is zero")
+        w_key, b_key = jax.random.split(key)
+        params = {"w": jax.random.normal(w_key, shape)}
+        if self.b_var > 0:
+            params["b"] = jax.random.normal(b_key, shape[-1:])
+        return params
+
+    def apply(self, params: Any, product: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        """sqrt(w_var / fan-in) product(weights) + sqrt(b_var) biases."""
+        w = params["w"]
+        fan_in, axes = w.size // w.shape[-1], tuple(range(w.ndim - 1))
+        if self.centered:
+            w = w - jnp.mean(w, axes, keepdims=True)
+        if self.standardize:
+            w = w / jnp.sqrt(jnp.mean(w**2, axes, keepdims=True))
+        elif self.center:
+            fan_in -= 1
+        y = product(w) * (self.w_var / fan_in) ** 0.5
+        if self.b_var == 0:
+            return y
+        return y + self.b_var**0.5 * params["b"].reshape((1,) * (y.ndim - 1) + (-1,))
+
+    def kernel(self, kernel: Kernel, layer: object) -> Kernel:
+        """Kernel behind the weights, whose fan-in is the units of `kernel`: K' and Theta' of `Dense`."""
+        if self.centered and kernel.law == "inputs":
+            raise NotImplementedError(
+                f"{layer} stands on the inputs: weight centering needs an activation before it. Leave the first layer "
+                "straight (center=False), or subtract the mean of each input's features yourself"
+            )
+
+        def propagate(covariance: gram.Covariance, mean1: jax.Array, mean2: jax.Array) -> gram.Covariance:
+            if self.centered:
+                covariance = gram.subtract_means(covariance, mean1, mean2)
+            return gram.add_constant(gram.scale(covariance, self.w_var), self.b_var)
+
+        propagated = map_covariance(
+            kernel,
+            propagate,
+            mean1=jnp.zeros_like(kernel.mean1),
+            mean2=jnp.zeros_like(kernel.mean2),
+            ntk_scaled=self.w_var * kernel.ntk_scaled,
+            relative_error=kernel.relative_error + 4 * rounding(kernel),
+            law="gaussian",
+        )
+        return add_ntk(propagated, propagated.covariance.value)
+
+
+def check_weights(width: int, weights: Weights) -> None:
+    """Raises ValueError for fewer than 1 unit and for variances that are negative or not finite."""
+    if width < 1:
+        raise ValueError(f"got width {width}, expected at least 1 unit")
+    for name in ("w_var", "b_var"):
+        value = getattr(weights, name)
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"got {name}={value}, expected a finite variance >= 0")
