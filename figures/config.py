@@ -63,8 +63,12 @@ def load_images(name: str | None) -> data.ImageSet:
 def load_inputs(config: Config, count: int) -> Inputs:
     """At most `count` images, chosen with the seed, centred and scaled; fewer where the set is smaller."""
     images = load_images(config.data)
-    subset = images.subset(min(count, len(images.images)), config.seed)
-    x = data.preprocess(subset.images, center=config.center)
+    return prepare(images.subset(min(count, len(images.images)), config.seed), config)
+
+
+def prepare(images: data.ImageSet, config: Config) -> Inputs:
+    """All of these images, centred and scaled."""
+    x = data.preprocess(images.images, center=config.center)
     facts = {
         "data set": images.name,
         "images": len(x),

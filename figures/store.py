@@ -11,9 +11,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 from figures.config import Config, Result
 from ntk_analysis.files import write_together
+
+LARGE_PNG = 300_000  # bytes; pictures of many colours take a third of it with a palette of 256, and look the same
 
 
 def provenance(name: str, config: Config, result: Result) -> dict[str, Any]:
@@ -35,10 +38,17 @@ def save(folder: Path, name: str, record: dict[str, Any], result: Result, figure
             f"{name}.npz": lambda path: np.savez_compressed(path, **result.arrays),  # type: ignore[arg-type]
             f"{name}.json": lambda path: _write_text(path, json.dumps(record, indent=2) + "\n"),
             f"{name}.svg": lambda path: figure.savefig(path, metadata={"Date": None}),
-            f"{name}.png": lambda path: figure.savefig(path),
+            f"{name}.png": lambda path: _write_png(path, figure),
         },
     )
     plt.close(figure)
+
+
+def _write_png(path: Path, figure: Figure) -> None:
+    figure.savefig(path)
+    if path.stat().st_size > LARGE_PNG:
+        with Image.open(path) as picture:
+            picture.convert("RGB").quantize(256).save(path, "PNG", optimize=True)
 
 
 def _write_text(path: Path, text: str) -> None:

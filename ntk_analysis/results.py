@@ -9,7 +9,7 @@ import numpy as np
 
 from ntk_analysis import __version__, spectrum
 from ntk_analysis.kernel import Kernel
-from ntk_analysis.meanfield import MeanField, PhaseDiagram
+from ntk_analysis.meanfield import BatchNormField, MeanField, PhaseDiagram
 
 PHASE_LETTERS = {"ordered": "o", "critical": "+", "chaotic": "c", "unbounded": "."}
 
@@ -45,8 +45,10 @@ def write_kernel(path: Path, record: dict[str, Any], arrays: dict[str, np.ndarra
     path.write_text(json.dumps(record | eigenvalues, indent=2) + "\n", encoding="utf-8")
 
 
-def meanfield_table(field: MeanField) -> dict[str, str]:
+def meanfield_table(field: MeanField | BatchNormField) -> dict[str, str]:
     """The rows that `ntk-analysis meanfield` prints."""
+    if isinstance(field, BatchNormField):
+        return _batch_table(field)
 
     def number(value: float | None) -> str:
         return "none" if value is None else f"{value:.6g}"
@@ -68,6 +70,23 @@ def meanfield_table(field: MeanField) -> dict[str, str]:
         "correlation length": number(field.correlation_length),
     }
     return table | ({"note": field.reason} if field.reason else {})
+
+
+def _batch_table(field: BatchNormField) -> dict[str, str]:
+    eigenvalues = field.eigenvalues
+    return {
+        "activation": str(field.activation),
+        "normalization": field.normalization,
+        "batch size": "infinite" if field.batch_size is None else str(field.batch_size),
+        "w_var, b_var": "any (batch normalisation undoes both)",
+        "chi_1": f"{field.chi_1:.6g} (growth of the NTK and of squared gradients per layer, zero-mean modes)",
+        "e1": f"{field.e1:.6g} (constant mode made per zero-mean mode)",
+        "NTK condition number, deep": f"{field.condition_number:.6g} (chi_1/e1)",
+        "phase": field.phase,
+        "c*": f"{field.c_star:.6g} (correlation behind the activation)",
+        "forward eigenvalues": f"{eigenvalues.correlations:.6g} (unequal correlations), "
+        f"{eigenvalues.variances:.6g} (unequal variances), {eigenvalues.scale:.6g} (scale, constants)",
+    }
 
 
 def _runs_away(field: MeanField) -> str:

@@ -280,11 +280,15 @@ def test_float64_with_the_flag_off():
     assert line.w_var[0] == pytest.approx(math.pi * math.sqrt(5) / 4, rel=1e-14)
 
 
-@pytest.mark.parametrize("name", ["batch", "layer", "layer_post", "batch-norm"])
-def test_other_normalizations_come_later(name):
+@pytest.mark.parametrize(("name", "same"), [("layer", "none"), ("layer_post", "weight_mean")])
+def test_layer_norms_name_the_map_that_is_theirs(name, same):
     for call in (analyse, critical_line):
-        with pytest.raises(NotImplementedError, match="comes later"):
+        with pytest.raises(NotImplementedError, match=f"is that of '{same}'"):
             call("relu", normalization=name)
+
+
+def test_weight_standardization_is_weight_centering():
+    assert analyse("relu", normalization="weight_standardization") == analyse("relu", normalization="weight_mean")
 
 
 @pytest.mark.parametrize(

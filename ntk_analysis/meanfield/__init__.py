@@ -7,16 +7,21 @@
 (Poole et al. 2016; Schoenholz et al. 2017; with centring MimicNorm, Theorem 3). chi_1 is the same expression with and
 without centring, because subtracting a constant does not change phi'. Correlations are carried as cosine distances
 1 - rho throughout, so that nothing cancels near rho = 1. Everything is float64, whatever JAX's x64 flag says.
+
+Batch normalisation acts on a whole batch and is no map of two numbers: its rates at its fixed point stand in `batch`.
 """
 
 from ntk_analysis.meanfield.analysis import AnyActivation, analyse
+from ntk_analysis.meanfield.batch import BatchNormField, ForwardEigenvalues
 from ntk_analysis.meanfield.block import FixedPoint, MeanField
 from ntk_analysis.meanfield.diagram import CriticalLine, PhaseDiagram, critical_line, phase_diagram
 
 __all__ = [
     "AnyActivation",
+    "BatchNormField",
     "CriticalLine",
     "FixedPoint",
+    "ForwardEigenvalues",
     "MeanField",
     "PhaseDiagram",
     "analyse",

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Literal, SupportsIndex, TypeAlias, overload
 
 import jax
 import numpy as np
 
 from ntk_analysis import activations
 from ntk_analysis.activations import Activation
+from ntk_analysis.meanfield.batch import BatchNormField, batch_norm_field
 from ntk_analysis.meanfield.block import MeanField
 from ntk_analysis.meanfield.fixed_points import with_fixed_points
 from ntk_analysis.meanfield.phase import CLOSED_FORM_ERROR, chi_1_at, phase_of
@@ -19,25 +20,58 @@ from ntk_analysis.precision import Real
 AnyActivation: TypeAlias = str | Callable[[jax.Array], jax.Array] | Activation
 
 
+@overload
+def analyse(  # type: ignore[overload-overlap]  # a name known only at run time is taken for that of a scalar map
+    activation: AnyActivation = "relu",
+    *,
+    normalization: Literal["batch", "batch_norm"],
+    w_var: Real | None = None,
+    b_var: Real = 0.0,
+    batch_size: SupportsIndex | None = None,
+) -> BatchNormField: ...
+
+
+@overload
 def analyse(
     activation: AnyActivation = "relu",
     *,
     normalization: str = "none",
     w_var: Real | None = None,
     b_var: Real = 0.0,
-) -> MeanField:
-    """Variance, chi_1, phase and fixed points of one block.
+    batch_size: SupportsIndex | None = None,
+) -> MeanField: ...
+
+
+def analyse(
+    activation: AnyActivation = "relu",
+    *,
+    normalization: str = "none",
+    w_var: Real | None = None,
+    b_var: Real = 0.0,
+    batch_size: SupportsIndex | None = None,
+) -> MeanField | BatchNormField:
+    """Variance, chi_1, phase and fixed points of one block; with batch normalisation, its rates at its fixed point.
 
     Args:
-        activation: name or elementwise JAX function.
-        normalization: "none" (straight) or "weight_mean" (MimicNorm's weight centering), or an alias.
-        w_var: weight variance; None is the activation's stable gain, which keeps q = 1, centring included.
+        activation: name or elementwise JAX function; relu, leaky_relu, abs or identity for "batch".
+        normalization: "none" (straight), "weight_mean" (MimicNorm's weight centering; also "weight_standardization"), "batch",
+            or an alias.
+        w_var: weight variance; None is the activation's stable gain, which keeps q = 1, centring included. For "batch"
+            any value > 0 and any b_var give the same result, since batch normalisation undoes both (eps = 0).
         b_var: bias variance.
+        batch_size: for "batch" only: inputs per batch, at least 4; None is the limit of large batches.
 
     Raises:
-        ValueError: unknown name, negative or non-finite variance, no stable gain for b_var >= 1.
-        NotImplementedError: a normalisation that is no scalar map of this kind.
+        ValueError: unknown name, negative or non-finite variance, no stable gain for b_var >= 1; a batch_size below 4,
+            or one given with another normalisation.
+        NotImplementedError: a normalisation that is no scalar map of this kind; "batch" before an activation that is
+            not positively homogeneous.
     """
+    if normalization_named(normalization) == "batch":
+        _check_undone(w_var, b_var)
+        return batch_norm_field(activations.get(activation), batch_size)
+    if batch_size is not None:
+        raise ValueError(f"got batch_size={batch_size} with normalization {normalization!r}: it goes with 'batch' only")
     phi, normalization = activations.get(activation), supported(normalization)
     centered = normalization == "weight_mean"
     b = _variance("b_var", b_var, "0 means no bias")
@@ -55,11 +89,32 @@ def analyse(
 
 
 def supported(normalization: str) -> str:
-    """The normalisation a name or alias stands for, if it is a scalar map: "none" or "weight_mean"."""
+    """The normalisation a name or alias stands for, if it is a scalar map: "none" or "weight_mean".
+
+    Weight standardisation is weight centering at infinite width.
+    """
     name = normalization_named(normalization)
+    if name == "weight_standardization":
+        return "weight_mean"
+    if name == "batch":
+        raise NotImplementedError(
+            "batch normalisation has no phase diagram and no critical line, for it undoes w_var and b_var: use "
+            "analyse(normalization='batch', batch_size=...)"
+        )
     if name not in ("none", "weight_mean"):
-        raise NotImplementedError(f"meanfield with normalization {name!r} comes later: use 'none' or 'weight_mean'")
+        same = {"layer": "none", "layer_post": "weight_mean"}[name]
+        raise NotImplementedError(
+            f"layer normalisation leaves no variance to follow, so meanfield has no {name!r}: for ReLU its map of "
+            f"correlations is that of {same!r} at the stable gain, so use that"
+        )
     return name
+
+
+def _check_undone(w_var: Real | None, b_var: Real) -> None:
+    """Variances that batch normalisation undoes must still be such: 0 weights leave nothing to normalise."""
+    _variance("b_var", b_var, "0 means no bias")
+    if w_var is not None and _variance("w_var", w_var, "leave it out") == 0:
+        raise ValueError("got w_var=0, expected a number > 0: batch normalisation of a constant is 0/0")
 
 
 def variances(name: str, value: Real, hint: str = "use variances, not deviations") -> Vector:
