@@ -18,6 +18,7 @@ _MODULES = {
     "layers",
     "meanfield",
     "networks",
+    "reference",
     "spectrum",
 }
 _OBJECTS = {"Kernel": "kernel", "infinite_kernel": "kernel"}

@@ -26,6 +26,15 @@ def images(seed=0):
     return np.stack([a, b, 0.5 * a])
 
 
+def row_by_row(function):
+    """jax.jacrev without vmap."""
+
+    def jacobian(params):
+        return jax.lax.map(lambda i: jax.grad(lambda p: function(p)[i])(params), jnp.arange(3))
+
+    return jacobian
+
+
 def finite_average(network, x, draws, seed=0):
     """Mean and standard error over draws of finite networks: NNGP over all outputs, NTK of the first; (2, n, n) both.
 
@@ -34,24 +43,27 @@ def finite_average(network, x, draws, seed=0):
 
     def one_draw(params):
         y = network.apply(params, x)
-        jacobian = jax.jacrev(lambda p: network.apply(p, x)[:, 0])(params)
+        jacobian = jacobian_of(lambda p: network.apply(p, x)[:, 0])(params)
         flat = [leaf.reshape(len(x), -1) for leaf in jax.tree.leaves(jacobian)]
         return jnp.stack([y @ y.T / y.shape[1], sum(leaf @ leaf.T for leaf in flat)])
 
     keys = jax.random.split(jax.random.key(seed), draws)
     params = jax.vmap(lambda key: network.init(key, x.shape)[1])(keys)
-    # a convolution with many kernels at once, one for each draw, is far slower than one after the other
-    batch = 250 if x.ndim == 2 else None
+    batch, jacobian_of = 250, jax.jacrev
+    if x.ndim == 4:
+        # on a CPU convolutions are naive loops in float64, and with many kernels at once, one for each draw or output;
+        # float32 rounds far below the standard errors
+        params, batch, jacobian_of = jax.tree.map(lambda leaf: leaf.astype(np.float32), params), None, row_by_row
     # compiling takes longer than running here: leave the expensive passes out
     options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     average = jax.jit(lambda p: jax.lax.map(one_draw, p, batch_size=batch), compiler_options=options)
-    samples = average(params)
+    samples = np.asarray(average(params), np.float64)
     return np.mean(samples, axis=0), np.std(samples, axis=0) / np.sqrt(draws)
 
 
 def extrapolated(make, x):
     """Intercept and its standard error of mean(width) = kernel + a / width, fitted by weighted least squares."""
-    widths, work = ((16, 32, 64), 64_000) if x.ndim == 2 else ((8, 16, 32), 64_000)
+    widths, work = ((16, 32, 64), 64_000) if x.ndim == 2 else ((8, 16, 32), 20_000)
     averages = [finite_average(make(w), x, work // w, seed=w) for w in widths]
     means, errors = (np.stack(part) for part in zip(*averages, strict=True))
     weight = 1 / errors**2

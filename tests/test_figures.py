@@ -38,7 +38,7 @@ def test_picture_data_and_provenance(drawn, name):
 
 def test_figures_of_images_say_which(drawn):
     _, facts = drawn
-    for name in ("fig2", "fig3", "supp1", "supp2", "condition_number"):
+    for name in ("fig2", "fig3", "supp1", "supp2", "condition_number", "bn_growth", "kernel_matrices"):
         assert {"data set", "images", "centering of images", "mean initial correlation"} <= set(facts[name])
     for name in ("fig2", "fig3", "supp1", "supp2"):
         assert "observable" in facts[name]

@@ -59,7 +59,7 @@ EXACT = [  # one hidden layer, or linear: the average over draws is the kernel a
     ("Conv", Serial(Conv(8, 3, b_var=0.1), Activation("relu"), Flatten(), Dense(5, 1.5)), images),
     ("Conv", Serial(Conv(8, (3, 2), (2, 1), "valid"), Activation("relu"), Flatten(), Dense(5, 1.5, 0.1)), images),
     ("Conv", Serial(Conv(6, 3, padding="circular"), Conv(7, 3, 2, "same", 1.5, 0.2), Flatten(), Dense(5)), images),
-    ("Flatten", Serial(Flatten(), Dense(5, 1.5)), images),
+    ("Flatten", Serial(Flatten(), Dense(8), Activation("relu"), Dense(5, 1.5)), images),
     ("AvgPool", Serial(Conv(6, 3), Activation("relu"), AvgPool((2, 3), 2), Flatten(), Dense(5)), images),
     ("AvgPool", Serial(AvgPool(2, 1, "same"), Conv(6, 3), Activation("relu"), Flatten(), Dense(5)), images),
     ("GlobalAvgPool", Serial(Conv(8, 3, b_var=0.1), Activation("relu"), GlobalAvgPool(), Dense(5, 1.5, 0.1)), images),
@@ -94,7 +94,7 @@ def test_conformance_of_the_average_extrapolated_in_width(name, make, inputs):
     x = inputs()
     intercept, error = extrapolated(make, x)
     expected = both(infinite_kernel(make(4), x))
-    assert resolution(expected, error) < 0.05
+    assert resolution(expected, error) < 0.1
     assert deviation(expected, intercept, error) < STANDARD_ERRORS
 
 

@@ -121,8 +121,11 @@ DEEP = {
     "residual": (lambda n: residual(2, n, outputs=2), pairs),
     "centered residual": (lambda n: residual(2, n, "weight_mean", outputs=2, scale=0.5), pairs),
     "batch residual": (lambda n: residual(2, n, "batch", outputs=2, scale="1/sqrt(L)"), one_batch),
-    "convolutional": (lambda n: convolutional(2, n, "weight_mean", outputs=2), images),
-    "pooled": (lambda n: convolutional(2, n, "layer", outputs=2, b_var=0.1, readout="pool", padding="valid"), images),
+    "convolutional": (lambda n: convolutional(2, n, "weight_mean", outputs=2, kernel_size=2), images),
+    "pooled": (
+        lambda n: convolutional(2, n, "layer", b_var=0.1, kernel_size=2, readout="pool", padding="valid"),
+        images,
+    ),
 }
 
 
@@ -183,7 +186,7 @@ def test_batch_norm_kernels_of_two_batches_are_refused():
 def test_batches_without_a_tangent_kernel_say_what_would_give_one(x, words):
     with pytest.raises(ValueError, match=words):
         infinite_kernel(fully_connected(2, 4, "batch"), x)
-    if words != "no input lies at the mean":
+    if words != "no input lies at the mean" and np.ptp(x) > 0:  # eps does not move an input off the kink
         assert np.all(np.isfinite(infinite_kernel(fully_connected(2, 4, "batch", eps=0.1), x).ntk))
 
 

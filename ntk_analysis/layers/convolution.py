@@ -1,10 +1,12 @@
 """Two-dimensional convolution: straight, weight-centred or weight-standardised."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
+import jax.numpy as jnp
 
 from ntk_analysis import gram
+from ntk_analysis.inputs import rounding_error
 from ntk_analysis.kernel import Kernel, map_covariance, rounding
 from ntk_analysis.layers.base import Params, Shape, SingleLayer, check_image
 from ntk_analysis.layers.weights import Weights, check_weights
@@ -18,9 +20,9 @@ class Conv(SingleLayer):
     The fan-in n is channels x kernel height x kernel width, padding included, and everything else is as in `Dense`:
     centering subtracts each unit's mean over the whole fan-in. At infinite width, with window places d,
         K'(p, p') = w_var (mean_d K(p+d, p'+d) - m(p) m(p')) + b_var,    m(p) = mean_d m(p+d),
-    m only where centred, zero padding counting as 0 (Garriga-Alonso et al. 2019; Arora et al. 2019). The gain w_var/(n-1)
-    of centred weights, exact at every width in `Dense`, is not exact here: the positions of one channel depend on each
-    other, and the variance is off by a relative O(1/channels).
+    m only where centred, zero padding counting as 0 (Garriga-Alonso et al. 2019; Arora et al. 2019). The gain
+    w_var/(n - 1) of centred weights, exact at every width in `Dense`, is not exact here: the positions of one channel
+    depend on each other, and the variance is off by a relative O(1/channels).
 
     Attributes:
         channels: number of output channels.
@@ -87,11 +89,17 @@ def slide(kernel: Kernel, window: Window) -> Kernel:
         del mean1, mean2
         return gram.average(window.covariances(covariance, rows, columns), window.places)
 
-    return map_covariance(
+    slid = map_covariance(
         kernel,
         propagate,
         mean1=window.mean(kernel.mean1, (-2, -1)),
         mean2=window.mean(kernel.mean2, (-2, -1)),
         ntk_scaled=window.mean(kernel.ntk_scaled, *((rows, columns) if kernel.paired else (rows,))),
-        relative_error=kernel.relative_error + 4 * rounding(kernel),
     )
+    return with_windowed_error(slid)
+
+
+def with_windowed_error(kernel: Kernel) -> Kernel:
+    """The kernel behind a mean over positions: those that differ in brightness alone now differ in direction too."""
+    differences = rounding_error(jax.lax.stop_gradient(kernel.distance))
+    return replace(kernel, relative_error=jnp.maximum(kernel.relative_error, differences) + 4 * rounding(kernel))

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from ntk_analysis import gram
-from ntk_analysis.gaussian import geometric_mean, into_range, safe_divide
+from ntk_analysis.gaussian import geometric_mean, into_range, safe_divide, safe_sqrt
 from ntk_analysis.kernel import Kernel, map_covariance, rounding, tall, wide
 from ntk_analysis.layers.base import Params, Shape, SingleLayer, check_image
+from ntk_analysis.layers.convolution import with_windowed_error
 from ntk_analysis.layers.windows import Window, window
 
 
@@ -38,15 +39,15 @@ class Flatten(SingleLayer):
             del mean1, mean2
             return gram.mean(covariance, (2, 3))
 
-        return map_covariance(
+        flat = map_covariance(
             kernel,
             propagate,
             mean1=jnp.mean(kernel.mean1, (1, 2)),
             mean2=jnp.mean(kernel.mean2, (1, 2)),
             ntk_scaled=jnp.mean(kernel.ntk_scaled, (2, 3)),
-            relative_error=kernel.relative_error + 4 * rounding(kernel),
             law="inputs" if kernel.law == "inputs" else "activated",
         )
+        return with_windowed_error(flat)
 
 
 def at_equal_positions(kernel: Kernel) -> Kernel:
@@ -151,11 +152,17 @@ def pooled(kernel: Kernel, window: Window) -> Kernel:
         apart = into_range(1 - safe_divide(value, geometric_mean(left, right), 0.0))
         return jnp.where(apart < 8 * rounding(kernel), 0, apart)
 
+    def canceling(before: jax.Array, after: jax.Array) -> jax.Array:
+        """How much smaller the variance of a mean is than that of parallel units; at most 1 / rounding."""
+        parallel = window.mean(safe_sqrt(before), (-2, -1)) ** 2
+        return jnp.max(safe_divide(parallel, jnp.maximum(after, rounding(kernel) * parallel), 1.0))
+
     apart = distance(cross, variance1[:, None, :, :, None, None], variance2[None, :, None, None])
     # a distance that became 0 though the inputs differ in the window is lost: an error above 1
     differ = window.mean(jnp.where(_equal(kernel.distance) > 0, 1.0, 0.0).astype(apart.dtype), (-2, -1)) > 0
     lost = jnp.any(differ & (_equal(apart) == 0))
     smallest = jnp.where(lost, rounding(kernel), jnp.min(jnp.where(apart > 0, apart, 2)))
+    canceled = jnp.maximum(canceling(kernel.variance1, variance1), canceling(kernel.variance2, variance2))
     return replace(
         kernel,
         variance1=variance1,
@@ -164,7 +171,7 @@ def pooled(kernel: Kernel, window: Window) -> Kernel:
         mean1=window.mean(kernel.mean1, (-2, -1)),
         mean2=window.mean(kernel.mean2, (-2, -1)),
         ntk_scaled=both(kernel.ntk_scaled),
-        relative_error=kernel.relative_error + 4 * rounding(kernel) / jax.lax.stop_gradient(smallest),
+        relative_error=kernel.relative_error + 4 * rounding(kernel) * jax.lax.stop_gradient(canceled / smallest),
         within1=distance(self1, tall(variance1), wide(variance1)),
         within2=distance(self2, tall(variance2), wide(variance2)),
     )

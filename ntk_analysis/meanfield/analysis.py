@@ -54,8 +54,8 @@ def analyse(
 
     Args:
         activation: name or elementwise JAX function; relu, leaky_relu, abs or identity for "batch".
-        normalization: "none" (straight), "weight_mean" (MimicNorm's weight centering; also "weight_standardization"), "batch",
-            or an alias.
+        normalization: "none" (straight), "weight_mean" (MimicNorm's weight centering; "weight_standardization" is the
+            same here), "batch", or an alias.
         w_var: weight variance; None is the activation's stable gain, which keeps q = 1, centring included. For "batch"
             any value > 0 and any b_var give the same result, since batch normalisation undoes both (eps = 0).
         b_var: bias variance.

@@ -1,0 +1,209 @@
+"""Our layers in neural-tangents' words. A new layer is one function and one row of `TRANSLATIONS`."""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from ntk_analysis import activations
+from ntk_analysis.layers import (
+    Activation,
+    AvgPool,
+    Conv,
+    Dense,
+    Flatten,
+    GlobalAvgPool,
+    Layer,
+    LayerNorm,
+    Repeat,
+    Residual,
+    ResidualChain,
+    Serial,
+)
+from ntk_analysis.reference.loading import load
+
+Triple: TypeAlias = tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]
+
+DEGREE = 64
+"""Nodes of neural-tangents' quadrature in each of two dimensions; memory is 64^2 kernels of the inputs."""
+
+
+def translate(network: Layer) -> Triple:
+    """neural-tangents' (init_fn, apply_fn, kernel_fn) of the same network.
+
+    The same in law, not in parameters: both draw N(0, 1) and scale in the forward pass, from keys split differently.
+
+    Activations with a closed form on both sides (piecewise linear, erf, GELU, sine) use neural-tangents' own. Others
+    use its two-dimensional Gauss-Hermite quadrature with 64 nodes a side, whose relative error for tanh at variance 1
+    is 1e-8 in the NNGP and 1e-7 in the NTK.
+
+    neural-tangents has no weight centering: an activation right before a centred (or standardised) Dense becomes the
+    activation minus its mean, with the closed form written below, so that kernel_fn is exact, while apply_fn raises.
+
+    Raises:
+        ImportError: neural-tangents cannot be loaded.
+        NotImplementedError: neural-tangents has no such layer; the message says which.
+    """
+    stax = load().stax
+    return stax.serial(*[_translated(stax, layer) for layer in _uncentered(_single_layers(network))])
+
+
+def _translated(stax: Any, layer: Layer) -> Triple:
+    row = TRANSLATIONS.get(type(layer))
+    if row is None:
+        known = sorted(kind.__name__ for kind in TRANSLATIONS if kind is not _Centered)
+        raise NotImplementedError(
+            f"neural-tangents has no {type(layer).__name__}: it can check networks of {', '.join(known)}, in Serial, "
+            "Repeat and ResidualChain"
+        )
+    return row(stax, layer)
+
+
+def _single_layers(network: Layer) -> Iterator[Layer]:
+    match network:
+        case Serial():
+            for layer in network.layers:
+                yield from _single_layers(layer)
+        case Repeat():  # unrolled: a centred block looks back across its border
+            for _ in range(network.times):
+                yield from _single_layers(network.block)
+        case ResidualChain():
+            yield from (Residual(network.branch, scale) for scale in network.scales)
+        case _:
+            yield network
+
+
+def _uncentered(layers: Iterator[Layer]) -> list[Layer]:
+    """W P phi = W (P phi): centering moved from a Dense into the activation before it.
+
+    A convolution subtracts its mean over positions too, which no activation can do.
+    """
+    moved: list[Layer] = []
+    for layer in layers:
+        if isinstance(layer, Dense | Conv) and layer.weights.centered:
+            if isinstance(layer, Conv) or not moved or not isinstance(moved[-1], Activation):
+                raise NotImplementedError(
+                    f"neural-tangents has no weight centering, and only in a Dense right after an Activation can "
+                    f"something stand in for it: got {layer}"
+                )
+            moved[-1] = _Centered(moved[-1].activation)
+            layer = replace(layer, center=False, standardize=False)
+        moved.append(layer)
+    return moved
+
+
+@dataclass(frozen=True)
+class _Centered(Activation):
+    """An activation minus its mean over the Gaussian pre-activations."""
+
+
+def _gains(layer: Dense | Conv) -> dict[str, float | None]:
+    return {"W_std": layer.w_var**0.5, "b_std": layer.b_var**0.5 if layer.b_var > 0 else None}
+
+
+def _dense(stax: Any, layer: Dense) -> Triple:
+    return stax.Dense(layer.width, **_gains(layer))
+
+
+def _conv(stax: Any, layer: Conv) -> Triple:
+    window = layer.window
+    return stax.Conv(layer.channels, window.size, window.stride, window.padding.upper(), **_gains(layer))
+
+
+def _avg_pool(stax: Any, layer: AvgPool) -> Triple:
+    window = layer.moving
+    return stax.AvgPool(window.size, window.stride, window.padding.upper())
+
+
+def _layer_norm(stax: Any, layer: LayerNorm) -> Triple:
+    return stax.LayerNorm(axis=-1, eps=layer.eps)
+
+
+def _residual(stax: Any, layer: Residual) -> Triple:
+    """neural-tangents cannot scale a branch, but the gains of its last weights can."""
+    branch = list(_single_layers(layer.branch))
+    last, square = branch[-1], layer.scale**2
+    if not isinstance(last, Dense | Conv):
+        raise NotImplementedError(f"neural-tangents needs a residual branch that ends in Dense or Conv, got {last}")
+    branch[-1] = replace(last, w_var=square * last.w_var, b_var=square * last.b_var)
+    shortcut = stax.Identity() if layer.shortcut is None else translate(layer.shortcut)
+    return stax.serial(stax.FanOut(2), stax.parallel(translate(Serial(*branch)), shortcut), stax.FanInSum())
+
+
+def _activation(stax: Any, layer: Activation) -> Triple:
+    match layer.activation:
+        case activations.PiecewiseLinear(linear, bent):
+            return stax.ABRelu(linear - bent, linear + bent)
+        case activations.Erf():
+            return stax.Erf()
+        case activations.Gelu():
+            return stax.Gelu()
+        case activations.Sine():
+            return stax.Sin()
+        case phi:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that quadrature has an error, which `translate` tells
+                return stax.ElementwiseNumerical(phi, DEGREE, lambda x: jax.jvp(phi, (x,), (jnp.ones_like(x),))[1])
+
+
+def _centered_activation(stax: Any, layer: _Centered) -> Triple:
+    match layer.activation:
+        case activations.PiecewiseLinear(linear, bent):
+            return stax.Elementwise(_apply_centered, *_centered_duals(linear, bent))
+        case activations.Erf() | activations.Sine():  # odd: the mean is zero
+            return _activation(stax, layer)
+        case phi:
+            raise NotImplementedError(
+                f"neural-tangents has no weight centering, and {phi.name} has no closed form to stand in for it: use a "
+                "piecewise linear activation, erf or sine"
+            )
+
+
+def _apply_centered(x: jax.Array) -> jax.Array:
+    raise NotImplementedError("neural-tangents has no weight centering: of this translation only kernel_fn can be used")
+
+
+Dual: TypeAlias = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def _centered_duals(linear: float, bent: float) -> tuple[Dual, Dual]:
+    """E[f(u) f(v)] and E[phi'(u) phi'(v)] for f = phi - E[phi], phi(x) = linear x + bent |x|, any variances.
+
+    With c the correlation, a = arcsin(c) and s = sqrt(q1 q2):
+        E[f f]       = s (linear^2 c + (2/pi) bent^2 (sqrt(1 - c^2) + a c - 1)),
+        E[phi' phi'] = linear^2 + (2/pi) bent^2 a.
+    At linear = bent = 1/2 and q = 1, f is the ReLU less sqrt(1/(2 pi)). The first is insensitive to rounding of c,
+    whose error the root and the arcsine take with opposite signs; the second keeps half of the digits near c = 1.
+    """
+    weight = 2 / math.pi * bent**2
+
+    def correlation(k: jax.Array, q1: jax.Array, q2: jax.Array) -> jax.Array:
+        product = q1 * q2
+        return jnp.where(product > 0, jnp.clip(k / jnp.sqrt(jnp.where(product > 0, product, 1)), -1, 1), 0)
+
+    def dual(k: jax.Array, q1: jax.Array, q2: jax.Array) -> jax.Array:
+        c = correlation(k, q1, q2)
+        lost = jnp.sqrt((1 - c) * (1 + c)) + jnp.arcsin(c) * c - 1
+        return jnp.sqrt(q1 * q2) * (linear**2 * c + weight * lost)
+
+    def derivative_dual(k: jax.Array, q1: jax.Array, q2: jax.Array) -> jax.Array:
+        return linear**2 + weight * jnp.arcsin(correlation(k, q1, q2))
+
+    return dual, derivative_dual
+
+
+TRANSLATIONS: dict[type[Layer], Callable[[Any, Any], Triple]] = {
+    Dense: _dense,
+    Conv: _conv,
+    Activation: _activation,
+    _Centered: _centered_activation,
+    LayerNorm: _layer_norm,
+    AvgPool: _avg_pool,
+    GlobalAvgPool: lambda stax, _: stax.GlobalAvgPool(),
+    Flatten: lambda stax, _: stax.Flatten(),
+    Residual: _residual,
+}
