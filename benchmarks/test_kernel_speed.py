@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntk_analysis.kernel import infinite_kernel
+from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.networks import fully_connected
 
 

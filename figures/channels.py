@@ -8,7 +8,7 @@ from matplotlib.patches import Patch
 from figures.config import Config, Inputs
 from figures.style import BLUE, ORANGE, SKY
 from ntk_analysis.correlation import channel_distributions
-from ntk_analysis.kernel import infinite_kernel
+from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.networks import fully_connected
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from figures.config import Config, Inputs, Result, Track, describe_inputs, load_inputs
 from figures.style import BLACK, BLUE, GREEN, ORANGE, VERMILION, note, panels
 from ntk_analysis import activations, spectrum
-from ntk_analysis.kernel import Kernel, input_kernel
+from ntk_analysis.infinite import input_kernel
+from ntk_analysis.kernel import Kernel
 from ntk_analysis.layers import Activation, Dense, Layer, Serial
 
 NORMALIZATIONS = ("none", "weight_mean")

@@ -24,7 +24,7 @@ from figures.condition_number import ROUNDING, step
 from figures.config import Config, Inputs, Result, Track, describe_inputs, load_images, prepare
 from figures.style import BLACK, PAGE, note
 from ntk_analysis import last_batch_norm, spectrum
-from ntk_analysis.kernel import input_kernel
+from ntk_analysis.infinite import input_kernel
 from ntk_analysis.layers import Serial
 from ntk_analysis.networks import fully_connected
 

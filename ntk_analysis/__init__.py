@@ -21,7 +21,7 @@ _MODULES = {
     "reference",
     "spectrum",
 }
-_OBJECTS = {"Kernel": "kernel", "infinite_kernel": "kernel"}
+_OBJECTS = {"Kernel": "kernel", "infinite_kernel": "infinite"}
 
 __all__ = ["__version__", *sorted(_MODULES), *sorted(_OBJECTS)]
 

@@ -130,7 +130,7 @@ def kernel(
     """NNGP and NTK of a fully connected network on images, float64, with the NTK's spectrum."""
     from ntk_analysis import data
     from ntk_analysis.files import require_suffix, write_whole
-    from ntk_analysis.kernel import infinite_kernel
+    from ntk_analysis.infinite import infinite_kernel
     from ntk_analysis.networks import fully_connected
     from ntk_analysis.results import kernel_record, write_kernel
 

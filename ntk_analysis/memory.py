@@ -19,6 +19,6 @@ def require_memory(needed: int, what: str, cure: str) -> None:
         raise MemoryError(f"{what} needs about {gib(needed)}, {gib(available)} are available: {cure}")
 
 
-def gib(count: float) -> str:
+def gib(count: int | float) -> str:
     """A number of bytes in GiB."""
     return f"{count / 2**30:.3g} GiB"

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntk_analysis import layers
-from ntk_analysis.kernel import infinite_kernel
+from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.layers import (
     Activation,
     AvgPool,

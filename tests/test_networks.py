@@ -20,7 +20,7 @@ from averages import (
 
 from ntk_analysis import batch_norm, spectrum
 from ntk_analysis.activations import NAMED, get
-from ntk_analysis.kernel import infinite_kernel
+from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.layers import Activation, BatchNorm, Dense, LastBatchNorm, Repeat, Serial
 from ntk_analysis.networks import NORMALIZATIONS, convolutional, fully_connected, normalization_named, residual
 

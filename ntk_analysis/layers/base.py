@@ -6,7 +6,8 @@ from typing import Any, TypeAlias
 
 import jax
 
-from ntk_analysis.kernel import Kernel, infinite_kernel
+from ntk_analysis.infinite import infinite_kernel
+from ntk_analysis.kernel import Kernel
 from ntk_analysis.precision import AnyArray
 
 Params: TypeAlias = Any

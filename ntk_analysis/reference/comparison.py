@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from ntk_analysis.kernel import infinite_kernel
+from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.layers import Layer
 from ntk_analysis.precision import AnyArray
 from ntk_analysis.reference.translation import translate
