@@ -167,7 +167,9 @@ def test_residual_stays_residual_at_infinite_width():
     kernel = infinite_kernel(Residual(Dense(FEATURES, 1.5), 0.5), x)
     np.testing.assert_allclose(kernel.nngp, x @ x.T / FEATURES * (1 + 0.25 * 1.5), rtol=1e-13)
     np.testing.assert_allclose(kernel.ntk, x @ x.T / FEATURES * 0.25 * 1.5, rtol=1e-13)
-    assert kernel.law == "activated"
+    assert kernel.law == "inputs"
+    with pytest.raises(NotImplementedError, match="needs an activation before it"):
+        infinite_kernel(Serial(Residual(Dense(FEATURES, 1.5), 0.5), Dense(4, center=True)), x)
     with pytest.raises(NotImplementedError, match="must end in a Dense or Conv layer"):
         infinite_kernel(Serial(Dense(4), Residual(Activation("relu"))), x)
 
@@ -318,7 +320,7 @@ def test_finite_networks_compute_in_the_dtype_of_their_parameters():
         (lambda: BatchNorm().apply((), np.ones((2, 2, 4))), "flattens"),
         (lambda: Conv(0), "got width 0"),
         (lambda: Conv(3, 0), "kernel_size or window=0"),
-        (lambda: Conv(3, (3, 0)), "two of them"),
+        (lambda: Conv(3, (3, 0)), "a tuple"),
         (lambda: Conv(3, 3, 0), "stride=0"),
         (lambda: Conv(3, padding="full"), "choose one of same, valid, circular"),
         (lambda: Conv(3, 5, padding="valid").init(jax.random.key(0), (-1, 4, 4, 1)), "does not fit on an image"),

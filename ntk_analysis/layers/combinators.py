@@ -190,7 +190,7 @@ class ResidualChain(Layer):
 
     def kernel(self, kernel: Kernel) -> Kernel:
         # the first block stands outside: it may change the law, as in Repeat
-        kernel = _add_branch(kernel, self.branch.kernel(kernel), self.scales[0])
+        kernel = _add_branch(kernel, self.branch.kernel(kernel), float(self.scales[0]))
         if len(self.scales) == 1:
             return kernel
 
@@ -237,7 +237,7 @@ def _add_branch(skip: Kernel, branch: Kernel, scale: float | jax.Array) -> Kerne
         within1=within1,
         within2=within2,
         before=None,
-        law="gaussian" if skip.law == "gaussian" else "activated",
+        law="activated" if skip.law == "batch normalized" else skip.law,
         relative_error=jnp.maximum(skip.relative_error, branch.relative_error),
     )
     return add_ntk(summed, scale**2 * branch.ntk_scaled, branch.log_scale)

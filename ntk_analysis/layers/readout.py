@@ -1,6 +1,8 @@
 """From images to vectors: flattening and average pooling."""
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import jax
@@ -11,7 +13,7 @@ from ntk_analysis.gaussian import geometric_mean, into_range, safe_divide, safe_
 from ntk_analysis.kernel import Kernel, map_covariance, rounding, tall, wide
 from ntk_analysis.layers.base import Params, Shape, SingleLayer, check_image
 from ntk_analysis.layers.convolution import with_windowed_error
-from ntk_analysis.layers.windows import Window, window
+from ntk_analysis.layers.windows import Axes, Window, window
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class AvgPool(SingleLayer):
 
     def kernel(self, kernel: Kernel) -> Kernel:
         check_image((0, *kernel.positions, 0), self)
-        return pooled(kernel, self.moving)
+        return pooled(kernel, self.moving.mean)
 
 
 @dataclass(frozen=True)
@@ -129,20 +131,20 @@ class GlobalAvgPool(SingleLayer):
 
     def kernel(self, kernel: Kernel) -> Kernel:
         check_image((0, *kernel.positions, 0), self)
-        one = at_equal_positions(pooled(kernel, window(kernel.positions, 1, "valid")))
+        one = at_equal_positions(pooled(kernel, functools.partial(jnp.mean, keepdims=True)))
         sides = {name: getattr(one, name)[:, 0, 0] for name in ("variance1", "variance2", "mean1", "mean2")}
         return replace(one, **sides, distance=one.distance[:, :, 0, 0], ntk_scaled=one.ntk_scaled[:, :, 0, 0])
 
 
-def pooled(kernel: Kernel, window: Window) -> Kernel:
-    """Mean of the kernel over windows that move over both inputs independently.
+def pooled(kernel: Kernel, mean: Callable[[jax.Array, Axes], jax.Array]) -> Kernel:
+    """Mean of the kernel over windows that move over both inputs independently; mean(array, two axes) averages.
 
     Means of correlations do not keep what is below their rounding: distances under 8 roundings become 0.
     """
     rows, columns = (-4, -3), (-2, -1)
 
     def both(array: jax.Array) -> jax.Array:
-        return window.mean(window.mean(array, rows), columns)
+        return mean(mean(array, rows), columns)
 
     cross = both(kernel.covariance.value)
     self1, self2 = (both(within.value) for within in kernel.within)
@@ -154,12 +156,12 @@ def pooled(kernel: Kernel, window: Window) -> Kernel:
 
     def canceling(before: jax.Array, after: jax.Array) -> jax.Array:
         """How much smaller the variance of a mean is than that of parallel units; at most 1 / rounding."""
-        parallel = window.mean(safe_sqrt(before), (-2, -1)) ** 2
+        parallel = mean(safe_sqrt(before), (-2, -1)) ** 2
         return jnp.max(safe_divide(parallel, jnp.maximum(after, rounding(kernel) * parallel), 1.0))
 
     apart = distance(cross, variance1[:, None, :, :, None, None], variance2[None, :, None, None])
     # a distance that became 0 though the inputs differ in the window is lost: an error above 1
-    differ = window.mean(jnp.where(_equal(kernel.distance) > 0, 1.0, 0.0).astype(apart.dtype), (-2, -1)) > 0
+    differ = mean(jnp.where(_equal(kernel.distance) > 0, 1.0, 0.0).astype(apart.dtype), (-2, -1)) > 0
     lost = jnp.any(differ & (_equal(apart) == 0))
     smallest = jnp.where(lost, rounding(kernel), jnp.min(jnp.where(apart > 0, apart, 2)))
     canceled = jnp.maximum(canceling(kernel.variance1, variance1), canceling(kernel.variance2, variance2))
@@ -168,8 +170,8 @@ def pooled(kernel: Kernel, window: Window) -> Kernel:
         variance1=variance1,
         variance2=variance2,
         distance=apart,
-        mean1=window.mean(kernel.mean1, (-2, -1)),
-        mean2=window.mean(kernel.mean2, (-2, -1)),
+        mean1=mean(kernel.mean1, (-2, -1)),
+        mean2=mean(kernel.mean2, (-2, -1)),
         ntk_scaled=both(kernel.ntk_scaled),
         relative_error=kernel.relative_error + 4 * rounding(kernel) * jax.lax.stop_gradient(canceled / smallest),
         within1=distance(self1, tall(variance1), wide(variance1)),

@@ -111,7 +111,7 @@ def window(size: Size, stride: Size, padding: str) -> Window:
 
 
 def _pair(name: str, value: Size) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int | float) else tuple(value)
+    pair = value if isinstance(value, tuple) else (value, value)
     if len(pair) != 2 or not all(isinstance(n, int) and n >= 1 for n in pair):
-        raise ValueError(f"got {name}={value}, expected an integer >= 1 or two of them (height, width)")
+        raise ValueError(f"got {name}={value}, expected an integer >= 1 or a tuple (height, width) of them")
     return pair
