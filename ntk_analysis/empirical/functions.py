@@ -1,0 +1,120 @@
+"""The function whose kernel is taken: checked, its outputs flattened, and whether its outputs couple the batch."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntk_analysis.layers import Layer
+from ntk_analysis.layers.base import Params
+
+Flat: TypeAlias = Callable[[Params, Any], jax.Array]
+"""f(params, x) -> (n, C)."""
+
+COUPLING_ROWS = 8  # inputs that the test for coupling looks at
+COUPLING_TOLERANCE = 1e3  # roundings; a batch statistic over 8 inputs moves its outputs by a good part of their size
+
+
+class Side(NamedTuple):
+    """The rows, or the columns, of a tile of the kernel.
+
+    Attributes:
+        x: (n, ...) inputs of the rows; the WHOLE batch, where the function couples it.
+        rows: (n,) which outputs of the batch the rows are; None unless the function couples the batch.
+    """
+
+    x: Any
+    rows: Any = None
+
+
+def flattened(f: Layer | Callable[..., Any]) -> Flat:
+    """f(params, x) with all axes of its output but the first flattened into C."""
+    apply = f.apply if isinstance(f, Layer) else f
+
+    def flat(params: Params, x: Any) -> jax.Array:
+        y = apply(params, x)
+        return y.reshape(y.shape[0], -1)
+
+    return flat
+
+
+def count_outputs(f: Layer | Callable[..., Any], params: Params, x: jax.ShapeDtypeStruct) -> tuple[int, np.dtype]:
+    """C and the dtype of the outputs, without computing them.
+
+    Raises:
+        TypeError: f does not return one array of floats.
+        ValueError: its first axis is not that of the inputs, or it has no outputs.
+    """
+    y = jax.eval_shape(f.apply if isinstance(f, Layer) else f, params, x)
+    if not isinstance(y, jax.ShapeDtypeStruct) or not jnp.issubdtype(y.dtype, jnp.floating):
+        got = y.dtype if isinstance(y, jax.ShapeDtypeStruct) else type(y).__name__
+        raise TypeError(
+            f"f must return one array of floats, got {got}: lambda params, x: f(params, x)[0] takes one of many"
+        )
+    if y.shape[:1] != x.shape[:1] or 0 in y.shape:
+        raise ValueError(
+            f"f must return (n, ...) outputs for n inputs, got shape {y.shape} for inputs of shape {x.shape}: "
+            "put the batch first"
+        )
+    return int(np.prod(y.shape[1:], dtype=int)), np.dtype(y.dtype)
+
+
+def check_params(params: Params) -> None:
+    """Raises TypeError or ValueError, naming the path, for parameters that are no finite floats."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise ValueError("params holds no arrays: a tangent kernel needs parameters to move along")
+    for path, leaf in leaves:
+        name = f"params{jax.tree_util.keystr(path)}"
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                f"{name} is {type(leaf).__name__ if dtype is None else dtype}, expected an array of floats: keep what "
+                "is not trained outside params, as in lambda params, x: f(params, constants, x)"
+            )
+        if not isinstance(leaf, jax.ShapeDtypeStruct) and not bool(jnp.all(jnp.isfinite(leaf))):
+            raise ValueError(f"{name} has NaN or infinite values: no kernel can be taken there")
+
+
+def couples_batch(f: Flat, params: Params, x: Any) -> bool:
+    """Whether the output on one input depends on the other inputs of the batch, as in batch norm in training mode.
+
+    Tested on values, not on derivatives: what tiles need is that f on a part of the batch is that part of f on the
+    batch, and statistics behind a stop_gradient, a maximum over the batch or a 1/len(x) break that with derivatives of
+    zero. On up to 8 inputs: every second one is replaced and the others' outputs must not move; then the first by
+    itself must give what it gave in the batch.
+    """
+    few = np.asarray(x[:COUPLING_ROWS])
+    if len(few) < 2:
+        return False
+    replaced, odd = few.copy(), few[1::2]
+    # integers may be indices, which have a range: another input's are in it
+    replaced[1::2] = 1 - 3 * odd if jnp.issubdtype(few.dtype, jnp.floating) else few[::2][: len(odd)]
+    batch, moved = (np.asarray(f(params, jnp.asarray(rows))) for rows in (few, replaced))
+    if _differ(batch[::2], moved[::2]):
+        return True
+    alone = np.asarray(f(params, jnp.asarray(few[:1])))
+    return _differ(batch[:1], alone)
+
+
+def _differ(left: np.ndarray, right: np.ndarray) -> bool:
+    size = np.max(np.abs(left), initial=0.0)
+    return bool(np.max(np.abs(left - right), initial=0.0) > COUPLING_TOLERANCE * np.finfo(left.dtype).eps * size)
+
+
+def check_inputs(x1: Any, x2: Any) -> None:
+    """Raises ValueError unless both are finite inputs (n, ...) of the same features, n >= 1."""
+    for name, x in (("x1", x1), ("x2", x2)):
+        if x is None:
+            continue
+        if not x.shape or 0 in x.shape:
+            raise ValueError(f"{name} has shape {tuple(x.shape)}, expected (n, ...) with at least one input")
+        if isinstance(x, np.ndarray) and jnp.issubdtype(x.dtype, jnp.floating) and not np.isfinite(x).all():
+            bad = np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))
+            raise ValueError(
+                f"{name} has NaN or infinite values in {len(bad)} of {len(x)} inputs, first in row {bad[0]}"
+            )
+    if x2 is not None and x2.shape[1:] != x1.shape[1:]:
+        raise ValueError(f"x2 must have the features of x1: got {tuple(x2.shape[1:])} against {tuple(x1.shape[1:])}")

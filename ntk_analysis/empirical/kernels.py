@@ -1,0 +1,167 @@
+"""NTK and NNGP of a finite network, of any pure function f(params, x)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ntk_analysis.empirical.plans import TilePlan
+from ntk_analysis.empirical.tiles import Network, Tiles, plan
+from ntk_analysis.last_batch_norm import as_matrix
+from ntk_analysis.layers.base import Params
+from ntk_analysis.memory import gib
+from ntk_analysis.precision import AnyArray, numpy_in_float64
+
+
+@dataclass(frozen=True, repr=False)
+class EmpiricalKernel:
+    """A kernel of a finite network and how it was computed.
+
+    Attributes:
+        values: (N1, N2, C, C) "full", (N1, N2, C) "diagonal" or (N1, N2) "trace", NumPy, in the dtype of the network.
+        plan: tiles, method and cost.
+    """
+
+    values: np.ndarray
+    plan: TilePlan
+
+    @property
+    def ntk(self) -> np.ndarray:
+        """The tangent kernel, entry [a, b, c, d] = <d f_c(x_a), d f_d(x_b)>; the diagonal of it, or its trace."""
+        return self._values("ntk")
+
+    @property
+    def nngp(self) -> np.ndarray:
+        """Products of outputs, entry [a, b, c, d] = f_c(x_a) f_d(x_b); the diagonal of it, or its trace."""
+        return self._values("nngp")
+
+    def _values(self, which: str) -> np.ndarray:
+        if self.plan.which != which:
+            raise AttributeError(f"this is the {self.plan.which} of the network: use empirical_{which}")
+        return self.values
+
+    @property
+    def outputs(self) -> str:
+        """Layout: "full", "diagonal" or "trace" (the SUM over outputs)."""
+        return self.plan.outputs
+
+    @property
+    def method(self) -> str:
+        """How it was computed."""
+        return self.plan.method
+
+    @property
+    def coupled(self) -> bool:
+        """Whether outputs depend on the other inputs of their batch, as found or stated."""
+        return self.plan.coupled
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations, counted on the program."""
+        return self.plan.flops
+
+    @property
+    def memory_bytes(self) -> int:
+        """The most that one tile took on the device, counted on the program; the kernel itself stands on the host."""
+        return self.plan.memory_bytes
+
+    def matrix(self) -> np.ndarray:
+        """The matrix that `spectrum` takes: (N, N) of a trace, (N C, N C) of a full kernel, output by output.
+
+        Raises:
+            ValueError: the kernel is not square, or a diagonal (take one output, values[:, :, c]).
+        """
+        if not self.plan.symmetric or self.outputs == "diagonal":
+            raise ValueError(
+                f"a {self.outputs} kernel of {self.plan.n1} x {self.plan.n2} inputs"
+                f"{'' if self.plan.symmetric else ' of two sets'} is not one matrix: take x2=None, and of a diagonal "
+                "one output, values[:, :, c]"
+            )
+        return np.asarray(as_matrix(self.values)) if self.outputs == "full" else self.values
+
+    def summary(self) -> str:
+        """One line."""
+        return f"empirical {self.plan.summary()}"
+
+    def __repr__(self) -> str:
+        return f"<{self.summary()}>"
+
+
+@numpy_in_float64
+def empirical_ntk(
+    f: Network,
+    params: Params,
+    x1: AnyArray,
+    x2: AnyArray | None = None,
+    *,
+    outputs: str = "full",
+    method: str = "auto",
+    coupled: bool | str = "detect",
+    memory: str | int | None = None,
+) -> EmpiricalKernel:
+    """Neural tangent kernel of a finite network, entry [a, b, c, d] = <d f_c(x_a), d f_d(x_b)> over all parameters.
+
+    Computed tile by tile in the dtype of the network; the kernel itself is a NumPy array on the host, exactly symmetric
+    where x2 is None. NumPy float64 parameters and inputs are computed in float64, whatever JAX's flag.
+
+    Methods agree to rounding; with P parameters, a pair of inputs costs
+        "jacobian"   2 C^2 P FLOPs (2 C P for diagonal and trace); a tile of n inputs holds n C P numbers of each side;
+        "products"   C forward-mode derivatives of the network, whatever the layout; holds C P numbers;
+        "layerwise"  2 m + 2 C^2 u (2 m + 2 C u) at each dense layer of m x u weights, without P; networks of
+                     `ntk_analysis.layers` only; see `layerwise`.
+
+    Args:
+        f: a network of layers, or a pure JAX function f(params, x) -> (n, ...) floats; axes behind the first are
+            flattened into C outputs.
+        params: any tree of float arrays; the kernel is that of all of them.
+        x1: (N1, ...) inputs.
+        x2: (N2, ...) inputs of the same features, or None: x1 with itself.
+        outputs: "full" (N1, N2, C, C), "diagonal" (N1, N2, C), its entries c = d, or "trace" (N1, N2), the SUM of the
+            diagonal over outputs.
+        method: "jacobian", "products", "layerwise", or "auto": the one of fewest FLOPs.
+        coupled: whether an output depends on the other inputs of its batch (batch normalisation in training mode): then
+            x1 is one batch and x2 another, never cut, and the kernel that of the batch's outputs. "detect" tries it out
+            on up to 8 inputs.
+        memory: what one tile may take: bytes, "4GiB", or None for half of what is free.
+
+    Raises:
+        TypeError: f does not return one array of floats; parameters that are no floats; called under a transformation.
+        ValueError: NaN or infinite parameters or inputs; shapes that do not fit; unknown options.
+        MemoryError: one pair of inputs needs more than the budget, or the kernel more than the host has.
+        NotImplementedError: "layerwise" for a network with compositions of one's own.
+    """
+    options: dict[str, Any] = {"outputs": outputs, "method": method, "coupled": coupled, "memory": memory}
+    return _compute(f, params, x1, x2, plan(f, params, x1, x2, **options))
+
+
+@numpy_in_float64
+def empirical_nngp(
+    f: Network,
+    params: Params,
+    x1: AnyArray,
+    x2: AnyArray | None = None,
+    *,
+    outputs: str = "full",
+    coupled: bool | str = "detect",
+    memory: str | int | None = None,
+) -> EmpiricalKernel:
+    """Products of a finite network's outputs, entry [a, b, c, d] = f_c(x_a) f_d(x_b); "trace" sums c = d.
+
+    Its average over networks and outputs is the NNGP. Arguments and errors as `empirical_ntk`.
+    """
+    options: dict[str, Any] = {"outputs": outputs, "which": "nngp", "coupled": coupled, "memory": memory}
+    return _compute(f, params, x1, x2, plan(f, params, x1, x2, **options))
+
+
+def _compute(f: Network, params: Params, x1: Any, x2: Any, plan: TilePlan) -> EmpiricalKernel:
+    try:
+        values = np.empty(plan.shape, plan.dtype)
+    except MemoryError as error:
+        raise MemoryError(
+            f"the kernel {plan.shape} itself needs {gib(plan.storage_bytes)} on the host: take outputs='trace', or "
+            "fewer inputs at a time"
+        ) from error
+    tiles = Tiles(f, params, x1, x2, plan)
+    for i, j in plan.tiles:
+        plan.place(values, i, j, tiles(i, j))
+    return EmpiricalKernel(values, plan)

@@ -1,0 +1,39 @@
+"""How an empirical kernel of networks with C outputs is laid out: full, diagonal or trace."""
+
+from typing import Literal, TypeAlias, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+Layout: TypeAlias = Literal["full", "diagonal", "trace"]
+LAYOUTS: tuple[str, ...] = get_args(Layout)
+
+
+def outputs_shape(layout: str, outputs: int) -> tuple[int, ...]:
+    """Axes of the kernel behind (N1, N2): (C, C), (C,) or ()."""
+    return {"full": (outputs, outputs), "diagonal": (outputs,), "trace": ()}[layout]
+
+
+def inner(
+    left: Float[jax.Array, "n1 C k"], right: Float[jax.Array, "n2 C k"], layout: str
+) -> Float[jax.Array, "n1 n2 *outputs"]:
+    """Inner products of the vectors of every output on every input: the one contraction that all methods share."""
+    if layout == "trace":  # one matrix product, which a contraction over two axes would not be
+        return jnp.matmul(left.reshape(len(left), -1), right.reshape(len(right), -1).T, precision="highest")
+    return jnp.einsum("ack,bdk->abcd" if layout == "full" else "ack,bck->abc", left, right, precision="highest")
+
+
+def mirrored(kernel: np.ndarray) -> np.ndarray:
+    """The kernel of (x2, x1) from that of (x1, x2): [b, a, d, c] for [a, b, c, d]."""
+    return kernel.swapaxes(0, 1).swapaxes(2, 3) if kernel.ndim == 4 else kernel.swapaxes(0, 1)
+
+
+def symmetric(kernel: np.ndarray) -> np.ndarray:
+    """The kernel of inputs with themselves from its upper triangle: exactly its own mirror image."""
+    rows, columns = (np.arange(len(kernel)).reshape(shape + (1,) * (kernel.ndim - 2)) for shape in ((-1, 1), (1, -1)))
+    upper = rows <= columns
+    if kernel.ndim == 4:  # an input with itself is a matrix over outputs, which has an upper triangle too
+        upper = (rows < columns) | ((rows == columns) & np.triu(np.ones(kernel.shape[2:], dtype=bool)))
+    return np.where(upper, kernel, mirrored(kernel))

@@ -1,0 +1,100 @@
+"""What a method of computing an empirical kernel is, and the methods that need nothing but the function.
+
+A method takes a tile apart: `features` of its rows and of its columns, each computed once, and `contract` of the two.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from ntk_analysis.empirical.functions import Flat, Side
+from ntk_analysis.empirical.layouts import inner
+from ntk_analysis.layers.base import Params
+
+
+class Method(NamedTuple):
+    """One way of computing a kernel, for one layout.
+
+    Attributes:
+        name: as given to `empirical_ntk(method=...)`.
+        features: (params, side) -> what one side of a tile contributes, a pytree of arrays.
+        contract: (params, left, right) -> (n1, n2, *outputs) tile, from the features of its rows and columns.
+    """
+
+    name: str
+    features: Callable[[Params, Side], Any]
+    contract: Callable[[Params, Any, Any], jax.Array]
+
+
+def outputs_method(f: Flat, layout: str) -> Method:
+    """The NNGP: products of outputs."""
+
+    def features(params: Params, side: Side) -> jax.Array:
+        y = f(params, side.x)
+        return y[:, :, None] if side.rows is None else y[side.rows, :, None]
+
+    return Method("outputs", features, lambda params, left, right: inner(left, right, layout))
+
+
+def jacobian_method(f: Flat, layout: str) -> Method:
+    """Jacobian contraction: the gradients of all outputs of both sides, contracted parameter array by array.
+
+    Memory: n C P numbers for each side of the tile. FLOPs of a pair of inputs: 2 C^2 P (full) or 2 C P, P parameters.
+    """
+
+    def contract(params: Params, left: Any, right: Any) -> jax.Array:
+        pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
+        total: jax.Array = sum(inner(_rows(first), _rows(second), layout) for first, second in pairs)  # type: ignore[assignment]
+        return total
+
+    return Method("jacobian", lambda params, side: jacobian(f, params, side), contract)
+
+
+def _rows(leaf: jax.Array) -> jax.Array:
+    return leaf.reshape(*leaf.shape[:2], -1)
+
+
+def jacobian(f: Flat, params: Params, side: Side) -> Any:
+    """Gradients of all outputs on the side's rows: params' tree with axes (n, C) before those of each array."""
+    if side.rows is None:
+        return jax.vmap(lambda x: jax.jacrev(lambda p: f(p, x[None])[0])(params))(side.x)
+    y, pull = jax.vjp(lambda p: f(p, side.x), params)
+    return jax.vmap(jax.vmap(lambda cotangent: pull(cotangent)[0]))(unit_cotangents(y, side.rows))
+
+
+def unit_cotangents(y: jax.Array, rows: jax.Array) -> Float[jax.Array, "n C N C"]:
+    """For each of these rows of y and each output, the cotangent that picks it out of y, (N, C)."""
+    total, outputs = y.shape
+    row, output = jax.nn.one_hot(rows, total, dtype=y.dtype), jnp.eye(outputs, dtype=y.dtype)
+    return row[:, None, :, None] * output[None, :, None, :]
+
+
+def products_method(f: Flat, layout: str) -> Method:
+    """NTK-vector products: each gradient of the columns' outputs is pushed through the rows' network, as a tangent.
+
+    Memory: C P numbers and the rows' activations times C. FLOPs of a pair of inputs: C forward-mode derivatives,
+    whatever the layout; about 4 C P for dense networks.
+    """
+
+    def contract(params: Params, left: Side, right: Side) -> jax.Array:
+        y, push = jax.linearize(lambda p: f(p, left.x), params)
+        outputs = jnp.arange(y.shape[1])
+
+        def column(index: jax.Array) -> jax.Array:
+            one = Side(right.x[index][None]) if right.rows is None else Side(right.x, right.rows[index][None])
+            gradients = jax.tree.map(lambda leaf: leaf[0], jacobian(f, params, one))
+            products = jax.vmap(push)(gradients)  # (d, a, c)
+            if left.rows is not None:
+                products = products[:, left.rows]
+            if layout == "full":
+                return products.transpose(1, 2, 0)
+            diagonal = products[outputs, :, outputs].T
+            return diagonal if layout == "diagonal" else jnp.sum(diagonal, axis=1)
+
+        size = len(right.x) if right.rows is None else len(right.rows)
+        return jnp.moveaxis(jax.lax.map(column, jnp.arange(size)), 0, 1)
+
+    return Method("products", lambda params, side: side, contract)

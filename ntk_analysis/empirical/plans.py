@@ -1,0 +1,184 @@
+"""What a kernel will cost before it is computed: tiles that fit into memory, bytes, FLOPs, and the cheapest method."""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntk_analysis.empirical.cost import described, program_cost, tree_bytes
+from ntk_analysis.empirical.functions import Side
+from ntk_analysis.empirical.layouts import mirrored, outputs_shape
+from ntk_analysis.empirical.methods import Method
+from ntk_analysis.layers.base import Params
+from ntk_analysis.memory import available_bytes, gib
+
+MARGIN = 1.5  # XLA's transposed copies are not in the count of a program; measured: up to 1.26 of it
+SIZES = 3  # tile sizes that fit, halved each time, among which the one of fewest FLOPs is taken
+UNITS = {"": 1, "B": 1} | {
+    f"{prefix}{unit}": base**power
+    for unit, base in (("B", 1000), ("iB", 1024))
+    for power, prefix in enumerate("KMGT", start=1)
+}
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """How a kernel (n1, n2, *outputs) is cut into tiles, and what they cost.
+
+    Tile (i, j) holds rows i `rows` to (i + 1) `rows` and likewise columns. A kernel of inputs with themselves needs the
+    tiles i <= j only: `place` writes their mirror images too.
+
+    Attributes:
+        n1: inputs of the rows.
+        n2: inputs of the columns.
+        features: outputs C of the function.
+        outputs: layout, "full", "diagonal" or "trace".
+        which: "ntk" or "nngp".
+        method: "jacobian", "products", "layerwise", or "outputs" (the NNGP's only one).
+        coupled: whether the function couples the batch, which is then taken whole.
+        symmetric: whether the second inputs are the first.
+        dtype: of the kernel.
+        rows: inputs in the rows of a tile, the last being padded.
+        columns: inputs in its columns.
+        flops: of all tiles, counted on the program (see `cost.Cost`).
+        memory_bytes: the most that one tile takes on the device at one time, by the same count and a margin.
+        budget_bytes: what it may take.
+        seconds: estimate from a measured tile, None if it was not asked for.
+    """
+
+    n1: int
+    n2: int
+    features: int
+    outputs: str
+    which: str
+    method: str
+    coupled: bool
+    symmetric: bool
+    dtype: np.dtype
+    rows: int
+    columns: int
+    flops: float
+    memory_bytes: int
+    budget_bytes: int
+    seconds: float | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the kernel."""
+        return (self.n1, self.n2, *outputs_shape(self.outputs, self.features))
+
+    @property
+    def storage_bytes(self) -> int:
+        """Of the kernel, which stands in the host's memory or on disk."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Tiles along rows and columns."""
+        return -(-self.n1 // self.rows), -(-self.n2 // self.columns)
+
+    @property
+    def count(self) -> int:
+        """Tiles to compute."""
+        down, across = self.grid
+        return down * (down + 1) // 2 if self.symmetric else down * across
+
+    @property
+    def tiles(self) -> Iterator[tuple[int, int]]:
+        """The tiles (i, j) to compute, row by row."""
+        down, across = self.grid
+        return ((i, j) for i in range(down) for j in range(i if self.symmetric else 0, across))
+
+    def slices(self, i: int, j: int) -> tuple[slice, slice]:
+        """Where tile (i, j) stands in the kernel."""
+        row, column = i * self.rows, j * self.columns
+        return slice(row, min(row + self.rows, self.n1)), slice(column, min(column + self.columns, self.n2))
+
+    def place(self, kernel: Any, i: int, j: int, tile: np.ndarray) -> None:
+        """Writes tile (i, j), and its mirror image where the kernel is symmetric, into an array or a store."""
+        rows, columns = self.slices(i, j)
+        kernel[rows, columns] = tile
+        if self.symmetric and i != j:
+            kernel[columns, rows] = mirrored(tile)
+
+    def summary(self) -> str:
+        """One line."""
+        time = "" if self.seconds is None else f", about {self.seconds:.3g} s"
+        return (
+            f"{self.which} {self.shape} {self.dtype} ({self.outputs}) by {self.method}: {self.count} tiles of "
+            f"{self.rows} x {self.columns}, {self.flops:.3g} FLOPs, {gib(self.memory_bytes)} of the "
+            f"{gib(self.budget_bytes)} allowed{', batch coupled' * self.coupled}{time}"
+        )
+
+
+def memory_budget(memory: str | int | None) -> int:
+    """Bytes: a number, "4GiB" or "500 MB", or for None half of what is free.
+
+    Raises:
+        ValueError: not an amount of memory, or not positive.
+    """
+    if memory is None:
+        return available_bytes() // 2
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([A-Za-z]*)\s*", str(memory))
+    if match is None or match[2] not in UNITS or float(match[1]) <= 0:
+        raise ValueError(f"got memory={memory!r}, expected bytes or an amount such as '4GiB' or '500MB'")
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+def plan_tiles(
+    method: Method, params: Params, x1: jax.ShapeDtypeStruct, x2: jax.ShapeDtypeStruct | None, **facts: Any
+) -> TilePlan:
+    """The tiles of least FLOPs within the budget.
+
+    Larger tiles compute the features of their columns less often; but only whole tiles are saved by symmetry.
+
+    Raises:
+        MemoryError: one tile of one input by one input needs more than the budget.
+    """
+    n1, n2 = x1.shape[0], (x1 if x2 is None else x2).shape[0]
+    whole = TilePlan(
+        n1=n1, n2=n2, method=method.name, symmetric=x2 is None, rows=n1, columns=n2, flops=0.0, memory_bytes=0, **facts
+    )
+    found: list[TilePlan] = []
+    for size in _sizes(max(n1, n2)):
+        plan = replace(whole, rows=min(size, n1), columns=min(size, n2))
+        flops, memory = _costs(method, params, x1, x2, plan)
+        if memory <= plan.budget_bytes:
+            found.append(replace(plan, flops=flops, memory_bytes=memory))
+        if len(found) == SIZES:
+            break
+    if not found:
+        raise MemoryError(
+            f"one tile of 1 x 1 inputs by method {method.name!r} needs {gib(memory)}, the budget is "
+            f"{gib(plan.budget_bytes)}: give more memory, another method, or a batch of fewer inputs if it is coupled"
+        )
+    return min(found, key=lambda plan: plan.flops)
+
+
+def _sizes(n: int) -> Iterator[int]:
+    parts = 1
+    while parts < 2 * n:
+        yield -(-n // parts)
+        parts *= 2
+
+
+def _costs(method: Method, params: Params, x1: Any, x2: Any, plan: TilePlan) -> tuple[float, int]:
+    """FLOPs of the whole kernel and bytes of one tile."""
+
+    def side(x: Any, size: int) -> Side:
+        if plan.coupled:
+            return Side(x, described((size,), jnp.int32))
+        return Side(described((size, *x.shape[1:]), x.dtype))
+
+    left_cost, left = program_cost(method.features, params, side(x1, plan.rows))
+    right_cost, right = program_cost(method.features, params, side(x1 if x2 is None else x2, plan.columns))
+    product, _ = program_cost(method.contract, params, left, right)
+    down, tiles = plan.grid[0], plan.count
+    rights = tiles - down if plan.symmetric else tiles
+    memory = max(left_cost.memory_bytes, right_cost.memory_bytes + tree_bytes(left), product.memory_bytes)
+    return down * left_cost.flops + rights * right_cost.flops + tiles * product.flops, int(MARGIN * memory)

@@ -1,0 +1,226 @@
+"""From a function to a plan, and from a plan to tiles: what stores, clusters and devices iterate over."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntk_analysis.empirical.cost import described
+from ntk_analysis.empirical.functions import (
+    Flat,
+    Side,
+    check_inputs,
+    check_params,
+    count_outputs,
+    couples_batch,
+    flattened,
+)
+from ntk_analysis.empirical.layerwise import layerwise_method
+from ntk_analysis.empirical.layouts import LAYOUTS, symmetric
+from ntk_analysis.empirical.methods import Method, jacobian_method, outputs_method, products_method
+from ntk_analysis.empirical.plans import TilePlan, memory_budget, plan_tiles
+from ntk_analysis.layers import Layer
+from ntk_analysis.layers.base import Params
+from ntk_analysis.precision import is_traced, numpy_in_float64, wants_float64
+
+Network: TypeAlias = Layer | Callable[..., Any]
+METHODS = ("jacobian", "products", "layerwise")
+KERNELS = ("ntk", "nngp")
+NETWORKS = 32  # networks whose compiled tiles are kept for the next call
+
+
+@numpy_in_float64
+def plan(
+    f: Network,
+    params: Params,
+    x1: Any,
+    x2: Any = None,
+    *,
+    outputs: str = "full",
+    which: str = "ntk",
+    method: str = "auto",
+    coupled: bool | str = "detect",
+    memory: str | int | None = None,
+    measure: bool = False,
+) -> TilePlan:
+    """Tiles, bytes and FLOPs of an empirical kernel, without computing it.
+
+    Args:
+        f: as for `empirical_ntk`, as are all arguments not named here.
+        params: parameters; `jax.ShapeDtypeStruct`s will do where `coupled` is stated and nothing is measured.
+        x1: inputs, or a `jax.ShapeDtypeStruct` of them: shape and dtype, for inputs not at hand.
+        x2: second inputs, likewise, or None.
+        outputs: layout, "full", "diagonal" or "trace".
+        which: "ntk" or "nngp".
+        method: "auto" takes the one of fewest FLOPs.
+        coupled: True, False or "detect", which runs f on up to 8 inputs (random ones, where x1 is not at hand).
+        memory: budget of one tile: bytes, "4GiB", or None for half of what is free.
+        measure: whether to run one tile (on random inputs, where x1 is not at hand) and estimate the time.
+
+    Raises:
+        TypeError, ValueError: as `empirical_ntk`.
+        MemoryError: not even one pair of inputs fits into the budget.
+    """
+    _check_choices(f, outputs, which, method, coupled)
+    if is_traced(params, x1, x2):
+        raise TypeError(
+            "empirical kernels are computed tile by tile outside JAX transformations: call them outside jit"
+        )
+    x1, x2 = (x if x is None or isinstance(x, jax.ShapeDtypeStruct) else np.asarray(x) for x in (x1, x2))
+    check_inputs(x1, x2)
+    check_params(params)
+    shape1, shape2 = _abstract(x1), None if x2 is None else _abstract(x2)
+    features, dtype = count_outputs(f, params, shape1)
+    if coupled == "detect":
+        coupled = couples_batch(_compiled(f), params, _concrete(x1))
+    facts = {"features": features, "outputs": outputs, "which": which, "coupled": bool(coupled), "dtype": dtype}
+    facts["budget_bytes"] = memory_budget(memory)
+    best = _cheapest(f, params, shape1, shape2, _candidates(f, which, method), facts)
+    if measure:
+        best = replace(best, seconds=_measured(f, params, _concrete(x1), None if x2 is None else _concrete(x2), best))
+    return best
+
+
+class Tiles:
+    """Computes the tiles of a plan, each a pure function of (i, j): the same bits in any order and any process.
+
+    Holds the features of the last row of tiles, so that going row by row computes them once.
+    """
+
+    def __init__(self, f: Network, params: Params, x1: Any, x2: Any, plan: TilePlan) -> None:
+        self.plan = plan
+        self._float64 = jax.dtypes.canonicalize_dtype(np.float64) == np.float64 or wants_float64(params, x1, x2)
+        self._method = tile_method(f, plan.method, plan.outputs)
+        self._x1 = np.asarray(x1)
+        self._x2 = self._x1 if x2 is None else np.asarray(x2)
+        self._row: tuple[int, Any] = (-1, None)
+        with jax.enable_x64(self._float64):
+            self._params = jax.tree.map(jnp.asarray, params)
+
+    def __call__(self, i: int, j: int) -> np.ndarray:
+        """Tile (i, j) without its padding; the diagonal ones of a symmetric kernel are exactly symmetric."""
+        rows, columns = self.plan.slices(i, j)
+        same = self.plan.symmetric and i == j
+        with jax.enable_x64(self._float64):
+            left = self.left(i)
+            right = left if same else self.right(j)
+            tile = np.asarray(self.contract(left, right))[: rows.stop - rows.start, : columns.stop - columns.start]
+        return symmetric(tile) if same else tile
+
+    def left(self, i: int) -> Any:
+        """Features of the rows of tiles (i, .), on the device."""
+        if self._row[0] != i:
+            self._row = (-1, None)  # let go of the old ones before the new ones are made
+            self._row = (i, self._method.features(self._params, self._side(self._x1, i, self.plan.rows)))
+        return self._row[1]
+
+    def right(self, j: int) -> Any:
+        """Features of the columns of tiles (., j), on the device."""
+        return self._method.features(self._params, self._side(self._x2, j, self.plan.columns))
+
+    def contract(self, left: Any, right: Any) -> jax.Array:
+        """The tile of these rows and columns, with its padding, on the device."""
+        return self._method.contract(self._params, left, right)
+
+    def _side(self, x: np.ndarray, index: int, size: int) -> Side:
+        # the last tile repeats the last input rather than being compiled anew
+        rows = np.minimum(np.arange(index * size, (index + 1) * size), len(x) - 1)
+        return Side(jnp.asarray(x), jnp.asarray(rows, jnp.int32)) if self.plan.coupled else Side(jnp.asarray(x[rows]))
+
+
+@lru_cache(maxsize=NETWORKS)
+def tile_method(f: Network, name: str, layout: str) -> Method:
+    """A method for this function, compiled on first use; matrix products inside f are exact to the dtype too."""
+    if name == "layerwise":
+        assert isinstance(f, Layer), "plan refuses it for other functions"
+        method = layerwise_method(f, layout)
+    else:
+        make = {"jacobian": jacobian_method, "products": products_method, "outputs": outputs_method}[name]
+        method = make(flattened(f), layout)
+    features, contract = (jax.jit(_precise(part)) for part in (method.features, method.contract))
+    return Method(name, features, contract)
+
+
+@lru_cache(maxsize=NETWORKS)
+def _compiled(f: Network) -> Flat:
+    return jax.jit(flattened(f))
+
+
+def _precise(function: Callable[..., Any]) -> Callable[..., Any]:
+    def precise(*arguments: Any) -> Any:
+        with jax.default_matmul_precision("highest"):
+            return function(*arguments)
+
+    return precise
+
+
+def _candidates(f: Network, which: str, method: str) -> tuple[str, ...]:
+    if which == "nngp":
+        return ("outputs",)
+    if method != "auto":
+        return (method,)
+    return METHODS if isinstance(f, Layer) else METHODS[:2]
+
+
+def _cheapest(f: Network, params: Params, x1: Any, x2: Any, names: tuple[str, ...], facts: dict[str, Any]) -> TilePlan:
+    """The plan of fewest FLOPs; of several methods, those that cannot serve this function or budget drop out."""
+    found: list[TilePlan] = []
+    refusals: list[Exception] = []
+    for name in names:
+        try:
+            found.append(plan_tiles(tile_method(f, name, facts["outputs"]), params, x1, x2, **facts))
+        except (MemoryError, NotImplementedError) as refusal:
+            refusals.append(refusal)
+    if not found:
+        raise refusals[-1]
+    return min(found, key=lambda plan: plan.flops)
+
+
+def _measured(f: Network, params: Params, x1: Any, x2: Any, plan: TilePlan) -> float:
+    """Seconds of the whole kernel, from the second run of one tile."""
+    tiles = Tiles(f, params, x1, x2, plan)
+
+    def timed(function: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
+        jax.block_until_ready(function(*arguments))  # type: ignore[no-untyped-call]
+        start = time.perf_counter()
+        result = jax.block_until_ready(function(*arguments))  # type: ignore[no-untyped-call]
+        return time.perf_counter() - start, result
+
+    features, side = timed(tiles.right, 0)
+    product, _ = timed(lambda left: np.asarray(tiles.contract(left, side)), tiles.left(0))
+    down, count = plan.grid[0], plan.count
+    return (down + (count - down if plan.symmetric else count)) * features + count * product
+
+
+def _abstract(x: Any) -> jax.ShapeDtypeStruct:
+    return described(x.shape, jax.dtypes.canonicalize_dtype(x.dtype))
+
+
+def _concrete(x: Any) -> np.ndarray:
+    """The inputs, or random ones of their shape."""
+    if not isinstance(x, jax.ShapeDtypeStruct):
+        return x
+    return np.random.default_rng(0).standard_normal(x.shape).astype(x.dtype)
+
+
+def _check_choices(f: Any, outputs: str, which: str, method: str, coupled: Any) -> None:
+    for name, value, choices in (
+        ("outputs", outputs, LAYOUTS),
+        ("which", which, KERNELS),
+        ("method", method, ("auto", *METHODS)),
+    ):
+        if value not in choices:
+            raise ValueError(f"got {name}={value!r}: choose one of {', '.join(choices)}")
+    if coupled not in (True, False, "detect"):
+        raise ValueError(f"got coupled={coupled!r}: choose True, False or 'detect'")
+    if not callable(f) and not isinstance(f, Layer):
+        raise TypeError(f"f must be a function of (params, x) or a network of layers, got {type(f).__name__}")
+    if method == "layerwise" and not isinstance(f, Layer):
+        raise ValueError(
+            "method 'layerwise' needs a network of layers as f: use 'jacobian' or 'products' for functions"
+        )

@@ -1,0 +1,290 @@
+"""Empirical kernels: every method and layout against the dense Jacobian, tiles, budgets, coupling, errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ntk_analysis.empirical import Tiles, empirical_nngp, empirical_ntk, plan
+from ntk_analysis.empirical.cost import program_cost
+from ntk_analysis.empirical.functions import couples_batch, flattened
+from ntk_analysis.empirical.layouts import LAYOUTS, mirrored, symmetric
+from ntk_analysis.empirical.plans import memory_budget
+from ntk_analysis.networks import fully_connected
+from ntk_analysis.spectrum import condition_number
+
+ROUNDING = 1e-12  # of the largest entry, float64: sums of a few thousand products in another order
+METHODS = ("jacobian", "products")
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def dense(f, params, x1, x2=None):
+    """Brute force: the Jacobian of the whole batch, all of it."""
+
+    def rows(x):
+        jacobian = jax.jacrev(lambda p: f(p, jnp.asarray(x)).reshape(len(x), -1))(params)
+        return np.concatenate([np.asarray(leaf).reshape(*leaf.shape[:2], -1) for leaf in jax.tree.leaves(jacobian)], 2)
+
+    return np.einsum("ack,bdk->abcd", rows(x1), rows(x1 if x2 is None else x2))
+
+
+def in_layout(full, outputs):
+    return np.einsum({"full": "abcd->abcd", "diagonal": "abcc->abc", "trace": "abcc->ab"}[outputs], full)
+
+
+def assert_close(actual, expected):
+    assert actual.shape == expected.shape
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=ROUNDING * np.max(np.abs(expected)))
+
+
+def plain(params, x):
+    hidden = jnp.tanh(x @ params["in"] + params["b"][None])
+    return (hidden @ params["out"]).reshape(len(x), 2, -1)  # axes behind the first are flattened into C
+
+
+def coupled(params, x):
+    hidden = x @ params["in"]
+    hidden = (hidden - jnp.mean(hidden, 0, keepdims=True)) / jnp.std(hidden, 0, keepdims=True)
+    return jnp.tanh(hidden + params["b"][None]) @ params["out"]
+
+
+PARAMS = {"in": draw(3, 5), "b": draw(5, seed=1), "out": draw(5, 4, seed=2)}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("f", [plain, coupled])
+def test_every_method_and_layout_is_the_dense_jacobian(f, method):
+    x1, x2 = draw(5, 3, seed=3), draw(4, 3, seed=4)
+    square, oblong = dense(f, PARAMS, x1), dense(f, PARAMS, x1, x2)
+    for outputs in LAYOUTS:
+        options = {"outputs": outputs, "method": method}
+        found = empirical_ntk(f, PARAMS, x1, **options)
+        assert (found.method, found.outputs, found.coupled) == (method, outputs, f is coupled)
+        assert_close(found.ntk, in_layout(square, outputs))
+        assert_close(empirical_ntk(f, PARAMS, x1, x2, **options).ntk, in_layout(oblong, outputs))
+
+
+def test_products_of_outputs():
+    x1, x2 = draw(5, 3, seed=3), draw(4, 3, seed=4)
+    for f in (plain, coupled):
+        y1, y2 = (np.asarray(f(PARAMS, jnp.asarray(x))).reshape(len(x), -1) for x in (x1, x2))
+        full = np.einsum("ac,bd->abcd", y1, y2)
+        for outputs in LAYOUTS:
+            assert_close(empirical_nngp(f, PARAMS, x1, x2, outputs=outputs).nngp, in_layout(full, outputs))
+
+
+def test_one_output_per_input():
+    def f(params, x):
+        return jnp.sum(jnp.tanh(x @ params["in"]), 1)
+
+    params, x = {"in": PARAMS["in"]}, draw(3, 3)
+    expected = dense(lambda p, x: f(p, x)[:, None], params, x)
+    assert empirical_ntk(f, params, x).ntk.shape == (3, 3, 1, 1)
+    assert_close(empirical_ntk(f, params, x, outputs="trace").ntk, expected[:, :, 0, 0])
+
+
+@pytest.mark.parametrize("outputs", LAYOUTS)
+@pytest.mark.parametrize("f", [plain, coupled])
+def test_tiles_agree_with_the_whole_and_are_exactly_symmetric(f, outputs):
+    # to rounding, not bit for bit: the order of sums in a matrix product depends on its shape
+    x = draw(11, 3, seed=3)
+    whole = empirical_ntk(f, PARAMS, x, outputs=outputs, method="jacobian")
+    least = budget_of(f, x, outputs, 2)
+    tiled = empirical_ntk(f, PARAMS, x, outputs=outputs, method="jacobian", memory=least)
+    assert 1 < tiled.plan.rows < 6, "11 inputs do not divide into tiles"
+    assert tiled.memory_bytes <= least
+    assert_close(tiled.ntk, whole.ntk)
+    for kernel in (whole.ntk, tiled.ntk):
+        np.testing.assert_array_equal(kernel, mirrored(kernel))
+    other = draw(7, 3, seed=4)
+    oblong = empirical_ntk(f, PARAMS, x, other, outputs=outputs, method="jacobian", memory=least)
+    assert oblong.plan.count > 1
+    assert_close(oblong.ntk, empirical_ntk(f, PARAMS, x, other, outputs=outputs, method="jacobian").ntk)
+
+
+def budget_of(f, x, outputs, size):
+    """Bytes of a tile of that many inputs."""
+    few = plan(f, PARAMS, x if f is coupled else x[:size], outputs=outputs, method="jacobian")
+    return few.memory_bytes // 2 if f is coupled else few.memory_bytes
+
+
+def test_tiles_are_the_same_bits_in_any_order():
+    x = draw(9, 3, seed=3)
+    cut = plan(plain, PARAMS, x, memory=budget_of(plain, x, "full", 2), method="jacobian")
+    forward = {tile: Tiles(plain, PARAMS, x, None, cut)(*tile) for tile in cut.tiles}
+    tiles = Tiles(plain, PARAMS, x, None, cut)
+    kernel = np.full(cut.shape, np.nan)
+    for tile in reversed(list(cut.tiles)):
+        np.testing.assert_array_equal(tiles(*tile), forward[tile])
+        cut.place(kernel, *tile, forward[tile])
+    assert_close(kernel, dense(plain, PARAMS, x))
+
+
+def test_symmetric_keeps_the_upper_triangle():
+    for shape in ((4, 4), (4, 4, 3), (4, 4, 3, 3)):
+        kernel = draw(*shape)
+        result = symmetric(kernel)
+        np.testing.assert_array_equal(result, mirrored(result))
+        np.testing.assert_array_equal(result[0, 1:], kernel[0, 1:])
+        np.testing.assert_array_equal(symmetric(result), result)
+
+
+COUPLINGS = {
+    "batch norm": (coupled, True),
+    "stopped statistics": (
+        lambda p, x: plain(p, x) - jax.lax.stop_gradient(jnp.mean(plain(p, x), 0, keepdims=True)),
+        True,
+    ),
+    "maximum": (lambda p, x: plain(p, x) / jnp.max(jnp.abs(plain(p, x))), True),
+    "size of the batch": (lambda p, x: plain(p, x) / len(x), True),
+    "none": (plain, False),
+    "layer norm": (lambda p, x: plain(p, x - jnp.mean(x, 1, keepdims=True)), False),
+}
+
+
+@pytest.mark.parametrize("name", COUPLINGS)
+def test_coupling_is_detected(name):
+    f, couples = COUPLINGS[name]
+    for n in (3, 20):
+        assert couples_batch(flattened(f), PARAMS, draw(n, 3)) == couples
+    assert not couples_batch(flattened(f), PARAMS, draw(1, 3)), "one input has nothing to be coupled to"
+
+
+def test_integer_inputs_are_indices():
+    def f(params, tokens):
+        return jnp.mean(params["table"][tokens], 1)
+
+    params, tokens = {"table": draw(6, 2)}, np.array([[0, 1, 5], [2, 2, 3], [5, 4, 0]])
+    found = empirical_ntk(f, params, tokens)
+    assert not found.coupled
+    assert_close(found.ntk, dense(f, params, tokens))
+
+
+def test_stated_coupling_takes_the_batch_whole():
+    x = draw(4, 3)
+    found = empirical_ntk(plain, PARAMS, x, coupled=True)
+    assert found.coupled
+    assert_close(found.ntk, empirical_ntk(plain, PARAMS, x, coupled=False).ntk)
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_dtypes(flag):
+    x = draw(3, 3)
+    with jax.enable_x64(flag):
+        found = empirical_ntk(plain, PARAMS, x, outputs="trace")
+        assert found.ntk.dtype == np.float64
+        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), PARAMS)
+        single = empirical_ntk(plain, params, jnp.asarray(x, jnp.float32), outputs="trace")
+    assert isinstance(single.ntk, np.ndarray)
+    assert single.ntk.dtype == np.float32
+    np.testing.assert_allclose(single.ntk, found.ntk, rtol=0, atol=1e-5 * np.max(found.ntk))  # 100 roundings
+
+
+def test_plan_of_inputs_not_at_hand():
+    network = fully_connected(5, 512, outputs=10)
+    shape = jax.ShapeDtypeStruct((1_000_000, 784), np.float32)
+    params = jax.eval_shape(lambda: network.init(jax.random.key(0), (1, 784))[1])
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, np.float32), params)
+    far = plan(network, params, shape, outputs="trace", memory="4GiB", coupled=False)
+    assert far.method == "layerwise"
+    assert far.storage_bytes == 4 * 10**12
+    assert far.memory_bytes <= far.budget_bytes == 4 * 2**30
+    # Grams of 6 layers' activations and signals, of half the pairs; signals and padding come on top
+    units = 5 * 512
+    grams = 10**12 / 2 * 2 * (784 + units + 10 * (units + 10))
+    assert grams < far.flops < 1.5 * grams
+    assert "1000000" in far.summary()
+
+
+def test_measured_plan_has_a_time():
+    timed = plan(plain, PARAMS, draw(6, 3), measure=True)
+    assert timed.seconds is not None
+    assert timed.seconds > 0
+    assert "s" in timed.summary()
+
+
+def test_cost_counts_products_and_repeats():
+    x, w = jnp.ones((3, 4)), jnp.ones((4, 5))
+    assert program_cost(jnp.matmul, x, w)[0].flops == 2 * 3 * 4 * 5
+    scanned, _ = program_cost(lambda a: jax.lax.scan(lambda c, _: (c @ c, None), a, length=7)[0], jnp.ones((4, 4)))
+    assert scanned.flops == 7 * 2 * 4**3
+    image, kernel = jnp.ones((2, 6, 6, 3)), jnp.ones((3, 3, 3, 5))
+    convolved, _ = program_cost(
+        lambda a, b: jax.lax.conv_general_dilated(a, b, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")),
+        image,
+        kernel,
+    )
+    assert convolved.flops == 2 * 2 * 4 * 4 * 5 * 27
+    assert program_cost(lambda a: (a + 1) * 2, x)[0].memory_bytes == 3 * x.nbytes  # argument, sum, product
+
+
+def test_planned_memory_is_no_less_than_what_xla_takes():
+    x = draw(6, 3)
+    for outputs in LAYOUTS:
+        cut = plan(plain, PARAMS, x, outputs=outputs, method="jacobian")
+        tiles = Tiles(plain, PARAMS, x, None, cut)
+        left = tiles.left(0)
+        taken = tiles._method.contract.lower(tiles._params, left, left).compile().memory_analysis()
+        total = taken.temp_size_in_bytes + taken.argument_size_in_bytes + taken.output_size_in_bytes
+        assert total <= cut.memory_bytes
+
+
+def test_memory_budgets():
+    assert memory_budget("4GiB") == 4 * 2**30
+    assert memory_budget("1.5 MB") == 1_500_000
+    assert memory_budget(12) == 12
+    assert memory_budget(None) > 0
+    with pytest.raises(MemoryError, match=r"1 x 1 inputs .* needs .* GiB, the budget is 9\.31e-09 GiB"):
+        empirical_ntk(plain, PARAMS, draw(3, 3), memory=10)
+
+
+def test_result_says_what_it_is():
+    found = empirical_ntk(plain, PARAMS, draw(3, 3))
+    assert "layerwise" not in repr(found)
+    assert all(word in repr(found) for word in (found.method, "full", "(3, 3, 4, 4)", "FLOPs"))
+    assert found.flops > 0
+    assert condition_number(found.matrix()) >= 1
+    assert found.matrix().shape == (12, 12)
+    with pytest.raises(AttributeError, match="empirical_nngp"):
+        _ = found.nngp
+    with pytest.raises(ValueError, match="not one matrix"):
+        empirical_ntk(plain, PARAMS, draw(3, 3), outputs="diagonal").matrix()
+
+
+X = draw(3, 3)
+BAD = {
+    "several outputs": (lambda p, x: (x, x), PARAMS, X, None, {}, TypeError, "one array of floats, got tuple"),
+    "integer outputs": (lambda p, x: jnp.zeros(x.shape, int), PARAMS, X, None, {}, TypeError, "got int64"),
+    "batch lost": (lambda p, x: jnp.sum(plain(p, x), 0), PARAMS, X, None, {}, ValueError, "put the batch first"),
+    "scalar": (lambda p, x: jnp.sum(plain(p, x)), PARAMS, X, None, {}, ValueError, "put the batch first"),
+    "integer parameter": (plain, PARAMS | {"step": np.array(3)}, X, None, {}, TypeError, r"params\['step'\] is int64"),
+    "boolean parameter": (plain, PARAMS | {"on": np.array(True)}, X, None, {}, TypeError, r"params\['on'\] is bool"),
+    "Python parameter": (plain, PARAMS | {"on": 1.0}, X, None, {}, TypeError, r"params\['on'\] is float"),
+    "NaN parameter": (plain, PARAMS | {"b": np.full(5, np.nan)}, X, None, {}, ValueError, r"params\['b'\] has NaN"),
+    "no parameters": (plain, {}, X, None, {}, ValueError, "no arrays"),
+    "x2": (plain, PARAMS, X, draw(3, 4), {}, ValueError, r"got \(4,\) against \(3,\)"),
+    "NaN input": (plain, PARAMS, np.where(np.eye(3) > 0, np.nan, 1.0), None, {}, ValueError, "in 3 of 3 inputs, first"),
+    "no inputs": (plain, PARAMS, X[:0], None, {}, ValueError, "at least one input"),
+    "layout": (plain, PARAMS, X, None, {"outputs": "sum"}, ValueError, "full, diagonal, trace"),
+    "method": (plain, PARAMS, X, None, {"method": "fast"}, ValueError, "auto, jacobian, products, layerwise"),
+    "layerwise": (plain, PARAMS, X, None, {"method": "layerwise"}, ValueError, "needs a network of layers"),
+    "coupled": (plain, PARAMS, X, None, {"coupled": "no"}, ValueError, "True, False or 'detect'"),
+    "memory": (plain, PARAMS, X, None, {"memory": "a lot"}, ValueError, "'4GiB'"),
+    "no memory": (plain, PARAMS, X, None, {"memory": 0}, ValueError, "'4GiB'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name):
+    f, params, x1, x2, options, error, message = BAD[name]
+    with pytest.raises(error, match=message) as caught:
+        empirical_ntk(f, params, x1, x2, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_tracers():
+    with pytest.raises(TypeError, match="outside jit"):
+        jax.jit(lambda x: empirical_ntk(plain, PARAMS, x).ntk)(jnp.asarray(X))

@@ -1,0 +1,137 @@
+"""The layer-wise kernel of our own networks against the dense Jacobian: every normalisation, layer and composition."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_empirical import assert_close, dense, in_layout
+
+from ntk_analysis.empirical import empirical_ntk
+from ntk_analysis.layers import (
+    Activation,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Dense,
+    Flatten,
+    GlobalAvgPool,
+    Layer,
+    Repeat,
+    Residual,
+    Serial,
+)
+from ntk_analysis.networks import NORMALIZATIONS, convolutional, fully_connected, residual
+
+VECTORS, IMAGES = (5,), (4, 4, 2)
+WIDE = {"w_var": 1.3, "b_var": 0.1}
+NETWORKS = {
+    **{f"mlp, {name}": (fully_connected(3, 6, name, outputs=3, b_var=0.1), VECTORS) for name in NORMALIZATIONS},
+    "last batch norm": (fully_connected(2, 6, outputs=3, last_batch_norm=True), VECTORS),
+    "affine batch norm": (Serial(Dense(6), BatchNorm(0.1, True, True), Activation("tanh"), Dense(2, **WIDE)), VECTORS),
+    "cnn, flatten": (convolutional(3, 3, "weight_mean", outputs=2, b_var=0.1), IMAGES),
+    "cnn, pool": (convolutional(2, 3, "weight_standardization", outputs=2, readout="pool", b_var=0.1), IMAGES),
+    "cnn, layer norm": (convolutional(2, 3, "layer", outputs=2, padding="circular"), IMAGES),
+    "cnn, batch norm": (convolutional(2, 2, "batch", outputs=2, readout="pool"), IMAGES),
+    "cnn, few positions": (  # Grams of all pairs of positions are cheaper than gradients here
+        Serial(AvgPool(2), Conv(8, 3, (2, 1), center=True, **WIDE), Activation("relu"), GlobalAvgPool(), Dense(2)),
+        IMAGES,
+    ),
+    "cnn, strides": (Serial(Conv(3, (3, 2), (2, 1), "valid", **WIDE), Activation("erf"), Flatten(), Dense(2)), IMAGES),
+    "residual": (residual(2, 6, "weight_mean", outputs=2), VECTORS),
+    "residual, images": (residual(2, 3, outputs=2, kernel_size=3, readout="pool"), IMAGES),
+    "shortcut": (Residual(Serial(Dense(4), Activation("relu"), Dense(3, **WIDE)), 0.7, Dense(3, **WIDE)), VECTORS),
+    "nested scans": (Serial(Repeat(Repeat(Serial(Dense(5, **WIDE), Activation("tanh")), 2), 2), Dense(2)), VECTORS),
+}
+
+
+def drawn(network, features, seed=0):
+    key1, key2, key3, key4 = jax.random.split(jax.random.key(seed), 4)
+    _, params = network.init(key1, (-1, *features))
+    # a trained network: gamma and beta off their start
+    leaves, tree = jax.tree.flatten(params)
+    params = jax.tree.unflatten(
+        tree, [leaf + 0.1 * jax.random.normal(jax.random.fold_in(key4, i), leaf.shape) for i, leaf in enumerate(leaves)]
+    )
+    return params, jax.random.normal(key2, (4, *features)), jax.random.normal(key3, (3, *features))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_layerwise_is_the_dense_jacobian(name):
+    network, features = NETWORKS[name]
+    params, x1, x2 = drawn(network, features)
+    square, oblong = dense(network.apply, params, x1), dense(network.apply, params, x1, x2)
+    for outputs in ("full", "trace"):
+        found = empirical_ntk(network, params, x1, outputs=outputs, method="layerwise")
+        assert found.method == "layerwise"
+        assert found.coupled == ("batch" in name)
+        assert_close(found.ntk, in_layout(square, outputs))
+    diagonal = empirical_ntk(network, params, x1, x2, outputs="diagonal", method="layerwise")
+    assert_close(diagonal.ntk, in_layout(oblong, "diagonal"))
+
+
+@pytest.mark.parametrize("method", ["auto", "jacobian", "products"])
+@pytest.mark.parametrize("name", ["mlp, weight_mean", "mlp, batch", "cnn, pool"])
+def test_other_methods_take_networks_too(name, method):
+    network, features = NETWORKS[name]
+    params, x, _ = drawn(network, features)
+    assert_close(empirical_ntk(network, params, x, method=method).ntk, dense(network.apply, params, x))
+
+
+def test_batch_larger_than_the_fan_in_takes_the_other_order():
+    network = fully_connected(1, 3, "batch", outputs=2)
+    params, _, _ = drawn(network, (2,))
+    x = jax.random.normal(jax.random.key(5), (9, 2))
+    assert_close(empirical_ntk(network, params, x, method="layerwise").ntk, dense(network.apply, params, x))
+
+
+def test_auto_is_layerwise_for_wide_networks_and_tiles_agree():
+    network = fully_connected(3, 32, "weight_mean", outputs=3)
+    params, _, _ = drawn(network, VECTORS)
+    x = np.asarray(jax.random.normal(jax.random.key(5), (10, *VECTORS)))
+    whole = empirical_ntk(network, params, x, outputs="trace")
+    assert whole.method == "layerwise"
+    # the parameters alone do not fit into less: activations of 10 inputs come on top
+    tiled = empirical_ntk(network, params, x, outputs="trace", memory=whole.memory_bytes * 3 // 4, method="layerwise")
+    assert tiled.plan.rows < 10
+    assert_close(tiled.ntk, whole.ntk)
+    np.testing.assert_array_equal(tiled.ntk, tiled.ntk.T)
+
+
+class Twice(Layer):
+    """A composition that the method does not know."""
+
+    def __init__(self, inside):
+        self.inside = inside
+
+    def init(self, key, input_shape):
+        return self.inside.init(key, input_shape)
+
+    def forward(self, params, x, *, record):
+        y, outputs = self.inside.forward(params, x, record=record)
+        return 2 * y, outputs
+
+    def kernel(self, kernel):
+        raise NotImplementedError
+
+    def walk(self, outputs):
+        return self.inside.walk(outputs)
+
+
+def test_unknown_composition_falls_back_to_other_methods():
+    network = Twice(Dense(3))
+    params, x, _ = drawn(network, VECTORS)
+    found = empirical_ntk(network, params, x)
+    assert found.method in ("jacobian", "products")
+    assert_close(found.ntk, dense(network.apply, params, x))
+    with pytest.raises(NotImplementedError, match="Twice"):
+        empirical_ntk(network, params, x, method="layerwise")
+
+
+def test_float32_stays_float32():
+    network = fully_connected(2, 8, "weight_standardization", outputs=2)
+    params, x, _ = drawn(network, VECTORS)
+    single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+    found = empirical_ntk(network, single, x.astype(jnp.float32))
+    assert found.ntk.dtype == np.float32
+    exact = dense(network.apply, params, x)
+    np.testing.assert_allclose(found.ntk, exact, rtol=0, atol=1e-5 * np.max(np.abs(exact)))  # 100 roundings
