@@ -9,6 +9,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_opti
 
 import hypothesis
 import jax
+import pytest
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_enable_x64", True)
@@ -26,3 +27,10 @@ hypothesis.settings.load_profile("project")
 def pytest_configure(config):
     # warnings are errors; here and not in pyproject.toml, so that there is one place for strictness
     config.addinivalue_line("filterwarnings", "error")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_compiled_programs():
+    """Programs of one file are of no use to the next, and all of them together take gigabytes."""
+    yield
+    jax.clear_caches()

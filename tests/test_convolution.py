@@ -431,6 +431,7 @@ def test_duplicates_negatives_black_and_constant_images(network):
         assert np.isfinite(kernel.relative_error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", EDGES.values(), ids=EDGES)
 def test_kernels_scale_with_the_images(network):
     x = photos(n=4, shape=(2, 3, 2))
@@ -446,6 +447,7 @@ def test_kernels_scale_with_the_images(network):
     close(scaled.ntk / factor / factor, kernel.ntk, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", EDGES.values(), ids=EDGES)
 def test_gradients_of_image_kernels(network):
     """Against differences of second order; finite at duplicates, negatives, black and constant images."""
@@ -457,6 +459,7 @@ def test_gradients_of_image_kernels(network):
     assert float(jnp.sum(gradient(x)[1] * direction)) == pytest.approx(numeric, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["flatten", "pool"])
 def test_vmap_and_dtypes_of_image_kernels(name):
     network, x = EDGES[name], photos(n=4, shape=(2, 3, 2))
