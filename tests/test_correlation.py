@@ -20,7 +20,7 @@ from ntk_analysis.correlation import (
     predicted_spread,
     random_pairs,
 )
-from ntk_analysis.layers import Activation, BatchNorm, Dense, LayerNorm, Repeat, Residual, Serial
+from ntk_analysis.layers import Activation, BatchNorm, Dense, LayerNorm, Repeat, Residual, ResidualChain, Serial
 from ntk_analysis.networks import fully_connected
 
 GAIN = 2 / (1 - 1 / math.pi)
@@ -91,10 +91,13 @@ def test_the_four_observables_differ_where_they_should():
     assert np.array_equal(straight["pre_activation"].values, straight["before_normalization"].values)
 
 
-def test_residual_and_activation_first_networks_see_what_enters_the_activation():
+BRANCH = Serial(BatchNorm(), Activation("relu"), Dense(12, 2.0))
+
+
+@pytest.mark.parametrize("blocks", [Repeat(Residual(BRANCH), 3), ResidualChain(BRANCH, (1.0, 1.0, 1.0))])
+def test_residual_and_activation_first_networks_see_what_enters_the_activation(blocks):
     x = inputs(6)
-    block = Residual(Serial(BatchNorm(), Activation("relu"), Dense(12, 2.0)))
-    network = Serial(Activation("relu"), Dense(12), Repeat(block, 3))
+    network = Serial(Activation("relu"), Dense(12), blocks)
     params = network.init(jax.random.split(jax.random.key(1), 1)[0], x.shape)[1]
     stream, streams = np.maximum(x, 0) @ np.asarray(params[1]["w"]) / math.sqrt(12), []
     for w in np.asarray(params[2][2]["w"]):

@@ -312,7 +312,7 @@ def test_over_all_outputs_the_spread_of_their_scales_remains():
 def test_batch_normalisation_keeps_only_the_constant_mode(m, golden):
     """theory.md sections 4 and 5: condition number chi/e1 in all, 1 on the zero-mean space; common correlation 0.1."""
     x = math.sqrt(m) * np.linalg.cholesky(0.1 * np.ones((m, m)) + 0.9 * np.eye(m))
-    theta = infinite_kernel(fully_connected(60, 1, "batch"), x).ntk_scaled
+    theta = infinite_kernel(networks.fully_connected(60, 1, "batch"), x).ntk_scaled
     c = -1 / (m - 1)
     slope = 1 - math.acos(c) / math.pi
     dual = math.sqrt(1 - c**2) / math.pi + c * slope

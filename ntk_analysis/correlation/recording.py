@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_analysis.kernel import Kernel
-from ntk_analysis.layers import Activation, BatchNorm, Layer, LayerNorm, Repeat, Residual, Serial
+from ntk_analysis.layers import Activation, BatchNorm, Layer, LayerNorm, Repeat, Residual, ResidualChain, Serial
 from ntk_analysis.layers.base import Params, Shape, SingleLayer
 
 LayersOf: TypeAlias = Callable[[jax.Array, Any], Iterable[Any]]
@@ -72,7 +72,10 @@ def _reducing(layer: Layer, see: Callable[[jax.Array], Any]) -> Layer:
     if isinstance(layer, Repeat):
         return Repeat(_reducing(layer.block, see), layer.times)
     if isinstance(layer, Residual):
-        return _Reducing(Residual(_reducing(layer.branch, see), layer.scale), see)
+        shortcut = None if layer.shortcut is None else _reducing(layer.shortcut, see)
+        return _Reducing(Residual(_reducing(layer.branch, see), layer.scale, shortcut), see)
+    if isinstance(layer, ResidualChain):
+        return _Reducing(ResidualChain(_reducing(layer.branch, see), layer.scales), see)
     return _Reducing(layer, see)
 
 
@@ -88,18 +91,19 @@ class _Reducing(Layer):
 
     def forward(self, params: Params, x: jax.Array, *, record: bool) -> tuple[jax.Array, Any]:
         y, outputs = self.layer.forward(params, x, record=record)
-        if isinstance(self.layer, Residual):  # its branch has reduced its own
-            return y, ((outputs[0], self.see(y)) if record else None)
+        if not record:
+            return y, None
+        if isinstance(self.layer, Residual | ResidualChain):  # the layers inside have reduced their own
+            *inside, sums = outputs
+            see = jax.vmap(self.see) if isinstance(self.layer, ResidualChain) else self.see
+            return y, (*inside, see(sums))
         return y, jax.tree.map(self.see, outputs)
 
     def kernel(self, kernel: Kernel) -> Kernel:
         return self.layer.kernel(kernel)
 
     def walk(self, outputs: Any) -> Iterator[tuple[Layer, Any]]:
-        if isinstance(self.layer, Residual):
-            yield from self.layer.branch.walk(outputs[0])
-            yield self.layer, outputs[1]
-        elif isinstance(self.layer, SingleLayer):
+        if isinstance(self.layer, SingleLayer):
             yield self.layer, outputs
         else:
             yield from self.layer.walk(outputs)
