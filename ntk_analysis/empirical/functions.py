@@ -100,8 +100,8 @@ def couples_batch(f: Flat, params: Params, x: Any) -> bool:
 
 
 def _differ(left: np.ndarray, right: np.ndarray) -> bool:
-    size = np.max(np.abs(left), initial=0.0)
-    return bool(np.max(np.abs(left - right), initial=0.0) > COUPLING_TOLERANCE * np.finfo(left.dtype).eps * size)
+    size, eps = np.max(np.abs(left), initial=0.0), float(jnp.finfo(left.dtype).eps)  # type: ignore[no-untyped-call]
+    return bool(np.max(np.abs(left - right), initial=0.0) > COUPLING_TOLERANCE * eps * size)
 
 
 def check_inputs(x1: Any, x2: Any) -> None:

@@ -1,15 +1,20 @@
 """NTK and NNGP of a finite network, of any pure function f(params, x)."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ntk_analysis.empirical.devices import Devices
+from ntk_analysis.empirical.manifest import manifest, read_manifest, stored_plan
 from ntk_analysis.empirical.plans import TilePlan
-from ntk_analysis.empirical.tiles import Network, Tiles, plan
+from ntk_analysis.empirical.runs import Held, Job, Runner, Track, untracked
+from ntk_analysis.empirical.store import KernelStore, Stored, continued, open_store
+from ntk_analysis.empirical.tiles import Network, computes_in_float64, plan
 from ntk_analysis.last_batch_norm import as_matrix
 from ntk_analysis.layers.base import Params
-from ntk_analysis.memory import gib
+from ntk_analysis.memory import available_bytes, gib
 from ntk_analysis.precision import AnyArray, numpy_in_float64
 
 
@@ -18,16 +23,20 @@ class EmpiricalKernel:
     """A kernel of a finite network and how it was computed.
 
     Attributes:
-        values: (N1, N2, C, C) "full", (N1, N2, C) "diagonal" or (N1, N2) "trace", NumPy, in the dtype of the network.
+        values: (N1, N2, C, C) "full", (N1, N2, C) "diagonal" or (N1, N2) "trace", in the dtype of the network; of a
+            store, read from disk where it is indexed.
         plan: tiles, method and cost.
     """
 
-    values: np.ndarray
+    values: np.ndarray | Stored
     plan: TilePlan
 
     @property
     def ntk(self) -> np.ndarray:
-        """The tangent kernel, entry [a, b, c, d] = <d f_c(x_a), d f_d(x_b)>; the diagonal of it, or its trace."""
+        """The tangent kernel, entry [a, b, c, d] = <d f_c(x_a), d f_d(x_b)>; the diagonal of it, or its trace.
+
+        Of a store, all of it read into memory: `values` reads parts.
+        """
         return self._values("ntk")
 
     @property
@@ -38,7 +47,7 @@ class EmpiricalKernel:
     def _values(self, which: str) -> np.ndarray:
         if self.plan.which != which:
             raise AttributeError(f"this is the {self.plan.which} of the network: use empirical_{which}")
-        return self.values
+        return np.asarray(self.values)
 
     @property
     def outputs(self) -> str:
@@ -77,7 +86,8 @@ class EmpiricalKernel:
                 f"{'' if self.plan.symmetric else ' of two sets'} is not one matrix: take x2=None, and of a diagonal "
                 "one output, values[:, :, c]"
             )
-        return np.asarray(as_matrix(self.values)) if self.outputs == "full" else self.values
+        values = np.asarray(self.values)
+        return np.asarray(as_matrix(values)) if self.outputs == "full" else values
 
     def summary(self) -> str:
         """One line."""
@@ -98,6 +108,9 @@ def empirical_ntk(
     method: str = "auto",
     coupled: bool | str = "detect",
     memory: str | int | None = None,
+    store: str | Path | None = None,
+    on: Runner | None = None,
+    track: Track = untracked,
 ) -> EmpiricalKernel:
     """Neural tangent kernel of a finite network, entry [a, b, c, d] = <d f_c(x_a), d f_d(x_b)> over all parameters.
 
@@ -123,15 +136,22 @@ def empirical_ntk(
             x1 is one batch and x2 another, never cut, and the kernel that of the batch's outputs. "detect" tries it out
             on up to 8 inputs.
         memory: what one tile may take: bytes, "4GiB", or None for half of what is free.
+        store: where the kernel is to stand on disk, None for the host's memory. The same call continues a store that
+            was interrupted, with the store's tiles, and ends with the same bits; see `store`.
+        on: who computes the tiles: None for all devices of this machine, `Devices(...)` for some of them,
+            `Cluster("tcp://...")` or `Cluster(workers=3)` for many machines or processes, which needs a store.
+        track: draws a progress bar: called once with the tiles and a description, it yields the tiles.
 
     Raises:
         TypeError: f does not return one array of floats; parameters that are no floats; called under a transformation.
         ValueError: NaN or infinite parameters or inputs; shapes that do not fit; unknown options.
         MemoryError: one pair of inputs needs more than the budget, or the kernel more than the host has.
         NotImplementedError: "layerwise" for a network with compositions of one's own.
+        FileExistsError: there is something at `store` that is not a store; it stays as it is.
+        OSError: the disk is full, or too small for the kernel.
     """
     options: dict[str, Any] = {"outputs": outputs, "method": method, "coupled": coupled, "memory": memory}
-    return _compute(f, params, x1, x2, plan(f, params, x1, x2, **options))
+    return _compute(f, params, x1, x2, options, store, on or Devices(), track)
 
 
 @numpy_in_float64
@@ -144,24 +164,75 @@ def empirical_nngp(
     outputs: str = "full",
     coupled: bool | str = "detect",
     memory: str | int | None = None,
+    store: str | Path | None = None,
+    on: Runner | None = None,
+    track: Track = untracked,
 ) -> EmpiricalKernel:
     """Products of a finite network's outputs, entry [a, b, c, d] = f_c(x_a) f_d(x_b); "trace" sums c = d.
 
     Its average over networks and outputs is the NNGP. Arguments and errors as `empirical_ntk`.
     """
     options: dict[str, Any] = {"outputs": outputs, "which": "nngp", "coupled": coupled, "memory": memory}
-    return _compute(f, params, x1, x2, plan(f, params, x1, x2, **options))
+    return _compute(f, params, x1, x2, options, store, on or Devices(), track)
 
 
-def _compute(f: Network, params: Params, x1: Any, x2: Any, plan: TilePlan) -> EmpiricalKernel:
+def open_kernel(store: str | Path) -> EmpiricalKernel:
+    """The finished kernel in a store, read from disk where it is indexed.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        FileExistsError: there is something that is not a store.
+        ValueError: it is not finished.
+    """
+    found = read_manifest(Path(store))
+    if found is None:
+        raise FileNotFoundError(f"no store at {store}")
+    kept = KernelStore(Path(store), stored_plan(found))
+    if left := len(kept.todo):
+        raise ValueError(
+            f"{left} of {kept.plan.count} tiles of store {store} are not computed yet: repeat the call that began it"
+        )
+    return EmpiricalKernel(kept.values, kept.plan)
+
+
+def _compute(
+    f: Network,
+    params: Params,
+    x1: Any,
+    x2: Any,
+    options: dict[str, Any],
+    store: str | Path | None,
+    on: Runner,
+    track: Track,
+) -> EmpiricalKernel:
+    path = None if store is None else Path(store)
+    begun = None if path is None else read_manifest(path)
+    free = options["memory"] is None
+    if free and on.share > 1:
+        options = options | {"memory": max(1, available_bytes() // 2 // on.share)}
+    cut = plan(f, params, x1, x2, parallel=on.parallel, **options)
+    if path is not None and begun is not None:
+        # half of what is free changes from call to call: tiles that fit are good enough
+        limit = available_bytes() // on.share if free else cut.budget_bytes
+        cut = continued(path, cut, begun, auto=options.get("method", "auto") == "auto", limit=limit)
+    float64 = computes_in_float64(params, x1, x2)
+    job = Job(f, params, np.asarray(x1), None if x2 is None else np.asarray(x2), cut, float64)
+    if path is None:
+        held = Held(_room(cut), cut)
+        on.run(job, list(cut.tiles), held, track)
+        return EmpiricalKernel(held.values, cut)
+    kept = open_store(path, manifest(job))
+    if todo := kept.todo:
+        on.run(job, todo, kept, track)
+        kept.tidy()
+    return EmpiricalKernel(kept.values, cut)
+
+
+def _room(cut: TilePlan) -> np.ndarray:
     try:
-        values = np.empty(plan.shape, plan.dtype)
+        return np.empty(cut.shape, cut.dtype)
     except MemoryError as error:
         raise MemoryError(
-            f"the kernel {plan.shape} itself needs {gib(plan.storage_bytes)} on the host: take outputs='trace', or "
-            "fewer inputs at a time"
+            f"the kernel {cut.shape} itself needs {gib(cut.storage_bytes)} on the host: give store=PATH, take "
+            "outputs='trace', or fewer inputs at a time"
         ) from error
-    tiles = Tiles(f, params, x1, x2, plan)
-    for i, j in plan.tiles:
-        plan.place(values, i, j, tiles(i, j))
-    return EmpiricalKernel(values, plan)

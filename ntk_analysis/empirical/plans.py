@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_analysis.empirical.cost import described, program_cost, tree_bytes
+from ntk_analysis.empirical.estimate import Estimate
 from ntk_analysis.empirical.functions import Side
 from ntk_analysis.empirical.layouts import mirrored, outputs_shape
 from ntk_analysis.empirical.methods import Method
@@ -18,6 +19,7 @@ from ntk_analysis.layers.base import Params
 from ntk_analysis.memory import available_bytes, gib
 
 MARGIN = 1.5  # XLA's transposed copies are not in the count of a program; measured: up to 1.26 of it
+TILES_EACH = 4  # for each of several devices or workers: so many that few are idle at the end
 SIZES = 3  # tile sizes that fit, halved each time, among which the one of fewest FLOPs is taken
 UNITS = {"": 1, "B": 1} | {
     f"{prefix}{unit}": base**power
@@ -106,6 +108,42 @@ class TilePlan:
         if self.symmetric and i != j:
             kernel[columns, rows] = mirrored(tile)
 
+    def on(
+        self,
+        devices: int = 1,
+        *,
+        memory: str | int | None = None,
+        flops_per_second: float | None = None,
+        writes_per_second: float | None = None,
+    ) -> Estimate:
+        """What it takes on other devices, such as 64 GPUs of 80 GiB: `plan(..., memory="80GiB").on(64, ...)`.
+
+        Args:
+            devices: number of them.
+            memory: of each, checked against `memory_bytes`.
+            flops_per_second: that each sustains, well below a data sheet's; None takes what was measured here.
+            writes_per_second: bytes that the storage takes of all of them together; None leaves it out.
+
+        Raises:
+            ValueError: no devices; no rate, and nothing was measured.
+            MemoryError: a tile is too large for them.
+        """
+        if flops_per_second is None and self.seconds:
+            flops_per_second = self.flops / self.seconds
+        if devices < 1 or flops_per_second is None or not flops_per_second > 0:
+            raise ValueError(
+                f"got devices={devices} and flops_per_second={flops_per_second}: give one device or more, and a rate "
+                "or a measured plan, plan(..., measure=True)"
+            )
+        if memory is not None and self.memory_bytes > memory_budget(memory):
+            raise MemoryError(
+                f"a tile of {self.rows} x {self.columns} inputs needs {gib(self.memory_bytes)}, devices of {memory} "
+                f"have less: plan(..., memory={memory!r}) cuts smaller ones"
+            )
+        rounds = -(-self.count // devices)
+        found = Estimate(devices, self.count, rounds, self.flops, flops_per_second, self.storage_bytes)
+        return replace(found, writes_per_second=writes_per_second)
+
     def summary(self) -> str:
         """One line."""
         time = "" if self.seconds is None else f", about {self.seconds:.3g} s"
@@ -131,9 +169,15 @@ def memory_budget(memory: str | int | None) -> int:
 
 
 def plan_tiles(
-    method: Method, params: Params, x1: jax.ShapeDtypeStruct, x2: jax.ShapeDtypeStruct | None, **facts: Any
+    method: Method,
+    params: Params,
+    x1: jax.ShapeDtypeStruct,
+    x2: jax.ShapeDtypeStruct | None,
+    *,
+    parallel: int = 1,
+    **facts: Any,
 ) -> TilePlan:
-    """The tiles of least FLOPs within the budget.
+    """The tiles of least FLOPs within the budget; enough of them, where several are computed at a time.
 
     Larger tiles compute the features of their columns less often; but only whole tiles are saved by symmetry.
 
@@ -147,6 +191,8 @@ def plan_tiles(
     found: list[TilePlan] = []
     for size in _sizes(max(n1, n2)):
         plan = replace(whole, rows=min(size, n1), columns=min(size, n2))
+        if size > 1 and plan.count < TILES_EACH * parallel and parallel > 1:
+            continue
         flops, memory = _costs(method, params, x1, x2, plan)
         if memory <= plan.budget_bytes:
             found.append(replace(plan, flops=flops, memory_bytes=memory))

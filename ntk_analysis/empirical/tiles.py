@@ -47,6 +47,7 @@ def plan(
     coupled: bool | str = "detect",
     memory: str | int | None = None,
     measure: bool = False,
+    parallel: int = 1,
 ) -> TilePlan:
     """Tiles, bytes and FLOPs of an empirical kernel, without computing it.
 
@@ -61,6 +62,7 @@ def plan(
         coupled: True, False or "detect", which runs f on up to 8 inputs (random ones, where x1 is not at hand).
         memory: budget of one tile: bytes, "4GiB", or None for half of what is free.
         measure: whether to run one tile (on random inputs, where x1 is not at hand) and estimate the time.
+        parallel: devices or workers that tiles are cut for, several for each; the budget is that of each.
 
     Raises:
         TypeError, ValueError: as `empirical_ntk`.
@@ -78,8 +80,14 @@ def plan(
     features, dtype = count_outputs(f, params, shape1)
     if coupled == "detect":
         coupled = couples_batch(_compiled(f), params, _concrete(x1))
-    facts = {"features": features, "outputs": outputs, "which": which, "coupled": bool(coupled), "dtype": dtype}
-    facts["budget_bytes"] = memory_budget(memory)
+    facts: dict[str, Any] = {
+        "features": features,
+        "outputs": outputs,
+        "which": which,
+        "coupled": bool(coupled),
+        "dtype": dtype,
+    }
+    facts |= {"budget_bytes": memory_budget(memory), "parallel": parallel}
     best = _cheapest(f, params, shape1, shape2, _candidates(f, which, method), facts)
     if measure:
         best = replace(best, seconds=_measured(f, params, _concrete(x1), None if x2 is None else _concrete(x2), best))
@@ -92,9 +100,11 @@ class Tiles:
     Holds the features of the last row of tiles, so that going row by row computes them once.
     """
 
-    def __init__(self, f: Network, params: Params, x1: Any, x2: Any, plan: TilePlan) -> None:
+    def __init__(
+        self, f: Network, params: Params, x1: Any, x2: Any, plan: TilePlan, float64: bool | None = None
+    ) -> None:
         self.plan = plan
-        self._float64 = jax.dtypes.canonicalize_dtype(np.float64) == np.float64 or wants_float64(params, x1, x2)
+        self._float64 = computes_in_float64(params, x1, x2) if float64 is None else float64
         self._method = tile_method(f, plan.method, plan.outputs)
         self._x1 = np.asarray(x1)
         self._x2 = self._x1 if x2 is None else np.asarray(x2)
@@ -128,9 +138,18 @@ class Tiles:
         return self._method.contract(self._params, left, right)
 
     def _side(self, x: np.ndarray, index: int, size: int) -> Side:
-        # the last tile repeats the last input rather than being compiled anew
-        rows = np.minimum(np.arange(index * size, (index + 1) * size), len(x) - 1)
+        rows = padded_rows(index, size, len(x))
         return Side(jnp.asarray(x), jnp.asarray(rows, jnp.int32)) if self.plan.coupled else Side(jnp.asarray(x[rows]))
+
+
+def padded_rows(index: int, size: int, n: int) -> np.ndarray:
+    """Inputs of a tile; the last tile repeats the last input rather than being compiled anew."""
+    return np.minimum(np.arange(index * size, (index + 1) * size), n - 1)
+
+
+def computes_in_float64(*arrays: Any) -> bool:
+    """Whether kernels of these are computed in float64: JAX's flag is on, or the caller speaks NumPy float64."""
+    return bool(jax.dtypes.canonicalize_dtype(np.float64) == np.float64) or wants_float64(*arrays)
 
 
 @lru_cache(maxsize=NETWORKS)

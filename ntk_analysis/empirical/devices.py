@@ -1,0 +1,134 @@
+"""Tiles on all devices of this machine: one tile for each at a time, by JAX's own sharding.
+
+Tiles are stacked along a new first axis, which is sharded over a mesh of the devices. So each device runs the program
+that a single one would run, on arrays of the same shapes: the tiles do not depend on how many devices there are, and
+neither does the plan.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ntk_analysis.empirical.functions import Side
+from ntk_analysis.empirical.layouts import symmetric
+from ntk_analysis.empirical.methods import Method
+from ntk_analysis.empirical.runs import Job, Runner, Sink, Steps, Tile, Track, description
+from ntk_analysis.empirical.tiles import NETWORKS, Network, Tiles, padded_rows, tile_method
+
+EACH, ALL = PartitionSpec("tiles"), PartitionSpec()  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class Devices(Runner):
+    """Computes tiles on devices of this machine.
+
+    Attributes:
+        chosen: which; None takes all that JAX sees, or the one that `jax.default_device` names.
+    """
+
+    chosen: tuple[jax.Device, ...] | None = None
+
+    @property
+    def devices(self) -> list[jax.Device]:
+        """The devices."""
+        if self.chosen is not None:
+            return list(self.chosen)
+        default = jax.config.jax_default_device  # type: ignore[attr-defined]
+        return jax.local_devices() if default is None else [jnp.zeros(()).device]
+
+    @property
+    def parallel(self) -> int:
+        """As many tiles as devices."""
+        return len(self.devices)
+
+    @property
+    def share(self) -> int:
+        """One tile in the memory of each device; processors all share the machine's."""
+        return len(self.devices) if self.devices[0].platform == "cpu" else 1
+
+    def run(self, job: Job, todo: Sequence[Tile], sink: Sink, track: Track) -> None:
+        """Computes these tiles."""
+        devices = self.devices
+        if len(devices) > 1 and len(todo) > 1:
+            steps = Steps(ShardedTiles(job, devices).several(todo), len(todo))
+            for (i, j), values in track(steps, description(job.plan)):
+                sink.write(i, j, values)
+            return
+        with jax.default_device(devices[0]):
+            tiles = Tiles(*job)
+            for i, j in track(todo, description(job.plan)):
+                sink.write(i, j, tiles(i, j))
+
+
+class ShardedTiles(Tiles):
+    """Tiles of a plan, as many at a time as there are devices."""
+
+    def __init__(self, job: Job, devices: Sequence[jax.Device]) -> None:
+        super().__init__(*job)
+        self._mesh = Mesh(np.array(devices), ("tiles",))
+        self._sharded = _sharded(job.f, job.plan.method, job.plan.outputs, self._mesh, job.plan.coupled)
+        with jax.enable_x64(self._float64):
+            self._params = jax.device_put(self._params, NamedSharding(self._mesh, ALL))
+
+    def several(self, todo: Sequence[Tile]) -> Iterator[tuple[Tile, np.ndarray]]:
+        """Each of these tiles with its values, without padding.
+
+        Every device takes consecutive tiles: it stays in its row, whose features it has, as long as it can.
+        """
+        devices = self._mesh.size
+        rounds = -(-len(todo) // devices)
+        rows, lefts = None, None
+        for step in range(rounds):
+            # devices that are through repeat the last tile
+            batch = [todo[min(device * rounds + step, len(todo) - 1)] for device in range(devices)]
+            with jax.enable_x64(self._float64):
+                if rows != [i for i, _ in batch]:
+                    rows, lefts = [i for i, _ in batch], None  # let go of the old ones before the new ones are made
+                    lefts = self._features(self._x1, rows, self.plan.rows)
+                rights = self._features(self._x2, [j for _, j in batch], self.plan.columns)
+                values = np.asarray(self._sharded.contract(self._params, lefts, rights))
+            for device, (i, j) in enumerate(batch):
+                if device * rounds + step < len(todo):
+                    yield (i, j), self._cut(i, j, values[device])
+
+    def _features(self, x: np.ndarray, indices: list[int], size: int) -> Any:
+        rows = np.stack([padded_rows(index, size, len(x)) for index in indices])
+        each = NamedSharding(self._mesh, EACH)
+        if self.plan.coupled:
+            batch = jax.device_put(x, NamedSharding(self._mesh, ALL))
+            side = Side(batch, jax.device_put(rows.astype(np.int32), each))
+        else:
+            side = Side(jax.device_put(x[rows], each))
+        return self._sharded.features(self._params, side)
+
+    def _cut(self, i: int, j: int, tile: np.ndarray) -> np.ndarray:
+        rows, columns = self.plan.slices(i, j)
+        tile = tile[: rows.stop - rows.start, : columns.stop - columns.start]
+        return symmetric(tile) if self.plan.symmetric and i == j else tile
+
+
+@lru_cache(maxsize=NETWORKS)
+def _sharded(f: Network, name: str, layout: str, mesh: Mesh, coupled: bool) -> Method:
+    """The method on stacks of tiles, each device computing its own."""
+    method = tile_method(f, name, layout)
+    side = Side(ALL, EACH) if coupled else Side(EACH)
+    shard: Callable[..., Any] = partial(jax.shard_map, mesh=mesh, out_specs=EACH, check_vma=False)
+
+    def features(params: Any, stacked: Side) -> Any:
+        mine = Side(stacked.x, stacked.rows[0]) if coupled else Side(stacked.x[0])
+        return jax.tree.map(lambda leaf: leaf[None], method.features(params, mine))
+
+    def contract(params: Any, left: Any, right: Any) -> jax.Array:
+        return method.contract(params, *jax.tree.map(lambda leaf: leaf[0], (left, right)))[None]
+
+    return Method(
+        name,
+        jax.jit(shard(features, in_specs=(ALL, side))),
+        jax.jit(shard(contract, in_specs=(ALL, EACH, EACH))),
+    )
