@@ -14,6 +14,7 @@ _MODULES = {
     "batch_norm",
     "correlation",
     "data",
+    "empirical",
     "last_batch_norm",
     "layers",
     "meanfield",

@@ -10,11 +10,12 @@ from figures import NAMES
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_example_prints_what_it_says():
-    (code,) = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-    printed = io.StringIO()
+def test_the_examples_print_what_it_says():
+    blocks = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    printed, names = io.StringIO(), {}
     with contextlib.redirect_stdout(printed):
-        exec(compile(code, "README.md", "exec"), {})
+        for code in blocks:
+            exec(compile(code, "README.md", "exec"), names)
     assert f"```\n{printed.getvalue()}```" in README
 
 
