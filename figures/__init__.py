@@ -3,4 +3,16 @@
 Importing this package costs nothing: the modules are imported when a figure is asked for.
 """
 
-NAMES = ("fig2", "fig3", "fig4", "supp1", "supp2", "phase_diagram", "condition_number", "bn_growth", "kernel_matrices")
+NAMES = (
+    "fig2",
+    "fig3",
+    "fig4",
+    "supp1",
+    "supp2",
+    "phase_diagram",
+    "condition_number",
+    "bn_growth",
+    "kernel_matrices",
+    "generalisation",
+    "width_study",
+)

@@ -55,7 +55,11 @@ def drawn(network, features, seed=0):
     return params, jax.random.normal(key2, (4, *features)), jax.random.normal(key3, (3, *features))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+# compiling each takes about 8 s; these are combinations of what the others show
+SLOW = {"mlp, layer", "mlp, layer_post", "last batch norm", "cnn, layer norm", "cnn, batch norm", "residual, images"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in NETWORKS])
 def test_layerwise_is_the_dense_jacobian(name):
     network, features = NETWORKS[name]
     params, x1, x2 = drawn(network, features)

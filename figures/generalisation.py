@@ -1,0 +1,210 @@
+"""Test accuracy of infinitely wide networks by depth: what trains fastest need not be what generalises.
+
+Every network here fits its training images perfectly at the end of training, the weight-centred one ever faster: its
+condition number goes to 1. It does so because its kernel becomes the identity, and what is learnt of one image says
+nothing of another: predictions on test images vanish beside the spread of the outputs a network starts from, and one
+network ends at chance. The mean over infinitely many networks does not, for the order of its vanishing outputs is left.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from figures.config import Config, Inputs, Result, Track, load_images, prepare
+from figures.kernel_matrices import KERNELS, TWINS, kernels
+from figures.style import BLACK, BLUE, VERMILION, note, panels
+from ntk_analysis import data
+from ntk_analysis.regression import KernelClassifier
+
+NETWORKS = ("none", "weight_mean")
+LABELS = {"none": "none", "weight_mean": "weight mean"}
+COLORS = {"none": VERMILION, "weight_mean": BLUE}
+LINES: dict[str, Any] = {
+    "nngp": {"linewidth": 0.7, "linestyle": "--"},
+    "ntk": {"linewidth": 1.4, "linestyle": "-", "marker": ".", "markersize": 4},
+}
+PANELS = {
+    "ensemble": "test accuracy, mean over networks",
+    "single": "test accuracy, one network",
+    "condition_number": r"condition number $\kappa$",
+}
+DRAWS = 20  # networks per test image
+TICKS = (1, 2, 5, 10, 20, 50)
+COMPARED = 100  # images on which layer norm's kernels are compared with those they equal
+
+
+class Settings(NamedTuple):
+    """Training images, as many test images, random splits, largest depth."""
+
+    images: int
+    splits: int
+    depth: int
+
+
+def settings(config: Config) -> Settings:
+    """The quick one has the same panels."""
+    return Settings(60, 2, 8) if config.quick else Settings(500, 5, 50)
+
+
+def image_sets(config: Config) -> list[data.ImageSet]:
+    """The data set asked for, else digits and, where it is installed, MNIST.
+
+    Raises:
+        ValueError: images without labels.
+    """
+    both = ["digits", "mnist5k"] if data.mnist5k_available() else ["digits"]
+    sets = [load_images(name) for name in ([config.data] if config.data else both)]
+    for images in sets:
+        if not images.labelled:
+            raise ValueError(f"{images.name} has no labels, which a test accuracy needs: give images with labels")
+    return sets
+
+
+class Measures(NamedTuple):
+    """What one kernel does on one split.
+
+    Attributes:
+        ensemble: test accuracy of the mean prediction over networks.
+        single: expected test accuracy of one network.
+        condition_number: of the kernel of the training images.
+        explained: share of the squares of the centred one-hot test targets that the mean prediction explains.
+        training: training accuracy.
+    """
+
+    ensemble: float
+    single: float
+    condition_number: float
+    explained: float
+    training: float
+
+
+def measure(
+    nngp: np.ndarray, kernel: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int
+) -> Measures:
+    """Training by `kernel` to the end, from outputs of covariance `nngp`."""
+    within, across = np.ix_(train, train), np.ix_(test, train)
+    classifier = KernelClassifier("precomputed").fit(kernel[within], labels[train])
+    flow, classes, mean = classifier.flow_, classifier.classes_, classifier.outputs(kernel[across])
+    start = np.diagonal(nngp)[test]
+    deviation = np.sqrt(flow.covariance(kernel[across], nngp[within], nngp[across], start))
+    noise = np.random.default_rng(seed).standard_normal((DRAWS, *mean.shape))  # outputs are independent
+    drawn = mean + deviation[:, None] * noise
+    targets = (labels[test][:, None] == classes) - 1 / len(classes)
+    return Measures(
+        float(np.mean(classes[np.argmax(mean, axis=-1)] == labels[test])),
+        float(np.mean(classes[np.argmax(drawn, axis=-1)] == labels[test])),
+        float(flow.eigenvalues_scaled[-1] / flow.eigenvalues_scaled[0]),  # resolved, else the fit had refused
+        float(1 - np.sum((mean - targets) ** 2) / np.sum(targets**2)),
+        float(classifier.score(kernel[within], labels[train])),
+    )
+
+
+def by_split(pairs: np.ndarray, labels: np.ndarray, splits: int, seed: int) -> np.ndarray:
+    """`Measures` of kernels (depths, 2, m, m) of m images, half for training, (measures, depths, 2, splits)."""
+    generator, half = np.random.default_rng(seed), len(labels) // 2
+    orders = [generator.permutation(len(labels)) for _ in range(splits)]
+    found = [
+        [[measure(pair[0], kernel, labels, order[:half], order[half:], seed) for order in orders] for kernel in pair]
+        for pair in pairs
+    ]
+    return np.moveaxis(np.array(found), -1, 0)
+
+
+def compute(config: Config, track: Track) -> Result:
+    """The fields of `Measures`, each (data sets, networks, depths, 2 kernels, splits)."""
+    chosen = settings(config)
+    depths = sorted({round(depth) for depth in np.geomspace(1, chosen.depth, 13)})
+    sets, found, described = image_sets(config), [], {}
+    for images in sets:
+        total = min(2 * chosen.images, len(images.images))
+        pool = images.subset(total, config.seed)
+        inputs = prepare(pool, config)
+        described[images.name] = inputs.facts | {"layer norm": twin_differences(inputs, depths)}
+        found.append(
+            [
+                by_split(kernels(inputs.x, name, depths), pool.labels, chosen.splits, config.seed)
+                for name in track(NETWORKS, f"generalisation: {images.name}")
+            ]
+        )
+    values = np.moveaxis(np.array(found), 2, 0)
+    arrays = dict(zip(Measures._fields, values, strict=True)) | {"depths": np.array(depths)}
+    facts = {
+        "network": "ReLU, infinite width, stable gain, no bias; kernel regression until the end of training",
+        "training images": chosen.images,
+        "random splits of the same images": chosen.splits,
+        "smallest training accuracy": float(arrays["training"].min()),
+        "chance": [1 / images.num_classes for images in sets],
+        "data sets": described,
+        "depths": depths,
+    }
+    return Result(arrays, facts | {key: summary(arrays[key], list(described)) for key in Measures._fields[:-1]})
+
+
+def twin_differences(inputs: Inputs, depths: list[int]) -> dict[str, float]:
+    """How far the kernels of a layer norm, over their mean diagonal, are from those of the network it equals."""
+    ends, x = (depths[0], depths[-1]), inputs.x[:COMPARED]
+    return {
+        f"{twin} and {name}, largest difference": float(np.max(np.abs(kernels(x, twin, ends) - kernels(x, name, ends))))
+        for twin, name in TWINS.items()
+    }
+
+
+def summary(values: np.ndarray, sets: list[str]) -> dict[str, dict[str, list[float]]]:
+    """Means over splits by data set, network and kernel, a list over depths each."""
+    return {
+        name: {
+            f"{network}, {kernel}": np.round(values[i, j, :, k].mean(axis=-1), 6).tolist()
+            for j, network in enumerate(NETWORKS)
+            for k, kernel in enumerate(KERNELS)
+        }
+        for i, name in enumerate(sets)
+    }
+
+
+def draw(result: Result) -> Figure:
+    """A row a data set; accuracy of the mean over networks and of one network, condition number."""
+    a, facts = result.arrays, result.facts
+    figure, axes = panels(len(PANELS), rows=len(facts["data sets"]), height=2.0, share=False)
+    for row, (name, chance) in enumerate(zip(facts["data sets"], facts["chance"], strict=True)):
+        line = dict(zip(PANELS, axes[len(PANELS) * row :], strict=False))
+        for key, panel in line.items():
+            draw_lines(panel, a["depths"], a[key][row])
+            panel.set_title(PANELS[key] if row == 0 else "")
+        for key in ("ensemble", "single"):
+            line[key].axhline(chance, color=BLACK, linewidth=0.9, linestyle=":", label="chance")
+            line[key].set(ylim=(0, 1.02))
+        line["condition_number"].set(yscale="log", ylim=(0.7, None))
+        line["ensemble"].set_ylabel(name)
+    for panel in axes[-len(PANELS) :]:
+        panel.set_xlabel("hidden layers")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    described = next(iter(facts["data sets"].values()))
+    centered = "mean image subtracted" if described["centering of images"] == "dataset" else "not centred"
+    note(
+        figure,
+        f"ReLU, infinite width, stable gain, no bias, trained to the end on {facts['training images']} images "
+        f"(training accuracy {facts['smallest training accuracy']:.0%} everywhere), tested on as many; {centered}, "
+        f"|x|² = d. Mean and standard deviation of {facts['random splits of the same images']} splits of the same "
+        "images. Layer norm before the ReLU has the kernels of none, behind it those of weight mean.",
+    )
+    return figure
+
+
+def draw_lines(axes: Axes, depths: np.ndarray, values: np.ndarray) -> None:
+    """Mean and standard deviation over splits of values (networks, depths, 2 kernels, splits)."""
+    for network, of_network in zip(NETWORKS, values, strict=True):
+        for column, kernel in reversed(list(enumerate(KERNELS))):
+            of_splits = of_network[:, column]
+            axes.errorbar(
+                depths,
+                of_splits.mean(axis=-1),
+                of_splits.std(axis=-1, ddof=1),
+                color=COLORS[network],
+                label=f"{LABELS[network]}, {kernel.upper()}",
+                elinewidth=0.7,
+                **LINES[kernel],
+            )
+    axes.set(xscale="log", xticks=TICKS, xticklabels=[str(tick) for tick in TICKS], xlim=(0.9, depths[-1] * 1.15))
+    axes.minorticks_off()

@@ -1,0 +1,179 @@
+"""Distance, change and alignments of kernels: known values, invariances, agreement with the definitions."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ntk_analysis.alignment import (
+    alignment,
+    centered_alignment,
+    centered_one_hot,
+    kernel_distance,
+    relative_change,
+    target_alignment,
+)
+from ntk_analysis.empirical import empirical_ntk
+from ntk_analysis.infinite import infinite_kernel
+from ntk_analysis.networks import fully_connected
+
+ROUNDING = 1e-13  # sums of a few hundred products of float64
+COMPARISONS = (kernel_distance, relative_change, alignment, centered_alignment)
+
+
+def random_kernel(seed, n=8, rank=5):
+    features = np.random.default_rng(seed).standard_normal((n, rank))
+    return features @ features.T
+
+
+def full(kernel, outputs=3):
+    """Independent outputs of one kernel, in the layout (n, n, C, C)."""
+    return np.einsum("ab,cd->abcd", kernel, np.eye(outputs))
+
+
+def test_definitions():
+    a, b = random_kernel(0) + 1, random_kernel(1) + 1
+    H = np.eye(8) - 1 / 8
+    cosine = np.trace(a @ b) / math.sqrt(np.trace(a @ a) * np.trace(b @ b))
+    assert alignment(a, b) == pytest.approx(cosine, rel=ROUNDING)
+    assert kernel_distance(a, b) == pytest.approx(1 - cosine, rel=ROUNDING)
+    ca, cb = H @ a @ H, H @ b @ H
+    centered = np.trace(ca @ cb) / math.sqrt(np.trace(ca @ ca) * np.trace(cb @ cb))
+    assert centered_alignment(a, b) == pytest.approx(centered, rel=ROUNDING)
+    assert abs(centered - cosine) > 0.01  # the wrong one would be seen
+    assert relative_change(a, b) == pytest.approx(np.linalg.norm(b - a) / np.linalg.norm(a), rel=ROUNDING)
+
+
+def test_known_values():
+    identity, ones = np.eye(4), np.ones((4, 4))
+    assert alignment(identity, ones) == pytest.approx(0.5, rel=ROUNDING)
+    assert kernel_distance(np.diag([1.0, 0.0]), np.diag([0.0, 1.0])) == pytest.approx(1, rel=ROUNDING)
+    assert kernel_distance(identity, -identity) == pytest.approx(2, rel=ROUNDING)
+    assert relative_change(identity, 3 * identity) == pytest.approx(2, rel=ROUNDING)
+    assert centered_alignment(identity, identity + 7 * ones) == pytest.approx(1, rel=ROUNDING)
+
+
+def test_same_kernel_is_at_distance_zero_exactly_and_small_distances_keep_their_digits():
+    a = random_kernel(2)
+    assert kernel_distance(a, a) == relative_change(a, a) == 0
+    off = np.zeros((8, 8))
+    off[0, 1] = off[1, 0] = 1.0
+    off -= np.sum(off * a) / np.sum(a * a) * a  # orthogonal to a: the angle is its length over that of a
+    step = 1e-9 * np.linalg.norm(a) / np.linalg.norm(off)
+    assert kernel_distance(a, a + step * off) == pytest.approx(0.5e-18, rel=1e-5)  # 1 - cosine would be 0 or 1e-16
+
+
+@given(seed=st.integers(0, 1000), log_scale=st.floats(-200, 200))
+def test_invariances(seed, log_scale):
+    a, b = random_kernel(seed), random_kernel(seed + 1)
+    scale = math.exp(log_scale)
+    Q = np.linalg.qr(np.random.default_rng(seed).standard_normal((8, 8)))[0]
+    order = np.random.default_rng(seed).permutation(8)
+    for compare in (kernel_distance, alignment, centered_alignment):
+        value = compare(a, b)
+        assert compare(b, a) == pytest.approx(value, abs=ROUNDING)
+        assert compare(scale * a, b) == pytest.approx(value, abs=ROUNDING)
+        assert compare(a[np.ix_(order, order)], b[np.ix_(order, order)]) == pytest.approx(value, abs=ROUNDING)
+    for compare in (kernel_distance, alignment, relative_change):  # centring singles out the vector of ones
+        assert compare(Q @ a @ Q.T, Q @ b @ Q.T) == pytest.approx(compare(a, b), rel=1e-10)
+    assert centered_alignment(a + 5 * a.max(), b) == pytest.approx(centered_alignment(a, b), abs=1e-11)
+    assert relative_change(scale * a, scale * b) == pytest.approx(relative_change(a, b), rel=1e-10)
+
+
+@pytest.mark.parametrize("compare", COMPARISONS)
+def test_full_layout_of_independent_outputs_says_the_same(compare):
+    a, b = random_kernel(3), random_kernel(4)
+    assert compare(full(a), full(b)) == pytest.approx(compare(a, b), rel=1e-12)
+
+
+def test_targets():
+    labels = np.array([0, 1, 0, 2, 1, 2])
+    Y = centered_one_hot(labels)
+    np.testing.assert_allclose(Y.sum(axis=1), 0, atol=1e-15)
+    assert target_alignment(Y @ Y.T, labels) == pytest.approx(1, rel=ROUNDING)
+    a = random_kernel(5, n=6)
+    assert target_alignment(a, labels) == pytest.approx(target_alignment(a, 3 * Y), rel=ROUNDING)
+    assert target_alignment(a, labels) == pytest.approx(centered_alignment(a, Y @ Y.T), rel=ROUNDING)
+    assert target_alignment(a, labels, centered=False) == pytest.approx(alignment(a, Y @ Y.T), rel=ROUNDING)
+    # Cristianini et al. 2001, equation 2: y'Ky / (n |K|) for labels -1 and 1
+    y = np.array([1.0, -1, 1, 1, -1, -1])
+    known = y @ a @ y / (6 * np.linalg.norm(a))
+    assert target_alignment(a, y, centered=False) == pytest.approx(known, rel=ROUNDING)
+    assert target_alignment(a, (y > 0).astype(int), centered=False) == pytest.approx(known, rel=ROUNDING)
+    perfect = np.einsum("ac,bd->abcd", Y, Y)
+    assert target_alignment(perfect, labels) == pytest.approx(1, rel=ROUNDING)
+
+
+def test_centring_takes_out_the_constant_mode_that_aligns_any_two_kernels():
+    a, b = (random_kernel(seed) + 1000 for seed in (6, 7))
+    assert alignment(a, b) > 0.999
+    assert centered_alignment(a, b) < 0.9
+
+
+def test_kernels_of_networks_in_any_scale():
+    x = np.random.default_rng(0).standard_normal((6, 4))
+    shallow, deep = (infinite_kernel(fully_connected(depth, 1, "weight_mean"), x) for depth in (2, 2500))
+    with pytest.raises(OverflowError):
+        _ = deep.ntk
+    assert 0 < kernel_distance(shallow, deep) < 1
+    assert kernel_distance(shallow, deep) == kernel_distance(shallow.ntk, np.asarray(deep.ntk_scaled))
+    assert kernel_distance(shallow, deep, which="nngp") != kernel_distance(shallow, deep)
+    assert relative_change(shallow, shallow) == 0
+    with pytest.raises(OverflowError, match="compare directions"):
+        relative_change(shallow, deep)
+
+
+def test_change_of_an_empirical_kernel():
+    import jax
+
+    network = fully_connected(2, 16, outputs=2)
+    x = np.random.default_rng(0).standard_normal((5, 3))
+    _, params = network.init(jax.random.key(0), (-1, 3))
+    moved = jax.tree.map(lambda leaf: leaf * 1.1, params)
+    before, after = (empirical_ntk(network.apply, p, x) for p in (params, moved))
+    assert kernel_distance(before, before) == 0
+    # 3 layers, each derivative a product of the 2 others: the kernel grows by 1.1^4 and does not turn
+    assert kernel_distance(before, after) < 1e-12
+    assert relative_change(before, after) == pytest.approx(1.1**4 - 1, rel=1e-10)
+    with pytest.raises(AttributeError, match="empirical_nngp"):
+        kernel_distance(before, after, which="nngp")
+
+
+@pytest.mark.parametrize("compare", COMPARISONS)
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (np.eye(3), np.eye(4), "shapes"),
+        (np.eye(3), np.zeros((3, 3)), "zero"),
+        (np.eye(3), np.full((3, 3), np.nan), "NaN"),
+        (np.ones(3), np.ones(3), "expected \\(n1, n2\\)"),
+        (np.ones((2, 2, 3)), np.ones((2, 2, 3)), "expected \\(n1, n2\\)"),
+        (np.ones((0, 0)), np.ones((0, 0)), "expected \\(n1, n2\\)"),
+    ],
+)
+def test_bad_kernels(compare, first, second, message):
+    with pytest.raises(ValueError, match=message):
+        compare(first, second)
+
+
+def test_bad_input():
+    a = random_kernel(0)
+    with pytest.raises(ValueError, match="not a kernel"):
+        alignment(a, a, which="gram")
+    with pytest.raises(ValueError, match="zero once centred"):
+        centered_alignment(a, np.ones((8, 8)))
+    for targets, message in [
+        (np.zeros(7), "one row per input"),
+        (np.zeros(8, int), "at least 2"),
+        (np.full(8, np.nan), "NaN"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            target_alignment(a, targets)
+    with pytest.raises(ValueError, match="itself"):
+        target_alignment(a[:4], np.arange(4.0))
+    with pytest.raises(ValueError, match="expected as many"):
+        target_alignment(full(a), np.ones((8, 2)))
+    with pytest.raises(TypeError, match="real numbers"):
+        alignment(a, a.astype(complex))

@@ -1,0 +1,349 @@
+"""Kernel prediction: against integrated dynamics, sampled networks, linear algebra, neural-tangents, scikit-learn."""
+
+import collections
+import functools
+import math
+
+import jax
+import numpy as np
+import pytest
+import scipy.integrate
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from ntk_analysis import data, spectrum
+from ntk_analysis.empirical import empirical_nngp, empirical_ntk
+from ntk_analysis.infinite import infinite_kernel
+from ntk_analysis.layers import LayerNorm
+from ntk_analysis.networks import fully_connected
+from ntk_analysis.reference import load
+from ntk_analysis.reference.comparison import as_neural_tangents_expects
+from ntk_analysis.regression import GradientFlow, KernelClassifier, KernelRegressor
+
+NETWORK = fully_connected(2, 64)
+TIMES = np.array([0.0, 0.1, 1.0, 20.0, np.inf])
+N, K, OUTPUTS = 7, 5, 2  # training inputs, test inputs, outputs: all different, so that no transposition goes unseen
+
+
+@pytest.fixture(scope="module")
+def problem():
+    generator = np.random.default_rng(0)
+    return [generator.standard_normal(shape) for shape in ((N, 4), (N, OUTPUTS), (K, 4))]
+
+
+def kernels(problem, which="ntk"):
+    x, _, x_test = problem
+    return [
+        np.asarray(getattr(infinite_kernel(NETWORK, a, b), which)) for a, b in ((x, None), (x_test, x), (x_test, None))
+    ]
+
+
+@pytest.mark.parametrize("regularization", [0.0, 0.3])
+def test_mean_is_the_integrated_flow(problem, regularization):
+    # training outputs g and test outputs f of the linearised network, with weight decay r towards the start:
+    # g' = -K (g - y) - r g, f' = -K_* (g - y) - r f
+    x, y, x_test = problem
+    theta, test, _ = kernels(problem)
+    r = regularization * np.trace(theta) / N
+
+    def flow(_, state):
+        g, f = np.split(state.reshape(N + K, OUTPUTS), [N])
+        return np.concatenate([-theta @ (g - y) - r * g, -test @ (g - y) - r * f]).ravel()
+
+    start = np.zeros((N + K) * OUTPUTS)
+    times = TIMES[:-1]
+    solved = scipy.integrate.solve_ivp(
+        flow, (0, times[-1]), start, method="LSODA", t_eval=times, rtol=1e-10, atol=1e-12
+    )
+    expected = solved.y.T.reshape(len(times), N + K, OUTPUTS)
+    model = KernelRegressor(NETWORK, regularization=regularization).fit(x, y)
+    # 100 steps' local errors of 1e-10
+    np.testing.assert_allclose(model.predict(x_test, time=times), expected[:, N:], atol=1e-7)
+    np.testing.assert_allclose(model.predict(x, time=times), expected[:, :N], atol=1e-7)
+
+
+@pytest.mark.parametrize("which", ["ntk", "nngp"])
+def test_mean_and_variance_over_sampled_linear_models(which):
+    # f = phi(x).(a theta): NNGP phi a^2 phi', NTK phi phi' if all train, and the NNGP itself where a is in the features
+    generator, draws, time = np.random.default_rng(1), 20_000, 0.7
+    phi, phi_test = generator.standard_normal((N, 12)) / 3, generator.standard_normal((K, 12)) / 3
+    y = generator.standard_normal(N)
+    deviations = generator.uniform(0.2, 1.5, 12)
+    if which == "nngp":
+        phi, phi_test, deviations = phi * deviations, phi_test * deviations, np.ones(12)
+    # each network solves its own dynamics in parameter space: theta' = -phi'(phi theta - y)
+    starts = generator.standard_normal((draws, 12)) * deviations
+    curvature, modes = np.linalg.eigh(phi.T @ phi)
+    gone = -np.expm1(-time * curvature)
+    target = np.linalg.pinv(phi) @ y
+    ends = starts - (((starts - target) @ modes) * gone) @ modes.T
+    outputs = ends @ phi_test.T
+
+    prior = phi * deviations**2
+    flow = GradientFlow.on(phi @ phi.T, y, which=which)
+    mean = flow.mean(phi_test @ phi.T, time)
+    nngps = prior @ phi.T, phi_test @ prior.T, phi_test * deviations**2 @ phi_test.T
+    covariance = flow.covariance(phi_test @ phi.T, *nngps, time)
+    variance = flow.covariance(phi_test @ phi.T, *nngps[:2], np.diag(nngps[2]), time)
+    np.testing.assert_allclose(np.diag(covariance), variance, rtol=1e-12)
+
+    sampled = np.cov(outputs.T)
+    error = np.sqrt((sampled**2 + np.outer(np.diag(sampled), np.diag(sampled))) / draws)  # of Gaussians' covariances
+    assert np.all(np.abs(outputs.mean(axis=0) - mean) <= 5 * np.sqrt(np.diag(sampled) / draws))
+    assert np.all(np.abs(sampled - covariance) <= 5 * error)
+    # wrong theories are caught: the start's spread, the end's, and (for the NTK) the Gaussian process' posterior
+    wrong = [nngps[2], flow.covariance(phi_test @ phi.T, *nngps)]
+    if which == "ntk":
+        wrong.append(nngps[2] - nngps[1] @ np.linalg.solve(nngps[0], nngps[1].T))
+    for other in wrong:
+        assert np.any(np.abs(sampled - other) > 5 * error)
+
+
+def test_end_of_training_is_linear_algebra(problem):
+    x, y, x_test = problem
+    theta, theta_test, _ = kernels(problem)
+    nngp, nngp_test, nngp_prior = kernels(problem, "nngp")
+    mean, covariance = KernelRegressor(NETWORK).fit(x, y).predict(x_test, return_cov=True)
+    B = np.linalg.solve(theta, theta_test.T).T
+    np.testing.assert_allclose(mean, B @ y, rtol=1e-10)
+    expected = nngp_prior + B @ nngp @ B.T - B @ nngp_test.T - nngp_test @ B.T
+    np.testing.assert_allclose(covariance, expected, atol=1e-12)
+    # the Gaussian process, and that it is another one
+    mean, posterior = KernelRegressor(NETWORK, which="nngp").fit(x, y).predict(x_test, return_cov=True)
+    np.testing.assert_allclose(mean, nngp_test @ np.linalg.solve(nngp, y), rtol=1e-10)
+    known = nngp_prior - nngp_test @ np.linalg.solve(nngp, nngp_test.T)
+    np.testing.assert_allclose(posterior, known, atol=1e-12)
+    assert np.max(np.abs(posterior - covariance)) > 1e-3
+
+
+def test_regularised_end_is_ridge_regression(problem):
+    x, y, x_test = problem
+    theta, test, _ = kernels(problem)
+    ridge = theta + 0.2 * np.trace(theta) / N * np.eye(N)
+    found = KernelRegressor(NETWORK, regularization=0.2).fit(x, y).predict(x_test)
+    np.testing.assert_allclose(found, test @ np.linalg.solve(ridge, y), rtol=1e-10)
+
+
+def test_times_shapes_and_limits(problem):
+    x, y, x_test = problem
+    model = KernelRegressor(NETWORK).fit(x, y)
+    mean, std = model.predict(x_test, time=TIMES, return_std=True)
+    assert mean.shape == (5, K, OUTPUTS)
+    assert std.shape == (5, K)
+    np.testing.assert_array_equal(mean[0], 0)
+    np.testing.assert_allclose(std[0] ** 2, np.diag(kernels(problem, "nngp")[2]), rtol=1e-12)
+    one, one_std = model.predict(x_test, time=1.0, return_std=True)
+    np.testing.assert_allclose(one, mean[2], rtol=1e-12)
+    np.testing.assert_allclose(one_std, std[2], rtol=1e-12)
+    np.testing.assert_allclose(model.predict(x_test), mean[-1], rtol=1e-12)
+    np.testing.assert_allclose(
+        np.squeeze(KernelRegressor(NETWORK, time=1.0).fit(x, y[:, 0]).predict(x_test)), one[:, 0]
+    )
+    _, covariances = model.predict(x_test, time=TIMES, return_cov=True)
+    np.testing.assert_allclose(np.diagonal(covariances, axis1=1, axis2=2), std**2, atol=1e-13)
+    # trained to the end, every network gives the training targets
+    fitted, nothing = model.predict(x, return_std=True)
+    np.testing.assert_allclose(fitted, y, atol=1e-10)
+    assert np.all(nothing >= 0)
+    assert np.max(nothing) < 1e-6  # root of rounding
+
+
+def test_agrees_with_the_training_curve(problem):
+    x, y, _ = problem
+    kernel = infinite_kernel(NETWORK, x)
+    curve = spectrum.training_curve(kernel, y, learning_rate=0.1, steps=np.array([0, 3, 10]), gradient_flow=True)
+    flow = GradientFlow.on(kernel, y)
+    np.testing.assert_allclose(flow.mean(kernel, np.array([0, 0.3, 1.0])) - y, curve.residuals, atol=1e-12)
+
+
+def test_kernel_beyond_float64(problem):
+    x, y, x_test = problem
+    network = fully_connected(2500, 1, "weight_mean")
+    kernel = infinite_kernel(network, x)
+    assert kernel.log_scale > 800
+    with pytest.raises(OverflowError):
+        _ = kernel.ntk
+    model = KernelRegressor(network, relative_time=True).fit(x, y)
+    mean, std = model.predict(x, time=[0, 1.0, np.inf], return_std=True)
+    assert np.isfinite(model.predict(x_test)).all()
+    assert np.isfinite(mean).all()
+    assert np.isfinite(std).all()
+    assert np.max(np.abs(mean[1] - mean[2])) > 1e-3  # in these units training has not ended
+    absolute = KernelRegressor(network, time=1e-300).fit(x, y)
+    np.testing.assert_array_equal(absolute.predict(x), mean[2])  # in true units it has, at once
+
+
+def test_relative_time_counts_in_the_fastest_mode(problem):
+    x, y, x_test = problem
+    model = KernelRegressor(NETWORK, regularization=0.1).fit(x, y)
+    relative = KernelRegressor(NETWORK, regularization=0.1, time=3.0, relative_time=True).fit(x, y)
+    largest = model.flow_.eigenvalues_scaled[-1]
+    np.testing.assert_allclose(relative.predict(x_test), model.predict(x_test, time=3 / largest), rtol=1e-12)
+
+
+def test_singular_kernel_names_its_eigenvalue_and_the_cure(problem):
+    x, y, x_test = problem
+    twice, targets = np.concatenate([x, x[:1]]), np.concatenate([y, y[:1] + 1])
+    with pytest.raises(ValueError, match="NTK of 8 inputs is not positive definite: smallest eigenvalue") as refused:
+        KernelRegressor(NETWORK).fit(twice, targets)
+    cure = float(str(refused.value).split("set regularization to ")[1].split()[0])
+    model = KernelRegressor(NETWORK, regularization=cure).fit(twice, targets)
+    assert np.isfinite(model.predict(x_test)).all()
+    # an indefinite matrix, too
+    with pytest.raises(ValueError, match=r"smallest eigenvalue -1 .* set regularization to 2 or more"):
+        GradientFlow.on(np.array([[1.0, 2.0], [2.0, 1.0]]), np.zeros(2))
+    # float32 resolves less, and says so
+    close = np.eye(2) + (1 - 1e-6) * (1 - np.eye(2))
+    GradientFlow.on(close, np.zeros(2))
+    with pytest.raises(ValueError, match="float32 resolves"):
+        KernelRegressor("precomputed").fit(close.astype(np.float32) * 1e-3 + np.float32(1), np.zeros(2))
+
+
+def test_precomputed_kernel_is_the_same_regression(problem):
+    x, y, x_test = problem
+    theta, test, _ = kernels(problem)
+    found = KernelRegressor("precomputed", time=0.5).fit(theta, y)
+    expected = KernelRegressor(NETWORK, time=0.5).fit(x, y)
+    np.testing.assert_allclose(found.predict(test), expected.predict(x_test), rtol=1e-12)
+    # as many test as training inputs: a transposed kernel has the right shape
+    shifted = x + 0.3
+    square = np.asarray(infinite_kernel(NETWORK, shifted, x).ntk)
+    np.testing.assert_allclose(found.predict(square), expected.predict(shifted), rtol=1e-12)
+    with pytest.raises(ValueError, match="NNGP beside the kernel"):
+        found.predict(test, return_std=True)
+    scores = cross_val_score(KernelRegressor("precomputed", time=0.5), theta, y, cv=3)
+    np.testing.assert_allclose(scores, cross_val_score(KernelRegressor(NETWORK, time=0.5), x, y, cv=3), rtol=1e-10)
+
+
+def linearised(network, params, x, y, x_test, time):
+    """The network linearised where it stands, trained in parameter space: columns of J are parameters."""
+
+    def jacobian(inputs):
+        rows = jax.jacobian(network.apply)(params, inputs)
+        return np.concatenate([np.asarray(leaf).reshape(len(inputs) * 2, -1) for leaf in jax.tree.leaves(rows)], axis=1)
+
+    J, J_test = jacobian(x), jacobian(x_test)
+    start, start_test = (np.asarray(network.apply(params, inputs)) for inputs in (x, x_test))
+    left, singular, right = np.linalg.svd(J, full_matrices=False)
+    moved = right.T @ (-np.expm1(-(singular**2) * time) / singular * (left.T @ (y - start).ravel()))
+    return start, start_test, start_test + (J_test @ moved).reshape(start_test.shape)
+
+
+def test_empirical_kernel_of_coupled_outputs_is_the_linearised_network(problem):
+    x, y, x_test = problem
+    network = fully_connected(2, 8, outputs=OUTPUTS)
+    _, params = network.init(jax.random.key(0), (-1, 4))
+    start, start_test, expected = linearised(network, params, x, y, x_test, 0.4)
+    model = KernelRegressor(functools.partial(empirical_ntk, network.apply, params), time=0.4).fit(x, y - start)
+    np.testing.assert_allclose(model.predict(x_test) + start_test, expected, atol=1e-10)
+    # a trace stands for the average output
+    trace = functools.partial(empirical_ntk, network.apply, params, outputs="trace")
+    average = np.asarray(empirical_ntk(network.apply, params, x, outputs="diagonal").values).mean(axis=-1)
+    found = KernelRegressor(trace, time=0.4).fit(x, y).flow_
+    np.testing.assert_allclose(found.eigenvalues_scaled, np.linalg.eigvalsh(average), rtol=1e-10)
+    nngp = functools.partial(empirical_nngp, network.apply, params, outputs="trace")
+    with pytest.raises(ValueError, match="NNGP of 7 inputs is not positive definite"):  # of rank 2
+        KernelRegressor(nngp, which="nngp").fit(x, y)
+
+
+def test_batch_normalisation_is_refused_with_the_way_out(problem):
+    x, y, x_test = problem
+    network = fully_connected(2, 8, "batch")
+    with pytest.raises(NotImplementedError, match="Compute the kernel of both together"):
+        KernelRegressor(network).fit(x, y)
+    joint = np.asarray(infinite_kernel(network, np.concatenate([x, x_test])).ntk)
+    found = KernelRegressor("precomputed").fit(joint[:N, :N], y).predict(joint[N:, :N])
+    np.testing.assert_allclose(found, joint[N:, :N] @ np.linalg.solve(joint[:N, :N], y), rtol=1e-9)
+    _, params = network.init(jax.random.key(0), (-1, 4))
+    with pytest.raises(ValueError, match="depend on the other inputs of the batch"):
+        KernelRegressor(functools.partial(empirical_ntk, network.apply, params)).fit(x, y[:, :1])
+
+
+def test_like_neural_tangents(problem):
+    x, y, x_test = problem
+    theta, theta_test, theta_prior = kernels(problem)
+    nngp, nngp_test, nngp_prior = kernels(problem, "nngp")
+    with as_neural_tangents_expects():
+        module = load()
+        blocks = {
+            ("train", "train"): (nngp, theta),
+            ("test", "train"): (nngp_test, theta_test),
+            ("test", "test"): (nngp_prior, theta_prior),
+        }
+
+        def kernel_fn(x1, x2, get, **_):
+            names = ["train" if v is None or len(v) == N else "test" for v in (x1, x1 if x2 is None else x2)]
+            pair = dict(zip(("nngp", "ntk"), map(jax.numpy.asarray, blocks[tuple(names)]), strict=True))
+            return pair[get] if isinstance(get, str) else collections.namedtuple("Kernel", get)(*(pair[g] for g in get))
+
+        predict = module.predict.gradient_descent_mse_ensemble(kernel_fn, x, y, diag_reg=0.0)
+        for time in (0.3, None):
+            theirs = predict(t=None if time is None else time * N * OUTPUTS, x_test=x_test, get="ntk", compute_cov=True)
+            model = KernelRegressor(NETWORK, time=math.inf if time is None else time).fit(x, y)
+            mean, covariance = model.predict(x_test, return_cov=True)
+            np.testing.assert_allclose(mean, np.asarray(theirs.mean), atol=1e-9)
+            np.testing.assert_allclose(covariance, np.asarray(theirs.covariance), atol=1e-9)
+
+
+CHECKED = (KernelRegressor(NETWORK, regularization=1e-3), KernelClassifier(NETWORK, regularization=1e-3))
+
+
+@parametrize_with_checks(list(CHECKED))
+def test_scikit_learn_conventions(estimator, check):
+    check(estimator)
+
+
+def test_clone_parameters_and_grid_search(problem):
+    x, y, _ = problem
+    model = KernelRegressor(NETWORK, which="nngp", regularization=0.1, time=2.0)
+    assert clone(model).get_params() == model.get_params()
+    search = GridSearchCV(model, {"time": [0.1, 1.0], "which": ["ntk", "nngp"]}, cv=2).fit(x, y)
+    assert set(search.best_params_) == {"time", "which"}
+
+
+def test_images_and_digits():
+    images = data.load_digits().subset(300, 0)
+    x = data.preprocess(images.images)
+    model = KernelClassifier(fully_connected(2, 64)).fit(x[:200], images.labels[:200])
+    assert model.score(x[:200], images.labels[:200]) == 1
+    assert model.score(x[200:], images.labels[200:]) > 0.85  # chance is 0.1
+    np.testing.assert_allclose(model.outputs(x[200:]).sum(axis=1), 0, atol=1e-10)
+    names = np.array(list("abcdefghij"))[images.labels]
+    named = KernelClassifier(fully_connected(2, 64)).fit(x[:200], names[:200])
+    assert named.score(x[200:], names[200:]) == model.score(x[200:], images.labels[200:])
+    from ntk_analysis.networks import convolutional
+
+    pictures = images.images / 16.0
+    found = KernelClassifier(convolutional(1, 8)).fit(pictures[:100], images.labels[:100])
+    assert found.score(pictures[200:], images.labels[200:]) > 0.8
+
+
+def test_bad_input(problem):
+    x, y, x_test = problem
+    with pytest.raises(NotFittedError):
+        KernelRegressor(NETWORK).predict(x)
+    with pytest.raises(ValueError, match="regularization=-1"):
+        KernelRegressor(NETWORK, regularization=-1).fit(x, y)
+    with pytest.raises(ValueError, match="expected a network"):
+        KernelRegressor("rbf").fit(x, y)
+    with pytest.raises(ValueError, match="not a kernel"):
+        KernelRegressor(NETWORK, which="gram").fit(x, y)
+    with pytest.raises(NotImplementedError, match="on the inputs"):
+        KernelRegressor(LayerNorm()).fit(x, y)
+    model = KernelRegressor(NETWORK).fit(x, y)
+    for time in (-1.0, np.nan, [], [[1.0]]):
+        with pytest.raises(ValueError, match="time="):
+            model.predict(x_test, time=time)
+    theta, test, _ = kernels(problem)
+    with pytest.raises(ValueError, match="expected \\(k, 7\\)"):
+        model.flow_.mean(test.T)
+    with pytest.raises(ValueError, match="targets have shape"):
+        GradientFlow.on(theta, y[:-1])
+    with pytest.raises(ValueError, match="NNGP of shapes"):
+        model.flow_.covariance(test, theta, test.T, np.ones(K))
+    with pytest.raises(ValueError, match="do not belong together"):
+        model.flow_.covariance(test, theta, test, np.zeros(K))
+    with pytest.raises(ValueError, match="at least 2"):
+        KernelClassifier(NETWORK).fit(x, np.zeros(N, int))
