@@ -11,16 +11,20 @@ __version__ = version("ntk-analysis")
 
 _MODULES = {
     "activations",
+    "alignment",
     "batch_norm",
     "correlation",
     "data",
+    "diagnosis",
     "empirical",
     "last_batch_norm",
     "layers",
     "meanfield",
     "networks",
     "reference",
+    "regression",
     "spectrum",
+    "width_study",
 }
 _OBJECTS = {"Kernel": "kernel", "infinite_kernel": "infinite"}
 

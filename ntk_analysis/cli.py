@@ -1,4 +1,4 @@
-"""Command line: figures, kernels, their check against neural-tangents, mean-field tables and phase diagrams.
+"""Command line: figures, kernels, their check against neural-tangents, mean-field tables, phases, your own network.
 
 Heavy imports stand inside the commands, so that --help answers at once.
 """
@@ -74,7 +74,8 @@ def figures(
         list[str] | None,
         Argument(
             metavar="[NAME]...",
-            help="fig2 fig3 fig4 supp1 supp2 phase_diagram condition_number bn_growth kernel_matrices; default: all.",
+            help="fig2 fig3 fig4 supp1 supp2 phase_diagram condition_number bn_growth "
+            "kernel_matrices generalisation width_study; default: all.",
             show_default=False,
         ),
     ] = None,
@@ -89,11 +90,12 @@ def figures(
         Path | None, Option(help="Draw again from the NPZ and JSON files in this folder; compute nothing.")
     ] = None,
 ) -> None:
-    """Compute and draw the paper's theory figures and four of ours.
+    """Compute and draw the paper's theory figures and six of ours.
 
     fig2, fig3: channels over a batch, straight, batch norm, weight mean. fig4: the correlation maps. supp1, supp2:
     correlation of image pairs by layer. phase_diagram: order and chaos. condition_number: of the NTK, by depth.
     bn_growth: batch norm's rates against batch size. kernel_matrices: NNGP and NTK through depth.
+    generalisation: test accuracy by depth. width_study: finite networks against their kernels.
     """
     try:
         from figures.config import Config, describe_inputs
@@ -239,6 +241,45 @@ def phase(
     print(phase_map(diagram))
     if out is not None:
         write_whole(out, lambda temporary: save_phase_diagram(temporary, diagram))
+        print(f"written to {out}")
+
+
+@app.command()
+def diagnose(
+    network: Annotated[
+        str,
+        Argument(
+            metavar="MODULE:FUNCTION",
+            help="A function without arguments that returns (f, params, x): in a module importable from here, or a .py "
+            "file, as in examples/hand_written.py:network.",
+        ),
+    ],
+    count: Annotated[
+        int | None, Option(help="Use this many of the inputs, chosen with the seed; default: all up to 256.")
+    ] = None,
+    memory: Annotated[
+        str | None, Option(help="What a tile of the kernel may take, as in 4GiB; default: half of what is free.")
+    ] = None,
+    seed: Annotated[int, Option(help="Seed of the subset, the shuffles and the probes.", min=0)] = 0,
+    out: Annotated[Path | None, Option(help="Also write the report as .json.")] = None,
+) -> None:
+    """A network of your own: its NTK's conditioning, largest stable learning rate, and ordered, critical or chaotic.
+
+    f(params, x) is a pure JAX function, or a network of ntk_analysis.layers; params any tree of float arrays; x (n,
+    ...) float inputs.
+    """
+    from ntk_analysis.diagnosis import diagnose as diagnosed
+    from ntk_analysis.diagnosis import load_network
+    from ntk_analysis.files import require_suffix, write_whole
+
+    if out is not None:
+        require_suffix(out, (".json",))
+    f, params, x = load_network(network)
+    found = diagnosed(f, params, x, count=count, memory=memory, seed=seed)
+    print(found.summary())
+    if out is not None:
+        text = json.dumps({"network": network, **found.record()}, indent=2, allow_nan=False) + "\n"
+        write_whole(out, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         print(f"written to {out}")
 
 

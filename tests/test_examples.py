@@ -1,0 +1,49 @@
+"""The examples run, and their networks are what `diagnose` takes."""
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ntk_analysis.diagnosis import load_network
+from ntk_analysis.empirical import empirical_ntk
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+
+
+@pytest.fixture(autouse=True)
+def as_a_user_has_it(monkeypatch):
+    """JAX's own defaults: the strictness of these tests is not Flax's."""
+    import jax
+
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def test_there_are_three():
+    assert [path.name for path in EXAMPLES] == ["flax_linen.py", "flax_nnx.py", "hand_written.py"]
+
+
+@pytest.mark.filterwarnings("default")  # Flax's own
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_example_prints_a_condition_number(path, capsys):
+    assert len(path.read_text().splitlines()) <= 40
+    runpy.run_path(str(path), run_name="__main__")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("empirical ntk (32, 32, 10, 10) float32 (full)")
+    assert float(printed[1].removeprefix("condition number ")) > 1
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_all_parameters_are_in_its_kernel(path):
+    """The trace of the kernel is |J|_F^2 by the leaves of the parameters as Flax holds them."""
+    import jax
+    import jax.numpy as jnp
+
+    f, params, x = load_network(f"{path}:network")
+    kernel = empirical_ntk(f, params, x[:2], outputs="trace").ntk
+    jacobian = jax.jacrev(lambda p: f(p, x[:2]))(params)
+    squares = sum(float(jnp.sum(leaf[0].astype(jnp.float32) ** 2)) for leaf in jax.tree.leaves(jacobian))
+    np.testing.assert_allclose(kernel[0, 0], squares, rtol=1e-5)  # float32 sums of some 1e5 squares
