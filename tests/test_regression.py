@@ -290,6 +290,7 @@ def test_like_neural_tangents(problem):
 CHECKED = (KernelRegressor(NETWORK, regularization=1e-3), KernelClassifier(NETWORK, regularization=1e-3))
 
 
+@pytest.mark.slow
 @parametrize_with_checks(list(CHECKED))
 def test_scikit_learn_conventions(estimator, check):
     check(estimator)
