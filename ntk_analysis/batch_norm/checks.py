@@ -44,7 +44,7 @@ def rank_of(sigma: np.ndarray, rounding: float, apart: np.ndarray | None = None)
 def check_eps(eps: float) -> None:
     """Raises ValueError unless eps is a finite number >= 0."""
     if not (math.isfinite(eps) and eps >= 0):
-        raise ValueError(f"got eps={eps}, expected a finite number >= 0: it is added to the batch variance")
+        raise ValueError(f"got eps={eps}, expected a finite number >= 0: it is added to the variance")
 
 
 def checked(value: Any, name: str) -> np.ndarray:

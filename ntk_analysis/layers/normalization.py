@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ntk_analysis import activations, gram
+from ntk_analysis.batch_norm.checks import check_eps
 from ntk_analysis.gaussian import safe_divide, safe_sqrt
 from ntk_analysis.kernel import BatchNormalized, Kernel, map_covariance, rounding
 from ntk_analysis.layers.activation import batch_normalized
@@ -16,11 +17,6 @@ def _standardize(x: jax.Array, axis: int | tuple[int, ...], eps: float) -> jax.A
     centered = x - jnp.mean(x, axis=axis, keepdims=True)
     deviation = safe_sqrt(jnp.mean(centered**2, axis=axis, keepdims=True) + eps)
     return safe_divide(centered, deviation, 0.0)  # a constant channel becomes 0, not NaN
-
-
-def _check_eps(eps: float) -> None:
-    if not 0 <= eps < float("inf"):
-        raise ValueError(f"got eps={eps}, expected a finite number >= 0")
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class BatchNorm(SingleLayer):
     train_shift: bool = False
 
     def __post_init__(self) -> None:
-        _check_eps(self.eps)
+        check_eps(self.eps)
 
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
         del key
@@ -110,7 +106,7 @@ class LayerNorm(SingleLayer):
     eps: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_eps(self.eps)
+        check_eps(self.eps)
 
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
         del key
@@ -157,7 +153,7 @@ class LastBatchNorm(SingleLayer):
     eps: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_eps(self.eps)
+        check_eps(self.eps)
 
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
         del key
