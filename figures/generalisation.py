@@ -2,8 +2,11 @@
 
 Every network here fits its training images perfectly at the end of training, the weight-centred one ever faster: its
 condition number goes to 1. It does so because its kernel becomes the identity, and what is learnt of one image says
-nothing of another: predictions on test images vanish beside the spread of the outputs a network starts from, and one
-network ends at chance. The mean over infinitely many networks does not, for the order of its vanishing outputs is left.
+nothing of another: the mean prediction on test images, over infinitely many networks, vanishes. Two accuracies come of
+it. The mean prediction's own (kernel regression) asks only for the order of the classes, which is left in outputs
+however small. That of one network depends on the scale of its outputs: it adds a Gaussian deviation, in proportion to
+the outputs the network starts from, of variance 1 here against targets one-hot - 1/classes, and ends at chance. Outputs
+and their gradients times s would leave the mean prediction and multiply the deviation by s.
 """
 
 from typing import Any, NamedTuple
@@ -26,8 +29,8 @@ LINES: dict[str, Any] = {
     "ntk": {"linewidth": 1.4, "linestyle": "-", "marker": ".", "markersize": 4},
 }
 PANELS = {
-    "ensemble": "test accuracy, mean over networks",
-    "single": "test accuracy, one network",
+    "ensemble": "test accuracy of the mean prediction",
+    "single": "test accuracy of one network",
     "condition_number": r"condition number $\kappa$",
 }
 DRAWS = 20  # networks per test image
@@ -66,8 +69,8 @@ class Measures(NamedTuple):
     """What one kernel does on one split.
 
     Attributes:
-        ensemble: test accuracy of the mean prediction over networks.
-        single: expected test accuracy of one network.
+        ensemble: test accuracy of the mean prediction over infinitely many networks; no scale of the outputs moves it.
+        single: expected test accuracy of one network, which starts from outputs of the scale of `nngp`.
         condition_number: of the kernel of the training images.
         explained: share of the squares of the centred one-hot test targets that the mean prediction explains.
         training: training accuracy.
@@ -136,6 +139,10 @@ def compute(config: Config, track: Track) -> Result:
         "random splits of the same images": chosen.splits,
         "smallest training accuracy": float(arrays["training"].min()),
         "chance": [1 / images.num_classes for images in sets],
+        "ensemble is": "accuracy of the mean prediction over infinitely many networks, kernel regression; it asks for "
+        "the order of the classes and does not depend on the scale of the outputs",
+        "single is": f"expected accuracy of one network, {DRAWS} draws for each test image; it depends on the scale of "
+        "the outputs, which start with variance 1 against targets one-hot - 1/classes",
         "data sets": described,
         "depths": depths,
     }
@@ -164,7 +171,7 @@ def summary(values: np.ndarray, sets: list[str]) -> dict[str, dict[str, list[flo
 
 
 def draw(result: Result) -> Figure:
-    """A row a data set; accuracy of the mean over networks and of one network, condition number."""
+    """A row a data set; accuracy of the mean prediction over networks and of one network, condition number."""
     a, facts = result.arrays, result.facts
     figure, axes = panels(len(PANELS), rows=len(facts["data sets"]), height=2.0, share=False)
     for row, (name, chance) in enumerate(zip(facts["data sets"], facts["chance"], strict=True)):
@@ -187,7 +194,9 @@ def draw(result: Result) -> Figure:
         f"ReLU, infinite width, stable gain, no bias, trained to the end on {facts['training images']} images "
         f"(training accuracy {facts['smallest training accuracy']:.0%} everywhere), tested on as many; {centered}, "
         f"|x|² = d. Mean and standard deviation of {facts['random splits of the same images']} splits of the same "
-        "images. Layer norm before the ReLU has the kernels of none, behind it those of weight mean.",
+        "images. Mean prediction: over infinitely many networks (kernel regression), whatever the scale of their "
+        "outputs. One network: expected accuracy, which depends on that scale; outputs start with variance 1. Layer "
+        "norm before the ReLU has the kernels of none, behind it those of weight mean.",
     )
     return figure
 

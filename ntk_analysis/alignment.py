@@ -50,7 +50,7 @@ def entries(kernel: ComparableKernel, which: str = "ntk") -> tuple[np.ndarray, f
 def kernel_distance(kernel1: ComparableKernel, kernel2: ComparableKernel, *, which: str = "ntk") -> float:
     """1 - <K1, K2>_F / (|K1|_F |K2|_F), in [0, 2], and in [0, 1] for positive semi-definite kernels.
 
-    Fort et al. 2020 (2010.15110), equation 4: between the empirical NTKs of two times of training it says how much of
+    As in Fort et al. 2020 (2010.15110): between the empirical NTKs of two times of training it says how much of
     the kernel the training has turned. Small distances keep their digits.
 
     Args:
@@ -83,13 +83,13 @@ def relative_change(before: ComparableKernel, after: ComparableKernel, *, which:
 
 
 def alignment(kernel1: ComparableKernel, kernel2: ComparableKernel, *, which: str = "ntk") -> float:
-    """<K1, K2>_F / (|K1|_F |K2|_F), in [-1, 1]: Cristianini et al. 2001, definition 1. Errors as `kernel_distance`."""
+    """<K1, K2>_F / (|K1|_F |K2|_F), in [-1, 1], as in Cristianini et al. 2001. Errors as `kernel_distance`."""
     first, second = _pair(kernel1, kernel2, which)
     return _cosine(first, second)
 
 
 def centered_alignment(kernel1: ComparableKernel, kernel2: ComparableKernel, *, which: str = "ntk") -> float:
-    """Alignment of H K1 H and H K2 H with H = I - 11'/n: Cortes et al. 2012, definition 4.
+    """Alignment of H K1 H and H K2 H with H = I - 11'/n, as in Cortes et al. 2012.
 
     Also known as CKA (Kornblith et al. 2019). Centring is over inputs, of each pair of outputs. It takes out the
     constant mode, which in a deep network without normalisation outweighs everything else and aligns any two kernels.

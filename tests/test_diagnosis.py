@@ -1,17 +1,18 @@
-"""Diagnosis: known phases at finite width, the rule of the verdict, the counting of layers, a user's mistakes."""
+"""Diagnosis: known phases at finite width, the rule of the verdict, the counting of layers, dead networks."""
 
 import json
 import math
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntk_analysis import cli, data, diagnosis, meanfield
-from ntk_analysis.diagnosis import Growth, diagnose, load_network, products_in_a_row, verdict_of
+from ntk_analysis import data, meanfield
+from ntk_analysis.diagnosis import Growth, diagnose, products_in_a_row, spectra, verdict_of
+from ntk_analysis.diagnosis.correlations import layer_correlations
+from ntk_analysis.diagnosis.field import field_of
+from ntk_analysis.diagnosis.growth import ENDS, QUANTILE, measured_growth
 from ntk_analysis.networks import convolutional, fully_connected, residual
 
 DEPTH, WIDTH, OUTPUTS = 30, 256, 10
@@ -31,7 +32,7 @@ QUICK = ("ordered relu", "weight mean")  # the others run with -m slow: each com
 @pytest.fixture
 def by_trace(monkeypatch):
     """Full kernels of 300 outputs take most of the time, and the verdict does not look at them."""
-    monkeypatch.setattr(diagnosis, "FULL_SIZE", 0)
+    monkeypatch.setattr(spectra, "FULL_SIZE", 0)
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +62,9 @@ def test_the_verdict_is_mean_fields(name, digits):
     found = diagnose(network.apply, drawn(network, digits), digits)
     assert found.verdict.phase == phase == field.phase
     assert found.products == DEPTH + 1
-    half = (diagnosis.QUANTILE * found.growth.estimate[1] + diagnosis.ENDS) / DEPTH
+    half = (QUANTILE * found.growth.estimate[1] + ENDS) / DEPTH
     assert abs(found.log_chi - math.log(field.chi_1)) < half
-    # chaos makes float32 rounding look like coupling to `couples_batch` (weight mean); never the other way round
-    assert found.coupled or name != "batch norm"
+    assert found.coupled == (name == "batch norm")
     assert found.layers is None
     assert found.field is None
 
@@ -124,6 +124,8 @@ def growth(log_gain=0.0, error=0.1, inputs=0.0, outputs=0.0):
         (growth(9), 31, 0.9, "not decidable", "rank one"),
         (growth(-9, inputs=0.5), 31, 0.9, "not decidable", "less alike"),
         (growth(-9, outputs=1.0), 31, 0.1, "not decidable", "nearly diagonal"),
+        (growth(-math.inf), 31, 0.1, "not decidable", "saturated or dead"),
+        (growth(math.nan, outputs=math.nan), 31, 0.1, "not decidable", "outputs are zero"),
     ],
 )
 def test_the_rule_of_the_verdict(measured, products, ratio, phase, words):
@@ -167,7 +169,7 @@ def test_spectra_and_learning_rate_are_the_dense_kernels():
 
 
 def test_a_large_kernel_goes_by_its_trace(monkeypatch):
-    monkeypatch.setattr(diagnosis, "FULL_SIZE", 10)
+    monkeypatch.setattr(spectra, "FULL_SIZE", 10)
     found = diagnose(linear, {"w": draw(8, 3)}, draw(6, 8, seed=1))
     assert found.full is None
     assert "upper bound" in found.learning_rate_convention
@@ -182,7 +184,7 @@ def test_structured_weights_are_seen():
     def f(params, x):
         return jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, params)[0]
 
-    found = diagnosis._growth(f, params, jnp.asarray(draw(12, 32, seed=1)), 0)
+    found = measured_growth(f, params, jnp.asarray(draw(12, 32, seed=1)), 0)
     assert found.log_gain < 0 < found.shuffled
     assert not found.typical
     assert found.estimate == (found.log_gain, found.error)
@@ -210,133 +212,114 @@ def test_products_are_counted_in_branches_and_loops():
     assert products_in_a_row(both, jnp.eye(3), jnp.ones((2, 3))) == 6
 
 
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ntk-analysis", "diagnose", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
-
-    return call
-
-
-MODULE = """
-import sys
-import numpy as np
-import jax.numpy as jnp
-import sibling
-
-X = np.random.default_rng(0).standard_normal((9, 4))
-P = {"w": np.random.default_rng(1).standard_normal((4, 3))}
-def f(p, x): return jnp.tanh(x @ p["w"])
-def index(p, x): return {}["missing"]
-def good(): return f, P, X
-def raises(): return {}["missing"]
-def leaves(): sys.exit("bye")
-def single(): return f
-def two(): return f, P
-def lists(): return f, P, [[1.0]]
-def text(): return f, P, np.array(["a"])
-def integers(): return f, P, np.arange(8).reshape(2, 4)
-def nan(): return f, {"w": P["w"] * np.nan}, X
-def whole(): return f, {"w": np.ones((4, 3), int)}, X
-def shapes(): return f, P, X[:, :3]
-def several(): return lambda p, x: (f(p, x), x), P, X
-def scalar(): return lambda p, x: jnp.sum(f(p, x)), P, X
-def broken(): return index, P, X
-def infinite(): return lambda p, x: f(p, x) / 0.0, P, X
-def zero(): return lambda p, x: 0.0 * f(p, x), P, X
-def number(): return 3, P, X
-def one(): return f, P, X[:1]
-def badx(): return f, P, np.where(X > 2, np.nan, X) * np.nan
-value = 3
-"""
+@pytest.mark.parametrize(
+    ("network", "chi_1", "words"),
+    [
+        (convolutional(3, 4), 1.0, ""),
+        (fully_connected(3, 6, "layer"), None, "layer normalisation"),
+        (residual(4, 6), None, "no chain"),
+        (fully_connected(1, 6).apply, None, "plain function"),
+    ],
+)
+def test_mean_field_theory_of_chains_only(network, chi_1, words):
+    """He's ReLU is critical, whatever pools or flattens its outputs."""
+    field, reason = field_of(network, 4)
+    assert (field and round(field.chi_1, 12)) == chi_1
+    assert words in reason
 
 
-@pytest.fixture
-def user(tmp_path):
-    (tmp_path / "sibling.py").write_text("")
-    (tmp_path / "user_network.py").write_text(MODULE)
-    (tmp_path / "syntax.py").write_text("def f(:\n")
-    (tmp_path / "needs.py").write_text("import no_such_library\n")
-    (tmp_path / "stops.py").write_text("raise SystemExit(3)\n")
-    yield tmp_path
-    for name in ("user_network", "_diagnosed_user_network", "sibling", "syntax", "needs", "stops"):
-        sys.modules.pop(name, None)
+def test_coupling_may_be_stated():
+    params, x = {"w": draw(5, 3)}, draw(9, 5, seed=1)
+    detected, stated = diagnose(linear, params, x), diagnose(linear, params, x, coupled=True)
+    assert (detected.coupled, stated.coupled) == (False, True)
+    np.testing.assert_allclose(stated.ntk_ratio, detected.ntk_ratio, rtol=1e-12)
+    with pytest.raises(ValueError, match="got coupled='maybe': choose True, False or 'detect'"):
+        diagnose(linear, params, x, coupled="maybe")
 
 
-@pytest.mark.parametrize("target", ["user_network:good", "user_network.py:good"])
-def test_the_command_reports_and_writes(run, user, target):
-    status, out, err = run(target, "--count", 6, "--out", "deeper/d.json", "--memory", "1GiB")
-    assert (status, err) == (0, "")
-    for words in ("condition number", "learning rate", "6 inputs", "not available", "verdict", "not decidable"):
-        assert words in out
-    record = json.loads((user / "deeper/d.json").read_text())
-    assert record["network"] == target
-    assert record["inputs"] == 6
-    assert len(record["ntk"]["full"]["eigenvalues"]) == 18
-    assert record["verdict"]["phase"] == "not decidable"
+def altered(network, x, weights=1.0, bias=None):
+    """Parameters with weights this many times as large, and these biases."""
+
+    def alter(path, leaf):
+        if path[-1].key == "w":
+            return leaf * np.asarray(weights, leaf.dtype)
+        return leaf if bias is None else jnp.full_like(leaf, bias)
+
+    return jax.tree_util.tree_map_with_path(alter, drawn(network, x))
 
 
-BAD = [
-    (["user_network"], "expected MODULE:FUNCTION"),
-    (["user_network:"], "expected MODULE:FUNCTION"),
-    (["absent_module:good"], "no module 'absent_module'"),
-    (["absent.py:good"], "absent.py: no such file"),
-    (["user_network:absent"], "no function 'absent'"),
-    (["user_network:value"], "no function 'value'"),
-    (["syntax.py:f"], "SyntaxError"),
-    (["needs.py:f"], "no_such_library"),
-    (["stops.py:f"], "SystemExit"),
-    (["user_network:raises"], "raised KeyError: 'missing'"),
-    (["user_network:leaves"], "raised SystemExit: bye"),
-    (["user_network:single"], "returned function, expected the tuple"),
-    (["user_network:two"], "a tuple of 2"),
-    (["user_network:lists"], "x of type list"),
-    (["user_network:text"], "x has dtype <U1"),
-    (["user_network:integers"], "x has dtype int64"),
-    (["user_network:nan"], "params['w'] has NaN"),
-    (["user_network:whole"], "params['w'] is int64"),
-    (["user_network:shapes"], "f(params, x) raised TypeError"),
-    (["user_network:several"], "must return one array of floats"),
-    (["user_network:scalar"], "put the batch first"),
-    (["user_network:broken"], "f(params, x) raised KeyError"),
-    (["user_network:infinite"], "NaN or infinite values for 9 of 9 inputs"),
-    (["user_network:zero"], "returned zero for all"),
-    (["user_network:number"], "f of type int"),
-    (["user_network:one"], "at least 2"),
-    (["user_network:badx"], "x has NaN or infinite values in 9 of 9"),
-    (["user_network:good", "--count", "1"], "at least 2"),
-    (["user_network:good", "--count", "10"], "got 10 of 9"),
-    (["user_network:good", "--memory", "much"], "memory='much'"),
-    (["user_network:good", "--memory", "16B"], "more memory"),
-    (["user_network:good", "--out", "d.txt"], ".json"),
-    ([], "MODULE:FUNCTION"),
-]
+TANH = fully_connected(4, 32, "none", "tanh", 3, 1.5, 0.1)
+RELU = fully_connected(4, 32, "none", "relu", 3, 2.0, 0.1)
 
 
-@pytest.mark.parametrize(("arguments", "words"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
-def test_errors_are_one_line_and_status_2(run, user, arguments, words):
-    status, out, err = run(*arguments)
-    assert (status, out) == (2, "")
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert words in err
-    assert not list(user.glob("*.json"))
+@pytest.mark.usefixtures("by_trace")
+@pytest.mark.parametrize(
+    ("network", "changes", "likeness"), [(TANH, {"weights": 1e3}, None), (RELU, {"bias": -1e3}, 1.0)]
+)
+def test_saturated_and_dead_networks_are_reported(network, changes, likeness, digits):
+    """The read-out still learns, on constant features: the kernel has a spectrum, the phase cannot be told."""
+    found = diagnose(network, altered(network, digits, **changes), digits)
+    assert found.growth.log_gain == -math.inf
+    assert found.verdict.phase == "not decidable"
+    assert "saturated or dead" in found.verdict.reason
+    assert found.trace.largest > 0
+    assert likeness is None or math.isclose(found.growth.outputs, likeness, abs_tol=1e-6)  # float32 roundings
+    text = found.summary()
+    assert "derivatives by the inputs are zero" in text
+    assert "nan" not in text + json.dumps(found.record(), allow_nan=False)
 
 
-def test_help_needs_no_jax(run):
-    status, out, _ = run("--help")
-    assert status == 0
-    assert "MODULE:FUNCTION" in out
+def test_a_dead_read_out_has_the_kernel_of_its_biases(digits):
+    """Outputs zero for all inputs, all of which a bias moves alike: NTK 11^T, and a step of 2 / N is the largest."""
+
+    def f(params, x):
+        return jax.nn.relu(x @ params["w"] - np.float32(1e3)) @ params["v"] + params["b"][None]
+
+    params = {"w": draw(digits.shape[1], 8), "v": draw(8, 2), "b": np.zeros(2)}
+    found = diagnose(f, jax.tree.map(np.float32, params), digits)
+    assert found.verdict == (
+        "not decidable",
+        "outputs are zero for all inputs: a dead network, as by large negative biases",
+    )
+    assert math.isclose(found.spectrum.learning_rate, 2 / len(digits), rel_tol=1e-6)
+    assert found.ntk_ratio == 1
+    assert found.summary().count("not defined, outputs are zero") == 2
+    assert json.loads(json.dumps(found.record(), allow_nan=False))["growth"]["log_gain"] is None
 
 
-def test_sys_path_is_left_as_it_was(user, monkeypatch):
-    monkeypatch.chdir(user)
-    before = list(sys.path)
-    load_network(f"{Path('user_network.py')}:good")
-    assert sys.path == before
+@pytest.mark.parametrize(
+    ("scale", "words"), [(1e-30, "is zero in float32"), (2e-18, "underflows float32"), (1e-14, "")]
+)
+def test_kernels_that_underflow_say_so_and_float64_mends_it(scale, words, digits):
+    """Entries of some scale^2; float32 ends at 1e-38, and has its digits from 1e-31 on."""
+
+    def f(params, x):
+        return np.asarray(scale, params["w"].dtype) * (x @ params["w"])
+
+    params = {"w": np.float32(draw(digits.shape[1], 2)) / 8}
+    wide = diagnose(f, jax.tree.map(np.float64, params), np.float64(digits))
+    assert abs(wide.growth.log_gain) < 1
+    if not words:
+        narrow = diagnose(f, params, digits)
+        np.testing.assert_allclose(narrow.growth.log_gain, wide.growth.log_gain, atol=1e-4)  # float32 sums
+        return
+    with pytest.raises(ValueError, match=words) as caught:
+        diagnose(f, params, digits)
+    assert "\n" not in str(caught.value)
+
+
+def test_layers_of_zeros_have_no_correlation(digits):
+    """Not even a warning: conftest makes it an error."""
+    network = fully_connected(3, 8, "none", "relu", 2)
+    measured, predicted = layer_correlations(network, altered(network, digits, weights=0.0), digits, None, 0)
+    assert np.isnan(measured).all()
+    assert predicted is None
+    biased = fully_connected(3, 8, "none", "relu", 2, 1.0, 0.5)
+    found = diagnose(biased, altered(biased, digits, weights=0.0, bias=0.0), digits)
+    assert "1: undefined (" in found.summary()
+    assert "nan" not in found.summary() + json.dumps(found.record(), allow_nan=False)
+
+
+def test_inputs_of_zeros_have_no_phase():
+    with pytest.raises(ValueError, match="x is zero in all inputs"):
+        diagnose(TANH, drawn(TANH, np.zeros((3, 4))), np.zeros((3, 4), np.float32))

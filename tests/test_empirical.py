@@ -1,4 +1,7 @@
-"""Empirical kernels: every method and layout against the dense Jacobian, tiles, budgets, coupling, errors."""
+"""Empirical kernels: every method and layout against the dense Jacobian, tiles, budgets, errors."""
+
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +10,9 @@ import pytest
 
 from ntk_analysis.empirical import Tiles, empirical_nngp, empirical_ntk, plan
 from ntk_analysis.empirical.cost import program_cost
-from ntk_analysis.empirical.functions import couples_batch, flattened
+from ntk_analysis.empirical.functions import Side, flattened
 from ntk_analysis.empirical.layouts import LAYOUTS, mirrored, symmetric
+from ntk_analysis.empirical.methods import products_method
 from ntk_analysis.empirical.plans import memory_budget
 from ntk_analysis.networks import fully_connected
 from ntk_analysis.spectrum import condition_number
@@ -65,6 +69,62 @@ def test_every_method_and_layout_is_the_dense_jacobian(f, method):
         assert (found.method, found.outputs, found.coupled) == (method, outputs, f is coupled)
         assert_close(found.ntk, in_layout(square, outputs))
         assert_close(empirical_ntk(f, PARAMS, x1, x2, **options).ntk, in_layout(oblong, outputs))
+
+
+@jax.custom_jvp
+def with_forward_mode(x):
+    return jnp.tanh(x)
+
+
+@jax.custom_vjp
+def without_forward_mode(x):
+    return jnp.tanh(x)
+
+
+with_forward_mode.defjvps(lambda tangent, y, x: tangent * (1 - y**2))
+without_forward_mode.defvjp(lambda x: (jnp.tanh(x), jnp.tanh(x)), lambda y, cotangent: (cotangent * (1 - y**2),))
+
+
+@pytest.mark.parametrize("activation", [with_forward_mode, without_forward_mode])
+@pytest.mark.parametrize("method", [*METHODS, "auto"])
+def test_derivatives_of_ones_own(activation, method):
+    """jax.custom_vjp leaves no forward mode: "auto" does without, the method by its name says so."""
+
+    def f(params, x):
+        scanned = jax.lax.scan(lambda c, _: (activation(c), None), x @ params["in"], None, length=2)[0]
+        return jax.jit(activation)(scanned) @ params["out"]
+
+    params, x = {"in": PARAMS["in"], "out": PARAMS["out"]}, draw(5, 3, seed=3)
+    if activation is without_forward_mode and method == "products":
+        with pytest.raises(NotImplementedError, match=r"jax\.custom_vjp .*: use method='jacobian'") as caught:
+            empirical_ntk(f, params, x, method=method)
+        assert "\n" not in str(caught.value)
+        return
+    assert_close(empirical_ntk(f, params, x, method=method).ntk, dense(f, params, x))
+
+
+def test_other_type_errors_are_not_taken_for_a_missing_forward_mode():
+    def f(params, x):
+        raise TypeError("of the user's own")
+
+    with pytest.raises(TypeError, match="of the user's own"):
+        empirical_ntk(f, PARAMS, draw(5, 3), coupled=False)
+
+
+def test_products_run_a_coupled_batch_forward_once():
+    """The loop over its rows is left with derivatives: no tanh in its body."""
+    side = Side(jnp.asarray(draw(5, 3)), jnp.arange(5))
+    contract = products_method(flattened(coupled), "full").contract
+    program = jax.make_jaxpr(contract)(jax.tree.map(jnp.asarray, PARAMS), side, side)
+    (loop,) = (eqn for eqn in program.eqns if eqn.primitive.name == "scan")
+    assert "tanh" in str(program)
+    assert "tanh" not in str(loop)
+
+
+def test_importing_does_without_scipys_statistics():
+    """They take half of the time; only sampling behind an activation needs them."""
+    code = "import sys, ntk_analysis.empirical; sys.exit('scipy.stats' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_products_of_outputs():
@@ -130,27 +190,6 @@ def test_symmetric_keeps_the_upper_triangle():
         np.testing.assert_array_equal(result, mirrored(result))
         np.testing.assert_array_equal(result[0, 1:], kernel[0, 1:])
         np.testing.assert_array_equal(symmetric(result), result)
-
-
-COUPLINGS = {
-    "batch norm": (coupled, True),
-    "stopped statistics": (
-        lambda p, x: plain(p, x) - jax.lax.stop_gradient(jnp.mean(plain(p, x), 0, keepdims=True)),
-        True,
-    ),
-    "maximum": (lambda p, x: plain(p, x) / jnp.max(jnp.abs(plain(p, x))), True),
-    "size of the batch": (lambda p, x: plain(p, x) / len(x), True),
-    "none": (plain, False),
-    "layer norm": (lambda p, x: plain(p, x - jnp.mean(x, 1, keepdims=True)), False),
-}
-
-
-@pytest.mark.parametrize("name", COUPLINGS)
-def test_coupling_is_detected(name):
-    f, couples = COUPLINGS[name]
-    for n in (3, 20):
-        assert couples_batch(flattened(f), PARAMS, draw(n, 3)) == couples
-    assert not couples_batch(flattened(f), PARAMS, draw(1, 3)), "one input has nothing to be coupled to"
 
 
 def test_integer_inputs_are_indices():

@@ -16,7 +16,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from ntk_analysis import data, spectrum
 from ntk_analysis.empirical import empirical_nngp, empirical_ntk
 from ntk_analysis.infinite import infinite_kernel
-from ntk_analysis.layers import LayerNorm
+from ntk_analysis.layers import Dense, LayerNorm, Serial
 from ntk_analysis.networks import fully_connected
 from ntk_analysis.reference import load
 from ntk_analysis.reference.comparison import as_neural_tangents_expects
@@ -124,6 +124,16 @@ def test_regularised_end_is_ridge_regression(problem):
     ridge = theta + 0.2 * np.trace(theta) / N * np.eye(N)
     found = KernelRegressor(NETWORK, regularization=0.2).fit(x, y).predict(x_test)
     np.testing.assert_allclose(found, test @ np.linalg.solve(ridge, y), rtol=1e-10)
+
+
+def test_scale_of_the_outputs_moves_one_network_and_not_the_mean(problem):
+    x, y, x_test = problem
+    louder = Serial(*NETWORK.layers[:-1], Dense(1, 9 * 2.0))  # read-out of gain 2: outputs and gradients times 3
+    mean, deviation = KernelRegressor(NETWORK).fit(x, y).predict(x_test, return_std=True)
+    same, wider = KernelRegressor(louder).fit(x, y).predict(x_test, return_std=True)
+    np.testing.assert_allclose(same, mean, rtol=1e-9)
+    np.testing.assert_allclose(wider, 3 * deviation, rtol=1e-9)
+    assert np.min(deviation) > 0.01
 
 
 def test_times_shapes_and_limits(problem):

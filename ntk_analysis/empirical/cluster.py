@@ -7,6 +7,7 @@ worker loses nothing but the tile that it was at.
 
 import importlib
 import pickle
+import signal
 import threading
 import uuid
 from collections import Counter
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,7 @@ class Cluster(Runner):
                 f"got scheduler={self.scheduler!r} and workers={self.workers!r}: give the address of a scheduler, or "
                 "a number of workers to start on this machine"
             )
+        _distributed()  # so that a store is not begun in vain
 
     @property
     def parallel(self) -> int:
@@ -98,7 +101,9 @@ class Cluster(Runner):
                 # the plan minds the memory: a limit of Dask's would kill workers for what JAX holds in reserve
                 options = {"threads_per_worker": 1, "host": LOOPBACK, "memory_limit": 0}
                 options |= {"dashboard_address": f"{LOOPBACK}:0", "scheduler_kwargs": {"dashboard": False}}
-                cluster = stack.enter_context(distributed.LocalCluster(n_workers=self.workers, **options))
+                options |= {"silence_logs": "CRITICAL"}  # errors are raised here, and tiles given up on Ctrl-C are none
+                with _out_of_reach_of_ctrl_c():
+                    cluster = stack.enter_context(distributed.LocalCluster(n_workers=self.workers, **options))
             try:
                 client = stack.enter_context(distributed.Client(cluster, set_as_default=False, timeout=PATIENCE))
                 client.wait_for_workers(1, timeout=PATIENCE)
@@ -148,6 +153,23 @@ def _shared(job: Job, store: KernelStore) -> Iterator[Path]:
         yield path
     finally:
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _out_of_reach_of_ctrl_c() -> Iterator[None]:
+    """Processes begun here leave Ctrl-C to this one, which stops them: a terminal sends it to all, and all would talk.
+
+    They inherit which signals are blocked, as do the threads that begin them later, in the place of one that died.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # would unblock it when it is first begun
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _distributed() -> Any:

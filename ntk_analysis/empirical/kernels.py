@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from ntk_analysis.empirical.devices import Devices
-from ntk_analysis.empirical.manifest import manifest, read_manifest, stored_plan
+from ntk_analysis.empirical.manifest import manifest, read_manifest
 from ntk_analysis.empirical.plans import TilePlan
 from ntk_analysis.empirical.runs import Held, Job, Runner, Track, untracked
-from ntk_analysis.empirical.store import KernelStore, Stored, continued, open_store
+from ntk_analysis.empirical.store import Stored, continued, find_store, open_store
 from ntk_analysis.empirical.tiles import Network, computes_in_float64, plan
 from ntk_analysis.last_batch_norm import as_matrix
 from ntk_analysis.layers.base import Params
@@ -184,15 +184,19 @@ def open_kernel(store: str | Path) -> EmpiricalKernel:
         FileExistsError: there is something that is not a store.
         ValueError: it is not finished.
     """
-    found = read_manifest(Path(store))
-    if found is None:
+    kept = find_store(Path(store))
+    if kept is None:
         raise FileNotFoundError(f"no store at {store}")
-    kept = KernelStore(Path(store), stored_plan(found))
     if left := len(kept.todo):
         raise ValueError(
             f"{left} of {kept.plan.count} tiles of store {store} are not computed yet: repeat the call that began it"
         )
     return EmpiricalKernel(kept.values, kept.plan)
+
+
+def budget(memory: str | int | None, on: Runner) -> str | int | None:
+    """What one tile may take: as given, or an equal share of half of what is free, for all that stand there at once."""
+    return memory if memory is not None or on.share == 1 else max(1, available_bytes() // 2 // on.share)
 
 
 def _compute(
@@ -208,9 +212,7 @@ def _compute(
     path = None if store is None else Path(store)
     begun = None if path is None else read_manifest(path)
     free = options["memory"] is None
-    if free and on.share > 1:
-        options = options | {"memory": max(1, available_bytes() // 2 // on.share)}
-    cut = plan(f, params, x1, x2, parallel=on.parallel, **options)
+    cut = plan(f, params, x1, x2, parallel=on.parallel, **options | {"memory": budget(options["memory"], on)})
     if path is not None and begun is not None:
         # half of what is free changes from call to call: tiles that fit are good enough
         limit = available_bytes() // on.share if free else cut.budget_bytes

@@ -125,7 +125,7 @@ class TilePlan:
             writes_per_second: bytes that the storage takes of all of them together; None leaves it out.
 
         Raises:
-            ValueError: no devices; no rate, and nothing was measured.
+            ValueError: no devices; no rate, and nothing was measured; a rate that is not positive.
             MemoryError: a tile is too large for them.
         """
         if flops_per_second is None and self.seconds:
@@ -135,6 +135,8 @@ class TilePlan:
                 f"got devices={devices} and flops_per_second={flops_per_second}: give one device or more, and a rate "
                 "or a measured plan, plan(..., measure=True)"
             )
+        if writes_per_second is not None and not writes_per_second > 0:
+            raise ValueError(f"got writes_per_second={writes_per_second}, expected bytes per second, or None")
         if memory is not None and self.memory_bytes > memory_budget(memory):
             raise MemoryError(
                 f"a tile of {self.rows} x {self.columns} inputs needs {gib(self.memory_bytes)}, devices of {memory} "

@@ -116,6 +116,16 @@ class KernelStore(Sink):
         return self.path.joinpath(ARRAY, "c", str(i), str(j), *("0" for _ in self.plan.shape[2:]))
 
 
+def find_store(path: Path) -> KernelStore | None:
+    """The store at this path, finished or not; None where there is nothing yet.
+
+    Raises:
+        FileExistsError: there is something that is not a store.
+    """
+    found = read_manifest(path)
+    return None if found is None else KernelStore(path, stored_plan(found))
+
+
 def open_store(path: Path, wanted: Manifest) -> KernelStore:
     """The store of this kernel: a new one, or the one that is there to be continued.
 

@@ -20,7 +20,25 @@ def _standardize(x: jax.Array, axis: int | tuple[int, ...], eps: float) -> jax.A
 
 
 @dataclass(frozen=True)
-class BatchNorm(SingleLayer):
+class _Normalization(SingleLayer):
+    """What the normalisations share: eps, and no parameters unless they say so.
+
+    Attributes:
+        eps: added to the variance.
+    """
+
+    eps: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_eps(self.eps)
+
+    def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
+        del key
+        return input_shape, ()
+
+
+@dataclass(frozen=True)
+class BatchNorm(_Normalization):
     """gamma (x - mean) / sqrt(var + eps) + beta of each unit over the batch (and positions): biased variance.
 
     A unit that is constant over the batch becomes 0. At infinite width the kernel of one joint batch, exact at every
@@ -32,12 +50,8 @@ class BatchNorm(SingleLayer):
         train_shift: whether beta, 0 at the start, is a parameter; else it is 0.
     """
 
-    eps: float = 0.0
     train_scale: bool = False
     train_shift: bool = False
-
-    def __post_init__(self) -> None:
-        check_eps(self.eps)
 
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
         del key
@@ -94,23 +108,17 @@ class BatchNorm(SingleLayer):
 
 
 @dataclass(frozen=True)
-class LayerNorm(SingleLayer):
+class LayerNorm(_Normalization):
     """(x - mean) / sqrt(var + eps) of each input over its units (of each position over its channels).
 
     Biased variance, no affine parameters; an input whose units are all equal becomes 0. At infinite width, with mean m
     and variance v across channels: K' = (K - m m') / sqrt((v + eps)(v' + eps)), Theta' = Theta / the same root, because
     what the Jacobian projects away is one direction of many. Behind a ReLU the correlation map of the pair is that of
     weight centering, T_bar.
+
+    Attributes:
+        eps: added to the variance.
     """
-
-    eps: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_eps(self.eps)
-
-    def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
-        del key
-        return input_shape, ()
 
     def compute(self, params: Params, x: jax.Array) -> jax.Array:
         del params
@@ -143,21 +151,12 @@ class LayerNorm(SingleLayer):
 
 
 @dataclass(frozen=True)
-class LastBatchNorm(SingleLayer):
+class LastBatchNorm(_Normalization):
     """The batch normalisation after the read-out of a MimicNorm network: no affine parameters, biased variance.
 
     Attributes:
         eps: added to the variance.
     """
-
-    eps: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_eps(self.eps)
-
-    def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
-        del key
-        return input_shape, ()
 
     def compute(self, params: Params, x: jax.Array) -> jax.Array:
         return BatchNorm(self.eps).compute(params, x)

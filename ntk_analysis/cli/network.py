@@ -1,0 +1,45 @@
+"""A network of the user's own."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+
+def diagnose(
+    network: Annotated[
+        str,
+        Argument(
+            metavar="MODULE:FUNCTION",
+            help="A function without arguments that returns (f, params, x): in a module importable from here, or a .py "
+            "file, as in examples/hand_written.py:network.",
+        ),
+    ],
+    count: Annotated[
+        int | None, Option(help="Use this many of the inputs, chosen with the seed; default: all up to 256.")
+    ] = None,
+    memory: Annotated[
+        str | None, Option(help="What a tile of the kernel may take, as in 4GiB; default: half of what is free.")
+    ] = None,
+    seed: Annotated[int, Option(help="Seed of the subset, the shuffles and the probes.", min=0)] = 0,
+    out: Annotated[Path | None, Option(help="Also write the report as .json.")] = None,
+) -> None:
+    """A network of your own: its NTK's conditioning, largest stable learning rate, and ordered, critical or chaotic.
+
+    f(params, x) is a pure JAX function, or a network of ntk_analysis.layers; params any tree of float arrays; x (n,
+    ...) float inputs.
+    """
+    from ntk_analysis.diagnosis import diagnose as diagnosed
+    from ntk_analysis.diagnosis import load_network
+    from ntk_analysis.files import require_suffix, write_whole
+
+    if out is not None:
+        require_suffix(out, (".json",))
+    f, params, x = load_network(network)
+    found = diagnosed(f, params, x, count=count, memory=memory, seed=seed)
+    print(found.summary())
+    if out is not None:
+        text = json.dumps({"network": network, **found.record()}, indent=2, allow_nan=False) + "\n"
+        write_whole(out, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        print(f"written to {out}")

@@ -1,0 +1,48 @@
+"""Options that several commands share, and what they all make of them."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Option
+
+
+class Centering(StrEnum):
+    """What is subtracted from images before they are scaled."""
+
+    dataset = "dataset"
+    none = "none"
+
+
+Activation = Annotated[
+    str, Option(help="relu, leaky_relu(SLOPE), abs, erf, gelu, tanh, sine or identity.", show_default=True)
+]
+NormalizationName = Annotated[
+    str,
+    Option(help="none, weight_mean (alias weight_centering), weight_standardization, batch, layer or layer_post."),
+]
+Eps = Annotated[float, Option(help="Added to the variances of batch and layer normalisations.")]
+WeightVariance = Annotated[float | None, Option(help="Weight variance; default: the activation's stable gain.")]
+BiasVariance = Annotated[float, Option(help="Bias variance.")]
+Count = Annotated[int | None, Option(help="Use this many inputs, chosen with the seed; default: all.")]
+Center = Annotated[Centering, Option(help="Subtract the data set's mean image, or nothing.")]
+Raw = Annotated[bool, Option("--raw", help="Take the numbers as they are: no centering, no scaling to |x|^2 = d.")]
+
+
+def read_inputs(path: Path, count: int | None, seed: int, center: Centering, raw: bool) -> tuple[str, Any]:
+    """The name of an image set and its images as inputs: float64 (n, d), scaled to |x|^2 = d unless raw.
+
+    Raises:
+        DataError: no such images, or not so many.
+        ValueError: raw and centred at once.
+    """
+    from ntk_analysis import data
+
+    if raw and center is not Centering.none:
+        raise ValueError("--raw and --center dataset contradict each other: leave one out")
+    images = data.read_images(path)
+    if count is not None:
+        images = images.subset(count, seed)
+    pixels = images.images
+    x = pixels.reshape(len(pixels), -1).astype("float64") if raw else data.preprocess(pixels, center=center.value)
+    return images.name, x

@@ -1,0 +1,51 @@
+"""Progress bars on stderr, and what is said when Ctrl-C ends them."""
+
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+Track: TypeAlias = Callable[..., Iterable[Any]]
+"""track(steps, description, done=0): the same steps, with a bar that begins at `done` of `done` + len(steps)."""
+
+
+class Interrupted(BaseException):
+    """Ctrl-C, where there is something to tell: what is kept and how to go on."""
+
+
+@contextmanager
+def progress() -> Iterator[Track]:
+    """A `track` whose bars show steps done and time left, on stderr where that is a terminal.
+
+    The time left is that of the steps still to do, at the rate of those that this run has done.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[time]}"),
+    )
+    # rich's own rate forgets what is older than 30 s, and so has none where a step takes longer
+    bars = Progress(
+        *columns,
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        redirect_stdout=False,
+        speed_estimate_period=math.inf,
+    )
+
+    def track(steps: Iterable[Any], description: str, done: int = 0) -> Iterator[Any]:
+        total = done + len(steps) if isinstance(steps, Sized) else None
+        task = bars.add_task(description, total=total, completed=done, time="left")
+        for step in steps:
+            yield step
+            bars.advance(task)
+        bars.update(task, time="")
+
+    with bars:
+        yield track

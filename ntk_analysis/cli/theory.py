@@ -1,0 +1,59 @@
+"""Mean-field theory: one layer as a table, its phases as a map."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from ntk_analysis.cli.options import Activation, BiasVariance, NormalizationName, WeightVariance
+
+
+def meanfield(
+    activation: Activation = "relu",
+    normalization: NormalizationName = "none",
+    w_var: WeightVariance = None,
+    b_var: BiasVariance = 0.0,
+    batch_size: Annotated[
+        int | None, Option(help="Inputs per batch, for batch only; default: the limit of large batches.")
+    ] = None,
+    out: Annotated[Path | None, Option(help="Also write the table as .json.")] = None,
+) -> None:
+    """One layer as a map of variances and correlations: q*, chi_1, phase, fixed points."""
+    from ntk_analysis.files import require_suffix, write_whole
+    from ntk_analysis.meanfield import analyse
+    from ntk_analysis.results import meanfield_table
+
+    if out is not None:
+        require_suffix(out, (".json",))
+    table = meanfield_table(
+        analyse(activation, normalization=normalization, w_var=w_var, b_var=b_var, batch_size=batch_size)
+    )
+    width = max(map(len, table))
+    for key, value in table.items():
+        print(f"{key:<{width}}  {value}")
+    if out is not None:
+        write_whole(out, lambda temporary: temporary.write_text(json.dumps(table, indent=2) + "\n"))
+
+
+def phase(
+    activation: Activation = "tanh",
+    normalization: NormalizationName = "none",
+    w_var: Annotated[str, Option(help="Weight variances as FIRST:LAST:POINTS.")] = "0.1:4:40",
+    b_var: Annotated[str, Option(help="Bias variances as FIRST:LAST:POINTS.")] = "0:1:21",
+    out: Annotated[Path | None, Option(help="Write the whole diagram as .npz.")] = None,
+) -> None:
+    """Ordered, critical or chaotic over weight and bias variance: a map of letters."""
+    from ntk_analysis.files import require_suffix, write_whole
+    from ntk_analysis.meanfield import phase_diagram
+    from ntk_analysis.results import grid, phase_map, save_phase_diagram
+
+    if out is not None:
+        require_suffix(out, (".npz",))
+    diagram = phase_diagram(
+        activation, normalization=normalization, w_var=grid(w_var, "--w-var"), b_var=grid(b_var, "--b-var")
+    )
+    print(phase_map(diagram))
+    if out is not None:
+        write_whole(out, lambda temporary: save_phase_diagram(temporary, diagram))
+        print(f"written to {out}")

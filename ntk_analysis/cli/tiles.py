@@ -1,0 +1,202 @@
+"""What `ntk-analysis empirical` does: networks and inputs, plans, and kernels into stores. Imports what computes."""
+
+import importlib
+import math
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntk_analysis.cli.progress import Interrupted, progress
+from ntk_analysis.diagnosis import load_network
+from ntk_analysis.empirical import Cluster, Devices, TilePlan, empirical_nngp, empirical_ntk
+from ntk_analysis.empirical import plan as planned
+from ntk_analysis.empirical.kernels import budget
+from ntk_analysis.empirical.runs import Runner
+from ntk_analysis.empirical.store import find_store
+from ntk_analysis.layers import Layer
+from ntk_analysis.memory import available_bytes, gib
+
+OF_USERS = (AssertionError, AttributeError, LookupError)  # errors of a user's function that are none of the library's
+
+
+class Subject(NamedTuple):
+    """What a kernel is of."""
+
+    f: Any
+    params: Any
+    x: Any
+
+
+def given_network(target: str, count: int | None, seed: int, float64: bool) -> Subject:
+    """The user's network, on `count` of its inputs, in its own precision or in float64.
+
+    Raises:
+        ValueError: not so many inputs; f raises.
+    """
+    f, params, x = load_network(target)
+    if count is not None:
+        if not 1 <= count <= len(x):
+            raise ValueError(f"{target}: {count} inputs asked for; ask for 1 to {len(x)}")
+        chosen = np.random.default_rng(seed).choice(len(x), size=count, replace=False)
+        x = _described((count, *x.shape[1:]), x.dtype) if _is_described(x) else x[chosen]
+    if float64:
+        params, x = _in(np.float64, (params, x))
+    try:
+        jax.eval_shape(f.apply if isinstance(f, Layer) else f, params, x)
+    except OF_USERS as error:
+        raise ValueError(f"{target}: f(params, x) raised {type(error).__name__}: {error}") from error
+    return Subject(f, params, x)
+
+
+def drawn_network(network: Layer, x: np.ndarray, seed: int, float64: bool) -> Subject:
+    """A network with weights drawn in float32, and its inputs; the same weights in float64."""
+    with jax.enable_x64(False):
+        params = network.init(jax.random.key(seed), x.shape)[1]
+    dtype = np.float64 if float64 else np.float32
+    return Subject(network, *_in(dtype, (params, x)))
+
+
+def runner(workers: int | None, scheduler: str | None, target: str | None) -> Runner:
+    """Who computes: this machine's devices, processes started here, or a cluster; the user's module goes along."""
+    if workers is None and scheduler is None:
+        return Devices()
+    if scheduler is not None and not scheduler.rpartition(":")[2].isdigit():
+        raise ValueError(f"got --scheduler {scheduler!r}, expected an address such as tcp://host:8786")
+    found = Cluster(scheduler, workers)
+    if target is not None:
+        _send_along(target)
+    return found
+
+
+def plan_here(subject: Subject, on: Runner, options: dict[str, Any]) -> str:
+    """Tiles and time of the kernel on this machine, or on the cluster."""
+    options = options | {"memory": budget(options["memory"], on), "parallel": on.parallel}
+    cut = planned(*subject, **options)
+    if not any(_is_described(leaf) for leaf in jax.tree.leaves(subject.params)) and _fits(cut):
+        cut = planned(*subject, **options, measure=True)
+    return f"{cut.summary()}\n{gib(cut.storage_bytes)} on disk"
+
+
+def plan_elsewhere(
+    subject: Subject,
+    options: dict[str, Any],
+    inputs: int | None,
+    devices: int,
+    flops_per_second: float | None,
+    writes_per_second: float | None,
+) -> str:
+    """Tiles and time on other devices, for so many inputs like those at hand.
+
+    Coupling is found out on the inputs at hand, and the rate, where none is given, measured here on a tile of the same
+    size; on one of the inputs at hand, where that does not fit.
+    """
+    f, params, x = subject
+    coupled = planned(f, params, x, **options | {"memory": None}).coupled
+    options = options | {"coupled": coupled}
+    like = _described((inputs or len(x), *x.shape[1:]), x.dtype)
+    cut = planned(f, params, like, **options, parallel=devices)
+    if flops_per_second is None:
+        rows = np.arange(cut.rows if _fits(cut) else len(x)) % len(x)
+        sample = x if _is_described(x) else x[rows]
+        here = planned(f, params, sample, **options | {"memory": None}, measure=True)
+        flops_per_second = here.flops / (here.seconds or math.inf)
+    found = cut.on(devices, flops_per_second=flops_per_second, writes_per_second=writes_per_second)
+    return f"{cut.summary()}\n{found.summary()}"
+
+
+def compute(subject: Subject, path: Path, on: Runner, options: dict[str, Any]) -> str:
+    """Computes the kernel into its store, or what is left of it; one line of what was done.
+
+    Raises:
+        Interrupted: by Ctrl-C, once there is a store.
+    """
+    if any(_is_described(leaf) for leaf in jax.tree.leaves((subject.params, subject.x))):
+        raise TypeError("the network has descriptions of arrays (ShapeDtypeStruct): those can be planned only, --plan")
+    which = options.pop("which")
+    if which == "nngp":
+        options.pop("method")
+    begun = False
+    start = time.perf_counter()
+    with progress() as track:
+
+        def announced(steps: Any, description: str) -> Iterable[Any]:
+            nonlocal begun
+            begun = True
+            done = _announce(path, len(steps))
+            return track(steps, description, done)
+
+        try:
+            found = {"ntk": empirical_ntk, "nngp": empirical_nngp}[which](
+                *subject, **options, store=path, on=on, track=announced
+            )
+        except KeyboardInterrupt:
+            if find_store(path) is None:
+                raise
+            raise Interrupted(f"{state(path)}; repeat the command to go on") from None
+        except OF_USERS as error:  # also of workers, where a function may find less than here
+            raise ValueError(f"computing a tile raised {type(error).__name__}: {error}") from error
+    how = f"{time.perf_counter() - start:.3g} s" if begun else "finished before"
+    plan = found.plan
+    return (
+        f"{which} {plan.shape} {plan.dtype} ({plan.outputs}) by {plan.method}, {how}: in {path}; read it with "
+        f"ntk_analysis.empirical.open_kernel({str(path)!r})"
+    )
+
+
+def state(path: Path) -> str:
+    """How far a store is."""
+    kept = find_store(path)
+    if kept is None:
+        return f"nothing is in {path} yet"
+    return f"{kept.plan.count - len(kept.todo)} of {kept.plan.count} tiles are in {path}"
+
+
+def _announce(path: Path, todo: int) -> int:
+    """Tells the plan of a store that is now being computed; how many of its tiles are finished."""
+    kept = find_store(path)
+    assert kept is not None, "it was opened before"
+    done = kept.plan.count - todo
+    before = f", {done} of them finished before" if done else ""
+    print(f"{kept.plan.summary()}{before}; {gib(kept.plan.storage_bytes)} in {path}", file=sys.stderr)
+    return done
+
+
+def _send_along(target: str) -> None:
+    """Has the user's module, and those beside it, sent to workers with the function: they may not find the file."""
+    name = target.rpartition(":")[0]
+    file = Path(name if name.endswith(".py") else str(sys.modules[name].__file__)).resolve()
+    if "site-packages" in file.parts:
+        return
+    register = importlib.import_module("cloudpickle").register_pickle_by_value
+    for module in list(sys.modules.values()):
+        if (path := vars(module).get("__file__")) and Path(path).resolve().parent == file.parent:
+            register(module)
+
+
+def _fits(cut: TilePlan) -> bool:
+    return cut.memory_bytes <= available_bytes()
+
+
+def _in(dtype: Any, tree: Any) -> Any:
+    """Floats of a tree as NumPy arrays of this dtype, descriptions as descriptions; all else as it is."""
+
+    def converted(leaf: Any) -> Any:
+        if not jnp.issubdtype(getattr(leaf, "dtype", np.dtype(int)), jnp.floating):
+            return leaf
+        return _described(leaf.shape, np.dtype(dtype)) if _is_described(leaf) else np.asarray(leaf, dtype)
+
+    return jax.tree.map(converted, tree)
+
+
+def _is_described(leaf: Any) -> bool:
+    return isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def _described(shape: tuple[int, ...], dtype: Any) -> Any:
+    return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]

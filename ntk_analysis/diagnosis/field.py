@@ -1,0 +1,47 @@
+"""Mean-field theory of a network of our layers, where it repeats one block."""
+
+from collections.abc import Iterator
+
+from ntk_analysis import meanfield
+from ntk_analysis.empirical.tiles import Network
+from ntk_analysis.layers import Activation, BatchNorm, Conv, Dense, Layer, LayerNorm, Repeat, Serial
+from ntk_analysis.layers.base import SingleLayer
+from ntk_analysis.meanfield import BatchNormField, MeanField
+
+
+def field_of(f: Network, batch_size: int) -> tuple[MeanField | BatchNormField | None, str]:
+    """Mean-field theory of the one block that a chain of our layers repeats, or why there is none."""
+    if not isinstance(f, Layer):
+        return None, "not available: a plain function does not say what it is made of"
+    singles = list(_singles(f))
+    behind = [index for index, layer in enumerate(singles) if isinstance(layer, Activation)]
+    weights = {
+        (layer.w_var, layer.b_var, layer.center or layer.standardize)
+        for layer in singles[min(behind, default=0) :]
+        if isinstance(layer, Dense | Conv)
+    }
+    functions = {layer.activation for layer in singles if isinstance(layer, Activation)}
+    others = [layer for layer in singles if not isinstance(layer, Dense | Conv | Activation | BatchNorm)]
+    if len(weights) != 1 or len(functions) != 1 or not all(isinstance(layer, SingleLayer) for layer in others):
+        return None, "not available: the network is no chain of one repeated block"
+    if any(isinstance(layer, LayerNorm) for layer in others):
+        return None, "not available with layer normalisation"
+    ((w_var, b_var, centered),), (phi,) = weights, functions
+    batch = any(isinstance(layer, BatchNorm) for layer in singles)
+    normalization = "batch" if batch else "weight_mean" if centered else "none"
+    size = {"batch_size": batch_size} if batch else {}
+    try:
+        return meanfield.analyse(phi, normalization=normalization, w_var=w_var, b_var=b_var, **size), ""
+    except (NotImplementedError, ValueError) as refusal:
+        return None, f"not available: {refusal}"
+
+
+def _singles(network: Layer) -> Iterator[Layer]:
+    """The layers of a chain, those of a `Repeat` once; what else is composed comes whole."""
+    if isinstance(network, Serial):
+        for layer in network.layers:
+            yield from _singles(layer)
+    elif isinstance(network, Repeat):
+        yield from _singles(network.block)
+    else:
+        yield network

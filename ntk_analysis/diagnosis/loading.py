@@ -1,0 +1,84 @@
+"""A user's own network, named as MODULE:FUNCTION or FILE.py:FUNCTION."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ntk_analysis.layers import Layer
+from ntk_analysis.layers.base import Params
+
+
+def load_network(target: str) -> tuple[Any, Params, Any]:
+    """(f, params, x) from MODULE:FUNCTION: a module importable from the current folder, or the path of a .py file.
+
+    Raises:
+        ValueError: not of this form, no such function, or one that does not return (f, params, x); whatever else the
+            user's code raises, by its name.
+        ImportError: no such module.
+        FileNotFoundError: no such file.
+    """
+    name, colon, function = target.rpartition(":")
+    if not colon or not name or not function.isidentifier():
+        raise ValueError(f"got {target!r}, expected MODULE:FUNCTION or FILE.py:FUNCTION, as in mynet.py:network")
+    with _importing_from(Path(name).parent if name.endswith(".py") else Path()):
+        maker = getattr(_user_module(name), function, None)
+        if not callable(maker):
+            raise ValueError(f"{name} has no function {function!r}: write one that returns (f, params, x)")
+        try:
+            made = maker()
+        except (Exception, SystemExit) as error:  # whatever a user's function may raise
+            raise ValueError(f"{target} raised {type(error).__name__}: {first_line(error)}") from error
+    if not isinstance(made, tuple) or len(made) != 3:
+        got = f"a tuple of {len(made)}" if isinstance(made, tuple) else type(made).__name__
+        raise ValueError(f"{target} returned {got}, expected the tuple (f, params, x)")
+    f, params, x = made
+    if not isinstance(f, Layer) and not callable(f):
+        raise TypeError(f"{target} returned f of type {type(f).__name__}, expected a function of (params, x)")
+    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
+        raise TypeError(f"{target} returned x of type {type(x).__name__}, expected an array (n, ...)")
+    return f, params, x
+
+
+@contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    path = str(folder.resolve())
+    sys.path.insert(0, path)
+    try:
+        yield
+    finally:
+        sys.path.remove(path)
+
+
+def _user_module(name: str) -> ModuleType:
+    try:
+        return _module_of_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
+    except FileNotFoundError:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            raise ImportError(f"no module {name!r} can be imported from here: a file is FILE.py:FUNCTION") from error
+        raise ImportError(f"{name} cannot be imported: {first_line(error)}") from error
+    except (Exception, SystemExit) as error:  # whatever a user's module may raise
+        raise ImportError(f"importing {name} raised {type(error).__name__}: {first_line(error)}") from error
+
+
+def _module_of_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    spec = importlib.util.spec_from_file_location(f"_loaded_{path.stem}", path)  # shadows no module of that name
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module  # where dataclasses and pickles look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+def first_line(error: BaseException, longest: int = 300) -> str:
+    """The first line of an exception's message: those of JAX have many."""
+    return (str(error).strip().splitlines() or ["(no message)"])[0][:longest]

@@ -1,0 +1,86 @@
+"""`diagnose`: every measurement on one network, put together."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntk_analysis.diagnosis.checks import checked_function, chosen_inputs, precision_of
+from ntk_analysis.diagnosis.correlations import layer_correlations
+from ntk_analysis.diagnosis.field import field_of
+from ntk_analysis.diagnosis.growth import measured_growth
+from ntk_analysis.diagnosis.products import products_in_a_row
+from ntk_analysis.diagnosis.report import Diagnosis
+from ntk_analysis.diagnosis.spectra import tangent
+from ntk_analysis.diagnosis.verdict import THRESHOLD, verdict_of
+from ntk_analysis.empirical.tiles import Network
+from ntk_analysis.layers import Layer
+from ntk_analysis.layers.base import Params
+
+PERTURBED = 64  # inputs whose perturbations are followed, unless the batch is coupled
+
+
+def diagnose(
+    f: Network,
+    params: Params,
+    x: Any,
+    *,
+    count: int | None = None,
+    coupled: bool | str = "detect",
+    memory: str | int | None = None,
+    seed: int = 0,
+    threshold: float = THRESHOLD,
+) -> Diagnosis:
+    """Conditioning, stable learning rate and phase of a network: see the package for the theory and its limits.
+
+    A network whose outputs, or whose derivatives by the inputs, are zero (dead or saturated) has no phase, and is
+    reported as "not decidable"; one whose tangent kernel is zero has nothing to report, and is an error.
+
+    NumPy float64 parameters and inputs are computed in float64, whatever JAX's flag.
+
+    Args:
+        f: a network of layers, or a pure JAX function f(params, x) -> (n, ...) floats.
+        params: any tree of float arrays.
+        x: (n, ...) inputs, floats, at least 2.
+        count: how many of them, drawn with the seed; None is all up to 256.
+        coupled: whether an output depends on the other inputs of its batch, as in batch normalisation in training mode:
+            True, False or "detect", which tries it out, as for `empirical_ntk`.
+        memory: what a tile of the kernel may take, as for `empirical_ntk`.
+        seed: of the inputs drawn, of shuffles and probes.
+        threshold: of |ln chi_1| per layer, below which a network counts as critical.
+
+    Raises:
+        TypeError: x or params of integers; f that returns no single array of floats.
+        ValueError: NaN or infinite parameters, inputs or outputs; a kernel that is zero or underflows; inputs too few
+            or all zero; f raises (the message says what); unknown options.
+        MemoryError: one pair of inputs needs more than `memory`.
+    """
+    if not 0 < threshold < math.inf:
+        raise ValueError(f"got threshold={threshold}, expected a positive number: |ln chi_1| per layer")
+    x = chosen_inputs(x, count, seed)
+    with precision_of(params, x):
+        flat = checked_function(f, params, x)
+        kernel = tangent(f, params, x, memory, coupled)
+        few = x if kernel.plan.coupled else x[:PERTURBED]
+        growth = measured_growth(flat, params, jnp.asarray(few), seed)
+        products = products_in_a_row(flat, params, jnp.asarray(few))
+        field, reason = field_of(f, len(x))
+        layers = layer_correlations(f, params, few, field, seed) if isinstance(f, Layer) else None
+    return Diagnosis(
+        inputs=len(x),
+        outputs=kernel.plan.features,
+        parameters=sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params)),
+        method=kernel.plan.method,
+        coupled=kernel.plan.coupled,
+        trace=kernel.trace,
+        full=kernel.full,
+        ntk_ratio=kernel.ratio,
+        products=products,
+        growth=growth,
+        layers=layers,
+        field=field,
+        field_reason=reason,
+        verdict=verdict_of(growth, products, kernel.ratio, threshold=threshold),
+    )

@@ -1,0 +1,151 @@
+"""Kernel prediction, scikit-learn's way: regression and classification."""
+
+import math
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from ntk_analysis.alignment import centered_one_hot
+from ntk_analysis.kernel import Kernel
+from ntk_analysis.regression.gradient_flow import GradientFlow
+from ntk_analysis.regression.kernel_source import input_by_input, is_precomputed, kernel_between
+
+
+class _KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """What regression and classification share; see `KernelRegressor`."""
+
+    def __init__(
+        self,
+        kernel: Any,  # scikit-learn's way: parameters are stored as they come, and checked by fit
+        *,
+        which: Any = "ntk",
+        regularization: Any = 0.0,
+        time: Any = math.inf,
+        relative_time: Any = False,
+    ) -> None:
+        self.kernel = kernel
+        self.which = which
+        self.regularization = regularization
+        self.time = time
+        self.relative_time = relative_time
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.pairwise = is_precomputed(self.kernel)  # cross-validation cuts rows and columns
+        return tags
+
+    def _validated(self, X: Any, *y: Any, **options: Any) -> Any:
+        # a precomputed float32 kernel stays one, for what it resolves depends on it
+        precomputed = is_precomputed(self.kernel)
+        dtype = [np.float64, np.float32] if precomputed else np.float64
+        return validate_data(self, X, *y, dtype=dtype, allow_nd=not precomputed, **options)
+
+    def _fit(self, X: np.ndarray, targets: np.ndarray) -> None:
+        kernel = kernel_between(self.kernel, X)
+        matrix = input_by_input(kernel, self.which)
+        # a kernel with cross terms between C outputs is one of n C inputs with one output
+        y = targets if isinstance(matrix, Kernel) or len(matrix) == len(targets) else targets.reshape(-1)
+        self.flow_ = GradientFlow.on(matrix, y, which=self.which, regularization=self.regularization)
+        self.X_fit_, self._targets_shape = X, targets.shape[1:]
+        self.nngp_ = np.asarray(kernel.nngp) if isinstance(kernel, Kernel) else None
+
+    def _predict(self, X: Any, time: Any, return_std: bool = False, return_cov: bool = False) -> Any:
+        check_is_fitted(self)
+        X = self._validated(X, reset=False)
+        kernel = kernel_between(self.kernel, X, self.X_fit_)
+        options: Any = {"time": self.time if time is None else time, "relative": self.relative_time}
+        matrix = input_by_input(kernel, self.which)
+        mean = self.flow_.mean(matrix, **options).reshape(*np.shape(options["time"]), len(X), *self._targets_shape)
+        if not (return_std or return_cov):
+            return mean
+        if not isinstance(kernel, Kernel) or self.nngp_ is None:
+            raise ValueError("variances need an NNGP beside the kernel: give a network, or use GradientFlow.covariance")
+        start = kernel_between(self.kernel, X).nngp if return_cov else kernel.variance1  # type: ignore[union-attr]
+        spread = self.flow_.covariance(kernel, self.nngp_, kernel.nngp, start, **options)
+        return mean, spread if return_cov else np.sqrt(spread)
+
+
+class KernelRegressor(RegressorMixin, _KernelEstimator):  # type: ignore[misc]
+    """Infinitely wide or linearised networks trained on squared error, 1/2 sum |f - y|^2, for a given time.
+
+    With which="ntk" all layers train; with which="nngp" the read-out alone, which ends, for an infinite network, in the
+    posterior of its Gaussian process. A network linearised where it started: fit y - f(x), add f to predictions.
+    A network with a batch normalisation has a kernel of training and test inputs jointly: compute that, cut it, and use
+    kernel="precomputed".
+
+    Args:
+        kernel: a network (its infinite-width kernel); a function (x1, x2) of float64 inputs, x2 = None for x1 with
+            itself, that returns a `Kernel`, an `EmpiricalKernel` (a trace stands for the average output) or an array
+            (n1, n2) or (n1, n2, C, C), such as functools.partial(empirical_ntk, f, params); or "precomputed": `fit`
+            takes the kernel (n, n) and `predict` that of test against training inputs (k, n).
+        which: "ntk" or "nngp".
+        regularization: added to the diagonal, as a fraction of its mean; a weight decay, see `GradientFlow`.
+        time: of training; a step of gradient descent is its learning rate. Infinity: until the end.
+        relative_time: whether time counts in units of 1 / (largest eigenvalue), for kernels beyond float64.
+
+    Attributes:
+        flow_: the training, see `GradientFlow`.
+        X_fit_: the training inputs.
+        nngp_: their NNGP; None where only one kernel is known.
+        n_features_in_: features of an input.
+    """
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def fit(self, X: Any, y: Any) -> "KernelRegressor":
+        """Decomposes the kernel of the training inputs (n, d), or images, with targets (n,) or (n, outputs).
+
+        Raises:
+            ValueError: the kernel is not positive definite, see `GradientFlow.on`; inputs or targets that do not fit.
+            NotImplementedError: the network has no kernel between two sets of inputs.
+        """
+        X, y = self._validated(X, y, multi_output=True, y_numeric=True)
+        self._fit(X, y)
+        return self
+
+    def predict(self, X: Any, *, time: Any = None, return_std: bool = False, return_cov: bool = False) -> Any:
+        """Mean prediction (k, *outputs), and with it, where asked for, the spread over networks, of each output.
+
+        Args:
+            X: (k, d) inputs, images, or a precomputed (k, n) kernel.
+            time: in place of the estimator's; of (times,), all results have this as their first axis.
+            return_std: also the standard deviation (k,).
+            return_cov: also the covariance (k, k).
+
+        Raises:
+            ValueError: inputs or times that do not fit; a spread without an NNGP.
+        """
+        return self._predict(X, time, return_std, return_cov)
+
+
+class KernelClassifier(ClassifierMixin, _KernelEstimator):  # type: ignore[misc]
+    """`KernelRegressor` on one-hot targets minus 1/classes; the class of the largest output is predicted.
+
+    Attributes:
+        classes_: (classes,) sorted labels.
+    """
+
+    def fit(self, X: Any, y: Any) -> "KernelClassifier":
+        """Decomposes the kernel of the training inputs, with labels (n,); as `KernelRegressor.fit`."""
+        X, y = self._validated(X, y)
+        check_classification_targets(y)
+        self.classes_ = np.unique(y)
+        self._fit(X, centered_one_hot(y))
+        return self
+
+    def outputs(self, X: Any, *, time: Any = None) -> Float64[np.ndarray, "..."]:
+        """Mean outputs, which approach the one-hot targets minus 1/classes."""
+        return self._predict(X, time)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Labels (k,)."""
+        outputs = self.outputs(X)  # says so where nothing was fitted
+        labels: np.ndarray = self.classes_[np.argmax(outputs, axis=-1)]
+        return labels

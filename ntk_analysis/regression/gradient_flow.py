@@ -1,0 +1,169 @@
+"""Training by gradient flow: mean and covariance of the predictions of infinitely wide networks, at any time."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from ntk_analysis.alignment import ComparableKernel, entries
+from ntk_analysis.kernel import Kernel
+from ntk_analysis.precision import AnyArray, Real
+from ntk_analysis.regression.positive_modes import positive_modes
+from ntk_analysis.spectrum.conditioning import times_exp
+from ntk_analysis.spectrum.matrix import as_matrix, concrete
+
+
+@dataclass(frozen=True, eq=False)
+class GradientFlow:
+    """Training on n inputs, mode by mode of their kernel Theta: decomposed once, for all times and test inputs.
+
+    Mean and covariance of predictions are those of Lee et al. 2019 (1902.06720) for r = 0, with
+    A_t = (Theta + r I)^-1 (I - exp(-(Theta + r I) t)); the weight decay r pulls parameters back to where they started,
+    r/2 |theta - theta_0|^2 beside the loss.
+
+    Attributes:
+        eigenvalues_scaled: (n,) of Theta + r I, ascending and positive; the true ones are these times exp(log_scale).
+        modes: (n, n) orthonormal eigenvectors as columns.
+        coefficients: (n, *outputs) the targets in these modes.
+        log_scale: of the kernel, 0 for arrays and for an NNGP.
+        which: "ntk" or "nngp".
+    """
+
+    eigenvalues_scaled: Float64[np.ndarray, " n"]
+    modes: Float64[np.ndarray, "n n"]
+    coefficients: Float64[np.ndarray, "n *outputs"]
+    log_scale: float
+    which: str
+
+    @classmethod
+    def on(
+        cls, kernel: Kernel | AnyArray, targets: AnyArray, *, which: str = "ntk", regularization: Real = 0.0
+    ) -> "GradientFlow":
+        """Training towards `targets` from outputs of mean 0.
+
+        Args:
+            kernel: (n, n) symmetric array or `Kernel` of the training inputs with themselves.
+            targets: (n,) or (n, outputs); of one network linearised where it started, y - f_0.
+            which: "ntk", or "nngp", which is training the read-out alone.
+            regularization: r over the mean of the kernel's diagonal, 0 or more.
+
+        Raises:
+            ValueError: not a kernel, see `spectrum.analyse`; Theta + r I not positive definite beyond rounding (the
+                message says what regularisation would do); targets or regularisation that do not fit.
+        """
+        matrix = as_matrix(kernel, which)
+        y = concrete(targets, "targets").astype(np.float64)
+        if y.ndim not in (1, 2) or len(y) != matrix.inputs or not np.isfinite(y).all():
+            raise ValueError(
+                f"targets have shape {y.shape}, expected finite ({matrix.inputs},) or ({matrix.inputs}, outputs)"
+            )
+        eigenvalues, modes = positive_modes(matrix, regularization, which.upper())
+        return cls(eigenvalues, modes, modes.T @ y, matrix.log_scale, which)
+
+    def mean(
+        self, test: ComparableKernel, time: Any = math.inf, *, relative: bool = False
+    ) -> Float64[np.ndarray, "..."]:
+        """Mean prediction Theta_* A_t y on k test inputs.
+
+        Args:
+            test: (k, n) kernel of the test inputs with the training inputs, its scale included.
+            time: a number or (times,), infinity allowed.
+            relative: whether time counts in units of 1 / (largest eigenvalue of Theta + r I), in which the largest
+                stable learning rate of gradient descent is 2.
+
+        Raises:
+            ValueError: a kernel or times that do not fit.
+        """
+        in_modes = self._against_modes(test)
+        return np.stack([(in_modes * a) @ self.coefficients for a in self._weights(time, relative)]).reshape(
+            np.shape(time) + in_modes.shape[:1] + self.coefficients.shape[1:]
+        )
+
+    def covariance(
+        self,
+        test: ComparableKernel,
+        nngp: AnyArray,
+        nngp_test_train: AnyArray,
+        nngp_test: AnyArray,
+        time: Any = math.inf,
+        *,
+        relative: bool = False,
+    ) -> Float64[np.ndarray, "..."]:
+        """Covariance of predictions over infinitely wide networks, K_** + B K B' - B K_*' - K_* B', B = Theta_* A_t.
+
+        The same for each output. With which="nngp", time = infinity and r = 0 it is the posterior of the Gaussian
+        process. With r > 0 it is that of networks trained with weight decay; the posterior with observation noise r
+        adds r B B', which is what fitting targets with fresh noise of variance r adds.
+
+        Args:
+            test: as for `mean`.
+            nngp: (n, n) NNGP of the training inputs.
+            nngp_test_train: (k, n).
+            nngp_test: (k, k), or the variances (k,), for the variances only.
+            time: as for `mean`.
+            relative: as for `mean`.
+
+        Raises:
+            ValueError: kernels that do not fit, in shape, or because they give a negative variance.
+        """
+        prior, mixed, start = (np.asarray(part, np.float64) for part in (nngp, nngp_test_train, nngp_test))
+        in_modes, k = self._against_modes(test), len(mixed)
+        if in_modes.shape != mixed.shape or prior.shape != self.modes.shape or start.shape not in ((k,), (k, k)):
+            raise ValueError(
+                f"NNGP of shapes {prior.shape}, {mixed.shape}, {start.shape}, expected {self.modes.shape}, "
+                f"{in_modes.shape} and ({len(in_modes)},) or ({len(in_modes)}, {len(in_modes)})"
+            )
+        covariances = [
+            _covariance((in_modes * a) @ self.modes.T, prior, mixed, start) for a in self._weights(time, relative)
+        ]
+        return np.stack(covariances).reshape(np.shape(time) + start.shape)
+
+    def _against_modes(self, test: ComparableKernel) -> Float64[np.ndarray, "k n"]:
+        values, log_scale = entries(test, self.which)
+        if values.ndim != 2 or values.shape[1] != len(self.modes):
+            raise ValueError(
+                f"kernel of test with training inputs has shape {values.shape}, expected (k, {len(self.modes)})"
+            )
+        return _scaled(values.astype(np.float64) @ self.modes, log_scale - self.log_scale)
+
+    def _weights(self, time: Any, relative: bool) -> Float64[np.ndarray, "times n"]:
+        """Eigenvalues of A_t times exp(log_scale): for log_scale beyond exp's range only their product with Theta_*."""
+        t = np.asarray(time, np.float64)
+        if t.ndim > 1 or t.size == 0 or not (t >= 0).all():
+            raise ValueError(f"time={time}, expected numbers >= 0, one or (times,)")
+        values = self.eigenvalues_scaled
+        exponents = np.outer(t, values / values[-1]) if relative else _scaled(np.outer(t, values), self.log_scale)
+        weights: np.ndarray = -np.expm1(-exponents) / values
+        return weights
+
+
+def _scaled(values: np.ndarray, log_scale: float) -> np.ndarray:
+    """values * exp(log_scale), of any shape; infinite where that is beyond float64."""
+    return times_exp(values.ravel(), log_scale).reshape(values.shape)
+
+
+def _covariance(B: np.ndarray, prior: np.ndarray, mixed: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """K_** + B K B' - B K_*' - K_* B' with start = K_** (k, k), or its diagonal with the variances start (k,)."""
+    if start.ndim == 1:
+        return _nonnegative(start + np.sum((B @ prior - 2 * mixed) * B, axis=1), B, prior, start)
+    half = (B @ prior / 2 - mixed) @ B.T
+    found: np.ndarray = start + half + half.T
+    _nonnegative(np.diagonal(found), B, prior, np.diagonal(start))
+    return found
+
+
+def _nonnegative(variance: np.ndarray, B: np.ndarray, prior: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Variances with negative rounding removed; an error where it is no rounding.
+
+    They are a quadratic form [-B, I] of the joint NNGP, so that whatever B, negative means rounding of the NNGP (sqrt
+    of eps allows for an arccos near correlation 1) or kernels that do not belong together.
+    """
+    size = max(float(np.max(np.abs(prior))), float(np.max(np.abs(start)))) * (1 + np.sum(np.abs(B), axis=1)) ** 2
+    if (variance < -math.sqrt(np.finfo(np.float64).eps) * size).any():
+        raise ValueError(
+            f"a predicted variance is {variance.min():.3g}: the kernels do not belong together; take all from the same "
+            "network, and test inputs as rows against training inputs as columns"
+        )
+    return np.maximum(variance, 0.0)

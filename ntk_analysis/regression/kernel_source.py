@@ -1,0 +1,51 @@
+"""What an estimator's `kernel` may be: a network, a function of two sets of inputs, or "precomputed"."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from ntk_analysis.alignment import ComparableKernel, entries
+from ntk_analysis.empirical import EmpiricalKernel
+from ntk_analysis.infinite import HasKernel, infinite_kernel
+from ntk_analysis.kernel import Kernel
+
+
+def is_precomputed(source: Any) -> bool:
+    """Whether the inputs themselves are the kernel."""
+    return isinstance(source, str) and source == "precomputed"
+
+
+def kernel_between(source: Any, x1: np.ndarray, x2: np.ndarray | None = None) -> ComparableKernel:
+    """Kernel of x1 with x2, or of x1 with itself.
+
+    Raises:
+        ValueError: the source is none of the three; an empirical kernel whose outputs couple the batch.
+        NotImplementedError: the network has no kernel between two sets of inputs.
+    """
+    if is_precomputed(source):
+        return x1
+    if isinstance(source, HasKernel):
+        if x2 is None:  # a network that only has a joint kernel refuses here, not after the work
+            jax.eval_shape(lambda a, b: infinite_kernel(source, a, b).distance, x1[:1], x1[:1])
+        return infinite_kernel(source, x1, x2)
+    if not callable(source):
+        raise ValueError(f"kernel={source!r}, expected a network, a function (x1, x2) or 'precomputed'")
+    kernel: ComparableKernel = source(x1, x2)
+    if isinstance(kernel, EmpiricalKernel) and kernel.coupled:
+        raise ValueError(
+            "the network's outputs depend on the other inputs of the batch: compute the kernel of training and test "
+            "inputs as one batch, cut it, and use kernel='precomputed'"
+        )
+    return kernel
+
+
+def input_by_input(kernel: ComparableKernel, which: str) -> Kernel | np.ndarray:
+    """The kernel as it is, (n1, n2); of a full one (n1, n2, C, C) the matrix (n1 C, n2 C), input by input."""
+    if isinstance(kernel, Kernel):
+        return kernel
+    values, _ = entries(kernel, which)
+    if values.ndim == 2:
+        return values
+    n1, n2, C, _ = values.shape
+    return values.transpose(0, 2, 1, 3).reshape(n1 * C, n2 * C)

@@ -1,0 +1,123 @@
+"""One kernel of finite networks by width against its limit: distances, bias, fluctuation, and their laws."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+
+from ntk_analysis.width_study.laws import UNRESOLVED, PowerLaw, fit_power_law
+from ntk_analysis.width_study.statistics import FEWEST_DRAWS, diagonal_fluctuation, squared_bias
+
+RESOLVED = 3  # standard errors above zero from which a bias counts as seen
+
+
+@dataclass(frozen=True, eq=False)
+class Convergence:
+    """One kernel of finite networks at W widths, several draws each, against its infinite-width limit K.
+
+    Attributes:
+        widths: (W,).
+        distance: for each width (S,), the relative Frobenius distance |k - K| / |K| of each of its S draws k.
+        bias_squared: (W,) |E k - K|^2 / |K|^2 without bias: the mean's squared distance less variance / S, what the
+            mean of S draws would have without any. Negative values are noise around zero.
+        bias_squared_error: (W,) standard error of that.
+        fluctuation: (W,) Var k(x, x) / (E k(x, x))^2, mean over inputs.
+        fluctuation_error: (W,) standard error of that; inputs of one draw are not independent, only draws are.
+    """
+
+    widths: np.ndarray
+    distance: tuple[np.ndarray, ...]
+    bias_squared: Float64[np.ndarray, " W"]
+    bias_squared_error: Float64[np.ndarray, " W"]
+    fluctuation: Float64[np.ndarray, " W"]
+    fluctuation_error: Float64[np.ndarray, " W"]
+
+    @classmethod
+    def of(cls, widths: Sequence[int], samples: Sequence[np.ndarray], limit: np.ndarray) -> "Convergence":
+        """Statistics of an ensemble.
+
+        Args:
+            widths: W widths.
+            samples: for each width (S, n, n), the kernel of each draw.
+            limit: (n, n), what they should approach.
+
+        Raises:
+            ValueError: shapes that do not fit, NaN or infinite kernels, fewer than 4 draws, a limit of 0.
+        """
+        limit = np.asarray(limit, np.float64)
+        draws = [_checked(kernels, limit, width) for width, kernels in zip(widths, samples, strict=True)]
+        size = float(np.linalg.norm(limit))
+        if not 0 < size < np.inf:
+            raise ValueError(f"the limit has norm {size}: relative distances need a finite kernel that is not 0")
+        bias, fluctuation = (
+            np.array([statistic(kernels) for kernels in draws]).T
+            for statistic in (lambda kernels: squared_bias((kernels - limit) / size), diagonal_fluctuation)
+        )
+        distance = tuple(np.linalg.norm(kernels - limit, axis=(1, 2)) / size for kernels in draws)
+        return cls(np.array(widths), distance, *bias, *fluctuation)
+
+    @property
+    def mean_distance(self) -> Float64[np.ndarray, " W"]:
+        """Mean over draws of the relative distance of one draw."""
+        return np.array([draws.mean() for draws in self.distance])
+
+    @property
+    def distance_error(self) -> Float64[np.ndarray, " W"]:
+        """Standard error of `mean_distance`."""
+        return np.array([draws.std(ddof=1) / len(draws) ** 0.5 for draws in self.distance])
+
+    @property
+    def bias(self) -> Float64[np.ndarray, " W"]:
+        """Relative distance of the mean over infinitely many draws; 0 where its square was estimated below."""
+        return np.sqrt(np.maximum(self.bias_squared, 0))
+
+    @property
+    def bias_error(self) -> Float64[np.ndarray, " W"]:
+        """Standard error of `bias`, to first order; where it is not small against the bias, look at the squares."""
+        return self.bias_squared_error / (2 * np.sqrt(np.maximum(self.bias_squared, self.bias_squared_error)))
+
+    @property
+    def bias_resolved(self) -> np.ndarray:
+        """(W,) whether the squared bias is more than 3 standard errors above zero."""
+        return self.bias_squared > RESOLVED * self.bias_squared_error
+
+    @property
+    def distance_law(self) -> PowerLaw:
+        """The distance of one draw as a power of the width; theory: -1/2."""
+        return fit_power_law(self.widths, self.mean_distance, self.distance_error)
+
+    @property
+    def bias_law(self) -> PowerLaw:
+        """The bias as a power of the width; theory: -1. Not resolved unless it is at two widths or more.
+
+        Fitted to the squares at all widths, so that none is left out for having come out small.
+        """
+        if np.count_nonzero(self.bias_resolved) < 2:
+            return UNRESOLVED
+        law = fit_power_law(self.widths, self.bias_squared, self.bias_squared_error)
+        return PowerLaw(law.exponent / 2, law.error / 2, law.prefactor**0.5, law.chi_squared)
+
+    def summary(self) -> str:
+        """One line."""
+        last = f"{self.mean_distance[-1]:.3g} ± {self.distance_error[-1]:.1g}"
+        bias = f"width^({self.bias_law})" if np.sum(self.bias_resolved) > 1 else "not resolved"
+        return (
+            f"one draw width^({self.distance_law}), {last} at width {self.widths[-1]}; bias {bias}; "
+            f"Var/E² of the diagonal {self.fluctuation[-1]:.2g} ± {self.fluctuation_error[-1]:.1g}"
+        )
+
+
+def _checked(kernels: np.ndarray, limit: np.ndarray, width: int) -> np.ndarray:
+    kernels = np.asarray(kernels, np.float64)
+    if kernels.ndim != 3 or kernels.shape[1:] != limit.shape:
+        raise ValueError(f"kernels at width {width} have shape {kernels.shape}, expected (draws, *{limit.shape})")
+    if len(kernels) < FEWEST_DRAWS:
+        raise ValueError(f"got {len(kernels)} draws at width {width}: standard errors need at least {FEWEST_DRAWS}")
+    if not np.all(np.isfinite(kernels)):
+        bad = np.flatnonzero(~np.isfinite(kernels).all(axis=(1, 2)))
+        raise ValueError(
+            f"{len(bad)} of {len(kernels)} networks of width {width} have NaN or infinite kernels, first in draw "
+            f"{bad[0]}: use larger widths, float64 inputs, or for a batch normalisation eps > 0 or more inputs"
+        )
+    return kernels

@@ -1,0 +1,68 @@
+"""Laws fitted to what was measured: powers of the width, and exponential growth with depth over width."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import curve_fit
+
+
+class PowerLaw(NamedTuple):
+    """values ~ prefactor * width^exponent, fitted.
+
+    Attributes:
+        exponent: NaN where nothing was resolved.
+        error: its standard error, times sqrt(chi_squared) where that is above 1: a power law that holds for large
+            widths only does not fit small ones within their errors.
+        prefactor: NaN where nothing was resolved.
+        chi_squared: per degree of freedom; 0 for two widths, which any power law fits.
+    """
+
+    exponent: float
+    error: float
+    prefactor: float
+    chi_squared: float
+
+    def __str__(self) -> str:
+        return "not resolved" if np.isnan(self.exponent) else f"{self.exponent:.3f} ± {self.error:.3f}"
+
+
+UNRESOLVED = PowerLaw(np.nan, np.nan, np.nan, np.nan)
+
+
+def fit_power_law(widths: np.ndarray, values: np.ndarray, errors: np.ndarray) -> PowerLaw:
+    """Weighted least squares of values ~ prefactor * width^exponent, at least two widths.
+
+    Of the values, not of their logarithms, which is the same where errors are small and still right for a value that
+    noise has taken below zero.
+    """
+    widths, values, errors = (np.asarray(a, np.float64) for a in (widths, values, errors))
+    positive = values > 0
+    if np.count_nonzero(positive) < 2 or not np.all(errors > 0):
+        return UNRESOLVED
+    middle = np.exp(np.mean(np.log(widths)))
+    steps = np.log(widths / middle)
+    start = np.polyfit(steps[positive], np.log(values[positive]), 1, w=(values / errors)[positive])
+
+    def law(step: np.ndarray, exponent: float, logarithm: float) -> np.ndarray:
+        return np.exp(logarithm + exponent * step)
+
+    try:
+        found, covariance = curve_fit(law, steps, values, p0=start, sigma=errors, absolute_sigma=True)
+    except RuntimeError:  # no convergence: the values are no power of the width
+        return UNRESOLVED
+    freedom = len(widths) - 2
+    chi_squared = float(np.sum(((values - law(steps, *found)) / errors) ** 2) / freedom) if freedom else 0.0
+    error = float(covariance[0, 0] ** 0.5) * max(1.0, chi_squared) ** 0.5
+    return PowerLaw(float(found[0]), error, float(np.exp(found[1]) * middle ** -found[0]), chi_squared)
+
+
+def fluctuation_rate(depth_over_width: np.ndarray, fluctuation: np.ndarray, errors: np.ndarray) -> tuple[float, float]:
+    """The c of Var/E^2 = exp(c depth/width) - 1, by weighted least squares of log(1 + Var/E^2), and its error.
+
+    The error is times sqrt(chi^2) per degree of freedom where that is above 1, as in `PowerLaw`.
+    """
+    ratio, y, error = np.asarray(depth_over_width), np.log1p(fluctuation), np.asarray(errors) / (1 + fluctuation)
+    weight = 1 / error**2
+    rate = float(np.sum(weight * ratio * y) / np.sum(weight * ratio**2))
+    chi_squared = float(np.sum(weight * (y - rate * ratio) ** 2)) / max(len(y) - 1, 1)
+    return rate, float((max(1.0, chi_squared) / np.sum(weight * ratio**2)) ** 0.5)
