@@ -55,7 +55,9 @@ def drawn(network, features, seed=0):
     return params, jax.random.normal(key2, (4, *features)), jax.random.normal(key3, (3, *features))
 
 
-# compiling each takes about 8 s; these are combinations of what the others show
+# a trace contracts vectors, Grams, gradients, scans and batches in its own way: a network for each
+TRACED = {"mlp, weight_standardization", "mlp, batch", "cnn, pool", "cnn, few positions", "nested scans"}
+# compiling takes seconds; these are combinations of what the others show
 SLOW = {"mlp, layer", "mlp, layer_post", "last batch norm", "cnn, layer norm", "cnn, batch norm", "residual, images"}
 
 
@@ -64,7 +66,7 @@ def test_layerwise_is_the_dense_jacobian(name):
     network, features = NETWORKS[name]
     params, x1, x2 = drawn(network, features)
     square, oblong = dense(network.apply, params, x1), dense(network.apply, params, x1, x2)
-    for outputs in ("full", "trace"):
+    for outputs in ("full", "trace") if name in TRACED else ("full",):
         found = empirical_ntk(network, params, x1, outputs=outputs, method="layerwise")
         assert found.method == "layerwise"
         assert found.coupled == ("batch" in name)
@@ -73,7 +75,7 @@ def test_layerwise_is_the_dense_jacobian(name):
     assert_close(diagonal.ntk, in_layout(oblong, "diagonal"))
 
 
-@pytest.mark.parametrize("method", ["auto", "jacobian", "products"])
+@pytest.mark.parametrize("method", ["jacobian", "products"])
 @pytest.mark.parametrize("name", ["mlp, weight_mean", "mlp, batch", "cnn, pool"])
 def test_other_methods_take_networks_too(name, method):
     network, features = NETWORKS[name]

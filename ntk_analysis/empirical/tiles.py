@@ -106,6 +106,7 @@ class Tiles:
         self.plan = plan
         self._float64 = computes_in_float64(params, x1, x2) if float64 is None else float64
         self._method = tile_method(f, plan.method, plan.outputs)
+        self._square = square_tile(f, plan.method, plan.outputs)
         self._x1 = np.asarray(x1)
         self._x2 = self._x1 if x2 is None else np.asarray(x2)
         self._row: tuple[int, Any] = (-1, None)
@@ -117,9 +118,12 @@ class Tiles:
         rows, columns = self.plan.slices(i, j)
         same = self.plan.symmetric and i == j
         with jax.enable_x64(self._float64):
-            left = self.left(i)
-            right = left if same else self.right(j)
-            tile = np.asarray(self.contract(left, right))[: rows.stop - rows.start, : columns.stop - columns.start]
+            if same and self.plan.count == 1:
+                padded = self._square(self._params, self._side(self._x1, i, self.plan.rows))
+            else:
+                left = self.left(i)
+                padded = self.contract(left, left if same else self.right(j))
+            tile = np.asarray(padded)[: rows.stop - rows.start, : columns.stop - columns.start]
         return symmetric(tile) if same else tile
 
     def left(self, i: int) -> Any:
@@ -163,6 +167,18 @@ def tile_method(f: Network, name: str, layout: str) -> Method:
         method = make(flattened(f), layout)
     features, contract = (jax.jit(_precise(part)) for part in (method.features, method.contract))
     return Method(name, features, contract)
+
+
+@lru_cache(maxsize=NETWORKS)
+def square_tile(f: Network, name: str, layout: str) -> Callable[[Params, Side], jax.Array]:
+    """A tile whose columns are its rows, as one program: it need not hold all features at one time."""
+    method = tile_method(f, name, layout)
+
+    def square(params: Params, side: Side) -> jax.Array:
+        features = method.features(params, side)
+        return method.contract(params, features, features)
+
+    return jax.jit(square)
 
 
 @lru_cache(maxsize=NETWORKS)

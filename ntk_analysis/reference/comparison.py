@@ -64,12 +64,14 @@ def compare(network: Layer, x1: AnyArray, x2: AnyArray | None = None) -> Compari
 @contextlib.contextmanager
 def as_neural_tangents_expects() -> Iterator[None]:
     """Within: float64, JAX's implicit promotions of dtypes and ranks, and none of neural-tangents' warnings."""
-    with (
-        jax.enable_x64(True),
-        jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
-        warnings.catch_warnings(),
-    ):
+    with jax.enable_x64(True), permissive():
+        yield
+
+
+@contextlib.contextmanager
+def permissive() -> Iterator[None]:
+    """The same in whatever precision the caller has: it may stand inside jit."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 

@@ -1,0 +1,168 @@
+"""Our empirical kernels beside neural-tangents': time and memory on one network, 256 digits, 5 x 512 ReLU, 10 outputs.
+
+    uv run python benchmarks/empirical.py
+
+writes benchmarks/results/empirical.json. Both libraries get the same function and parameters in float32 and compute in
+turns in one process; neural-tangents computes by structured derivatives, its fastest implementation here (its others
+are timed once with --all, which takes minutes). Ours are timed as they are called, with plan and copies to the host.
+"""
+
+import argparse
+import ctypes
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntk_analysis import data, reference
+from ntk_analysis.empirical import empirical_ntk
+from ntk_analysis.layers import Activation, Dense, Serial
+
+RESULTS = Path(__file__).parent / "results" / "empirical.json"
+FREEING = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc keeps no array for later that was freed
+LAYOUTS = ("full", "trace")
+OURS, THEIRS = "ntk_analysis", "neural-tangents"
+NETWORK = Serial(Dense(512), Activation("relu"), *[Dense(512, 2.0), Activation("relu")] * 4, Dense(10, 2.0))
+
+
+def kernels(implementation: str = "structured") -> dict[tuple[str, str], Callable[[], object]]:
+    """By layout and library, a call that returns the finished kernel."""
+    x = data.preprocess(data.load_digits().subset(256, seed=0).images).astype(np.float32)
+    params = NETWORK.init(jax.random.key(0), x.shape)[1]
+    on_device = jnp.asarray(x)
+    calls: dict[tuple[str, str], Callable[[], object]] = {}
+    for layout in LAYOUTS:
+        theirs = reference.empirical_ntk_fn(NETWORK.apply, outputs=layout, implementation=implementation)
+        calls[layout, OURS] = lambda layout=layout: empirical_ntk(NETWORK, params, x, outputs=layout).values
+        calls[layout, THEIRS] = lambda theirs=theirs: jax.block_until_ready(theirs(params, on_device))
+    return calls
+
+
+def timed(call: Callable[[], object]) -> tuple[float, float]:
+    """Seconds on the clock, and of all processors together."""
+    clock, processors = time.perf_counter(), time.process_time()
+    call()
+    return time.perf_counter() - clock, time.process_time() - processors
+
+
+def times(rounds: int) -> dict[str, dict[str, object]]:
+    """Each layout's times in both libraries, which take turns, and their ratios, ours over theirs."""
+    calls = kernels()
+    for call in calls.values():
+        call()
+    taken = {name: np.array([]).reshape(0, 2) for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            taken[name] = np.vstack([taken[name], timed(call)])
+    return {layout: _compared(taken[layout, OURS], taken[layout, THEIRS]) for layout in LAYOUTS}
+
+
+def _compared(ours: np.ndarray, theirs: np.ndarray) -> dict[str, object]:
+    facts: dict[str, object] = {}
+    for name, of in (("median", np.median), ("minimum", np.min)):
+        for column, clock in enumerate(("wall", "cpu")):
+            pair = float(of(ours[:, column])), float(of(theirs[:, column]))
+            facts[f"{name}_{clock}_s"] = {OURS: round(pair[0], 4), THEIRS: round(pair[1], 4)}
+            facts[f"{name}_{clock}_ratio"] = round(pair[0] / pair[1], 3)
+    return facts
+
+
+def peak_bytes(layout: str, library: str) -> int:
+    """The most that one call adds to what this process holds, in its second call: Linux only.
+
+    Of the process and not of its programs, as XLA's `memory_analysis` has it, because that knows neither what stands
+    between two programs nor copies on the host, of which we make some and neural-tangents none. Of the second call,
+    because the compiler takes more memory than the kernel.
+    """
+    call = kernels()[layout, library]
+    call()
+    time.sleep(1)  # JAX frees arrays in threads of its own
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    kept = call()
+    peak = _status("VmHWM")
+    del kept
+    return peak - before
+
+
+def _status(field: str) -> int:
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None, f"no {field} in /proc/self/status"
+    return 1024 * int(found[1])
+
+
+def memory() -> dict[str, dict[str, object]]:
+    """Peak bytes by layout and library, each measured in a process of its own, and their ratio."""
+    found: dict[str, dict[str, object]] = {}
+    for layout in LAYOUTS:
+        command = [sys.executable, __file__, "--peak", layout]
+        ours, theirs = (int(subprocess.check_output([*command, library], env=FREEING)) for library in (OURS, THEIRS))
+        found[layout] = {"peak_bytes": {OURS: ours, THEIRS: theirs}, "ratio": round(ours / theirs, 3)}
+    return found
+
+
+def once() -> dict[str, dict[str, float]]:
+    """Seconds of one call of neural-tangents' other implementations, compiled before."""
+    found: dict[str, dict[str, float]] = {}
+    for implementation in ("products", "contraction"):
+        calls = kernels(implementation)
+        found[implementation] = {}
+        for layout in LAYOUTS:
+            calls[layout, THEIRS]()
+            found[implementation][layout] = round(timed(calls[layout, THEIRS])[0], 2)
+    return found
+
+
+def machine() -> dict[str, object]:
+    """What this was measured on."""
+    info = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*:\s*(.+)", info.read_text() if info.exists() else "")
+    packages = ("ntk-analysis", "jax", "jaxlib", "numpy", "neural-tangents")
+    return {
+        "cpu": model[1] if model else platform.machine(),
+        "cores": os.cpu_count(),
+        "device": jax.devices()[0].device_kind,
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def main() -> None:
+    """Measures all and writes it down; or, for `memory`, one peak in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--all", action="store_true", help="time neural-tangents' other implementations once, too")
+    parser.add_argument("--peak", nargs=2, metavar=("LAYOUT", "LIBRARY"), help="print the peak bytes of one kernel")
+    options = parser.parse_args()
+    if options.peak:
+        print(peak_bytes(*options.peak))
+        return
+    found: dict[str, object] = {
+        "work": "empirical NTK of 256 digits, 5 x 512 ReLU, 10 outputs, float32",
+        "machine": machine(),
+        "load_before": round(os.getloadavg()[0], 1),
+        "rounds": options.rounds,
+        "time": times(options.rounds),
+        "memory": memory(),
+    }
+    if options.all:
+        found["neural_tangents_others_s"] = once()
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    print(RESULTS.read_text(), end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,15 @@
+"""How long empirical kernels take, ours beside neural-tangents': `empirical.py` writes the comparison down."""
+
+import os
+
+import pytest
+from empirical import LAYOUTS, OURS, THEIRS, kernels
+
+
+@pytest.mark.parametrize("library", [OURS, THEIRS])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_kernel_of_256_digits(benchmark, layout, library):
+    assert "backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""), "XLA's optimiser is lowered"
+    call = kernels()[layout, library]
+    call()
+    benchmark.pedantic(call, rounds=10)
