@@ -24,6 +24,7 @@ _MODULES = {
     "reference",
     "regression",
     "spectrum",
+    "training",
     "width_study",
 }
 _OBJECTS = {"Kernel": "kernel", "infinite_kernel": "infinite"}

@@ -1,0 +1,145 @@
+"""How weights start, and which of them MimicNorm centres (2010.09278, "weight mean").
+
+He's law by fan-in keeps the second moment behind a ReLU: gain 2. Centred weights see a ReLU's variance only, a fraction
+1 - 1/pi of its second moment, and need the gain 2/(1 - 1/pi) = 2.934, that is 1.2112 times larger weights. The paper
+rounds the factor to 1.2, and to 2.8 the gain of VGG's convolutions.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ntk_analysis.training.centering import MIN_FAN_IN, READ_OUTS, Mask, Path, center
+
+HE_GAIN = 2.0
+CENTERED_GAIN = HE_GAIN / (1 - 1 / math.pi)
+VGG_GAIN = 2.8  # the authors' rounding, for VGG's convolutions
+
+Initializer: TypeAlias = Callable[..., jax.Array]
+"""init(key, shape, dtype): weights with the units on the last axis."""
+
+
+def he_normal(gain: float = HE_GAIN) -> Initializer:
+    """Independent normal weights of variance gain/fan-in (He et al. 2015)."""
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        return math.sqrt(gain / _fan_in(shape, at_least=1)) * jax.random.normal(key, shape, dtype)
+
+    return init
+
+
+def centered_init(gain: float = CENTERED_GAIN) -> Initializer:
+    """Normal weights whose mean over the fan-in n is 0 for each unit, of variance gain/n.
+
+    They are drawn with variance gain/(n - 1), n/(n - 1) times what is left once the mean is subtracted.
+
+    Raises:
+        ValueError: from the initialiser, a fan-in of 1: one weight minus its mean is zero.
+    """
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        fan_in = _fan_in(shape, at_least=2)
+        return center(math.sqrt(gain / (fan_in - 1)) * jax.random.normal(key, shape, dtype), lambda path, leaf: True)
+
+    return init
+
+
+def _fan_in(shape: Sequence[int], at_least: int) -> int:
+    fan_in = math.prod(shape[:-1])
+    if fan_in < at_least or len(shape) < 2:
+        raise ValueError(f"weights of shape {tuple(shape)}, units last: expected a fan-in of at least {at_least}")
+    return fan_in
+
+
+@dataclass(frozen=True)
+class Centering:
+    """Which layers are centred. The defaults leave out a first 3 x 3 convolution of RGB images (27 weights a unit).
+
+    Never centred: depthwise convolutions, the read-out, and a layer named "first", as our MLP's, whose inputs had no
+    ReLU.
+
+    Attributes:
+        min_fan_in: smallest fan-in; the authors' code centres what exceeds 50, the paper's text has no bound (2).
+        dense: whether dense layers are; not in the authors' code.
+    """
+
+    min_fan_in: int = MIN_FAN_IN
+    dense: bool = True
+
+    def __post_init__(self) -> None:
+        if self.min_fan_in < 2:
+            raise ValueError(f"got min_fan_in={self.min_fan_in}: one weight minus its mean is zero, expected 2 or more")
+
+    def selects(self, kernel_shape: Sequence[int], groups: int = 1) -> bool:
+        """Whether a hidden kernel (fan-in axes, units) of a layer with this number of groups is centred."""
+        if len(kernel_shape) == 2 and not self.dense:
+            return False
+        depthwise = groups > 1 and kernel_shape[-2] == 1
+        return not depthwise and math.prod(kernel_shape[:-1]) >= self.min_fan_in
+
+
+DEFAULT_CENTERING = Centering()
+FIRST = "first"  # the name of our MLP's first layer
+
+
+def centering_mask(model: nnx.Module, centering: Centering = DEFAULT_CENTERING, *, read_out: str | None = None) -> Mask:
+    """The mask for `center` and `center_weights` on this model's `nnx.state(model, nnx.Param)`.
+
+    Args:
+        model: any Flax NNX model; its nnx.Conv and nnx.Linear layers are looked at.
+        centering: which are selected; for a model of `build`, what `build` was given.
+        read_out: as for `read_out_path`.
+
+    Raises:
+        ValueError: from `read_out_path`.
+    """
+    excluded = read_out_path(model, read_out)
+    kernels = {
+        (*path, "kernel")
+        for path, layer in linear_layers(model).items()
+        if path != excluded and FIRST not in path and centering.selects(layer.kernel.shape, _groups(layer))
+    }
+    return lambda path, _: any(path[:end] in kernels for end in (len(path), len(path) - 1))  # Variables may add a key
+
+
+def linear_layers(model: nnx.Module) -> dict[Path, nnx.Conv | nnx.Linear]:
+    """The convolutions and dense layers by their path."""
+    return {
+        tuple(map(str, path)): module
+        for path, module in nnx.iter_modules(model)
+        if isinstance(module, nnx.Conv | nnx.Linear)
+    }
+
+
+def read_out_path(model: nnx.Module, name: str | None = None) -> Path:
+    """Where the layer that gives the logits stands.
+
+    Args:
+        model: any Flax NNX model.
+        name: its path or the end of it, "classifier/layers/6". None: the layer called head, classifier, ..., or the
+            only dense one.
+
+    Raises:
+        ValueError: there is no such layer, or more than one.
+    """
+    layers = linear_layers(model)
+    if name is not None:
+        end = tuple(name.split("/"))
+        found = [path for path in layers if path[-len(end) :] == end]
+    else:
+        found = [path for path in layers if set(path) & set(READ_OUTS)]
+        found = found or [path for path, layer in layers.items() if isinstance(layer, nnx.Linear)]
+    if len(found) != 1:
+        wanted = "the read-out by itself" if name is None else f"the read-out {name!r}"
+        choices = ", ".join("/".join(path) for path in layers) or "none: no nnx.Linear or nnx.Conv"
+        raise ValueError(f"{wanted} fits {len(found)} layers: give read_out=, the path of one of these: {choices}")
+    return found[0]
+
+
+def _groups(layer: nnx.Conv | nnx.Linear) -> int:
+    return layer.feature_group_count if isinstance(layer, nnx.Conv) else 1

@@ -1,0 +1,165 @@
+"""Any Flax NNX model with batch norm, turned into its MimicNorm form (2010.09278)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from flax import nnx
+
+from ntk_analysis.training.initialization import (
+    CENTERED_GAIN,
+    DEFAULT_CENTERING,
+    HE_GAIN,
+    Centering,
+    centered_init,
+    centering_mask,
+    he_normal,
+    linear_layers,
+    read_out_path,
+)
+from ntk_analysis.training.models.layers import check
+from ntk_analysis.training.models.resnet import Block
+from ntk_analysis.training.normalization import SKIP_SCALES, Identity, LastBatchNorm, SkipScale
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change: where, as a path with slashes, and what."""
+
+    path: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `mimic` did.
+
+    Attributes:
+        changes: path by path in the given model; what stands in neither is as it was.
+        notes: what could not be done, and what is left to the caller.
+        parameters: how many there were, and are.
+    """
+
+    changes: tuple[Change, ...]
+    notes: tuple[str, ...]
+    parameters: tuple[int, int]
+
+    def __str__(self) -> str:
+        lines = [*map(str, self.changes), *(f"note: {note}" for note in self.notes)]
+        return "\n".join([*lines, f"parameters: {self.parameters[0]:,} before, {self.parameters[1]:,} after"])
+
+
+class WithLastBatchNorm(nnx.Module):
+    """A model with a `LastBatchNorm` behind it; arguments are the model's."""
+
+    def __init__(self, model: nnx.Module, last: LastBatchNorm) -> None:
+        self.model = model
+        self.last = last
+
+    def __call__(self, *args: Any, **kwargs: Any) -> jax.Array:
+        return self.last(self.model(*args, **kwargs))
+
+
+def mimic(
+    model: nnx.Module,
+    *,
+    rngs: nnx.Rngs,
+    read_out: str | None = None,
+    centering: Centering = DEFAULT_CENTERING,
+    gain: float = CENTERED_GAIN,
+    skip_scale: str = "paper",
+    momentum: float = 0.9,
+    eps: float = 1e-5,
+) -> tuple[WithLastBatchNorm, Report]:
+    """The model without hidden batch norms, with centred weights, residual scalars and a last batch norm.
+
+    Every nnx.BatchNorm gives way to the identity; its scale and bias are gone, and no other bias comes instead. Every
+    nnx.Conv and nnx.Linear starts again, centred where `centering` says and by He's law elsewhere (gain 1 for the
+    read-out), with biases 0. Scalars are added where branches are known: in our own ResNets. The given model is not
+    changed. Training goes on with `center_weights(centering_mask(new, centering, read_out=read_out))`.
+
+    Args:
+        model: a model that returns logits (batch, classes).
+        rngs: Flax's generators, for the new weights.
+        read_out: as for `read_out_path`.
+        centering: which layers are centred.
+        gain: of centred weights.
+        skip_scale: the law of residual scalars, "paper" or "authors".
+        momentum: of the last batch norm's running statistics.
+        eps: added to its variances.
+
+    Raises:
+        ValueError: no unique read-out; an unknown skip_scale; a model that has a last batch norm.
+    """
+    check("skip_scale", skip_scale, SKIP_SCALES)
+    if any(isinstance(module, LastBatchNorm) for _, module in nnx.iter_modules(model)):
+        raise ValueError("the model has a last batch norm already: expected one with hidden batch norms")
+    head = read_out_path(model, read_out)
+    mask = centering_mask(model, centering, read_out=read_out)
+    copy, replaced = _without_hidden_norms(nnx.clone(model), skip_scale)
+    layers = linear_layers(copy)
+    redrawn = [
+        Change("/".join(path), _redraw(layer, mask((*path, "kernel"), layer.kernel[...]), gain, path == head, rngs))
+        for path, layer in layers.items()
+    ]
+    last = LastBatchNorm(layers[head].kernel.shape[-1], momentum=momentum, eps=eps)
+    changed = WithLastBatchNorm(copy, last)
+    added = Change("/".join(head), f"last batch norm of {last.mean.shape[0]} classes behind the model")
+    report = Report(
+        (*replaced, *redrawn, added), tuple(_notes(copy, replaced)), (_parameters(model), _parameters(changed))
+    )
+    return changed, report
+
+
+def _without_hidden_norms(model: nnx.Module, skip_scale: str) -> tuple[nnx.Module, list[Change]]:
+    changes = []
+
+    def replace(path: Sequence[Any], node: Any) -> Any:
+        where = "/".join(map(str, path))
+        if isinstance(node, nnx.BatchNorm):
+            changes.append(Change(where, f"batch norm of {node.num_features} features removed"))
+            return Identity()
+        if isinstance(node, Block):
+            value = SKIP_SCALES[skip_scale](node.number, len(node.convs))
+            node.scale = SkipScale(value)
+            changes.append(Change(f"{where}/scale", f"scalar {value:.4g} at the end of residual branch {node.number}"))
+        return node
+
+    return nnx.recursive_map(replace, model), changes
+
+
+def _redraw(layer: nnx.Conv | nnx.Linear, centered: bool, gain: float, last: bool, rngs: nnx.Rngs) -> str:
+    """New weights in place; says which."""
+    gain = gain if centered else 1.0 if last else HE_GAIN
+    law = centered_init(gain) if centered else he_normal(gain)
+    layer.kernel[...] = law(rngs.params(), layer.kernel.shape, layer.kernel.dtype)
+    if layer.bias is not None:
+        layer.bias[...] = 0 * layer.bias[...]
+    fan_in = math.prod(layer.kernel.shape[:-1])
+    return f"{'centred' if centered else 'He normal'} weights of gain {gain:.4g}, fan-in {fan_in}"
+
+
+def _notes(model: nnx.Module, replaced: list[Change]) -> list[str]:
+    notes = []
+    if not any("batch norm" in change.what for change in replaced):
+        notes.append("no hidden nnx.BatchNorm was found")
+    if not any(isinstance(module, Block) for _, module in nnx.iter_modules(model)):
+        notes.append("residual branches of a foreign model cannot be known: if it has any, end each with a SkipScale")
+    drawn = {(*path, "kernel") for path in linear_layers(model)}
+    others = [
+        "/".join(map(str, path))
+        for path, param in nnx.to_flat_state(nnx.state(model, nnx.Param))
+        if param[...].ndim >= 2 and tuple(map(str, path)) not in drawn
+    ]
+    if others:
+        notes.append(f"weights of other layers than nnx.Conv and nnx.Linear stay as they were: {', '.join(others)}")
+    return notes
+
+
+def _parameters(model: nnx.Module) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))

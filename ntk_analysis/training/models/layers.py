@@ -1,0 +1,163 @@
+"""The parts that all networks are built from, each normalised and initialised as the network wants it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ntk_analysis.training.initialization import (
+    CENTERED_GAIN,
+    DEFAULT_CENTERING,
+    HE_GAIN,
+    Centering,
+    Initializer,
+    centered_init,
+    he_normal,
+)
+from ntk_analysis.training.normalization import (
+    NORMALIZATIONS,
+    SKIP_SCALES,
+    Identity,
+    LastBatchNorm,
+    Normalization,
+    ShiftedConv,
+    ShiftedLinear,
+    SkipScale,
+    Standardized,
+    hidden_norm,
+)
+
+STEMS = ("cifar", "imagenet")
+
+
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """Makes the layers of one network.
+
+    Attributes:
+        normalization: a name of `NORMALIZATIONS`.
+        rngs: Flax's generators.
+        centering: which layers `weight_mean` and `mimic_norm` centre, and `weight_standardization` standardises.
+        gain: of centred weights behind a ReLU; `VGG_GAIN` is the paper's for VGG.
+        skip_scale: a name of `SKIP_SCALES`, the law of MimicNorm's scalars.
+        momentum: of running statistics.
+        eps: added to variances.
+    """
+
+    normalization: str
+    rngs: nnx.Rngs
+    centering: Centering = DEFAULT_CENTERING
+    gain: float = CENTERED_GAIN
+    skip_scale: str = "paper"
+    momentum: float = 0.9
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        check("normalization", self.normalization, NORMALIZATIONS)
+        check("skip_scale", self.skip_scale, SKIP_SCALES)
+
+    @property
+    def parts(self) -> Normalization:
+        """What the normalisation consists of."""
+        return NORMALIZATIONS[self.normalization]
+
+    def conv(
+        self,
+        inputs: int,
+        units: int,
+        size: int,
+        strides: int = 1,
+        *,
+        groups: int = 1,
+        bias: bool = False,
+        padding: int | None = None,
+        rectified: bool = True,
+    ) -> nnx.Conv:
+        """A square convolution, padded by size // 2 unless told; SkipInit's always have a bias.
+
+        `rectified=False` says that no ReLU stands before it: its gain is then 1.
+        """
+        shape = (size, size, inputs // groups, units)
+        selected = self.centering.selects(shape, groups)
+        options: dict[str, Any] = {}
+        if self.parts.standardized and selected:
+            options["conv_general_dilated"] = Standardized(jax.lax.conv_general_dilated, self._gain(True, rectified))
+        layer = ShiftedConv if self.parts.hidden == "shift" else nnx.Conv
+        return layer(
+            inputs,
+            units,
+            (size, size),
+            strides,
+            padding=size // 2 if padding is None else padding,
+            feature_group_count=groups,
+            use_bias=bias or self.parts.scale == "zero",
+            kernel_init=self._init(selected, rectified),
+            rngs=self.rngs,
+            **options,
+        )
+
+    def dense(self, inputs: int, units: int, *, first: bool = False) -> nnx.Linear:
+        """A hidden dense layer with biases; a first one has gain 1 and is not centred."""
+        selected = not first and self.centering.selects((inputs, units))
+        options: dict[str, Any] = {}
+        if self.parts.standardized and selected:
+            options["dot_general"] = Standardized(jax.lax.dot_general, self._gain(True, True))
+        return nnx.Linear(inputs, units, kernel_init=self._init(selected, not first), rngs=self.rngs, **options)
+
+    def head(self, inputs: int, classes: int) -> nnx.Linear:
+        """The read-out, of gain 1, never centred."""
+        layer = ShiftedLinear if self.parts.hidden == "shift" else nnx.Linear
+        return layer(inputs, classes, kernel_init=he_normal(1.0), rngs=self.rngs)
+
+    def last(self, classes: int) -> LastBatchNorm | Identity:
+        """What stands behind the read-out."""
+        return LastBatchNorm(classes, momentum=self.momentum, eps=self.eps) if self.parts.last else Identity()
+
+    def norm(self, units: int) -> nnx.Module:
+        """What stands behind a hidden layer."""
+        return hidden_norm(self.parts.hidden, units, rngs=self.rngs, momentum=self.momentum, eps=self.eps)
+
+    def branch_scale(self, block: int, convs: int) -> SkipScale | Identity:
+        """The scalar of residual branch 1, 2, ... of so many convolutions."""
+        match self.parts.scale:
+            case "none":
+                return Identity()
+            case "damped":
+                return SkipScale(SKIP_SCALES[self.skip_scale](block, convs))
+            case "zero":
+                return SkipScale(0.0)
+            case _:
+                return SkipScale(1.0)
+
+    def dropout(self, stem: str) -> nnx.Dropout | Identity:
+        """Half of the features dropped while training at ImageNet size, as in torchvision; none at CIFAR size."""
+        return nnx.Dropout(0.5, rngs=self.rngs) if stem == "imagenet" else Identity()
+
+    def _init(self, selected: bool, rectified: bool) -> Initializer:
+        centered = self.parts.centered and selected
+        return (centered_init if centered else he_normal)(self._gain(centered, rectified))
+
+    def _gain(self, centered: bool, rectified: bool) -> float:
+        if not rectified:
+            return 1.0
+        return self.gain if centered else HE_GAIN
+
+
+def check(what: str, got: str, choices: Any) -> None:
+    """Raises a ValueError that names the choices, if `got` is not one."""
+    if got not in choices:
+        raise ValueError(f"unknown {what} {got!r}: choose one of {', '.join(choices)}")
+
+
+def max_pool(x: jax.Array, size: int, *, padding: int = 0, ceil: bool = False) -> jax.Array:
+    """Maxima over squares with strides 2 of x (batch, height, width, channels); `ceil` keeps an incomplete last one."""
+    ends = [padding + (ceil and (length + 2 * padding - size) % 2) for length in x.shape[1:3]]
+    pads = [(0, 0), *((padding, end) for end in ends), (0, 0)]
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, size, size, 1), (1, 2, 2, 1), pads)
+
+
+def global_mean(x: jax.Array) -> jax.Array:
+    """(batch, height, width, channels) to (batch, channels)."""
+    return jnp.mean(x, (1, 2))

@@ -1,0 +1,41 @@
+"""Fully connected ReLU networks."""
+
+import jax
+from flax import nnx
+
+from ntk_analysis.training.models.layers import Layers
+
+
+class MLP(nnx.Module):
+    """`depth` hidden layers of dense, norm, ReLU, and a read-out, on flattened inputs.
+
+    Args:
+        layers: makes the layers.
+        classes: number of logits.
+        depth: number of hidden layers, at least 1.
+        width: their units.
+        inputs: number of features of an input, 32 * 32 * 3 for CIFAR.
+
+    Raises:
+        ValueError: depth below 1.
+    """
+
+    def __init__(self, layers: Layers, classes: int, *, depth: int = 5, width: int = 512, inputs: int = 3072) -> None:
+        if depth < 1:
+            raise ValueError(f"got depth={depth}: expected at least 1 hidden layer")
+        self.first = layers.dense(inputs, width, first=True)
+        self.hidden = nnx.List([layers.dense(width, width) for _ in range(depth - 1)])
+        self.norms = nnx.List([layers.norm(width) for _ in range(depth)])
+        self.head = layers.head(width, classes)
+        self.last = layers.last(classes)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(batch, ...) to logits (batch, classes)."""
+        x = x.reshape(len(x), -1)
+        if x.shape[-1] != self.first.in_features:
+            raise ValueError(
+                f"got inputs of {x.shape[-1]} features, expected {self.first.in_features}: build with inputs="
+            )
+        for dense, norm in zip([self.first, *self.hidden], self.norms, strict=True):
+            x = nnx.relu(norm(dense(x)))
+        return self.last(self.head(x))

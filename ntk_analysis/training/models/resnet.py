@@ -1,0 +1,96 @@
+"""ResNet (He et al. 2016), as torchvision's: strides in the 3 x 3 convolution, projections where shapes change."""
+
+from collections.abc import Sequence
+
+import jax
+from flax import nnx
+
+from ntk_analysis.training.models.layers import Layers, global_mean, max_pool
+from ntk_analysis.training.normalization import Identity, start_fixup
+
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+"""Residual blocks of each stage by depth; those of 50 and 101 are bottlenecks."""
+EXPANSION = 4  # of a bottleneck
+
+
+class ResNet(nnx.Module):
+    """A stem, stages of residual blocks, the mean over the image, and a linear read-out.
+
+    Args:
+        layers: makes the layers.
+        classes: number of logits.
+        blocks: of each stage; every stage but the first halves the image and doubles the channels.
+        bottleneck: whether blocks are of three convolutions instead of two.
+        stem: "cifar", a 3 x 3 convolution, or "imagenet", a 7 x 7 one with strides 2 and max pooling.
+        channels: of the first stage.
+    """
+
+    def __init__(
+        self,
+        layers: Layers,
+        classes: int,
+        *,
+        blocks: Sequence[int] = BLOCKS[18],
+        bottleneck: bool = False,
+        stem: str = "cifar",
+        channels: int = 64,
+    ) -> None:
+        self.pools = stem == "imagenet"
+        self.stem = layers.conv(3, channels, 7, 2) if self.pools else layers.conv(3, channels, 3)
+        self.norm = layers.norm(channels)
+        self.blocks: nnx.List[Block] = nnx.List()
+        inputs = channels
+        for stage, count in enumerate(blocks):
+            for place in range(count):
+                strides = 2 if stage and not place else 1
+                block = Block(
+                    layers, inputs, channels * 2**stage, strides, number=len(self.blocks) + 1, bottleneck=bottleneck
+                )
+                self.blocks.append(block)
+                inputs = block.units
+        self.head = layers.head(inputs, classes)
+        self.last = layers.last(classes)
+        if layers.normalization == "fixup":
+            start_fixup([list(block.convs) for block in self.blocks], self.head)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(batch, height, width, 3) to logits (batch, classes)."""
+        x = nnx.relu(self.norm(self.stem(x)))
+        if self.pools:
+            x = max_pool(x, 3, padding=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.last(self.head(global_mean(x)))
+
+
+class Block(nnx.Module):
+    """relu(shortcut + branch), the branch two 3 x 3 convolutions or a bottleneck of 1 x 1, 3 x 3, 1 x 1.
+
+    Attributes:
+        number: its place in the network, 1, 2, ...
+        units: its channels.
+        scale: the scalar at the end of the branch, if any.
+    """
+
+    def __init__(
+        self, layers: Layers, inputs: int, channels: int, strides: int, *, number: int, bottleneck: bool
+    ) -> None:
+        sizes = (1, 3, 1) if bottleneck else (3, 3)
+        widths = [inputs, *[channels] * (len(sizes) - 1), channels * EXPANSION if bottleneck else channels]
+        steps = (1, strides, 1) if bottleneck else (strides, 1)
+        self.number = number
+        self.units = widths[-1]
+        self.convs = nnx.List([layers.conv(*each) for each in zip(widths[:-1], widths[1:], sizes, steps, strict=True)])
+        self.norms = nnx.List([layers.norm(units) for units in widths[1:]])
+        self.scale = layers.branch_scale(number, len(sizes))
+        same = strides == 1 and inputs == self.units
+        self.projection = Identity() if same else layers.conv(inputs, self.units, 1, strides)
+        self.projection_norm = Identity() if same else layers.norm(self.units)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x
+        for conv, norm in zip(self.convs[:-1], self.norms[:-1], strict=True):
+            y = nnx.relu(norm(conv(y)))
+        # a scalar and a norm meet in Fixup only, whose shift comes behind its scalar
+        y = self.norms[-1](self.scale(self.convs[-1](y)))
+        return nnx.relu(self.projection_norm(self.projection(x)) + y)

@@ -1,0 +1,80 @@
+"""VGG (Simonyan & Zisserman 2015), as torchvision's: convolutions with biases, five stages."""
+
+from collections.abc import Sequence
+
+import jax
+from flax import nnx
+
+from ntk_analysis.training.models.layers import Layers, global_mean, max_pool
+
+CONVS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+"""Convolutions of each stage by depth."""
+
+
+class VGG(nnx.Module):
+    """Stages of 3 x 3 convolutions, each with norm and ReLU, that end in max pooling.
+
+    At CIFAR size one linear read-out stands on the mean over what is left of the image (1 x 1 of 32 x 32); at ImageNet
+    size two dense layers of 4096 with dropout come before it, which are never normalised.
+
+    Args:
+        layers: makes the layers.
+        classes: number of logits.
+        convs: number of convolutions of each stage.
+        stem: "cifar" or "imagenet".
+        channels: of each stage.
+    """
+
+    def __init__(
+        self,
+        layers: Layers,
+        classes: int,
+        *,
+        convs: Sequence[int] = CONVS[16],
+        stem: str = "cifar",
+        channels: Sequence[int] = (64, 128, 256, 512, 512),
+    ) -> None:
+        self.stages: nnx.List[Stage] = nnx.List()
+        inputs = 3
+        for count, units in zip(convs, channels, strict=True):
+            self.stages.append(Stage(layers, inputs, units, count))
+            inputs = units
+        self.hidden: nnx.List[nnx.Linear] = nnx.List()
+        if stem == "imagenet":
+            self.hidden.extend([layers.dense(7 * 7 * inputs, 4096), layers.dense(4096, 4096)])
+            inputs = 4096
+        self.dropout = layers.dropout(stem)
+        self.head = layers.head(inputs, classes)
+        self.last = layers.last(classes)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(batch, height, width, 3) to logits (batch, classes).
+
+        Raises:
+            ValueError: images that are not 224 x 224, at ImageNet size.
+        """
+        size = x.shape[1:3]
+        for stage in self.stages:
+            x = stage(x)
+        if not self.hidden:
+            return self.last(self.head(global_mean(x)))
+        if x.shape[1:3] != (7, 7):
+            raise ValueError(f"got images of {size}: VGG with the ImageNet stem takes 224 x 224; or use stem='cifar'")
+        x = x.reshape(len(x), -1)
+        for dense in self.hidden:
+            x = self.dropout(nnx.relu(dense(x)))
+        return self.last(self.head(x))
+
+
+class Stage(nnx.Module):
+    """Convolutions of one size of image, and 2 x 2 max pooling."""
+
+    def __init__(self, layers: Layers, inputs: int, units: int, count: int) -> None:
+        widths = [inputs] + [units] * (count - 1)
+        self.convs = nnx.List([layers.conv(width, units, 3, bias=True) for width in widths])
+        self.norms = nnx.List([layers.norm(units) for _ in widths])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = nnx.relu(norm(conv(x)))
+        return max_pool(x, 2)

@@ -1,0 +1,230 @@
+"""The normalisations that networks are trained with, as Flax NNX modules.
+
+MimicNorm (2010.09278) is made of three pieces: centred weights, one last batch norm, and a scalar at the end of each
+residual branch. Beside them stand SkipInit (De & Smith 2020) and Fixup (Zhang et al. 2019), which are for residual
+networks only, batch norm, layer norm and weight standardisation.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ntk_analysis.gaussian import safe_divide, safe_sqrt
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """What a network's normalisation consists of.
+
+    Attributes:
+        hidden: the module behind hidden layers: "none", "batch_norm", "layer_norm" or "shift" (Fixup's scalar biases).
+        centered: whether weights start centred; training keeps them so by `center_weights`.
+        standardized: whether weights are standardised in every forward pass.
+        last: whether a batch norm without affine parameters stands behind the read-out.
+        scale: the scalar at the end of a residual branch: "none", "damped" (1/sqrt(l) in the paper), "zero" or "one".
+        residual: whether it makes sense for residual networks only.
+    """
+
+    hidden: str = "none"
+    centered: bool = False
+    standardized: bool = False
+    last: bool = False
+    scale: str = "none"
+    residual: bool = False
+
+
+NORMALIZATIONS = {
+    "none": Normalization(),
+    "batch_norm": Normalization("batch_norm"),
+    "layer_norm": Normalization("layer_norm"),
+    "weight_standardization": Normalization(standardized=True, scale="damped"),
+    "weight_mean": Normalization(centered=True, scale="damped"),
+    "last_bn": Normalization(last=True, scale="damped"),
+    "mimic_norm": Normalization(centered=True, last=True, scale="damped"),
+    "skip_init": Normalization(scale="zero", residual=True),
+    "fixup": Normalization("shift", scale="one", residual=True),
+}
+"""By name. `weight_mean` and `last_bn` are MimicNorm less one piece: in a residual network they keep the scalars."""
+
+SKIP_SCALES: dict[str, Callable[[int, int], float]] = {
+    "paper": lambda block, convs: block**-0.5,
+    "authors": lambda block, convs: 1.2**convs / block,
+}
+"""Scalar of residual block l = 1, 2, ...: 1/sqrt(l) in the paper, but 1.2^2/l (two convolutions) or 1.2^3/l (three) in
+the authors' code."""
+
+
+class Identity(nnx.Module):
+    """What stands where nothing is normalised; ignores further arguments, which the caller of a removed norm gives."""
+
+    def __call__(self, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
+        del args, kwargs
+        return x
+
+
+class LastBatchNorm(nnx.Module):
+    """Batch norm of the logits without affine parameters: (x - mean) / sqrt(var + eps) of each class over the batch.
+
+    `mean` and `var` are the running statistics, `batch_var` the variance of the last batch trained on, all (classes,)
+    float32 `nnx.BatchStat`s. `model.train()` and `model.eval()` switch between the batch and the running statistics.
+    Variances are biased, and computed in float32 at least.
+
+    Args:
+        classes: size of the last axis.
+        momentum: of the running statistics; 0.9 is what PyTorch calls 0.1.
+        eps: added to the variance.
+        use_running_average: whether to start in evaluation mode.
+    """
+
+    def __init__(
+        self, classes: int, *, momentum: float = 0.9, eps: float = 1e-5, use_running_average: bool | None = False
+    ) -> None:
+        self.mean = nnx.BatchStat(jnp.zeros(classes, jnp.float32))
+        self.var = nnx.BatchStat(jnp.ones(classes, jnp.float32))
+        self.batch_var = nnx.BatchStat(jnp.ones(classes, jnp.float32))
+        self.momentum = momentum
+        self.eps = eps
+        self.use_running_average = use_running_average
+
+    def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
+        """The normalised logits, in the dtype of x (..., classes).
+
+        Raises:
+            ValueError: another number of classes; while training, one example, which would become 0.
+        """
+        (classes,) = self.mean.shape
+        if x.ndim < 2 or x.shape[-1] != classes:
+            raise ValueError(f"the last batch norm got shape {x.shape}: expected (batch, {classes})")
+        running = self.use_running_average if use_running_average is None else use_running_average
+        wide = x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
+        if running:
+            mean, var = self.mean[...].astype(wide.dtype), self.var[...].astype(wide.dtype)
+        else:
+            if x.size == classes:
+                raise ValueError("the last batch norm got one example while training: expected 2 or more, or .eval()")
+            mean = jnp.mean(wide, tuple(range(x.ndim - 1)))
+            var = jnp.mean((wide - _row(mean, x.ndim)) ** 2, tuple(range(x.ndim - 1)))
+            self._remember(mean, var)
+        normalized = (wide - _row(mean, x.ndim)) * jax.lax.rsqrt(_row(var, x.ndim) + self.eps)
+        return normalized.astype(x.dtype)
+
+    def _remember(self, mean: jax.Array, var: jax.Array) -> None:
+        mean, var = (jax.lax.stop_gradient(value.astype(jnp.float32)) for value in (mean, var))
+        self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * mean
+        self.var[...] = self.momentum * self.var[...] + (1 - self.momentum) * var
+        self.batch_var[...] = var
+
+
+def _row(values: jax.Array, ndim: int) -> jax.Array:
+    return values.reshape((1,) * (ndim - 1) + (-1,))
+
+
+class SkipScale(nnx.Module):
+    """A learnable scalar at the end of a residual branch."""
+
+    def __init__(self, value: float) -> None:
+        self.scale = nnx.Param(jnp.asarray(value, jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x * self.scale[...].astype(x.dtype)
+
+
+class Shift(nnx.Module):
+    """Fixup's learnable scalar bias, 0 at the start."""
+
+    def __init__(self) -> None:
+        self.shift = nnx.Param(jnp.zeros((), jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x + self.shift[...].astype(x.dtype)
+
+
+class ShiftedConv(nnx.Conv):
+    """A convolution with Fixup's scalar bias before it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.before = Shift()
+
+    def __call__(self, inputs: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
+        return super().__call__(self.before(inputs), *args, **kwargs)
+
+
+class ShiftedLinear(nnx.Linear):
+    """A dense layer with Fixup's scalar bias before it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.before = Shift()
+
+    def __call__(self, inputs: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
+        return super().__call__(self.before(inputs), *args, **kwargs)
+
+
+def start_fixup(branches: Sequence[Sequence[nnx.Conv]], read_out: nnx.Linear) -> None:
+    """Fixup's initial weights, in place: the last convolution of each of the L branches 0, as the read-out is.
+
+    The others of a branch of m are scaled by L^(-1/(2m - 2)) (Zhang et al. 2019).
+    """
+    for branch in branches:
+        factor = len(branches) ** (-1 / (2 * len(branch) - 2))
+        for conv in branch[:-1]:
+            conv.kernel[...] = factor * conv.kernel[...]
+        branch[-1].kernel[...] = jnp.zeros_like(branch[-1].kernel[...])
+    read_out.kernel[...] = jnp.zeros_like(read_out.kernel[...])
+
+
+@dataclass(frozen=True)
+class Standardized:
+    """A product with standardised weights: each unit's have mean 0 and mean square gain/fan-in.
+
+    Qiao et al. 2019, scaled as by Brock et al. 2021. For `nnx.Conv(conv_general_dilated=...)` and
+    `nnx.Linear(dot_general=...)`.
+
+    Attributes:
+        product: of (inputs, weights, ...), units on the weights' last axis.
+        gain: as of initial weights; 2/(1 - 1/pi) behind a ReLU.
+    """
+
+    product: Callable[..., jax.Array]
+    gain: float
+
+    def __call__(self, inputs: jax.Array, weights: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
+        axes = tuple(range(weights.ndim - 1))
+        centered = weights - jnp.mean(weights, axes, keepdims=True)
+        norm = safe_sqrt(jnp.sum(centered**2, axes, keepdims=True))
+        standardized = safe_divide(centered, norm, 0.0)  # weights that are all equal become 0, not NaN
+        return self.product(inputs, self.gain**0.5 * standardized, *args, **kwargs)
+
+
+def hidden_norm(
+    kind: str, units: int, *, rngs: nnx.Rngs, momentum: float = 0.9, eps: float = 1e-5
+) -> Identity | nnx.BatchNorm | nnx.LayerNorm | Shift:
+    """The module behind a hidden layer, features on the last axis.
+
+    Args:
+        kind: `Normalization.hidden`, or a normalisation's name; those of weights need nothing here.
+        units: size of the last axis.
+        rngs: Flax's generators; no random number is drawn.
+        momentum: of batch norm's running statistics.
+        eps: added to the variance. Layer norm is over the channels of each position.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    if kind in NORMALIZATIONS:
+        kind = NORMALIZATIONS[kind].hidden
+    match kind:
+        case "none":
+            return Identity()
+        case "batch_norm":
+            return nnx.BatchNorm(units, momentum=momentum, epsilon=eps, rngs=rngs)
+        case "layer_norm":
+            return nnx.LayerNorm(units, epsilon=eps, rngs=rngs)
+        case "shift":
+            return Shift()
+    raise ValueError(f"unknown normalization {kind!r}: choose one of {', '.join(NORMALIZATIONS)}")

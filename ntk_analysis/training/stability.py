@@ -1,0 +1,165 @@
+"""The largest learning rate at which full-batch gradient descent on a finite network is stable, by trying.
+
+Theory says 2/lambda_max of the tangent kernel, for a network that is linear in its parameters. A network that is not
+may survive more: its outputs grow, and with them its parameters move until lambda_max is smaller (the catapult of
+Lewkowycz et al. 2020, 2003.02218). Where targets are close to the outputs the network starts from, everything happens
+in the linear regime, at every width, and what is measured is the stability of the kernel it starts with.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from ntk_analysis.layers import Layer
+from ntk_analysis.layers.base import Params
+from ntk_analysis.precision import AnyArray, HeldArray, Real, numpy_in_float64
+
+DOUBLINGS = 60  # from the first guess, before the search gives up
+
+
+@dataclass(frozen=True)
+class StableRate:
+    """What a bisection found.
+
+    Attributes:
+        bracket: the largest rate seen to be stable and the smallest seen to be unstable, for 1/2 sum |f - y|^2.
+        steps: of gradient descent that each rate was tried for.
+    """
+
+    bracket: tuple[float, float]
+    steps: int
+
+    @property
+    def rate(self) -> float:
+        """The geometric middle of the bracket."""
+        return math.sqrt(self.bracket[0] * self.bracket[1])
+
+    @property
+    def error(self) -> float:
+        """Largest relative error of `rate` within the bracket."""
+        return self.rate / self.bracket[0] - 1
+
+
+@numpy_in_float64
+def largest_stable_learning_rate(
+    f: Layer | Callable[..., Any],
+    params: Params,
+    x: AnyArray,
+    y: AnyArray,
+    *,
+    steps: int = 100,
+    resolution: float = 0.01,
+    catapults: bool = False,
+) -> StableRate:
+    """Bisection for the learning rate of full-batch gradient descent on 1/2 sum |f - y|^2, on the network itself.
+
+    A rate is unstable if the loss rises above its start, or stops being finite, at any step. A linear model below
+    2/lambda_max never does so. Above, the residual's share s along the largest mode has to grow first: rates up to a
+    fraction (s^(-1 / (2 steps)) - 1) / 2 above the bound pass. Computed in the dtype of the parameters; NumPy float64
+    parameters in float64, whatever JAX's flag. In float32, steps that are lost in the rounding of the parameters never
+    diverge: keep the residual above a thousandth of the outputs.
+
+    Args:
+        f: a network of layers, or a pure JAX function f(params, x) -> (n, ...).
+        params: where training starts.
+        x: (n, ...) inputs.
+        y: targets in the shape of the outputs.
+        steps: of gradient descent, at least 1.
+        resolution: relative width of the bracket, in (0, 1).
+        catapults: let the loss rise on the way, and look at its last value only.
+
+    Raises:
+        ValueError: targets that do not fit the outputs; steps or resolution out of range; a start from which nothing
+            moves, or that is not finite; no rate found that is stable, or none that is not.
+    """
+    if steps < 1 or not 0 < resolution < 1:
+        raise ValueError(f"got steps={steps}, resolution={resolution}: expected steps >= 1 and a resolution in (0, 1)")
+    apply = _checked(f, params, x, y)
+
+    def stable(rate: float) -> bool:
+        losses = np.asarray(_losses(apply, params, x, y, rate, steps))
+        highest = losses[-1] if catapults else np.max(losses)
+        return bool(np.isfinite(losses).all() and highest <= losses[0])
+
+    low, high = _bracket(stable, _upper_bound(apply, params, x, y))
+    while high > (1 + resolution) * low:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if stable(middle) else (low, middle)
+    return StableRate((low, high), steps)
+
+
+@numpy_in_float64
+def loss_curve(
+    f: Layer | Callable[..., Any], params: Params, x: AnyArray, y: AnyArray, *, learning_rate: Real, steps: int
+) -> Float[HeldArray, " steps_and_start"]:
+    """1/2 sum |f - y|^2 before training and after each step of full-batch gradient descent, (steps + 1,).
+
+    Arguments and errors as in `largest_stable_learning_rate`. Infinite or NaN where training diverged.
+    """
+    if steps < 1:
+        raise ValueError(f"got steps={steps}: expected at least 1")
+    return _losses(_checked(f, params, x, y), params, x, y, float(learning_rate), steps)
+
+
+Apply = Callable[..., Any]
+
+
+def _checked(f: Layer | Apply, params: Params, x: Any, y: Any) -> Apply:
+    """The function f(params, x), once its outputs are known to be what y is compared with."""
+    apply = f.apply if isinstance(f, Layer) else f
+    shape = jax.eval_shape(apply, params, x).shape
+    if shape != np.shape(y):
+        raise ValueError(f"targets have shape {np.shape(y)}, the network's outputs {shape}: they must be the same")
+    return apply
+
+
+def _loss(apply: Apply, params: Params, x: Any, y: Any) -> jax.Array:
+    outputs = apply(params, x)
+    return jnp.sum((outputs - jnp.asarray(y, outputs.dtype)) ** 2) / 2
+
+
+@partial(jax.jit, static_argnums=(0, 5))
+def _losses(apply: Apply, params: Params, x: Any, y: Any, rate: Real, steps: int) -> jax.Array:
+    slope = jax.value_and_grad(partial(_loss, apply))
+
+    def step(params: Params, _: None) -> tuple[Params, jax.Array]:
+        loss, gradient = slope(params, x, y)
+        return jax.tree.map(lambda p, g: p - jnp.asarray(rate, p.dtype) * g, params, gradient), loss
+
+    trained, losses = jax.lax.scan(step, params, length=steps)
+    return jnp.append(losses, _loss(apply, trained, x, y))
+
+
+@partial(jax.jit, static_argnums=0)
+def _start(apply: Apply, params: Params, x: Any, y: Any) -> tuple[jax.Array, jax.Array]:
+    """Loss and squared gradient."""
+    loss, gradient = jax.value_and_grad(partial(_loss, apply))(params, x, y)
+    return loss, sum((jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)), jnp.zeros((), loss.dtype))
+
+
+def _upper_bound(apply: Apply, params: Params, x: Any, y: Any) -> float:
+    """2 |r|^2 / |gradient|^2 for the residual r: at least 2/lambda_max, as |gradient|^2 = r' Theta r."""
+    loss, squared_gradient = map(float, _start(apply, params, x, y))
+    if not (math.isfinite(loss) and math.isfinite(squared_gradient)):
+        raise ValueError(f"loss {loss:.3g} and squared gradient {squared_gradient:.3g} at the start: expected numbers")
+    if loss == 0 or squared_gradient == 0:
+        raise ValueError("the loss or its gradient is 0 at the start: nothing moves, so no rate is unstable")
+    return 4 * loss / squared_gradient
+
+
+def _bracket(stable: Callable[[float], bool], guess: float) -> tuple[float, float]:
+    """A stable rate and an unstable one twice as large."""
+    factor, verdict = (2.0, True) if stable(guess) else (0.5, False)
+    for _ in range(DOUBLINGS):
+        last, guess = guess, guess * factor
+        if stable(guess) is not verdict:
+            return min(last, guess), max(last, guess)
+    word = "unstable" if verdict else "stable"
+    raise ValueError(f"no {word} learning rate up to {guess:.3g} from a first guess {guess / factor**DOUBLINGS:.3g}")
