@@ -12,6 +12,8 @@ NAMES = (
     "phase_diagram",
     "condition_number",
     "bn_growth",
+    "same_kernel",
+    "trainability",
     "kernel_matrices",
     "generalisation",
     "width_study",

@@ -28,8 +28,12 @@ def draw(*shape, seed=0):
 def dense(f, params, x1, x2=None):
     """Brute force: the Jacobian of the whole batch, all of it."""
 
+    @jax.jit  # as one program: op by op, compiling takes longer than all else
+    def derivative(params, x):
+        return jax.jacrev(lambda p: f(p, x).reshape(len(x), -1))(params)
+
     def rows(x):
-        jacobian = jax.jacrev(lambda p: f(p, jnp.asarray(x)).reshape(len(x), -1))(params)
+        jacobian = derivative(params, jnp.asarray(x))
         return np.concatenate([np.asarray(leaf).reshape(*leaf.shape[:2], -1) for leaf in jax.tree.leaves(jacobian)], 2)
 
     return np.einsum("ack,bdk->abcd", rows(x1), rows(x1 if x2 is None else x2))

@@ -1,5 +1,7 @@
 """The layer-wise kernel of our own networks against the dense Jacobian: every normalisation, layer and composition."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,6 +46,7 @@ NETWORKS = {
 }
 
 
+@partial(jax.jit, static_argnums=(0, 1))
 def drawn(network, features, seed=0):
     key1, key2, key3, key4 = jax.random.split(jax.random.key(seed), 4)
     _, params = network.init(key1, (-1, *features))

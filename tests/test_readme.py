@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 from figures import NAMES
+from paper_checks import CLAIMS
+from paper_checks.judge import module_of
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -22,3 +24,9 @@ def test_the_examples_print_what_it_says():
 def test_every_figure_is_described():
     for name in NAMES:
         assert f"| `{name}` |" in README
+
+
+def test_every_claim_has_its_verdict():
+    for name in CLAIMS:
+        (row,) = re.findall(rf"^\| `{name}` \|.*$", README, re.MULTILINE)
+        assert row.split(" | ")[2] == module_of(name).CLAIM.recorded

@@ -7,6 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer import Option
 
+from ntk_analysis.cli.check import check
 from ntk_analysis.cli.empirical import empirical
 from ntk_analysis.cli.figures import figures
 from ntk_analysis.cli.kernels import compare, kernel
@@ -23,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (figures, kernel, compare, empirical, meanfield, phase, diagnose):
+for command in (figures, kernel, compare, empirical, meanfield, phase, diagnose, check):
     app.command()(command)
 
 

@@ -15,10 +15,13 @@ class Interrupted(BaseException):
 
 
 @contextmanager
-def progress() -> Iterator[Track]:
+def progress(*, transient: bool = False) -> Iterator[Track]:
     """A `track` whose bars show steps done and time left, on stderr where that is a terminal.
 
     The time left is that of the steps still to do, at the rate of those that this run has done.
+
+    Args:
+        transient: whether the bars vanish when they are done.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -36,6 +39,7 @@ def progress() -> Iterator[Track]:
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
         redirect_stdout=False,
+        transient=transient,
         speed_estimate_period=math.inf,
     )
 

@@ -1,0 +1,46 @@
+"""A PyTorch user's network: its weights as arrays, and its forward pass in a few lines of JAX.
+
+`ntk-analysis diagnose examples/pytorch_weights.py:network` says how well it can be trained.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+from ntk_analysis import spectrum
+from ntk_analysis.data import load_digits, preprocess
+from ntk_analysis.empirical import empirical_ntk
+
+WIDTHS = (64, 128, 128, 10)
+
+
+def state_dict():
+    """{name: tensor.numpy() for name, tensor in model.state_dict().items()} of nn.Sequential(Linear, ReLU, ...).
+
+    Drawn here by nn.Linear's own law, so that the example runs without PyTorch.
+    """
+    rng, state = np.random.default_rng(0), {}
+    for layer, (rows, columns) in enumerate(zip(WIDTHS[:-1], WIDTHS[1:], strict=True)):
+        state[f"{2 * layer}.weight"] = rng.uniform(-1, 1, (columns, rows)).astype(np.float32) / rows**0.5
+        state[f"{2 * layer}.bias"] = rng.uniform(-1, 1, columns).astype(np.float32) / rows**0.5
+    return state
+
+
+def f(params, x):
+    """nn.Linear is x W^T + b, with every second module a ReLU."""
+    last = 2 * (len(WIDTHS) - 2)
+    for index in range(0, last + 1, 2):
+        x = x @ params[f"{index}.weight"].T + params[f"{index}.bias"]
+        x = jnp.maximum(x, 0) if index < last else x
+    return x
+
+
+def network():
+    """(f, params, x), as `ntk-analysis diagnose` takes them."""
+    x = preprocess(load_digits().subset(32, seed=0).images).astype(np.float32)
+    return f, {name: jnp.asarray(array) for name, array in state_dict().items()}, jnp.asarray(x)
+
+
+if __name__ == "__main__":
+    kernel = empirical_ntk(*network())
+    print(kernel.summary())
+    print(f"condition number {spectrum.condition_number(kernel.matrix()):.4g}")

@@ -1,0 +1,127 @@
+"""What `ntk-analysis check` does: runs the checks, tells of each, writes the report, compares with the record."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import TypeAlias
+
+from paper_checks import judge
+from paper_checks.contract import Relation, Row, Setting, Track
+from paper_checks.judge import Judged
+from paper_checks.own_network import CHECKS, Subject, subject_of
+from paper_checks.report import prepare_folder, write_report
+from paper_checks.report.numbers import compared, misses
+
+AS_RECORDED, NOT_AS_RECORDED = 0, 1
+LONGEST = 20  # missed rows that are told of one claim
+
+Progress: TypeAlias = Callable[[], AbstractContextManager[Track]]
+Job: TypeAlias = tuple[str, Callable[[Setting], Judged]]
+
+
+def check(only: Sequence[str], network: str | None, setting: Setting, report: Path | None, progress: Progress) -> int:
+    """Runs, prints and reports the checks; the exit status.
+
+    Args:
+        only: ids of claims, none for all.
+        network: MODULE:FUNCTION of the user's own network, to be checked in place of the paper's claims.
+        setting: sizes and seed.
+        report: folder of the report.
+        progress: makes a `track` whose bars end with the block.
+
+    Returns:
+        0 if every check came to its end with the verdict on record (of the user's own network nothing is on record), 1
+        otherwise.
+
+    Raises:
+        ValueError: unknown ids; a network that cannot be checked.
+        OSError: the report cannot be written.
+    """
+    if report is not None:
+        prepare_folder(report)
+    jobs = claim_jobs(only) if network is None else network_jobs(network, only, setting)
+    judged = []
+    for one in run_jobs(jobs, setting, progress):
+        print(f"{one.claim.id:<16}  {one.verdict:<22}  {one.seconds:6.1f} s", flush=True)
+        judged.append(one)
+    print(f"\n{table(judged)}")
+    if report is not None:
+        print(f"\nwritten to {write_report(report, judged, setting, network or '')}")
+    others = [one for one in judged if not one.as_recorded]
+    for one in others:
+        print(f"\n{difference(one)}")
+    return NOT_AS_RECORDED if others else AS_RECORDED
+
+
+def claim_jobs(only: Iterable[str]) -> list[Job]:
+    """The claims of the paper; every module is imported before the first check runs."""
+    return [(name, _job(judge.module_of(name))) for name in judge.check_ids(only)]
+
+
+def network_jobs(target: str, only: Iterable[str], setting: Setting) -> list[Job]:
+    """The checks of a user's own network, which is loaded and measured here."""
+    wanted = list(only) or list(CHECKS)
+    for name in wanted:
+        if name not in CHECKS:
+            raise ValueError(f"unknown check of a network {name!r}: choose from {', '.join(CHECKS)}")
+    subject = subject_of(target, setting)
+    return [(name, _job(module, subject)) for name, module in CHECKS.items() if name in wanted]
+
+
+def _job(module: ModuleType, *subject: Subject) -> Callable[[Setting], Judged]:
+    return lambda setting: judge.attempt(module.CLAIM, lambda: module.check(setting, *subject))
+
+
+def run_jobs(jobs: Sequence[Job], setting: Setting, progress: Progress) -> Iterator[Judged]:
+    """One after the other, each below a bar that counts them and names the one that runs."""
+    for index, (name, job) in enumerate(jobs):
+        with progress() as track:
+            for _ in track(range(1), f"{index + 1} of {len(jobs)}: {name}"):
+                judged = job(replace(setting, track=track))
+        yield judged
+
+
+def table(judged: Iterable[Judged]) -> str:
+    """Verdicts, and the numbers of the rows that decided them."""
+    lines = [("", "verdict", "recorded", "expected", "measured", "tolerance", "miss")]
+    for one in judged:
+        recorded = "" if one.claim.recorded is None else "same" if one.as_recorded else str(one.claim.recorded)
+        row = one.decisive
+        numbers = ("", "", "", "") if row is None else (*_numbers(row), misses(row.miss))
+        lines.append((one.claim.id, str(one.verdict), recorded, *numbers))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def difference(one: Judged) -> str:
+    """What was on record, what was found, and by which rows."""
+    if one.error:
+        return f"{one.claim.id}: the check raised {one.error}"
+    head = f"{one.claim.id}: recorded {one.claim.recorded!s}, found {one.verdict!s}"
+    if one.evidence.open:
+        return f"{head}: {one.evidence.open}"
+    missed = [row for row in one.evidence.rows if not row.held]
+    if not missed:
+        return f"{head}: every row is within its tolerance"
+    lines = [f"  {_told(row)}" for row in missed[:LONGEST]]
+    more = [f"  and {len(missed) - LONGEST} more"] if len(missed) > LONGEST else []
+    return "\n".join([head, *lines, *more])
+
+
+def _told(row: Row) -> str:
+    expected, measured, tolerance = _numbers(row)
+    where = f" ({row.condition})" if row.condition else ""
+    return (
+        f"{row.kind}: {row.quantity}{where}: expected {expected}, measured {measured}, tolerance {tolerance} "
+        f"({row.because}), {row.line.file}:{row.line.number}"
+    )
+
+
+def _numbers(row: Row) -> tuple[str, str, str]:
+    sign = "" if row.relation is Relation.EQUAL else f"{row.relation} "
+    expected, measured, tolerance = compared(row.expected, row.measured, row.tolerance)
+    return sign + expected, measured, tolerance

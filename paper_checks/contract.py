@@ -1,0 +1,237 @@
+"""What a check is: a claim in words, and the evidence that a run of it collects.
+
+A module of this package checks one claim. It has
+    CLAIM                            what the paper says, where, and the verdict on record
+    check(setting, theory=THEORY)    computes both sides with the library and returns the Evidence
+    WRONG                            named wrong theories, each of which must change the verdict
+A check never says what its verdict is: `judge` reads it off the rows.
+"""
+
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+Track: TypeAlias = Callable[[Iterable[Any], str], Iterable[Any]]
+"""track(steps, description): the same steps, with or without a progress bar."""
+
+
+class Verdict(StrEnum):
+    """What a run says of a claim."""
+
+    HOLDS = "holds"
+    CONDITIONS = "holds under conditions"
+    FAILS = "does not hold"
+    OPEN = "not decidable here"
+
+
+class Kind(StrEnum):
+    """What a row of evidence is about."""
+
+    STATED = "as stated"  # the claim, under the paper's own conditions
+    VARIED = "other conditions"  # the claim where the paper did not look
+    CORRECTED = "corrected"  # what is true instead; must be confirmed, or nothing is decided
+
+
+class Relation(StrEnum):
+    """How the measured value is to stand to the expected one."""
+
+    EQUAL = "="
+    AT_MOST = "<="
+    AT_LEAST = ">="
+
+
+def untracked(steps: Iterable[Any], description: str) -> Iterable[Any]:
+    """No progress bar."""
+    del description
+    return steps
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How much a run computes.
+
+    Attributes:
+        seed: of every random draw.
+        full: the sizes of the committed results in place of the quick ones (all quick checks: 3 minutes on 2 cores).
+        track: draws progress bars.
+    """
+
+    seed: int = 0
+    full: bool = False
+    track: Track = untracked
+
+    def size(self, quick: Any, full: Any) -> Any:
+        """The quick or the full size."""
+        return full if self.full else quick
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper.
+
+    Attributes:
+        id: as in the table of claims; the name of the module that checks it.
+        title: a few words.
+        statement: the claim in our words.
+        formula: LaTeX of its formula without dollar signs; "" where it has none.
+        source: equation, theorem, figure or section.
+        recorded: the verdict on record: a run that comes to another one fails. None where nothing is on record: a claim
+            about a network of the user's own.
+        summary: what was found, in a sentence or two; "" where nothing is on record.
+        figures: names of the figures that show it.
+    """
+
+    id: str
+    title: str
+    statement: str
+    source: str
+    recorded: Verdict | None
+    summary: str
+    formula: str = ""
+    figures: tuple[str, ...] = ()
+
+
+class Line(NamedTuple):
+    """A line of the source of a check; the file is named from this package's folder."""
+
+    file: str
+    number: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    Attributes:
+        quantity: what is compared, with its unit if it has one.
+        condition: under which conditions, "" for none to speak of.
+        kind: whether the row is the claim as stated, under other conditions, or corrected.
+        relation: of measured to expected.
+        expected: value that the claim (of a corrected row: the correction) says.
+        measured: value that was found.
+        tolerance: by which the relation may be missed, > 0, in the units of the values.
+        because: where the tolerance comes from.
+        entries: how many comparisons this is the worst of.
+        line: of the source that made the row.
+    """
+
+    quantity: str
+    condition: str
+    kind: Kind
+    relation: Relation
+    expected: float
+    measured: float
+    tolerance: float
+    because: str
+    entries: int
+    line: Line
+
+    @property
+    def miss(self) -> float:
+        """By how many tolerances the relation is missed; 0 where an inequality is met."""
+        return float(_miss(self.relation, self.expected, self.measured, self.tolerance))
+
+    @property
+    def held(self) -> bool:
+        """Whether the relation holds within the tolerance."""
+        return self.miss <= 1
+
+
+class Edge(NamedTuple):
+    """Where a claim stops being true.
+
+    Attributes:
+        variable: what was varied, such as depth / width.
+        at: the value at which the claim breaks; None if it did not within the range searched.
+        meaning: what happens there, and the range searched.
+    """
+
+    variable: str
+    at: float | None
+    meaning: str
+
+
+@dataclass
+class Evidence:
+    """What a check collects.
+
+    Attributes:
+        rows: comparisons, in the order of the argument.
+        edges: where the claim was found to break.
+        notes: facts that are no comparisons.
+        open: why the claim cannot be decided here; "" if it can.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    edges: list[Edge] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    open: str = ""
+
+    def stated(self, quantity: str, expected: Any, measured: Any, tolerance: Any, because: str, **more: Any) -> Row:
+        """The claim as the paper states it; `more` is condition="..." and relation=Relation...; see `_row`."""
+        return self._row(Kind.STATED, quantity, expected, measured, tolerance, because, **more)
+
+    def varied(self, quantity: str, expected: Any, measured: Any, tolerance: Any, because: str, **more: Any) -> Row:
+        """The claim under conditions that the paper did not state."""
+        return self._row(Kind.VARIED, quantity, expected, measured, tolerance, because, **more)
+
+    def corrected(self, quantity: str, expected: Any, measured: Any, tolerance: Any, because: str, **more: Any) -> Row:
+        """What is true where the claim is not."""
+        return self._row(Kind.CORRECTED, quantity, expected, measured, tolerance, because, **more)
+
+    def edge(self, variable: str, at: float | None, meaning: str) -> None:
+        """Where the claim breaks."""
+        self.edges.append(Edge(variable, at, meaning))
+
+    def note(self, text: str) -> None:
+        """A fact beside the comparisons."""
+        self.notes.append(text)
+
+    def _row(
+        self,
+        kind: Kind,
+        quantity: str,
+        expected: Any,
+        measured: Any,
+        tolerance: Any,
+        because: str,
+        *,
+        condition: str = "",
+        relation: Relation = Relation.EQUAL,
+    ) -> Row:
+        """Appends the comparison of two values, or of two arrays: that of the entry that misses by most tolerances.
+
+        Raises:
+            ValueError: NaN or infinite values, a tolerance that is not positive, or none said where it comes from.
+        """
+        arrays = np.broadcast_arrays(*(np.asarray(value, np.float64) for value in (expected, measured, tolerance)))
+        expected, measured, tolerance = (array.ravel() for array in arrays)
+        if not (np.isfinite(expected).all() and np.isfinite(measured).all()) or expected.size == 0:
+            raise ValueError(f"{quantity} ({condition}): expected {expected}, measured {measured}: not finite numbers")
+        if not (np.isfinite(tolerance).all() and (tolerance > 0).all() and because):
+            raise ValueError(f"{quantity}: got tolerance {tolerance} because of {because!r}: every row needs its error")
+        worst = int(np.argmax(_miss(relation, expected, measured, tolerance)))
+        caller = sys._getframe(2)  # of stated, varied or corrected
+        line = Line(_from_package(Path(caller.f_code.co_filename)), caller.f_lineno)
+        said, found, allowed = (float(array[worst]) for array in (expected, measured, tolerance))
+        row = Row(quantity, condition, kind, relation, said, found, allowed, because, expected.size, line)
+        self.rows.append(row)
+        return row
+
+
+def _from_package(file: Path) -> str:
+    """`lem1.py`, `own_network/phase.py`; the bare name of a file that is not of this package."""
+    package = Path(__file__).resolve().parent
+    return file.resolve().relative_to(package).as_posix() if file.resolve().is_relative_to(package) else file.name
+
+
+def _miss(relation: Relation, expected: Any, measured: Any, tolerance: Any) -> Any:
+    excess = np.subtract(measured, expected) / tolerance
+    if relation is Relation.EQUAL:
+        return np.abs(excess)
+    return np.maximum(excess if relation is Relation.AT_MOST else -excess, 0)

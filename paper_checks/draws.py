@@ -1,0 +1,59 @@
+"""Many draws of a small random network: means with their standard errors, from one compiled program."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from scipy import stats
+
+AT_ONCE = 1000  # draws computed together
+FIVE_SIGMA = float(stats.norm.sf(5))
+
+
+class Average(NamedTuple):
+    """Mean over independent draws.
+
+    Attributes:
+        mean: float64, one draw's shape.
+        error: its standard error.
+        deviation: standard deviation of one draw.
+    """
+
+    mean: np.ndarray
+    error: np.ndarray
+    deviation: np.ndarray
+
+
+def samples(statistic: Callable[[jax.Array], jax.Array], draws: int, key: jax.Array) -> np.ndarray:
+    """statistic(key) of `draws` keys, a multiple of 1000, as float64 (draws, ...)."""
+
+    @jax.jit
+    def all_of(keys: jax.Array) -> jax.Array:
+        return jax.lax.map(statistic, keys, batch_size=AT_ONCE)
+
+    return np.asarray(all_of(jax.random.split(key, draws)), np.float64)
+
+
+def average(values: np.ndarray) -> Average:
+    """Mean of independent draws along the first axis."""
+    deviation = values.std(axis=0, ddof=1)
+    return Average(values.mean(axis=0), deviation / np.sqrt(len(values)), deviation)
+
+
+def inputs_of(gram: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
+    """(n, n) float32 inputs x with x_i.x_j / n the entries of this matrix: a first layer's covariance."""
+    values, vectors = np.linalg.eigh(np.asarray(gram, np.float64))
+    return np.asarray(np.sqrt(len(values)) * vectors * np.sqrt(np.maximum(values, 0)), np.float32)
+
+
+def pairs_of(correlations: Sequence[float]) -> np.ndarray:
+    """(1 + n, 2) float32 inputs of variance 1: one, and n that have these correlations with it."""
+    rho = np.asarray(correlations, np.float64)
+    others = np.stack([rho, np.sqrt(1 - rho**2)], axis=1)
+    return np.asarray(np.sqrt(2) * np.concatenate([[[1.0, 0.0]], others]), np.float32)
+
+
+def five_sigma(draws: int) -> float:
+    """How many standard errors of a mean over `draws` are as rare as 5 of a Gaussian (Student's t)."""
+    return float(stats.t.isf(FIVE_SIGMA, draws - 1))

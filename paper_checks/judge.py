@@ -1,0 +1,111 @@
+"""From evidence to a verdict: one rule for all claims."""
+
+import importlib
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from paper_checks import CLAIMS
+from paper_checks.contract import Claim, Evidence, Kind, Row, Setting, Verdict
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim, what a run of its check found, and the verdict.
+
+    Attributes:
+        claim: what was checked.
+        evidence: what was found.
+        seconds: that it took.
+        error: of a check that raised, in one line; "" of one that came to its end.
+    """
+
+    claim: Claim
+    evidence: Evidence
+    seconds: float
+    error: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        """As `judge` reads it off the evidence."""
+        return judge(self.evidence)
+
+    @property
+    def as_recorded(self) -> bool:
+        """Whether the check came to its end, with the verdict on record if there is one."""
+        return not self.error and self.claim.recorded in (None, self.verdict)
+
+    @property
+    def decisive(self) -> Row | None:
+        """The row that tells most: the worst of those that decided the verdict."""
+        rows = self.evidence.rows
+        if not rows:
+            return None
+        for kind in (Kind.STATED, Kind.CORRECTED, Kind.VARIED):
+            missed = [row for row in rows if row.kind is kind and not row.held]
+            if missed:
+                return max(missed, key=lambda row: row.miss)
+        return max([row for row in rows if row.kind is Kind.STATED] or rows, key=lambda row: row.miss)
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """The verdict on a claim.
+
+    - not decidable here, where the check says so, or where a corrected statement is not confirmed either;
+    - does not hold, where a row as stated misses;
+    - holds under conditions, where only rows of other conditions miss;
+    - holds, where every row is within its tolerance.
+
+    Raises:
+        ValueError: no row as stated, and no reason why the claim is open.
+    """
+    if evidence.open:
+        return Verdict.OPEN
+    missed = {row.kind for row in evidence.rows if not row.held}
+    if not any(row.kind is Kind.STATED for row in evidence.rows):
+        raise ValueError("no row compares the claim as stated: nothing can be judged")
+    if Kind.CORRECTED in missed:
+        return Verdict.OPEN
+    if Kind.STATED in missed:
+        return Verdict.FAILS
+    return Verdict.CONDITIONS if Kind.VARIED in missed else Verdict.HOLDS
+
+
+def check_ids(ids: Iterable[str]) -> list[str]:
+    """The ids, or all of them for none, in the order of the table.
+
+    Raises:
+        ValueError: an unknown one; the message lists the right ones.
+    """
+    wanted = list(ids)
+    for name in wanted:
+        if name not in CLAIMS:
+            raise ValueError(f"unknown claim {name!r}: choose from {', '.join(CLAIMS)}")
+    return [name for name in CLAIMS if name in wanted] if wanted else list(CLAIMS)
+
+
+def module_of(name: str) -> ModuleType:
+    """The module that checks a claim."""
+    return importlib.import_module(f"paper_checks.{name}")
+
+
+def run(name: str, setting: Setting = Setting(), **theory: Any) -> Judged:  # noqa: B008  # frozen
+    """Checks one claim; `theory=...` puts another theory in place of the right one."""
+    module = module_of(name)
+    start = time.perf_counter()
+    evidence = module.check(setting, **theory)
+    return Judged(module.CLAIM, evidence, time.perf_counter() - start)
+
+
+def attempt(claim: Claim, check: Callable[[], Evidence]) -> Judged:
+    """What the check finds of the claim; where it raises, the error and an open verdict, so that others can go on."""
+    start, error = time.perf_counter(), ""
+    try:
+        evidence = check()
+        judge(evidence)
+    except Exception as raised:  # one broken check is not to take the others' results along
+        error = " ".join(f"{type(raised).__name__}: {raised}".split())
+        evidence = Evidence(open=f"the check raised {error}")
+    return Judged(claim, evidence, time.perf_counter() - start, error)

@@ -1,0 +1,100 @@
+"""`claims.md`: the verdicts as a table, then every claim with its rows."""
+
+from collections.abc import Iterable, Sequence
+
+from paper_checks.report.formulas import split
+from paper_checks.report.numbers import compared, misses, plain
+from paper_checks.report.record import Record
+
+
+def markdown(records: Sequence[Record], run: Record) -> str:
+    """The whole report as Markdown; formulas stay LaTeX between dollar signs."""
+    title = f"Checks of {run['network']}" if run["network"] else "Claims of the MimicNorm paper, checked"
+    lines = [f"# {title}", "", _run_line(run), ""]
+    lines += _table(
+        ("claim", "source", "verdict", "recorded", "expected", "measured", "tolerance", "s"),
+        (
+            (
+                f"[{one['id']}](#{one['id']})",
+                one["source"],
+                one["verdict"],
+                one["recorded"] or "",
+                *_numbers(one),
+                f"{one['seconds']:.1f}",
+            )
+            for one in records
+        ),
+    )
+    for one in records:
+        lines += ["", *_section(one)]
+    return "\n".join(lines) + "\n"
+
+
+def _section(one: Record) -> list[str]:
+    lines = [f'<a id="{one["id"]}"></a>', "", f"## {one['id']}: {one['title']}", "", f"**{one['verdict']}**"]
+    if not one["as_recorded"]:
+        lines[-1] += f" (recorded: {one['recorded']})"
+    lines += ["", _prose(f"{one['source']}. {one['statement']}")]
+    if one["formula"]:
+        lines += ["", f"$${one['formula']}$$"]
+    for text in (one["summary"], one["open"]):
+        if text:
+            lines += ["", _prose(text)]
+    if one["rows"]:
+        lines += ["", *_rows(one["rows"])]
+    facts = [*map(_edge, one["edges"]), *one["notes"]]
+    return [*lines, "", *(f"- {_prose(fact)}" for fact in facts)] if facts else lines
+
+
+def _edge(edge: Record) -> str:
+    at = "" if edge["at"] is None else f" = {plain(edge['at'], 4)}"
+    return f"edge, {edge['variable']}{at}: {edge['meaning']}"
+
+
+def _rows(rows: Sequence[Record]) -> list[str]:
+    heads = ("quantity", "condition", "kind", "", "expected", "measured", "tolerance", "because", "miss", "", "line")
+    return _table(
+        heads,
+        (
+            (
+                row["quantity"],
+                row["condition"],
+                row["kind"],
+                row["relation"],
+                *_numbers(row),
+                row["because"],
+                misses(row["miss"]),
+                "held" if row["held"] else "**missed**",
+                f"{row['line']['file']}:{row['line']['number']}",
+            )
+            for row in rows
+        ),
+    )
+
+
+def _numbers(one: Record) -> tuple[str, str, str]:
+    if one["tolerance"] is None:
+        return "", "", ""
+    return compared(one["expected"], one["measured"], one["tolerance"])
+
+
+def _run_line(run: Record) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
+    return f"{run['sizes'].capitalize()} sizes, seed {run['seed']}; {versions}."
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
+
+    return [line(heads), "|" + "---|" * len(heads), *map(line, rows)]
+
+
+def _cell(text: str) -> str:
+    return _prose(text).replace("|", r"\|")
+
+
+def _prose(text: str) -> str:
+    """Text on one line, with no tags in it but those that formulas contain."""
+    pieces = split(" ".join(text.split()))
+    return "".join(f"${piece}$" if formula else piece.replace("<", "&lt;") for formula, piece in pieces)

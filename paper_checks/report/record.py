@@ -1,0 +1,88 @@
+"""A judged claim as plain data: what `claims.json` holds; `claims.schema.json` describes it."""
+
+import math
+import platform
+from importlib.metadata import version
+from typing import Any, TypeAlias
+
+from paper_checks.contract import Row, Setting
+from paper_checks.judge import Judged
+
+Record: TypeAlias = dict[str, Any]
+
+LIBRARIES = ("ntk-analysis", "jax", "jaxlib", "numpy", "scipy")
+
+
+def run_facts(setting: Setting, network: str = "") -> Record:
+    """What the numbers depend on besides the code of the checks: the same in every record of a run."""
+    return {
+        "network": network or None,
+        "sizes": "full" if setting.full else "quick",
+        "seed": setting.seed,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+    }
+
+
+def record(judged: Judged, run: Record) -> Record:
+    """One claim with its verdict and all its evidence; expected, measured and tolerance are those of the decisive row.
+
+    Args:
+        judged: the claim.
+        run: as `run_facts` has it.
+    """
+    claim, evidence, decisive = judged.claim, judged.evidence, judged.decisive
+    return {
+        "id": claim.id,
+        "title": claim.title,
+        "statement": claim.statement,
+        "formula": claim.formula,
+        "source": claim.source,
+        "verdict": judged.verdict.value,
+        "recorded": None if claim.recorded is None else claim.recorded.value,
+        "as_recorded": judged.as_recorded,
+        "summary": claim.summary,
+        "expected": None if decisive is None else decisive.expected,
+        "measured": None if decisive is None else decisive.measured,
+        "tolerance": None if decisive is None else decisive.tolerance,
+        "decisive_row": None if decisive is None else evidence.rows.index(decisive),
+        "conditions": _conditions(evidence.rows),
+        "rows": [_row(row) for row in evidence.rows],
+        "edges": [
+            {"variable": edge.variable, "at": None if edge.at is None else float(edge.at), "meaning": edge.meaning}
+            for edge in evidence.edges
+        ],
+        "notes": list(evidence.notes),
+        "open": evidence.open or None,
+        "error": judged.error or None,
+        "figures": list(claim.figures),
+        "seconds": round(judged.seconds, 3),
+        "run": run,
+    }
+
+
+def _row(row: Row) -> Record:
+    return {
+        "quantity": row.quantity,
+        "condition": row.condition,
+        "kind": row.kind.value,
+        "relation": row.relation.value,
+        "expected": row.expected,
+        "measured": row.measured,
+        "tolerance": row.tolerance,
+        "because": row.because,
+        "entries": row.entries,
+        "miss": row.miss if math.isfinite(row.miss) else None,  # beyond what float64 holds
+        "held": row.held,
+        "line": {"file": row.line.file, "number": row.line.number},
+    }
+
+
+def _conditions(rows: list[Row]) -> list[Record]:
+    """Each condition that was tried, once for each kind of row, and whether all its rows held."""
+    found: dict[tuple[str, str], Record] = {}
+    for row in rows:
+        key = (row.condition, row.kind.value)
+        entry = found.setdefault(key, {"condition": row.condition, "kind": row.kind.value, "held": True, "rows": 0})
+        entry["held"] &= row.held
+        entry["rows"] += 1
+    return list(found.values())

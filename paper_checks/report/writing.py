@@ -1,0 +1,61 @@
+"""The files of a report, all of them or none."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ntk_analysis.files import write_together
+from paper_checks.contract import Setting
+from paper_checks.judge import Judged
+from paper_checks.report.html import page
+from paper_checks.report.markdown import markdown
+from paper_checks.report.record import record, run_facts
+
+PAGE = "report.html"
+
+
+def prepare_folder(folder: Path) -> None:
+    """Makes the folder and tries to write there, before anything is computed.
+
+    Raises:
+        OSError: it cannot be made or written to.
+    """
+    _write(folder, {})
+
+
+def write_report(folder: Path, judged: Sequence[Judged], setting: Setting, network: str = "") -> Path:
+    """Writes report.html, claims.json and claims.md into `folder`, which is made if needed; the path of the page.
+
+    A report that was there before stays whole until all three are written.
+
+    Args:
+        folder: where to.
+        judged: the claims, in the order in which they are shown.
+        setting: that they were checked with.
+        network: the user's own network, as it was named; "" for the claims of the paper.
+
+    Raises:
+        OSError: the folder cannot be made or written to.
+    """
+    run = run_facts(setting, network)
+    records = [record(one, run) for one in judged]
+    texts = {
+        PAGE: page(records, run),
+        "claims.json": json.dumps(records, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        "claims.md": markdown(records, run),
+    }
+    _write(folder, texts)
+    return folder / PAGE
+
+
+def _write(folder: Path, texts: dict[str, str]) -> None:
+    def writer(text: str) -> Callable[[Path], object]:
+        return lambda path: path.write_text(text, encoding="utf-8")
+
+    try:
+        write_together(folder, {name: writer(text) for name, text in texts.items()})
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(
+            f"--report {folder}: the report cannot be written there ({reason}); name another folder"
+        ) from error

@@ -1,0 +1,157 @@
+"""Checks of a user's own network, on networks of which the answers are known."""
+
+import json
+import sys
+from functools import cache
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ntk_analysis import cli
+from paper_checks.contract import Setting, Verdict
+from paper_checks.judge import attempt
+from paper_checks.own_network import CHECKS, subject_of
+from paper_checks.own_network.decorrelation import cosines, mean_off_diagonal
+
+ROOT = Path(__file__).parents[1]
+FILE = """
+import jax, jax.numpy as jnp, numpy as np
+from ntk_analysis.layers import Activation, BatchNorm, Dense, Serial
+from ntk_analysis.networks import fully_connected
+from paper_checks.test_own_network import inputs
+
+def made(network, dtype="float32"):
+    x = inputs()
+    with jax.enable_x64(False):
+        params = network.init(jax.random.key(0), x.shape)[1]
+    return network, jax.tree.map(lambda w: np.asarray(w, dtype), params), x.astype(dtype)
+
+def straight():
+    return made(fully_connected(20, 64, outputs=2))
+
+def last_batch_norm():
+    return made(fully_connected(2, 64, outputs=2, last_batch_norm=True, eps=0.0), "float64")
+
+def hidden_batch_norm():
+    return made(Serial(Dense(64), BatchNorm(), Activation("relu"), Dense(2)), "float64")
+
+def centred_weights():
+    f, params, x = made(fully_connected(1, 64, outputs=2), "float64")
+    params = jax.tree.map(lambda w: w - w.mean(0) if np.ndim(w) > 1 else w, params)
+    return f.apply, params, x
+
+def scalars():
+    f = lambda params, x: jnp.tanh(x * params["a"][None] + params["b"][None])
+    return f, {"a": np.ones(6), "b": np.zeros(6)}, inputs()
+"""
+
+
+def inputs():
+    """Forty points of mean square 1, pairs of them alike by about 0.5."""
+    x = np.random.default_rng(0).standard_normal((40, 6)) + 1
+    return x / np.sqrt(np.mean(x**2, axis=1, keepdims=True))
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """judged(network, check): each network is measured once, each check of it is run once."""
+    file = tmp_path_factory.mktemp("nets") / "nets.py"
+    file.write_text(FILE)
+    subject = cache(lambda name: subject_of(f"{file}:{name}", Setting()))
+    return cache(
+        lambda name, check: attempt(CHECKS[check].CLAIM, lambda: CHECKS[check].check(Setting(), subject(name)))
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "check", "verdict"),
+    [
+        ("straight", "decorrelation", Verdict.FAILS),  # 20 layers: all outputs alike
+        ("straight", "scaling", Verdict.FAILS),  # homogeneous: doubling doubles
+        ("last_batch_norm", "scaling", Verdict.HOLDS),  # no biases: every array
+        ("hidden_batch_norm", "scaling", Verdict.CONDITIONS),  # the array before the norm, not the one behind
+        ("hidden_batch_norm", "centring", Verdict.CONDITIONS),  # plain gradient descent only
+        ("scalars", "scaling", Verdict.OPEN),
+        ("scalars", "centring", Verdict.OPEN),
+        ("scalars", "conditioning", Verdict.OPEN),
+        ("scalars", "phase", Verdict.OPEN),
+    ],
+)
+def test_verdict(judged, name, check, verdict):
+    found = judged(name, check)
+    assert found.error == ""
+    assert found.verdict is verdict, found.evidence.rows
+    assert found.as_recorded
+    assert (found.evidence.open != "") == (verdict is Verdict.OPEN)
+
+
+def test_scaling_names_the_arrays(judged):
+    (note,) = judged("hidden_batch_norm", "scaling").evidence.notes
+    assert note == "Scale invariant: 0.w. Not: 3.w."
+    doubled = [row for row in judged("straight", "scaling").evidence.rows if "doubled" in row.quantity]
+    np.testing.assert_allclose(doubled[0].measured, 1, rtol=1e-5)  # degree 1 in the first layer's weights
+    np.testing.assert_allclose(doubled[1].measured, 2.0**19 - 1, rtol=1e-4)  # 19 layers in one array
+
+
+def test_centring_finds_where_the_three_ways_part(judged):
+    rows = judged("hidden_batch_norm", "centring").evidence.rows
+    held = {
+        (row.condition.partition(",")[0], "own" in row.condition): row.held
+        for row in rows
+        if "distance" in row.quantity
+    }
+    assert held[("gradient descent", False)]
+    assert held[("momentum 0.9", False)]
+    assert not held[("Adam", False)]
+    assert not held[("gradient descent", True)]
+    assert not any(row.held for row in rows if "mean of a unit" in row.quantity)
+
+
+def test_centred_weights_are_seen(judged):
+    rows = judged("centred_weights", "centring").evidence.rows
+    assert all(row.held for row in rows if "mean of a unit" in row.quantity)
+    assert all(row.held for row in rows if "own start" in row.condition)
+
+
+def test_layers_of_a_straight_network_grow_alike(judged):
+    rows = judged("straight", "decorrelation").evidence.rows
+    layers = [row for row in rows if row.condition.startswith("activation")]
+    assert layers[-1].condition == "activation 20 of 20"
+    assert layers[0].held
+    assert not layers[-1].held
+    assert np.all(np.diff([row.measured for row in layers]) > 0)
+
+
+def test_jackknife_of_a_mean_over_pairs():
+    """Against leaving every input out by hand."""
+    matrix = cosines(inputs()[:12])
+    off = ~np.eye(12, dtype=bool)
+    mean, error = mean_off_diagonal(matrix)
+    kept = [np.delete(np.arange(12), i) for i in range(12)]
+    means = np.array([matrix[np.ix_(k, k)][~np.eye(11, dtype=bool)].mean() for k in kept])
+    np.testing.assert_allclose(mean, matrix[off].mean(), rtol=1e-12)
+    np.testing.assert_allclose(error, np.sqrt(11 / 12 * np.sum((means - means.mean()) ** 2)), rtol=1e-10)
+
+
+def test_the_command_reports_a_network(tmp_path, monkeypatch, capsys):
+    target = f"{ROOT}/examples/hand_written.py:network"
+    arguments = ["check", "--network", target, "--only", "phase", "--only", "scaling", "--report", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["ntk-analysis", *arguments])
+    with jax.enable_x64(False), pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert (ended.value.code or 0) == 0, capsys.readouterr().err
+    records = json.loads((tmp_path / "claims.json").read_text())
+    assert [one["id"] for one in records] == ["phase", "scaling"]
+    assert {one["run"]["network"] for one in records} == {target}
+    assert records[1]["verdict"] == "does not hold"
+    assert "Scale invariant: none. Not: 0, 1, 2." in records[1]["notes"]
+
+
+def test_an_unknown_check_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["ntk-analysis", "check", "--network", "x.py:f", "--only", "eq4"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "choose from decorrelation, phase, conditioning, scaling, centring" in capsys.readouterr().err

@@ -1,0 +1,294 @@
+"""The report and the command: what they say, of claims made up for the purpose."""
+
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import jsonschema
+import pytest
+
+import paper_checks.report
+from ntk_analysis import cli
+from paper_checks import judge
+from paper_checks.contract import Claim, Evidence, Relation, Setting, Verdict
+from paper_checks.judge import Judged
+from paper_checks.report import write_report
+from paper_checks.report.formulas import formula, prose, split
+from paper_checks.report.html import page
+from paper_checks.report.markdown import markdown
+from paper_checks.report.numbers import bar, compared, misses
+from paper_checks.report.record import record, run_facts
+
+SCHEMA = json.loads(Path(paper_checks.report.__file__).with_name("claims.schema.json").read_text(encoding="utf-8"))
+RUN = run_facts(Setting())
+
+
+def claim(name="made_up", recorded=Verdict.HOLDS, **more):
+    facts = {"title": "a < b & c", "statement": "If $x < 1$ then <b>y</b> & z.", "source": "Eq. 1", "summary": "So."}
+    return Claim(id=name, recorded=recorded, **(facts | more))
+
+
+def holding():
+    evidence = Evidence()
+    evidence.stated("mean", [1.0, 2.0], [1.001, 2.0], 0.01, "5 standard errors", condition="width < 4 & even")
+    evidence.varied("mean", 3.0, 2.0, 0.1, "rounding", condition="bias", relation=Relation.AT_MOST)
+    evidence.edge("depth / width", 0.25, "breaks <there>")
+    evidence.edge("bias", None, "searched 0 to 1")
+    evidence.note("a note")
+    return evidence
+
+
+def missing():
+    evidence = Evidence()
+    evidence.stated("rate", 1.0, 2.0, 1e-12, "rounding")
+    return evidence
+
+
+def judged_claims():
+    return [
+        Judged(claim("held_one", formula=r"\frac{1}{n} \le x", figures=("fig4", "no_such_figure")), holding(), 1.25),
+        Judged(claim("other_one", figures=("fig4",)), missing(), 0.5),
+        Judged(claim("open_one", Verdict.OPEN), Evidence(open="needs a GPU"), 0.0),
+        Judged(claim("own_one", None, summary=""), missing(), 0.1),
+        judge.attempt(claim("broken_one", Verdict.OPEN), lambda: 1 // 0),
+    ]
+
+
+@pytest.fixture
+def records():
+    return [record(one, RUN) for one in judged_claims()]
+
+
+def test_records_follow_the_schema(records):
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.validate(json.loads(json.dumps(records, allow_nan=False)), SCHEMA)
+
+
+@pytest.mark.parametrize("change", [{"verdict": "true"}, {"expected": "1"}, {"id": "A B"}, {"surprise": 1}])
+def test_the_schema_refuses_what_is_none_of_it(records, change):
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate([records[0] | change], SCHEMA)
+
+
+def test_a_record_has_the_decisive_row_and_the_conditions(records):
+    held, other, opened, own, broken = records
+    assert (held["verdict"], held["as_recorded"], held["decisive_row"]) == ("holds", True, 0)
+    assert (held["expected"], held["measured"], held["tolerance"]) == (1.0, 1.001, 0.01)  # the worse of two entries
+    assert held["rows"][0]["entries"] == 2
+    assert held["rows"][0]["line"]["file"] == "test_report.py"
+    assert held["conditions"] == [
+        {"condition": "width < 4 & even", "kind": "as stated", "held": True, "rows": 1},
+        {"condition": "bias", "kind": "other conditions", "held": True, "rows": 1},
+    ]
+    assert (other["verdict"], other["as_recorded"]) == ("does not hold", False)
+    assert (opened["expected"], opened["decisive_row"], opened["open"]) == (None, None, "needs a GPU")
+    assert (own["recorded"], own["as_recorded"]) == (None, True)
+    assert (broken["as_recorded"], broken["error"][:17]) == (False, "ZeroDivisionError")
+
+
+class Reader(HTMLParser):
+    """Tags that stand open, ids, and everything that a browser would load."""
+
+    VOID = ("meta", "link", "img", "br", "input")
+
+    def __init__(self):
+        super().__init__()
+        self.stack, self.ids, self.links, self.loads = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        self.links += [attributes["href"]] if tag == "a" else []
+        self.loads += [value for name, value in attrs if name in ("src", "srcset", "data", "poster") and value]
+        self.loads += [attributes["href"]] if tag == "link" else []
+        if tag not in self.VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.stack.pop()
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+
+def without_sources(text):
+    """The page less the sources on it: that of this file has every word that is looked for."""
+    return re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)
+
+
+def test_the_page_is_whole_and_loads_nothing(records):
+    text = page(records, RUN)
+    reader = Reader()
+    reader.feed(text)
+    assert reader.stack == []
+    assert len(reader.ids) == len(set(reader.ids))
+    inside = {link[1:] for link in reader.links if link.startswith("#")}
+    assert inside <= set(reader.ids), inside - set(reader.ids)
+    assert all(load.startswith("data:") for load in reader.loads)
+    text = without_sources(text)
+    assert set(re.findall(r"https?://[^\s\"'<)]+", text)) == {"https://arxiv.org/abs/2010.09278"}
+    assert "@import" not in text
+    assert not re.search(r"url\((?!['\"]?data:)", text)
+
+
+def test_the_page_escapes_text_and_draws_formulas(records):
+    text = without_sources(page(records, RUN))
+    assert "&lt;b&gt;y&lt;/b&gt; &amp; z." in text
+    assert "<b>y</b>" not in text
+    assert "width &lt; 4 &amp; even" in text
+    assert "breaks &lt;there&gt;" in text
+    assert "<mfrac>" in text
+    assert "$x" not in text
+
+
+def test_every_row_links_to_the_line_that_made_it(records):
+    text = page(records, RUN)
+    for row in records[0]["rows"]:
+        anchor = f"test_report-L{row['line']['number']}"
+        assert f'href="#{anchor}"' in text
+        source = re.search(rf'id="{anchor}" class="linked"><i>\d+</i>([^<]*)', text)
+        assert source is not None
+        assert "evidence." in source.group(1)
+
+
+def test_a_figure_stands_once_and_a_missing_one_is_named(records):
+    text = without_sources(page(records, RUN))
+    assert text.count("data:image/png;base64") == 1
+    assert text.count('href="#figure-fig4"') == 1
+    assert "ntk-analysis figures no_such_figure" in text
+
+
+def test_the_page_says_what_differs(records):
+    alert = page(records, RUN).partition('role="alert"')[2].partition("</section>")[0]
+    assert "found “does not hold”, recorded “holds”" in alert
+    assert "ZeroDivisionError" in alert
+    assert "own_one" not in alert
+    assert 'role="alert"' not in page(records[:1], RUN)
+
+
+def test_markdown_has_every_claim_and_row(records):
+    text = markdown(records, RUN)
+    for one in records:
+        assert f"## {one['id']}: " in text
+    assert "**does not hold** (recorded: holds)" in text
+    assert "$x < 1$ then &lt;b>y" in text
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.replace(r"\|", "").count("|") for line in tables} == {9, 12}
+
+
+def test_formulas_between_dollar_signs():
+    assert split("a $b$ c") == [(False, "a "), (True, "b"), (False, " c")]
+    assert split("costs 3 $") == [(False, "costs 3 $")]
+    assert split("$b$") == [(True, "b")]
+    assert prose("1 < 2") == "1 &lt; 2"
+    assert "http" not in formula(r"\mathbb{E}[x] < \frac{1}{2}")
+    assert formula(r"\frac{") == r"<code>\frac{</code>"
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ((1.466942, 1.4671, 3e-4), ("1.46694", "1.4671", "0.0003")),
+        ((0.75306, 0.77601, 1e-13), ("0.7531", "0.776", "1e-13")),  # what differs, not what could be resolved
+        ((0.5, 0.5, 1e-15), ("0.5", "0.5", "1e-15")),
+        ((0.0, -1.2e-7, 1e-6), ("0", "-1.2e-7", "1e-6")),
+        ((6.57e8, 6.571e8, 1e5), ("6.57e8", "6.571e8", "1e5")),
+    ],
+)
+def test_numbers_have_the_digits_that_matter(values, texts):
+    assert compared(*values) == texts
+
+
+def test_bars_and_misses():
+    assert [bar(miss) for miss in (0, 0.5, 1, 1e6, 1e12, None)] == [0, 0.25, 0.5, 1, 1, 1]
+    assert [misses(miss) for miss in (0, 1e-5, 0.372, 12345.0, None)] == ["0", "< 0.01", "0.37", "1.2e4", "> 1e300"]
+
+
+def test_reports_are_written_together(tmp_path):
+    folder = tmp_path / "new" / "report"
+    path = write_report(folder, judged_claims(), Setting(seed=3, full=True), "mynet.py:network")
+    assert sorted(file.name for file in folder.iterdir()) == ["claims.json", "claims.md", "report.html"]
+    assert "Checks of mynet.py:network" in path.read_text(encoding="utf-8")
+    records = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
+    assert {(one["run"]["seed"], one["run"]["sizes"]) for one in records} == {(3, "full")}
+
+
+def test_an_unwritable_folder_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="name another folder"):
+        write_report(tmp_path / "file", judged_claims(), Setting())
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Calls `ntk-analysis check` on three made-up claims: one as recorded, one not, one broken."""
+    modules = {
+        "good": SimpleNamespace(CLAIM=claim("good"), check=lambda setting: holding()),
+        "bad": SimpleNamespace(CLAIM=claim("bad"), check=lambda setting: missing()),
+        "broken": SimpleNamespace(CLAIM=claim("broken", Verdict.OPEN), check=lambda setting: 1 // 0),
+        "seeded": SimpleNamespace(
+            CLAIM=claim("seeded"), check=lambda setting: holding() if (setting.seed, setting.full) == (7, True) else 0
+        ),
+    }
+    monkeypatch.setattr(judge, "CLAIMS", tuple(modules))
+    monkeypatch.setattr(judge, "module_of", modules.__getitem__)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ntk-analysis", "check", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+def test_as_recorded_is_status_0(run):
+    status, out, err = run("--only", "good")
+    assert (status, err) == (0, "")
+    assert re.match(r"good +holds +0\.0 s\n", out)
+    assert re.search(r"good +holds +same +1 +1.001 +0.01 +0.1", out)
+
+
+def test_another_verdict_is_status_1_and_told(run, tmp_path):
+    status, out, _ = run("--only", "bad", "--only", "good", "--report", tmp_path / "r")
+    assert status == 1
+    assert "bad: recorded holds, found does not hold\n  as stated: rate: expected 1, measured 2, tolerance 1e-12" in out
+    assert "test_report.py:" in out
+    assert [one["id"] for one in json.loads((tmp_path / "r" / "claims.json").read_text())] == ["good", "bad"]
+
+
+def test_a_broken_check_stops_no_other(run, tmp_path):
+    status, out, _ = run("--report", tmp_path)
+    assert status == 1
+    assert "broken: the check raised ZeroDivisionError" in out
+    records = json.loads((tmp_path / "claims.json").read_text())
+    assert [one["id"] for one in records] == ["good", "bad", "broken", "seeded"]
+
+
+def test_seed_and_sizes_reach_the_checks(run):
+    assert run("--only", "seeded", "--seed", 7, "--full")[0] == 0
+    assert run("--only", "seeded", "--seed", 7, "--quick")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--only", "god"], "choose from good, bad"),
+        (["--quick", "--full"], "exclude each other"),
+        (["--seed", "-1"], "--seed"),
+        (["--network", "nothing"], "expected MODULE:FUNCTION"),
+        (["--report", "FILE"], "name another folder"),
+    ],
+)
+def test_bad_usage_is_one_line_and_status_2(run, tmp_path, arguments, words):
+    (tmp_path / "FILE").write_text("")
+    status, out, err = run(*[tmp_path / word if word == "FILE" else word for word in arguments])
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: ")
+    assert words in err
