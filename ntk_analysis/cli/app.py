@@ -11,6 +11,7 @@ from ntk_analysis.cli.check import check
 from ntk_analysis.cli.empirical import empirical
 from ntk_analysis.cli.figures import figures
 from ntk_analysis.cli.kernels import compare, kernel
+from ntk_analysis.cli.memory import memory
 from ntk_analysis.cli.network import diagnose
 from ntk_analysis.cli.progress import Interrupted
 from ntk_analysis.cli.theory import meanfield, phase
@@ -24,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (figures, kernel, compare, empirical, meanfield, phase, diagnose, check):
+for command in (figures, kernel, compare, empirical, meanfield, phase, diagnose, check, memory):
     app.command()(command)
 
 

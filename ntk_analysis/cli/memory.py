@@ -1,0 +1,149 @@
+"""What training takes: the arrays that the backward pass keeps, beside the paper's tables."""
+
+import json
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from ntk_analysis.cli.empirical import changes, refuse
+
+if TYPE_CHECKING:
+    from ntk_analysis.training.memory import Account, Published
+
+MEBIBYTE = 2**20
+BASE = "batch_norm"  # savings are against it
+CIFAR_CLASSES, IMAGENET_CLASSES = 100, 1000
+OF_MODELS = {"batch", "stem", "classes"}
+
+
+class Stem(StrEnum):
+    """Size of the images, and the first layers that go with it."""
+
+    cifar = "cifar"
+    imagenet = "imagenet"
+
+
+def memory(
+    models: Annotated[
+        list[str] | None, Argument(metavar="MODEL", help="As in vgg16, resnet50, ...", show_default=False)
+    ] = None,
+    normalization: Annotated[
+        list[str] | None,
+        Option(
+            metavar="NAME",
+            help="This one beside batch_norm; may be given several times. Default: all.",
+            show_default=False,
+        ),
+    ] = None,
+    batch: Annotated[int, Option(help="Images of a step.", min=2)] = 256,
+    stem: Annotated[Stem, Option(help="Images of 32 x 32, or of 224 x 224.")] = Stem.cifar,
+    classes: Annotated[
+        int | None, Option(help="Logits; default: 100, with --stem imagenet 1000.", min=1, show_default=False)
+    ] = None,
+    table1: Annotated[bool, Option("--table1", help="The networks of the paper's Table 1, CIFAR-100.")] = False,
+    table3: Annotated[bool, Option("--table3", help="The networks of the paper's Table 3, ImageNet.")] = False,
+    compile: Annotated[
+        bool, Option("--compile", help="Also compile each gradient here, and tell XLA's temporaries: minutes.")
+    ] = False,
+    out: Annotated[Path | None, Option(help="Also write all accounts as .json.")] = None,
+) -> None:
+    """Memory of training by normalisation and kind of layer, from shapes: any batch, nothing is run.
+
+    It counts the arrays that JAX hands from forward to backward pass, a bound before compilation, in MiB and float32.
+    """
+    changed = changes(memory, locals())
+    from ntk_analysis.files import require_suffix, write_whole
+    from ntk_analysis.training.memory import TABLE_1, TABLE_3, WHY, Published
+
+    if out is not None:
+        require_suffix(out, (".json",))
+    if not models and not (table1 or table3):
+        raise ValueError("give a MODEL, such as resnet18, or --table1 or --table3, the paper's networks")
+    if not models:
+        refuse(changed & OF_MODELS, "is for MODEL; the tables have their own")
+    wanted = [(Published(name, batch, {}), stem.value, classes) for name in models or ()]
+    wanted += [(row, "cifar", None) for row in (TABLE_1 if table1 else ())]
+    wanted += [(row, "imagenet", None) for row in (TABLE_3 if table3 else ())]
+    names = [_names(row.model, normalization or []) for row, *_ in wanted]  # every error before any result
+    records = []
+    for (row, size, count), normalizations in zip(wanted, names, strict=True):
+        accounts = _accounts(row, size, count, normalizations, compile)
+        print("\n".join(_lines(row, accounts)), end="\n\n")
+        records += [account.record() | _reported(row, account.normalization) for account in accounts]
+    print(WHY)
+    if out is not None:
+        write_whole(out, lambda temporary: temporary.write_text(json.dumps(records, indent=2) + "\n"))
+        print(f"written to {out}")
+
+
+def _names(model: str, wanted: Sequence[str]) -> list[str]:
+    """Batch norm and the others: those wanted, or all that there are for this network."""
+    from ntk_analysis.training.models import MODELS, RESIDUAL
+    from ntk_analysis.training.models.layers import check
+    from ntk_analysis.training.normalization import NORMALIZATIONS
+
+    check("model", model, MODELS)
+    for name in wanted:
+        check("normalization", name, NORMALIZATIONS)
+    possible = [name for name, parts in NORMALIZATIONS.items() if model in RESIDUAL or not parts.residual]
+    return [BASE, *(name for name in wanted or possible if name != BASE)]
+
+
+def _accounts(
+    row: "Published", stem: str, classes: int | None, normalizations: Sequence[str], compiled: bool
+) -> list["Account"]:
+    from ntk_analysis.training.memory import account
+
+    classes = classes or (IMAGENET_CLASSES if stem == "imagenet" else CIFAR_CLASSES)
+    return [
+        account(row.model, name, batch=row.batch, stem=stem, classes=classes, compiled=compiled)
+        for name in normalizations
+    ]
+
+
+def _reported(row: "Published", normalization: str) -> dict[str, float]:
+    """The paper's figures, if it has any."""
+    if normalization not in row.megabytes:
+        return {}
+    return {"paper_megabytes": row.megabytes[normalization], "paper_saving": row.saving(normalization)}
+
+
+def _lines(row: "Published", accounts: Sequence["Account"]) -> Iterator[str]:
+    """One network: its normalisations with savings in percent, then what is kept by kind of layer."""
+    base = accounts[0]
+    yield (
+        f"{base.model}, {base.stem}, batch {base.batch}, {base.classes} classes: parameters {_mib(base.parameters)}, "
+        f"momentum {_mib(base.optimizer)}, images {_mib(base.inputs)} MiB"
+    )
+    sums = ["kept", "distinct", "training"]
+    if base.temporaries is not None:
+        sums.append("temporaries")
+    heads = [title for name in sums for title in (name, "saved")] + (["paper", "saved"] if row.megabytes else [])
+    cells = [["MiB", *heads]]
+    for found in accounts:
+        values = [(getattr(found, name), getattr(base, name)) for name in sums]
+        line = [text for value, least in values for text in (_mib(value), f"{100 * (1 - value / least):.1f} %")]
+        told = _reported(row, found.normalization)
+        if told:
+            line += [f"{told['paper_megabytes']}", f"{told['paper_saving']:.1f} %"]
+        cells.append([found.normalization, *line])
+    yield from _aligned(cells)
+    kinds = sorted({kind for found in accounts for kind in found.by_kind}, key=lambda kind: -base.by_kind.get(kind, 0))
+    yield from _aligned(
+        [["kept by", *(found.normalization for found in accounts)]]
+        + [[kind, *(_mib(found.by_kind.get(kind, 0)) for found in accounts)] for kind in kinds]
+    )
+
+
+def _aligned(cells: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Columns, the first to the left and the others to the right."""
+    widths = [max(len(line[i]) for line in cells if i < len(line)) for i in range(max(map(len, cells)))]
+    for first, *others in cells:
+        yield "  ".join([f"  {first:<{widths[0]}}", *map(str.rjust, others, widths[1:])]).rstrip()
+
+
+def _mib(count: int | None) -> str:
+    return "-" if count is None else f"{count / MEBIBYTE:.1f}"

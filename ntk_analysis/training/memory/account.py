@@ -1,0 +1,195 @@
+"""The memory of training a network, by kind of layer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from ntk_analysis.training.memory.residuals import CONSTANTS, COPIES, kept_bytes, scope
+from ntk_analysis.training.models import build
+from ntk_analysis.training.models.layers import STEMS, check
+from ntk_analysis.training.normalization import LastBatchNorm, SkipScale
+
+LOSS = "loss"
+LAYERS: dict[type[nnx.Module], str] = {
+    nnx.Conv: "convolution",
+    nnx.Linear: "dense",
+    nnx.BatchNorm: "batch norm",
+    nnx.LayerNorm: "layer norm",
+    LastBatchNorm: "last batch norm",
+    SkipScale: "skip scale",
+    nnx.Dropout: "dropout",
+}
+"""Kinds by the module that reads what is kept; ReLU and pooling are no modules, and known by their operations."""
+SIZES = dict(zip(STEMS, (32, 224), strict=True))  # height and width of images
+COPIES_OF_WEIGHTS = 3  # themselves, their gradient, the momentum of SGD
+
+
+@dataclass(frozen=True)
+class Account:
+    """What training a network by SGD with momentum holds, in bytes, float32.
+
+    Attributes:
+        model: name.
+        normalization: name.
+        stem: "cifar", images of 32 x 32, or "imagenet", 224 x 224.
+        batch: images of a step.
+        classes: logits.
+        parameters: of the network, one copy.
+        inputs: images and labels.
+        by_kind: what the backward pass keeps, by the kind of layer that reads it, the largest first; see `kept_bytes`.
+        temporaries: of the compiled gradient on this machine's device; None if it was not compiled, or the device does
+            not tell.
+    """
+
+    model: str
+    normalization: str
+    stem: str
+    batch: int
+    classes: int
+    parameters: int
+    inputs: int
+    by_kind: Mapping[str, int]
+    temporaries: int | None = None
+
+    @property
+    def kept(self) -> int:
+        """All that the backward pass keeps besides parameters and inputs: a bound before compilation."""
+        return sum(self.by_kind.values())
+
+    @property
+    def distinct(self) -> int:
+        """Of it, without constants and copies: what a compiler that loses nothing else still has to keep."""
+        return self.kept - self.by_kind.get(CONSTANTS, 0) - self.by_kind.get(COPIES, 0)
+
+    @property
+    def optimizer(self) -> int:
+        """The momentum of SGD: one copy of the parameters."""
+        return self.parameters
+
+    @property
+    def training(self) -> int:
+        """Parameters, their gradients, momentum, inputs and what is kept."""
+        return COPIES_OF_WEIGHTS * self.parameters + self.inputs + self.kept
+
+    def record(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        sums = {name: getattr(self, name) for name in ("kept", "distinct", "optimizer", "training")}
+        return (
+            {field.name: getattr(self, field.name) for field in fields(self)} | sums | {"by_kind": dict(self.by_kind)}
+        )
+
+
+def account(
+    name: str,
+    normalization: str = "batch_norm",
+    *,
+    batch: int = 256,
+    stem: str = "cifar",
+    classes: int = 100,
+    compiled: bool = False,
+    **options: Any,
+) -> Account:
+    """The account of a network of `models`, by shapes: nothing of it is stored or run, whatever the batch.
+
+    Args:
+        name: a key of `MODELS`.
+        normalization: a key of `NORMALIZATIONS`.
+        batch: images of a step, at least 2.
+        stem: "cifar" or "imagenet".
+        classes: logits.
+        compiled: whether to compile the gradient for this machine's device, to ask for its temporaries.
+        options: for `build`.
+
+    Raises:
+        ValueError: what `build` refuses; a batch below 2, or classes below 1.
+    """
+    if batch < 2 or classes < 1:
+        raise ValueError(f"got a batch of {batch} and {classes} classes: expected at least 2 images and 1 class")
+    check("stem", stem, STEMS)
+    model = nnx.eval_shape(
+        lambda: build(name, classes=classes, normalization=normalization, stem=stem, rngs=nnx.Rngs(0), **options)
+    )
+    shape = (batch, SIZES[stem], SIZES[stem], 3)
+    _, parameters, _, *inputs = parts = _loss(model, shape)
+    return Account(
+        name,
+        normalization,
+        stem,
+        batch,
+        classes,
+        _bytes(parameters),
+        _bytes(inputs),
+        _by_kind(*parts),
+        _temporaries(*parts) if compiled else None,
+    )
+
+
+def kept_by(model: nnx.Module, shape: Sequence[int]) -> Mapping[str, int]:
+    """Bytes that the backward pass of a model's cross-entropy keeps, by kind of layer, the largest first.
+
+    Args:
+        model: takes images to logits (batch, classes); concrete or of shapes.
+        shape: of the images, float32.
+    """
+    return _by_kind(*_loss(model, shape))
+
+
+class Scoped(nnx.Module):
+    """A layer whose operations are traced in the scope of its kind."""
+
+    def __init__(self, layer: nnx.Module, kind: str) -> None:
+        self.layer = layer
+        self.kind = kind
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with scope(self.kind):
+            return self.layer(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # Flax's own
+            raise AttributeError(name)
+        return getattr(self.layer, name)
+
+
+def _scoped(path: Any, node: Any) -> Any:
+    del path
+    kind = next((kind for layer, kind in LAYERS.items() if isinstance(node, layer)), None)
+    return node if kind is None else Scoped(node, kind)
+
+
+def _loss(model: nnx.Module, shape: Sequence[int]) -> tuple[Any, ...]:
+    """loss(parameters, rest, images, labels) with the model's new state, and the shapes of its arguments."""
+    graph, parameters, *others = nnx.split(nnx.recursive_map(_scoped, nnx.clone(model)), nnx.Param, ...)
+    (rest,) = others
+
+    def loss(parameters: Any, rest: Any, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, Any]:
+        model = nnx.merge(graph, parameters, rest, copy=True)  # a trace may change its own copy only
+        logits = model(images)
+        with scope(LOSS):
+            value = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        return value, nnx.state(model, nnx.Not(nnx.Param))
+
+    images = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)  # type: ignore[no-untyped-call]
+    labels = jax.ShapeDtypeStruct(images.shape[:1], jnp.int32)  # type: ignore[no-untyped-call]
+    return loss, parameters, rest, images, labels
+
+
+def _by_kind(loss: Any, *arguments: Any) -> Mapping[str, int]:
+    found = kept_bytes(loss, *arguments, kinds=(*LAYERS.values(), LOSS))
+    return MappingProxyType(dict(found.most_common()))
+
+
+def _temporaries(loss: Any, *arguments: Any) -> int | None:
+    """XLA's temporaries of the gradient; its peak says nothing on a CPU."""
+    analysis = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(*arguments).compile().memory_analysis()
+    return None if analysis is None else int(analysis.temp_size_in_bytes)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
