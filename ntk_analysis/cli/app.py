@@ -15,6 +15,7 @@ from ntk_analysis.cli.memory import memory
 from ntk_analysis.cli.network import diagnose
 from ntk_analysis.cli.progress import Interrupted
 from ntk_analysis.cli.theory import meanfield, phase
+from ntk_analysis.cli.train import train
 
 INTERRUPTED = 130  # exit status of Ctrl-C, as shells have it
 
@@ -25,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (figures, kernel, compare, empirical, meanfield, phase, diagnose, check, memory):
+for command in (figures, kernel, compare, empirical, meanfield, phase, diagnose, check, train, memory):
     app.command()(command)
 
 

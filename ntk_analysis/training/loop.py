@@ -1,0 +1,263 @@
+"""Training: whole epochs in one compiled program, the images resident on the device.
+
+    trainer = Trainer(Recipe(depth=3, width=128), load_dataset("digits"))
+    state = trainer.init(seed)
+    state, metrics = trainer.epoch(state, epoch_key(seed, 1))
+
+Both are pure, and `vmap` goes over seeds and learning rates. All randomness comes from the seed and the number of the
+epoch, so that a run that is resumed behind any epoch is the run that was never interrupted. `fit` is the plain run.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from ntk_analysis.training.augmentation import crop_and_flip
+from ntk_analysis.training.dataset import Dataset
+from ntk_analysis.training.inputs import Resident, batch_inputs, on_device
+from ntk_analysis.training.metrics import Epoch, Metrics, epoch_record
+from ntk_analysis.training.normalization import LastBatchNorm
+from ntk_analysis.training.recipe import Recipe
+
+
+class State(NamedTuple):
+    """What training changes, and the learning rate: a tree of arrays, which vmap, scan and checkpoints take.
+
+    Attributes:
+        params: `nnx.State` of the parameters, float32.
+        rest: `nnx.State` of running statistics, and of whatever else a model holds.
+        optimizer: optax's state.
+        learning_rate: the largest one, a float32 scalar.
+        step: steps done, an int32 scalar.
+    """
+
+    params: Any
+    rest: Any
+    optimizer: Any
+    learning_rate: jax.Array
+    step: jax.Array
+
+
+def epoch_key(seed: int | jax.Array, epoch: int | jax.Array) -> jax.Array:
+    """The key of epoch 1, 2, ... of a seed; that of epoch 0 draws the initial weights."""
+    return jax.random.fold_in(jax.random.key(seed), epoch)
+
+
+class Trainer:
+    """A recipe on a data set, as pure functions: `init`, `epoch` and `evaluate`.
+
+    The recipe's seed, learning rate and number of epochs are arguments here, not constants of the programs.
+
+    Attributes:
+        recipe: how.
+        dataset: on what.
+        steps_per_epoch: batches of an epoch.
+        shapes: the network, in training mode, with descriptions for arrays.
+        parameters: how many there are.
+        input_shape: of a batch as the network gets it.
+
+    Raises:
+        ValueError: a batch larger than the data set; nothing to centre in a network that is to be; a network that does
+            not take such images.
+    """
+
+    def __init__(self, recipe: Recipe, dataset: Dataset) -> None:
+        images = dataset.train.images
+        if recipe.batch > len(images):
+            raise ValueError(f"got batch={recipe.batch}: {dataset.name} has {len(images)} images to train on")
+        if recipe.model != "mlp" and images.shape[-1] not in (1, 3):
+            raise ValueError(f"{recipe.model} takes images of 1 or 3 channels, {dataset.name} has {images.shape[-1]}")
+        self.recipe = recipe
+        self.dataset = dataset
+        self.steps_per_epoch = len(images) // recipe.batch
+        model: Any = nnx.eval_shape(lambda: self._model(jax.random.key(0)))
+        self.parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+        self.shapes = model
+        self._optimiser = recipe.optimiser(model)
+        self._training = nnx.graphdef(model)
+        model.eval()
+        self._evaluating = nnx.graphdef(model)
+        model.train()
+        self._resident = on_device(dataset)
+        inputs = jax.eval_shape(
+            lambda resident: self._inputs(resident.images[: recipe.batch], resident), self._resident
+        )
+        self.input_shape = inputs.shape
+        # the images are an argument: constants would be compiled into the programs
+        self._init = _compiled(self._initial)
+        self._epoch = _compiled(self._pass)
+        self._evaluate = _compiled(self._mean_test)
+        jax.eval_shape(self.init, 0)  # raises now what cannot be centred
+
+    def init(self, seed: int | jax.Array, learning_rate: float | jax.Array | None = None) -> State:
+        """The state before the first epoch.
+
+        Args:
+            seed: of the initial weights.
+            learning_rate: the largest one; None is the recipe's.
+        """
+        rate = self.recipe.learning_rate if learning_rate is None else learning_rate
+        return self._init(epoch_key(seed, 0), jnp.asarray(rate, jnp.float32))
+
+    def epoch(self, state: State, key: jax.Array) -> tuple[State, Metrics]:
+        """One pass over the shuffled training images, then the test images; `key` is that of `epoch_key`."""
+        return self._epoch(state, key, self._resident)
+
+    def evaluate(self, state: State) -> tuple[jax.Array, jax.Array]:
+        """Mean loss and accuracy on the test images, in evaluation mode, float32 scalars."""
+        return self._evaluate(state, self._resident)
+
+    def model(self, state: State) -> nnx.Module:
+        """The network with this state's parameters, in evaluation mode."""
+        return nnx.merge(self._evaluating, state.params, state.rest, copy=True)
+
+    @property
+    def ignorant_loss(self) -> float:
+        """The loss of the same probability for every class, or of outputs 0 where it is squared."""
+        return math.log(self.dataset.classes) if self.recipe.loss == "cross_entropy" else 0.5
+
+    def _model(self, key: jax.Array) -> nnx.Module:
+        inputs = math.prod(self.dataset.train.images.shape[1:])
+        return self.recipe.build(nnx.Rngs(key), classes=self.dataset.classes, inputs=inputs)
+
+    def _initial(self, key: jax.Array, learning_rate: jax.Array) -> State:
+        model = self._model(key)
+        params, rest = nnx.state(model, nnx.Param), nnx.state(model, nnx.Not(nnx.Param))
+        return State(params, rest, self._optimiser.init(params), learning_rate, jnp.zeros((), jnp.int32))
+
+    def _pass(self, state: State, key: jax.Array, resident: Resident) -> tuple[State, Metrics]:
+        shuffle, augmentation = jax.random.split(key)
+        order = jax.random.permutation(shuffle, len(resident.images))[: self.steps_per_epoch * self.recipe.batch]
+        batches = order.reshape(self.steps_per_epoch, self.recipe.batch)
+        keys = jax.random.split(augmentation, self.steps_per_epoch)
+        state, (rates, losses, accuracies) = jax.lax.scan(partial(self._step, resident), state, (batches, keys))
+        test_loss, test_accuracy = self._mean_test(state, resident)
+        variance = _last_bn_variance(self.model(state))
+        return state, Metrics(rates[-1], jnp.mean(losses), jnp.mean(accuracies), test_loss, test_accuracy, variance)
+
+    def _step(
+        self, resident: Resident, state: State, batch: tuple[jax.Array, jax.Array]
+    ) -> tuple[State, tuple[jax.Array, ...]]:
+        """A step of the optimiser; its learning rate, loss and accuracy."""
+        rows, key = batch
+        images, labels = resident.images[rows], resident.labels[rows]
+        x = self._inputs(crop_and_flip(key, images) if self.recipe.augment else images, resident)
+
+        def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+            model = nnx.merge(self._training, params, state.rest, copy=True)
+            losses, hits = self._judge(model, x, labels)
+            return jnp.mean(losses), (jnp.mean(hits), nnx.state(model, nnx.Not(nnx.Param)))
+
+        (value, (accuracy, rest)), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+        rate = state.learning_rate * self.recipe.rate(state.step, self.steps_per_epoch)
+        updates, optimizer = self._optimiser.update(gradient, state.optimizer, state.params, learning_rate=rate)
+        params = optax.apply_updates(state.params, updates)
+        return State(params, rest, optimizer, state.learning_rate, state.step + 1), (rate, value, accuracy)
+
+    def _mean_test(self, state: State, resident: Resident) -> tuple[jax.Array, jax.Array]:
+        count = len(resident.test_images)
+        batch = min(self.recipe.batch, count)
+        batches = jnp.arange(-(-count // batch) * batch).reshape(-1, batch)  # the last one is filled up
+
+        def add(total: jax.Array, rows: jax.Array) -> tuple[jax.Array, None]:
+            kept = jnp.minimum(rows, count - 1)
+            x = self._inputs(resident.test_images[kept], resident)
+            found = jnp.stack(self._judge(self.model(state), x, resident.test_labels[kept]))
+            return total + jnp.sum(jnp.where((rows < count)[None], found, 0), 1), None
+
+        total, _ = jax.lax.scan(add, jnp.zeros(2, jnp.float32), batches)
+        return total[0] / count, total[1] / count
+
+    def _inputs(self, images: jax.Array, resident: Resident) -> jax.Array:
+        return batch_inputs(images, resident, colour=self.recipe.model != "mlp")
+
+    def _judge(self, model: Any, x: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Loss and hit (0 or 1) of each image, float32."""
+        logits = model(x).astype(jnp.float32)
+        if self.recipe.loss == "cross_entropy":
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        else:
+            targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32)
+            losses = jnp.sum((logits - targets) ** 2, 1) / 2
+        return losses, (jnp.argmax(logits, 1) == labels).astype(jnp.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run.
+
+    Attributes:
+        trainer: what trained; `trainer.model(run.state)` is the network.
+        state: the last one.
+        epochs: what was measured, epoch by epoch.
+    """
+
+    trainer: Trainer
+    state: State
+    epochs: tuple[Epoch, ...]
+
+    @property
+    def diverged_at(self) -> int | None:
+        """The epoch that training diverged in, the last one then; None if it did not."""
+        return self.epochs[-1].epoch if self.epochs[-1].diverged else None
+
+
+def fit(
+    trainer: Trainer,
+    *,
+    folder: Path | None = None,
+    resume: bool = False,
+    each: Callable[[Epoch], None] = lambda epoch: None,
+) -> Run:
+    """Trains for the recipe's epochs, or until training diverges, which is recorded and no error.
+
+    Args:
+        trainer: recipe and data set.
+        folder: for checkpoints and metrics.jsonl, written behind each epoch; None: nothing is written.
+        resume: whether to go on with the run in the folder, if there is one.
+        each: called with each epoch that this call trains, once it is on the disk.
+
+    Raises:
+        FileExistsError: the folder has a run, and it is not to be resumed.
+        ValueError: resumed, a run of another recipe or of other images.
+    """
+    from ntk_analysis.training.checkpoint import RunFolder  # orbax takes seconds to import
+
+    recipe = trainer.recipe
+    state, done = trainer.init(recipe.seed), list[Epoch]()
+    kept = None if folder is None else RunFolder(folder, recipe, trainer.dataset, resume=resume)
+    if kept is not None:
+        state, done = kept.restore(state)
+    while len(done) < recipe.epochs and not (done and done[-1].diverged):
+        start = time.perf_counter()
+        state, metrics = trainer.epoch(state, epoch_key(recipe.seed, len(done) + 1))
+        metrics = jax.device_get(metrics)  # waits for the device
+        done.append(epoch_record(len(done) + 1, metrics, trainer.ignorant_loss, time.perf_counter() - start))
+        if kept is not None:
+            kept.save(state, done[-1])
+        each(done[-1])
+    return Run(trainer, state, tuple(done))
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function under jit, traced with JAX's usual promotion of dtypes, which Flax and Optax need."""
+
+    def traced(*args: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return function(*args)
+
+    return jax.jit(traced)
+
+
+def _last_bn_variance(model: nnx.Module) -> jax.Array | None:
+    found = [module.var[...] for _, module in nnx.iter_modules(model) if isinstance(module, LastBatchNorm)]
+    return found[0] if found else None
