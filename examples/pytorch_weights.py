@@ -3,6 +3,8 @@
 `ntk-analysis diagnose examples/pytorch_weights.py:network` says how well it can be trained.
 """
 
+from itertools import pairwise
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,7 +21,7 @@ def state_dict():
     Drawn here by nn.Linear's own law, so that the example runs without PyTorch.
     """
     rng, state = np.random.default_rng(0), {}
-    for layer, (rows, columns) in enumerate(zip(WIDTHS[:-1], WIDTHS[1:], strict=True)):
+    for layer, (rows, columns) in enumerate(pairwise(WIDTHS)):
         state[f"{2 * layer}.weight"] = rng.uniform(-1, 1, (columns, rows)).astype(np.float32) / rows**0.5
         state[f"{2 * layer}.bias"] = rng.uniform(-1, 1, columns).astype(np.float32) / rows**0.5
     return state

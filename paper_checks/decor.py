@@ -21,9 +21,9 @@ CLAIM = Claim(
     source="Fig. 3, Supp. Fig. 2",
     formula=r"|\rho_{50}| \le 0.2",
     recorded=Verdict.CONDITIONS,
-    summary="They decorrelate, to means of 0.00 and 0.01: [-0.2, 0.2] holds 98 % of the pairs under weight mean and 97 % "
-    "under batch norm (batches of 64), not all, and none of the cosines, which stay near 1/pi. Under weight mean the "
-    "spread is 1.471/sqrt(width), as predicted, whatever the depth; below width 50 it is more than 10 % wider.",
+    summary="They decorrelate, to means of 0.00 and 0.01: [-0.2, 0.2] holds 98 % of the pairs under weight mean and "
+    "97 % under batch norm (batches of 64), not all, and none of the cosines, which stay near 1/pi. Under weight mean "
+    "the spread is 1.471/sqrt(width), as predicted, whatever the depth; below width 50 it is more than 10 % wider.",
     figures=("supp2", "fig3"),
 )
 

@@ -17,6 +17,7 @@ Theory: TypeAlias = Callable[[Any], Any]
 
 WIDTH, IMAGES, STEPS, RATE = 64, 64, 200, 0.05
 GAIN = 1.2  # a constant factor of the weights in the forward pass, as the paper's 1/sqrt(1 - 1/pi)
+EPS = float(np.finfo(np.float64).eps)
 ROUNDINGS = 1000  # of the runs' own sensitivity to a last bit: 3 orders of magnitude below the smallest true difference
 
 CLAIM = Claim(
@@ -147,7 +148,7 @@ def _compare_training(evidence: Evidence, setting: Setting, x: jax.Array, y: jax
             )
 
         through, after, gradient = runs(x)
-        control = runs(x * (1 + jnp.finfo(x.dtype).eps))[0]
+        control = runs(x * (1 + EPS))[0]
         return distance(through, after), distance(through, gradient), ROUNDINGS * distance(through, control)
 
     for name, optimiser in setting.track(list(OPTIMISERS.items()), "fold: optimisers"):
@@ -215,7 +216,7 @@ def _fold_scalar(evidence: Evidence, seed: int) -> None:
         "outputs, scalar on the branch against scalar in its convolution",
         0,
         float(jnp.max(jnp.abs(branch - inside))) / size,
-        64 * float(jnp.finfo(x.dtype).eps),
+        64 * EPS,
         f"rounding of sums over {9 * channels} weights",
         condition="residual block, 3 x 3 convolution",
     )

@@ -1,4 +1,4 @@
-"""Training of finite networks: MimicNorm's parts for any model, the paper's models, and the dynamics put to the test."""
+"""Training of finite networks: MimicNorm's parts for any model, the paper's models, and how they learn."""
 
 from ntk_analysis.training.centering import center as center
 from ntk_analysis.training.centering import center_weights as center_weights
