@@ -17,4 +17,5 @@ NAMES = (
     "kernel_matrices",
     "generalisation",
     "width_study",
+    "learning_rates",
 )

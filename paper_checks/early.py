@@ -1,20 +1,90 @@
 """Sec. 5, Fig. 6 and 7: weight mean speeds up early training."""
 
-from paper_checks.contract import Claim, Evidence, Setting, Verdict
+from typing import NamedTuple
+
+import numpy as np
+
+from paper_checks.contract import Claim, Evidence, Kind, Relation, Setting, Verdict
+from paper_checks.trained import because, best, digits, interval, seeds_of
+
+
+class Theory(NamedTuple):
+    """Signs of what weight mean gains, and of how the gain changes with depth."""
+
+    gain: int
+    growth: int
+
 
 CLAIM = Claim(
     id="early",
     title="early training",
     statement="Weight mean speeds up the first epochs of training, and more so in deeper networks.",
     source="Section 5, Fig. 6 and 7",
-    recorded=Verdict.OPEN,
-    summary="Needs trained networks.",
+    recorded=Verdict.CONDITIONS,
+    summary="In MLPs on digits, at rate 0.01, weight mean gains 2 points of training accuracy in three epochs at 3 "
+    "hidden layers, 13 at 10 and 24 at 13, but loses 21 at 19; at rate 0.003 it is behind from 16 on. Test accuracy "
+    "follows. The paper's VGG16 and ResNets were not trained.",
+    figures=("learning_rates",),
 )
 
+THEORY = Theory(1, 1)
+WRONG = {
+    "weight mean slows training down": Theory(-1, 1),
+    "it speeds up shallow networks more": Theory(1, -1),
+}
+EPOCHS = 3
+RATE = 0.01  # the smallest of the paper's Table 2
+SMALLER_RATE = 0.00316228
+SHALLOW, DEEP, DEEPEST = 3, 10, 19  # hidden layers
+VGG16 = 16  # the layers of weights of the network that Fig. 6 trains: as deep counts as stated
+WORDS = {"train": "training", "test": "test"}
 
-def check(setting: Setting) -> Evidence:
-    """Not decidable without trained networks."""
-    del setting
-    return Evidence(
-        open="needs VGG and ResNet models trained with and without weight mean, which this version does not build"
+
+def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
+    """Best accuracy in the first three epochs, MLPs on digits, with weight mean less without it."""
+    evidence = Evidence()
+    seeds = seeds_of(setting.seed, setting.size(16, 32))
+    depths = setting.size((SHALLOW, DEEP, DEEPEST), (SHALLOW, 5, DEEP, 13, 16, DEEPEST))
+    found = {depth: gains("train", depth, RATE, seeds) for depth in setting.track(depths, "early: depths")}
+    for depth, values in found.items():
+        kind = Kind.STATED if depth <= VGG16 else Kind.VARIED
+        _row(evidence, kind, "train", theory.gain * values, f"{depth} hidden layers, rate {RATE:g}")
+        test = theory.gain * gains("test", depth, RATE, seeds)
+        _row(evidence, Kind.VARIED, "test", test, f"{depth} hidden layers, rate {RATE:g}")
+    growth = theory.growth * (found[DEEP] - found[SHALLOW])
+    _row(evidence, Kind.STATED, "train", growth, f"{DEEP} less {SHALLOW} hidden layers, rate {RATE:g}")
+    _edge(evidence, found, RATE)
+    if setting.full:
+        smaller = {depth: gains("train", depth, SMALLER_RATE, seeds) for depth in depths}
+        for depth, values in smaller.items():
+            where = f"{depth} hidden layers, rate {SMALLER_RATE:g}"
+            _row(evidence, Kind.VARIED, "train", theory.gain * values, where)
+        _edge(evidence, smaller, SMALLER_RATE)
+    evidence.note(
+        "The paper's own networks, VGG16 and ResNets on CIFAR-100, were not trained: all rows are MLPs on digits."
+    )
+    return evidence
+
+
+def gains(part: str, depth: int, rate: float, seeds: tuple[int, ...]) -> np.ndarray:
+    """Of accuracy, by seed; weights and shuffles of a seed are drawn from the same key with and without weight mean."""
+    straight, centred = (best(part, depth, name, (rate,), seeds, EPOCHS)[0] for name in ("none", "weight_mean"))
+    return centred - straight
+
+
+def _edge(evidence: Evidence, found: dict[int, np.ndarray], rate: float) -> None:
+    lost = next((depth for depth, values in found.items() if values.mean() < 0), None)
+    evidence.edge("hidden layers", lost, f"first of {tuple(found)} at which weight mean is behind, rate {rate:g}")
+
+
+def _row(evidence: Evidence, kind: Kind, part: str, values: np.ndarray, where: str) -> None:
+    add = evidence.stated if kind is Kind.STATED else evidence.varied
+    add(
+        f"{WORDS[part]} accuracy that weight mean gains in {EPOCHS} epochs",
+        0.0,
+        values.mean(),
+        interval(values, 1 / len(getattr(digits(), part).images)),
+        because(len(values), "one image"),
+        relation=Relation.AT_LEAST,
+        condition=f"MLP on digits, {where}",
     )

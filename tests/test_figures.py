@@ -45,7 +45,8 @@ def test_picture_data_and_provenance(drawn, name):
     with np.load(folder / f"{name}.npz") as arrays:
         for values in arrays.values():
             assert values.dtype.kind in "bUi" or not np.isnan(values).any()
-    if name not in ("fig4", "phase_diagram", "generalisation"):  # of no images, or of two sets of them
+    # of no images, of two sets of them, or of images normalised in training
+    if name not in ("fig4", "phase_diagram", "generalisation", "learning_rates"):
         assert {"data set", "images", "centering of images", "mean initial correlation"} <= set(facts)
     assert ("observable" in facts) == (name in ("fig2", "fig3", "supp1", "supp2"))
 

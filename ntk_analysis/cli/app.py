@@ -14,6 +14,7 @@ from ntk_analysis.cli.kernels import compare, kernel
 from ntk_analysis.cli.memory import memory
 from ntk_analysis.cli.network import diagnose
 from ntk_analysis.cli.progress import Interrupted
+from ntk_analysis.cli.sweep import sweep
 from ntk_analysis.cli.theory import meanfield, phase
 from ntk_analysis.cli.train import train
 
@@ -26,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (figures, kernel, compare, empirical, meanfield, phase, diagnose, check, train, memory):
+for command in (figures, kernel, compare, empirical, meanfield, phase, diagnose, check, train, sweep, memory):
     app.command()(command)
 
 

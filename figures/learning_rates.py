@@ -1,0 +1,151 @@
+"""Which learning rates train a deep network, by normalisation: the paper's Table 2 on an MLP, training and test images.
+
+A last batch norm learns soonest, from smaller rates on, and nothing diverges with it; at this depth it hardly trains
+larger rates than no norm at all, but three times those of weight mean alone. With weight mean, at small rates, training
+images are learnt by heart: test accuracy stays near chance.
+"""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from figures.config import Config, Result, Track
+from figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION, note, panels
+from ntk_analysis.training.dataset import Dataset, hold_out, load_dataset
+from ntk_analysis.training.recipe import Recipe
+from ntk_analysis.training.sweep import Curve, Grid, Table, hardware_and_versions, sweep
+
+LOOKS = {
+    "none": ("none", VERMILION, "o"),
+    "weight_mean": ("weight mean", BLUE, "s"),
+    "last_bn": ("last BN", ORANGE, "^"),
+    "mimic_norm": ("MimicNorm", GREEN, "D"),
+    "batch_norm": ("batch norm", BLACK, "v"),
+    "layer_norm": ("layer norm", PURPLE, "P"),
+}
+EARLY = 3  # epochs
+PARTS = ("train", "test")
+REPLACED = ("normalization", "learning_rate", "seed")  # of the recipe, by the grid
+TRAINED = 0.9  # training accuracy of a rate that trains
+
+
+def settings(config: Config) -> tuple[Grid, Dataset]:
+    """The quick one, of the same panels: four normalisations, three rates, a small network, few images."""
+    dataset = load_dataset(config.data or "digits")
+    if config.quick:
+        few = hold_out(dataset.train.subset(160, config.seed))
+        recipe = Recipe(depth=2, width=16, min_fan_in=2, batch=32, epochs=2)
+        return Grid(recipe, (1e-3, 1e-2, 1e-1), (config.seed, config.seed + 1), tuple(LOOKS)[:4]), few
+    rates = geometric(1e-5, 1.0, 11)
+    seeds = tuple(range(config.seed, config.seed + 3))
+    return Grid(Recipe(depth=19, width=128, epochs=30), rates, seeds, tuple(LOOKS)), dataset
+
+
+def geometric(first: float, last: float, points: int) -> tuple[float, ...]:
+    """Evenly spaced on a logarithmic scale, to six digits."""
+    return tuple(float(f"{rate:.6g}") for rate in np.geomspace(first, last, points))
+
+
+def compute(config: Config, track: Track) -> Result:
+    """Trains the grid; see `result_of`."""
+    grid, dataset = settings(config)
+    runs = len(grid.normalizations) * len(grid.learning_rates) * len(grid.seeds)
+    bar = iter(track(range(runs), "learning_rates"))
+    next(bar)  # the first run has begun
+
+    def advance(curve: Curve) -> None:
+        del curve
+        next(bar, None)
+
+    return result_of(sweep(grid, dataset, each=advance), dataset)
+
+
+def result_of(table: Table, dataset: Dataset) -> Result:
+    """What `draw` needs of any sweep: accuracies (normalizations, rates, seeds, epochs), and who, where and how."""
+    grid = table.grid
+    arrays = {
+        "learning_rates": np.array(grid.learning_rates),
+        "train_accuracy": table.train_accuracy,
+        "test_accuracy": table.test_accuracy,
+        "diverged_at": table.diverged_at,
+    }
+    recipe = grid.recipe
+    size = f" of {recipe.depth} hidden layers, width {recipe.width}" if recipe.depth and recipe.width else ""
+    facts = {
+        "normalizations": list(grid.normalizations),
+        "seeds": list(grid.seeds),
+        "epochs": recipe.epochs,
+        "network": f"{recipe.model}{size}",
+        "recipe": {name: value for name, value in vars(recipe).items() if name not in REPLACED},
+        "trained on": f"{len(dataset.train.images)} images of {dataset.name}, tested on {len(dataset.test.images)}",
+        "images, SHA-256": dataset.digest,
+        "made by": hardware_and_versions(),
+        "[mean, standard error] of the best accuracy by learning rate": best_facts(table),
+        f"learning rates with a mean training accuracy above {TRAINED}": trained_facts(table),
+    }
+    return Result(arrays, facts)
+
+
+def best_facts(table: Table) -> dict[str, object]:
+    """By part, epochs, normalisation and rate."""
+    return {
+        f"{part}, first {epochs} epochs": {
+            name: {
+                f"{rate:g}": [round(float(number), 4) for number in (cell.mean(), standard_error(cell))]
+                for rate, cell in zip(table.grid.learning_rates, row, strict=True)
+            }
+            for name, row in zip(table.grid.normalizations, table.best(part, epochs), strict=True)
+        }
+        for part in PARTS
+        for epochs in sorted({min(EARLY, table.grid.recipe.epochs), table.grid.recipe.epochs})
+    }
+
+
+def trained_facts(table: Table) -> dict[str, list[float]]:
+    """By normalisation, the rates at which it learns its training images."""
+    return {
+        name: [rate for rate, good in zip(table.grid.learning_rates, row, strict=True) if good]
+        for name, row in zip(table.grid.normalizations, table.best("train").mean(-1) > TRAINED, strict=True)
+    }
+
+
+def standard_error(values: np.ndarray) -> np.ndarray:
+    """Of the mean over the last axis, the seeds; 0 for one seed, which tells of none."""
+    count = values.shape[-1]
+    return np.std(values, -1, ddof=1) / count**0.5 if count > 1 else np.zeros(values.shape[:-1])
+
+
+def draw(result: Result) -> Figure:
+    """Training images left, test images right; the first epochs on top, all of them below."""
+    facts = result.facts
+    early = min(EARLY, facts["epochs"])
+    figure, axes = panels(2, rows=2, height=2.3)
+    for row, epochs in enumerate((early, facts["epochs"])):
+        for column, part in enumerate(PARTS):
+            draw_panel(axes[2 * row + column], result, part, epochs)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    recipe = facts["recipe"]
+    note(
+        figure,
+        f"ReLU {facts['network']}; {facts['trained on']}; {recipe['optimizer']}, momentum {recipe['momentum']:g}, "
+        f"batch {recipe['batch']}, constant learning rate; mean of {len(facts['seeds'])} seeds, bars: one standard "
+        "error. Open symbols: a run diverged.",
+    )
+    return figure
+
+
+def draw_panel(axes: Axes, result: Result, part: str, epochs: int) -> None:
+    """Best accuracy in the first epochs; open symbols where a seed diverged."""
+    rates, curves = result.arrays["learning_rates"], result.arrays[f"{part}_accuracy"][..., :epochs]
+    diverged = np.any(result.arrays["diverged_at"] > 0, -1)
+    for name, best, gone in zip(result.facts["normalizations"], curves.max(-1), diverged, strict=True):
+        label, color, marker = LOOKS.get(name, (name, BLACK, "x"))
+        mean, error = 100 * best.mean(-1), 100 * standard_error(best)
+        axes.errorbar(rates, mean, error, color=color, linewidth=1, elinewidth=0.7)
+        axes.plot(rates[gone], mean[gone], marker, color=color, markerfacecolor="white", markersize=4)
+        axes.plot(rates[~gone], mean[~gone], marker, color=color, markersize=4)
+        axes.plot([], [], marker=marker, color=color, markersize=4, linewidth=1, label=label)
+    what = {"train": "training", "test": "test"}[part]
+    axes.set(xscale="log", ylim=(0, 102), title=f"{what} accuracy, best of {epochs} epochs", xlabel="learning rate")
+    axes.set_ylabel("%")

@@ -1,0 +1,153 @@
+"""Learning rates x seeds x normalisations."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Option
+
+from ntk_analysis.cli.progress import Interrupted, progress
+
+
+def sweep(
+    data: Annotated[
+        str,
+        Option(
+            metavar="NAME|PATH",
+            help="digits, mnist5k, a folder of MNIST, Fashion-MNIST or CIFAR files, or a .npz with labels.",
+        ),
+    ] = "digits",
+    model: Annotated[str, Option(help="mlp, vgg16, resnet18, ...: as for train.")] = "mlp",
+    depth: Annotated[int | None, Option(help="Hidden layers, of an MLP. [default: 5]")] = None,
+    width: Annotated[int | None, Option(help="Their units. [default: 512]")] = None,
+    normalization: Annotated[str, Option(metavar="NAME,NAME,...", help="As for train.")] = "none,mimic_norm,batch_norm",
+    lr: Annotated[
+        str, Option(metavar="FIRST:LAST:POINTS|RATE,...", help="Learning rates: spaced geometrically, or one by one.")
+    ] = "1e-3:1:4",
+    seeds: Annotated[int, Option(help="So many: 0, 1, ...", min=1)] = 3,
+    epochs: Annotated[int, Option(help="Of each run.")] = 10,
+    first: Annotated[
+        int | None, Option(help="Show the best accuracy in so many first epochs. [default: all]", min=1)
+    ] = None,
+    batch: Annotated[int, Option(help="Images a step.")] = 128,
+    optimizer: Annotated[str, Option(help="sgd, adam or adamw.")] = "sgd",
+    momentum: Annotated[float, Option(help="Of SGD; Adam's beta_1.")] = 0.9,
+    weight_decay: Annotated[float, Option(help="Of all parameters.")] = 0.0,
+    warmup: Annotated[int, Option(help="Epochs of linear warm-up.")] = 0,
+    min_fan_in: Annotated[int | None, Option(help="Smallest fan-in that is centred. [default: 51]")] = None,
+    augment: Annotated[bool, Option("--augment", help="Random crops and flips.")] = False,
+    together: Annotated[
+        int | None,
+        Option(help="Runs at once. [default: one on a CPU, else as many as memory holds]", min=1),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        Option(metavar="DIR", help="Folder for runs.jsonl and a figure; default: nothing is kept.", show_default=False),
+    ] = None,
+) -> None:
+    """Trains one recipe at many learning rates, with several seeds and normalisations; best accuracies by rate.
+
+    A run that diverges is a result. With --out DIR every finished run is a line of DIR/runs.jsonl: the same command
+    goes on where it was killed, and more rates, seeds or normalisations train only what is not there yet.
+    """
+    from ntk_analysis.training.recipe import Recipe
+    from ntk_analysis.training.sweep import Grid
+
+    given: dict[str, Any] = {} if min_fan_in is None else {"min_fan_in": min_fan_in}
+    recipe = Recipe(
+        model=model, depth=depth, width=width, batch=batch, epochs=epochs, optimizer=optimizer, momentum=momentum,
+        weight_decay=weight_decay, warmup_epochs=warmup, augment=augment, **given,
+    )  # fmt: skip
+    if first is not None and first > epochs:
+        raise ValueError(f"got --first {first}: expected at most --epochs {epochs}")
+    grid = Grid(recipe, rates(lr), tuple(range(seeds)), tuple(normalization.split(",")))
+    execute(grid, data, out, together, first)
+
+
+def rates(text: str) -> tuple[float, ...]:
+    """FIRST:LAST:POINTS spaced geometrically, to six digits; or numbers with commas.
+
+    Raises:
+        ValueError: another form, or no positive rising range of at least two points.
+    """
+    import numpy as np
+
+    try:
+        if ":" not in text:
+            return tuple(map(float, text.split(",")))
+        first, last, points = text.split(":")
+        if not 0 < float(first) < float(last) < float("inf") or int(points) < 2:
+            raise ValueError
+        return tuple(float(f"{rate:.6g}") for rate in np.geomspace(float(first), float(last), int(points)))
+    except ValueError:
+        raise ValueError(
+            f"got --lr {text}: expected FIRST:LAST:POINTS, positive and rising, as 1e-5:1:11, or rates as 0.01,0.1"
+        ) from None
+
+
+def execute(grid: Any, source: str, out: Path | None, together: int | None, first: int | None) -> None:
+    """Trains behind a progress bar, and shows what came out.
+
+    Raises:
+        Interrupted: by Ctrl-C, where runs are kept.
+    """
+    from ntk_analysis.training.dataset import load_dataset
+    from ntk_analysis.training.sweep import sweep as train_all
+
+    dataset = load_dataset(source)
+    total = len(grid.normalizations) * len(grid.learning_rates) * len(grid.seeds)
+    done = 0
+    with progress() as track:
+        bar = iter(track(range(total), "runs"))
+        next(bar)  # the first run has begun
+
+        def told(curve: Any) -> None:
+            nonlocal done
+            del curve
+            done += 1
+            next(bar, None)
+
+        try:
+            found = train_all(grid, dataset, folder=out, together=together, each=told)
+        except KeyboardInterrupt:
+            if out is None:
+                raise
+            raise Interrupted(f"{done} of {total} runs are in {out}; repeat the command to go on") from None
+    for part, what in (("train", "training"), ("test", "test")):
+        print(f"best {what} accuracy in the first {first or grid.recipe.epochs} epochs, mean over seeds, %")
+        print(as_text(found, part, first) + "\n")
+    if out is not None:
+        print(f"{draw(found, dataset, out)}; the runs are in {out / 'runs.jsonl'}")
+
+
+def as_text(table: Any, part: str, first: int | None) -> str:
+    """Learning rates by normalisations; behind a number how many of its seeds diverged."""
+    grid = table.grid
+    columns = [max(len(name), 9) for name in grid.normalizations]
+    head = "learning rate  " + "  ".join(map(str.rjust, grid.normalizations, columns))
+    means, gone = 100 * table.best(part, first).mean(-1), (table.diverged_at > 0).sum(-1)
+    lines = [
+        f"{rate:<13g}  "
+        + "  ".join(
+            (f"{mean:.2f}" + (f" D{lost}" if lost else "   ")).rjust(width)
+            for mean, lost, width in zip(means[:, index], gone[:, index], columns, strict=True)
+        )
+        for index, rate in enumerate(grid.learning_rates)
+    ]
+    told = ["D1, D2, ...: so many seeds diverged"] if gone.any() else []
+    return "\n".join(line.rstrip() for line in [head, *lines, *told])
+
+
+def draw(table: Any, dataset: Any, out: Path) -> Path:
+    """The figure learning_rates of this table, beside its runs."""
+    from figures.config import Config
+    from figures.learning_rates import draw as drawn
+    from figures.learning_rates import result_of
+    from figures.store import provenance, save
+    from figures.style import house_style
+
+    name = "learning_rates"
+    result = result_of(table, dataset)
+    record = provenance(name, Config(data=dataset.name, seed=table.grid.seeds[0]), result)
+    with house_style():
+        save(out, name, record, result, drawn(result))
+    return out / f"{name}.png"

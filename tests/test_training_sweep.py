@@ -1,0 +1,223 @@
+"""A sweep is its single runs, bit for bit; killed, it goes on and trains nothing twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ntk_analysis import cli, data
+from ntk_analysis.training.dataset import hold_out
+from ntk_analysis.training.loop import Trainer, fit
+from ntk_analysis.training.recipe import Recipe
+from ntk_analysis.training.sweep import Grid, lanes, read_runs, sweep, train
+
+SMALL = Recipe(depth=2, width=16, min_fan_in=2, batch=32, epochs=2)
+RATES, SEEDS = (0.01, 0.1), (0, 3)
+GRID = Grid(SMALL, RATES, SEEDS, ("mimic_norm",))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return hold_out(data.load_digits().subset(200, 0))
+
+
+@pytest.fixture(scope="module")
+def trainer(digits):
+    return Trainer(replace(SMALL, normalization="mimic_norm"), digits)
+
+
+def numbers(epochs):
+    """Epochs without the time they took."""
+    return [replace(epoch, seconds=0.0) for epoch in epochs]
+
+
+def test_runs_one_after_another_are_single_runs_bit_for_bit(digits):
+    curves = []
+    found = sweep(GRID, digits, each=curves.append)
+    assert [(curve.recipe.learning_rate, curve.recipe.seed) for curve in curves] == [
+        (rate, seed) for rate in RATES for seed in SEEDS
+    ]
+    last = curves[-1]
+    assert numbers(last.epochs) == numbers(fit(Trainer(last.recipe, digits)).epochs)
+    # the table has them in the order of the grid
+    for index, curve in enumerate(curves):
+        place = (0, *divmod(index, 2))
+        assert list(found.train_accuracy[place]) == [epoch.train_accuracy for epoch in curve.epochs]
+        assert list(found.test_accuracy[place]) == [epoch.test_accuracy for epoch in curve.epochs]
+    assert found.train_accuracy.shape == found.test_accuracy.shape == (1, 2, 2, 2)
+    np.testing.assert_array_equal(found.best(epochs=1), found.test_accuracy[..., 0])
+    np.testing.assert_array_equal(found.best("train"), found.train_accuracy.max(-1))
+    assert not found.diverged_at.any()
+
+
+def test_runs_at_once_are_single_runs_to_rounding(trainer):
+    """Three runs by two: the last group is filled up. Ten steps at rate 0.01 do not amplify roundings by much."""
+    recipes = [replace(trainer.recipe, learning_rate=0.01, seed=seed) for seed in (0, 1, 2)]
+    (one, two), (three,) = train(trainer, recipes, 2)
+    for together, (alone,) in zip((one, two, three), train(trainer, recipes, 1), strict=True):
+        assert together.recipe == alone.recipe
+        for found, expected in zip(together.epochs, alone.epochs, strict=True):
+            # float32 sums in another order, some 10 of them a step, for 10 steps
+            np.testing.assert_allclose(found.train_loss, expected.train_loss, rtol=1e-5)
+            np.testing.assert_allclose(found.test_loss, expected.test_loss, rtol=1e-5)
+            np.testing.assert_allclose(found.last_bn_variance, expected.last_bn_variance, rtol=1e-5)
+
+
+def test_how_many_runs_at_once(trainer, monkeypatch):
+    """One on a CPU; elsewhere in proportion to memory, but never none."""
+    assert lanes(trainer) == 1
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    found = []
+    for memory in (1, 2**30, 2**31):
+        monkeypatch.setattr("ntk_analysis.training.sweep.available_bytes", lambda memory=memory: memory)
+        found.append(lanes(trainer))
+    assert found[0] == 1
+    # three copies of weights and momentum, float32, and more than the images and activations of a batch
+    least = 4 * (3 * 2 * trainer.parameters + SMALL.batch * (64 + 2 * 16))
+    assert 1 < found[1] < 2**29 / least
+    assert abs(found[2] - 2 * found[1]) <= 1
+
+
+def test_divergence_is_recorded(digits, tmp_path):
+    grid = Grid(replace(SMALL, depth=1), (0.01, 1e30), (0,), ("none",))
+    found = sweep(grid, digits, folder=tmp_path)
+    np.testing.assert_array_equal(found.diverged_at, [[[0], [1]]])
+    assert found.train_accuracy[0, 0].all()
+    assert not found.test_accuracy[0, 1, 0, 1:].any()
+    seen = []
+    again = sweep(grid, digits, folder=tmp_path, each=seen.append)
+    assert [len(curve.epochs) for curve in seen] == [2, 1], "a run that diverged is finished"
+    np.testing.assert_array_equal(again.test_accuracy, found.test_accuracy)
+    at_once = sweep(grid, digits, together=2)
+    np.testing.assert_array_equal(at_once.diverged_at, found.diverged_at)
+
+
+def test_only_what_is_not_there_is_trained(digits, tmp_path, monkeypatch):
+    found = sweep(GRID, digits, folder=tmp_path)
+    lines = (tmp_path / "runs.jsonl").read_text()
+    assert lines.count("\n") == 4
+    monkeypatch.setattr("ntk_analysis.training.sweep.Trainer", None)  # whoever trains now fails
+    again = sweep(GRID, digits, folder=tmp_path)
+    np.testing.assert_array_equal(again.train_accuracy, found.train_accuracy)
+    shorter = sweep(replace(GRID, recipe=replace(SMALL, epochs=1), seeds=(3,)), digits, folder=tmp_path)
+    np.testing.assert_array_equal(shorter.test_accuracy, found.test_accuracy[:, :, 1:, :1])
+    for other in (replace(GRID, seeds=(4,)), replace(GRID, recipe=replace(SMALL, epochs=3))):
+        with pytest.raises(TypeError, match="NoneType"):
+            sweep(other, digits, folder=tmp_path)
+    with pytest.raises(TypeError, match="NoneType"):
+        sweep(GRID, hold_out(data.load_digits().subset(200, 1)), folder=tmp_path)
+    assert (tmp_path / "runs.jsonl").read_text() == lines
+
+
+def test_what_a_kill_leaves_of_a_line_is_cut_off(digits, tmp_path):
+    whole = sweep(GRID, digits, folder=tmp_path / "whole")
+    path = tmp_path / "whole" / "runs.jsonl"
+    kept = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(kept[:2]) + kept[2][:100])
+    assert len(read_runs(tmp_path / "whole")) == 2
+    assert path.read_text() == "".join(kept[:2])
+    again = sweep(GRID, digits, folder=tmp_path / "whole")
+    np.testing.assert_array_equal(again.train_accuracy, whole.train_accuracy)
+    assert path.read_text().count("\n") == 4
+
+
+def without_times(path):
+    """Lines of a file of runs by recipe, without what differs between two runs of the same."""
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    for run in found:
+        for epoch in run["epochs"]:
+            del epoch["seconds"]
+    return {json.dumps(run["recipe"], sort_keys=True): run for run in found}, len(found)
+
+
+COMMAND = "--data images.npz --depth 1 --width 16 --batch 32 --epochs 2 --normalization none"
+
+
+def test_a_killed_sweep_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    images = data.load_digits().subset(200, 0)
+    np.savez("images.npz", images=images.images, labels=images.labels)
+    command = [sys.executable, "-m", "ntk_analysis.cli", "sweep", *COMMAND.split(), "--seeds", "50"]
+    process = subprocess.Popen(
+        [*command, "--out", "killed", "--lr", "1e-3:1:2000"],
+        env=os.environ | {"JAX_ENABLE_X64": "1", "JAX_NUMPY_DTYPE_PROMOTION": "strict"},  # as the tests have it
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    runs, deadline = tmp_path / "killed" / "runs.jsonl", time.monotonic() + 300
+    while not (runs.exists() and runs.read_bytes().count(b"\n") >= 3):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = runs.read_bytes().count(b"\n")
+    seeds = str(done + 2)  # all of the first rate's that are there, and two that are not
+    assert done < 48, "the machine is faster than this test"
+    for folder in ("killed", "whole"):
+        arguments = ["sweep", *COMMAND.split(), "--lr", "1e-3", "--seeds", seeds, "--out", folder]
+        monkeypatch.setattr(sys, "argv", ["ntk-analysis", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert not ended.value.code, capsys.readouterr().err
+        out = capsys.readouterr().out
+        assert "best test accuracy in the first 2 epochs" in out
+        assert "\n0.001" in out
+        assert (tmp_path / folder / "learning_rates.png").exists()
+    killed, whole = (without_times(tmp_path / folder / "runs.jsonl") for folder in ("killed", "whole"))
+    assert killed == whole
+    assert killed[1] == len(killed[0]) == done + 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"learning_rates": ()}, "got learning_rates=\\(\\): expected one or more, each once"),
+        ({"learning_rates": (0.1, 0.1)}, "each once"),
+        ({"learning_rates": (-0.1,)}, "got learning_rate=-0.1"),
+        ({"seeds": (-1,)}, "got seed=-1"),
+        ({"normalizations": ("none", "bn")}, "unknown normalization 'bn'"),
+    ],
+)
+def test_grids_that_make_no_sense(changes, told):
+    with pytest.raises(ValueError, match=told):
+        replace(GRID, **changes)
+
+
+def test_folders_and_numbers_that_make_no_sense(digits, tmp_path):
+    with pytest.raises(ValueError, match="got together=0"):
+        sweep(GRID, digits, together=0)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError, match="is a file, expected a folder"):
+        sweep(GRID, digits, folder=tmp_path / "file")
+    (tmp_path / "runs.jsonl").write_text('{"recipe": {}}\n')
+    with pytest.raises(ValueError, match=r"runs.jsonl: line 1 is no finished run \('epochs'\); delete it"):
+        sweep(GRID, digits, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--lr 1:0.1:3", "got --lr 1:0.1:3: expected FIRST:LAST:POINTS"),
+        ("--lr 0:1:3", "expected FIRST:LAST:POINTS"),
+        ("--lr fast", "or rates as 0.01,0.1"),
+        ("--first 3 --epochs 2", "got --first 3: expected at most --epochs 2"),
+        ("--normalization fixup", "fixup is for residual networks"),
+    ],
+)
+def test_options_that_make_no_sense(options, told, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["ntk-analysis", "sweep", *options.split()])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert told in error
