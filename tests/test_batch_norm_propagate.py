@@ -203,6 +203,7 @@ def test_precision_and_transformations():
     np.testing.assert_allclose(batched.mean[0], expected.mean, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_gradients_in_float32():
     """Rank 3 takes the fine rule, whose outermost nodes float32 cannot hold the gradients of."""
     X = np.random.default_rng(7).standard_normal((4, 8))

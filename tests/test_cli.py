@@ -156,6 +156,7 @@ def test_a_failed_write_keeps_the_old_result(run, images, tmp_path, monkeypatch)
     assert sorted(path.name for path in tmp_path.iterdir()) == [images.name, "k.npz"]
 
 
+@pytest.mark.slow
 def test_a_killed_figure_leaves_the_old_one_whole(tmp_path):
     """SIGKILL at several moments of a second run: the four files of the first are there, and belong together."""
     command = [sys.executable, "-m", "ntk_analysis.cli", "figures", "fig4", "--quick", "--out", str(tmp_path)]

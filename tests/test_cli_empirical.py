@@ -147,6 +147,7 @@ def test_ctrl_c(run, monkeypatch):
     assert err.endswith(f"interrupted: 3 of {TILES} tiles are in k; repeat the command to go on\n")
 
 
+@pytest.mark.slow
 def test_workers_get_the_file_of_the_network(run):
     assert run("net.py:network", "--store", "one")[0] == 0
     status, _, err = run("net.py:network", "--store", "many", "--workers", 1)

@@ -295,6 +295,7 @@ def test_centered_variances_at_the_border():
         close(wrong[:, 1:3, 1:3], right[:, 1:3, 1:3])
 
 
+@pytest.mark.slow
 def test_shortcuts_with_strides_on_images():
     """One hidden layer beside a linear shortcut; a scale that is not squared, or correlated branches, are far away."""
     x = images()
@@ -317,7 +318,7 @@ def same_kernel(left, right):
         close(one, other)
 
 
-@pytest.mark.parametrize("readout", ["flatten", "pool"])
+@pytest.mark.parametrize("readout", [pytest.param("flatten", marks=pytest.mark.slow), "pool"])
 def test_constant_images_are_one_position(readout):
     """Circular convolutions of constant images, and 1 x 1 convolutions of 1 x 1 images, are dense networks."""
     colors = photos(n=4, shape=(1, 1, 5), shift=0)
@@ -331,6 +332,7 @@ def test_constant_images_are_one_position(readout):
     same_kernel(infinite_kernel(convolutional(2, 8, **arguments, kernel_size=1, readout=readout), colors), dense)
 
 
+@pytest.mark.slow
 def test_circular_pooled_kernels_do_not_see_where_things_are():
     x = photos(n=2)
     rolled = np.roll(x, (1, 2), axis=(1, 2))

@@ -61,7 +61,18 @@ def drawn(network, features, seed=0):
 # a trace contracts vectors, Grams, gradients, scans and batches in its own way: a network for each
 TRACED = {"mlp, weight_standardization", "mlp, batch", "cnn, pool", "cnn, few positions", "nested scans"}
 # compiling takes seconds; these are combinations of what the others show
-SLOW = {"mlp, layer", "mlp, layer_post", "last batch norm", "cnn, layer norm", "cnn, batch norm", "residual, images"}
+SLOW = {
+    "mlp, none",
+    "mlp, weight_mean",
+    "cnn, flatten",
+    "shortcut",
+    "mlp, layer",
+    "mlp, layer_post",
+    "last batch norm",
+    "cnn, layer norm",
+    "cnn, batch norm",
+    "residual, images",
+}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in NETWORKS])

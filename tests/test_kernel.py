@@ -241,7 +241,9 @@ def total_ntk(network):
     return lambda x: jnp.sum(infinite_kernel(network, x).ntk)
 
 
-@pytest.mark.parametrize("name", ["centered", "bias", "residual"])
+@pytest.mark.parametrize(
+    "name", ["centered", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bias", "residual"))]
+)
 def test_gradients_are_right_and_finite_at_the_edges(name):
     """Against differences of second order; finite for duplicates, antipodes, a zero image and a constant one."""
     total, x = jax.jit(total_ntk(NETWORKS[name])), jnp.asarray(inputs(0, 6))

@@ -130,7 +130,7 @@ BLOCKS = {
 
 
 @pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
-@pytest.mark.parametrize("times", [1, 4])
+@pytest.mark.parametrize("times", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_repeat_equals_the_unrolled_network(block, times):
     x = np.random.default_rng(1).standard_normal((4, 5))
     repeated, unrolled = Repeat(block, times), Serial(*[block] * times)

@@ -93,7 +93,14 @@ NETWORKS = {name: (network, X1) for name, network in VECTORS.items()}
 NETWORKS |= {name: (network, PICTURES) for name, network in IMAGES.items()}
 
 
-@pytest.mark.parametrize(("network", "x"), NETWORKS.values(), ids=NETWORKS)
+# what each adds to the others is compared with loops over positions in test_convolution.py
+SLOW = {"convolutional, pooled", "convolutional, layer norm", "strides and pools", "residual, shortcut"}
+
+
+@pytest.mark.parametrize(
+    ("network", "x"),
+    [pytest.param(*row, id=name, marks=[pytest.mark.slow] * (name in SLOW)) for name, row in NETWORKS.items()],
+)
 def test_closed_forms_agree_to_rounding(network, x):
     try:
         result = reference.compare(network, x)

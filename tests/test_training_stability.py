@@ -49,7 +49,7 @@ def test_more_steps_come_closer_to_the_bound():
     assert few > 10 * many > 0
 
 
-@pytest.mark.parametrize("normalization", ["none", "weight_mean"])
+@pytest.mark.parametrize("normalization", [pytest.param("none", marks=pytest.mark.slow), "weight_mean"])
 def test_network_close_to_its_targets_has_the_rate_of_its_own_tangent_kernel(normalization):
     network = networks.fully_connected(3, 16, normalization)
     _, params = network.init(jax.random.key(0), (-1, 5))
