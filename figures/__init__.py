@@ -14,6 +14,7 @@ NAMES = (
     "bn_growth",
     "same_kernel",
     "trainability",
+    "dynamics",
     "kernel_matrices",
     "generalisation",
     "width_study",

@@ -7,7 +7,12 @@ from paper_checks.contract import Setting, Verdict
 from paper_checks.judge import module_of, run
 
 CHECKED = [name for name in CLAIMS if module_of(name).CLAIM.recorded is not Verdict.OPEN]
-WRONG = [(name, wrong) for name in CHECKED for wrong in module_of(name).WRONG]
+# the first wrong theory of each claim always, the others with -m slow: a claim is measured anew for each
+WRONG = [
+    pytest.param(name, wrong, marks=[pytest.mark.slow] * (index > 0))
+    for name in CHECKED
+    for index, wrong in enumerate(module_of(name).WRONG)
+]
 
 
 @pytest.mark.parametrize("name", CLAIMS)

@@ -70,6 +70,7 @@ def test_the_verdict_is_mean_fields(name, digits):
 
 
 @pytest.mark.usefixtures("by_trace")
+@pytest.mark.slow
 def test_the_evidence_tells_the_phases_apart(digits):
     ordered, critical, chaotic = (
         diagnose(network, drawn(network, digits), digits)

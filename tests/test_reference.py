@@ -218,7 +218,7 @@ def small_network(nt):
 
 
 @pytest.mark.parametrize("implementation", [1, 2, 3, 0], ids=["contraction", "vector products", "structured", "auto"])
-@pytest.mark.parametrize(("vmap_axes", "compiled"), [(None, False), (0, True)])
+@pytest.mark.parametrize(("vmap_axes", "compiled"), [pytest.param(None, False, marks=pytest.mark.slow), (0, True)])
 def test_empirical_kernels(nt, small_network, implementation, vmap_axes, compiled, capsys):
     apply_fn, params, want = small_network
     empirical = nt.empirical_ntk_fn(apply_fn, trace_axes=(), vmap_axes=vmap_axes, implementation=implementation)

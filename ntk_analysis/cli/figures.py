@@ -15,7 +15,7 @@ def figures(
         Argument(
             metavar="[NAME]...",
             help="fig2 fig3 fig4 supp1 supp2 phase_diagram condition_number bn_growth same_kernel "
-            "trainability kernel_matrices generalisation width_study learning_rates; default: all.",
+            "trainability dynamics kernel_matrices generalisation width_study learning_rates; default: all.",
             show_default=False,
         ),
     ] = None,
@@ -30,12 +30,13 @@ def figures(
         Path | None, Option(help="Draw again from the NPZ and JSON files in this folder; compute nothing.")
     ] = None,
 ) -> None:
-    """Compute and draw the paper's theory figures and nine of ours.
+    """Compute and draw the paper's theory figures and ten of ours.
 
     fig2, fig3: channels over a batch, straight, batch norm, weight mean. fig4: the correlation maps. supp1, supp2:
     correlation of image pairs by layer. phase_diagram: order and chaos. condition_number: of the NTK, by depth.
     bn_growth: batch norm's rates against batch size. same_kernel: whether weight mean's kernel is batch norm's.
-    trainability: largest eigenvalues and stable learning rates. kernel_matrices: NNGP and NTK through depth.
+    trainability: largest eigenvalues and stable learning rates. dynamics: training against each network's own NTK, and
+    behind a last batch norm. kernel_matrices: NNGP and NTK through depth.
     generalisation: test accuracy by depth. width_study: finite networks against their kernels. learning_rates: which of
     them train a deep network, by normalisation.
     """
