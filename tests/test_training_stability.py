@@ -85,8 +85,8 @@ def test_loss_curve_is_that_of_the_linear_model():
     ("change", "message"),
     [
         ({"y": Y[:, 0]}, r"targets have shape \(12,\), the network's outputs \(12, 2\)"),
-        ({"steps": 0}, "steps >= 1"),
-        ({"resolution": 1.0}, "resolution in"),
+        ({"steps": 0}, "got steps=0: expected at least 1"),
+        ({"resolution": 1.0}, "got resolution=1.0: expected a number in"),
         ({"y": np.zeros((12, 2))}, "nothing moves"),
         ({"y": np.full((12, 2), np.nan)}, "at the start"),
     ],

@@ -22,9 +22,8 @@ from ntk_analysis.layers import Layer
 from ntk_analysis.layers.base import Params
 from ntk_analysis.precision import AnyArray, HeldArray, Real, numpy_in_float64
 from ntk_analysis.spectrum import training_curve
+from ntk_analysis.training.stability import Apply, checked, moved
 from ntk_analysis.width_study import PowerLaw, fit_power_law
-
-Apply = Callable[..., Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,17 +185,6 @@ def _compared(
     return float(distance), loss, prediction.loss
 
 
-def checked(f: Layer | Apply, params: Params, x: Any, y: Any, steps: int) -> Apply:
-    """The function f(params, x), once its outputs are known to be what y is compared with."""
-    if steps < 1:
-        raise ValueError(f"got steps={steps}: expected at least 1")
-    apply = f.apply if isinstance(f, Layer) else f
-    shape = jax.eval_shape(apply, params, x).shape
-    if shape != np.shape(y):
-        raise ValueError(f"targets have shape {np.shape(y)}, the network's outputs {shape}: they must be the same")
-    return apply
-
-
 def _by_output(values: np.ndarray) -> np.ndarray:
     """(n, ...) in the order of a kernel's matrix, output by output."""
     return values.reshape(len(values), -1).T.ravel()
@@ -217,8 +205,3 @@ def _trajectory(apply: Apply, params: Params, x: Any, y: Any, rate: Real, steps:
 
     trained, outputs = jax.lax.scan(step, params, length=steps)
     return jnp.concatenate([outputs, apply(trained, x)[None]])
-
-
-def moved(params: Params, gradient: Params, rate: Real) -> Params:
-    """The parameters after a step of gradient descent, in their dtype."""
-    return jax.tree.map(lambda p, g: p - jnp.asarray(rate, p.dtype) * g, params, gradient)

@@ -79,9 +79,9 @@ def largest_stable_learning_rate(
         ValueError: targets that do not fit the outputs; steps or resolution out of range; a start from which nothing
             moves, or that is not finite; no rate found that is stable, or none that is not.
     """
-    if steps < 1 or not 0 < resolution < 1:
-        raise ValueError(f"got steps={steps}, resolution={resolution}: expected steps >= 1 and a resolution in (0, 1)")
-    apply = _checked(f, params, x, y)
+    if not 0 < resolution < 1:
+        raise ValueError(f"got resolution={resolution}: expected a number in (0, 1)")
+    apply = checked(f, params, x, y, steps)
 
     def stable(rate: float) -> bool:
         losses = np.asarray(_losses(apply, params, x, y, rate, steps))
@@ -103,21 +103,26 @@ def loss_curve(
 
     Arguments and errors as in `largest_stable_learning_rate`. Infinite or NaN where training diverged.
     """
-    if steps < 1:
-        raise ValueError(f"got steps={steps}: expected at least 1")
-    return _losses(_checked(f, params, x, y), params, x, y, float(learning_rate), steps)
+    return _losses(checked(f, params, x, y, steps), params, x, y, float(learning_rate), steps)
 
 
 Apply = Callable[..., Any]
 
 
-def _checked(f: Layer | Apply, params: Params, x: Any, y: Any) -> Apply:
+def checked(f: Layer | Apply, params: Params, x: Any, y: Any, steps: int) -> Apply:
     """The function f(params, x), once its outputs are known to be what y is compared with."""
+    if steps < 1:
+        raise ValueError(f"got steps={steps}: expected at least 1")
     apply = f.apply if isinstance(f, Layer) else f
     shape = jax.eval_shape(apply, params, x).shape
     if shape != np.shape(y):
         raise ValueError(f"targets have shape {np.shape(y)}, the network's outputs {shape}: they must be the same")
     return apply
+
+
+def moved(params: Params, gradient: Params, rate: Real) -> Params:
+    """The parameters after a step of gradient descent, in their dtype."""
+    return jax.tree.map(lambda p, g: p - jnp.asarray(rate, p.dtype) * g, params, gradient)
 
 
 def _loss(apply: Apply, params: Params, x: Any, y: Any) -> jax.Array:
@@ -131,7 +136,7 @@ def _losses(apply: Apply, params: Params, x: Any, y: Any, rate: Real, steps: int
 
     def step(params: Params, _: None) -> tuple[Params, jax.Array]:
         loss, gradient = slope(params, x, y)
-        return jax.tree.map(lambda p, g: p - jnp.asarray(rate, p.dtype) * g, params, gradient), loss
+        return moved(params, gradient, rate), loss
 
     trained, losses = jax.lax.scan(step, params, length=steps)
     return jnp.append(losses, _loss(apply, trained, x, y))
