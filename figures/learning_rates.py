@@ -13,7 +13,8 @@ from figures.config import Config, Result, Track
 from figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION, note, panels
 from ntk_analysis.training.dataset import Dataset, hold_out, load_dataset
 from ntk_analysis.training.recipe import Recipe
-from ntk_analysis.training.sweep import Curve, Grid, Table, hardware_and_versions, sweep
+from ntk_analysis.training.run_file import Curve
+from ntk_analysis.training.sweep import Grid, Table, sweep
 
 LOOKS = {
     "none": ("none", VERMILION, "o"),
@@ -79,7 +80,7 @@ def result_of(table: Table, dataset: Dataset) -> Result:
         "recipe": {name: value for name, value in vars(recipe).items() if name not in REPLACED},
         "trained on": f"{len(dataset.train.images)} images of {dataset.name}, tested on {len(dataset.test.images)}",
         "images, SHA-256": dataset.digest,
-        "made by": hardware_and_versions(),
+        "made by": table.made_by,
         "[mean, standard error] of the best accuracy by learning rate": best_facts(table),
         f"learning rates with a mean training accuracy above {TRAINED}": trained_facts(table),
     }

@@ -37,8 +37,9 @@ DEPTH = 3
 
 
 class Settings(NamedTuple):
-    """Images; widths and networks at depth 3; deeper networks as (depth, width), and how many of each."""
+    """Normalisations, images; widths and networks at depth 3; deeper ones as (depth, width), and how many of each."""
 
+    names: tuple[str, ...]
     images: int
     widths: tuple[int, ...]
     draws: tuple[int, ...]
@@ -49,9 +50,9 @@ class Settings(NamedTuple):
 def settings(config: Config) -> Settings:
     """Most networks where they are cheap: a bias is seen from as many on as the width has units."""
     if config.quick:
-        return Settings(8, (8, 32), (60, 20), ((8, 32),), (20,))
+        return Settings(("none", "batch"), 8, (8, 32), (60, 20), ((8, 32),), (20,))
     deep = ((10, 64), (30, 128))
-    return Settings(16, (16, 32, 64, 256, 1024), (6000, 6000, 3000, 300, 32), deep, (1000, 200))
+    return Settings(tuple(LOOKS), 16, (16, 32, 64, 256, 1024), (6000, 6000, 3000, 300, 32), deep, (1000, 200))
 
 
 def in_their_span(x: np.ndarray) -> np.ndarray:
@@ -71,7 +72,7 @@ def compute(config: Config, track: Track) -> Result:
     ratios = np.array([DEPTH / width for width in chosen.widths] + [depth / width for depth, width in chosen.deep])
     arrays["depth_over_width"] = ratios
     laws: dict[str, dict[str, object]] = {}
-    for name in track(list(LOOKS), "width_study"):
+    for name in track(chosen.names, "width_study"):
 
         def make(width: int, depth: int = DEPTH, name: str = name) -> Serial:
             return fully_connected(depth, width, name)
@@ -95,6 +96,11 @@ def compute(config: Config, track: Track) -> Result:
         }
     facts = {"[value, standard error]": laws, "depth": DEPTH, "activation": "relu"}
     return Result(arrays, facts | inputs.facts)
+
+
+def shown(result: Result) -> dict[str, tuple[str, str, str]]:
+    """Label, colour and marker of the normalisations that were studied."""
+    return {name: look for name, look in LOOKS.items() if f"distance_{name}" in result.arrays}
 
 
 def _columns(ntk: Convergence) -> dict[str, np.ndarray]:
@@ -131,12 +137,12 @@ def draw(result: Result) -> Figure:
 def draw_distance(axes: Axes, result: Result) -> None:
     """Relative distance of one draw, with the slope -1/2."""
     a = result.arrays
-    for name, (label, color, marker) in LOOKS.items():
+    for name, (label, color, marker) in shown(result).items():
         axes.errorbar(
             a["widths"], a[f"distance_{name}"], a[f"distance_error_{name}"], color=color, marker=marker, markersize=4,
             linewidth=0.9, label=label,
         )  # fmt: skip
-    top = max(a[f"distance_{name}"][0] for name in LOOKS)
+    top = max(a[f"distance_{name}"][0] for name in shown(result))
     guide(axes, a["widths"], 1.3 * top, -0.5, r"$\propto n^{-1/2}$")
     axes.set(title="one draw", ylabel=r"$|\Theta_n - \Theta| \,/\, |\Theta|$")
     _width_axis(axes, a["widths"])
@@ -145,7 +151,7 @@ def draw_distance(axes: Axes, result: Result) -> None:
 def draw_bias(axes: Axes, result: Result) -> None:
     """Relative distance of the mean, with the slope -1; what is not resolved as an upper limit."""
     a, top = result.arrays, 0.0
-    for name, (_, color, marker) in LOOKS.items():
+    for name, (_, color, marker) in shown(result).items():
         square, error = a[f"bias_squared_{name}"], a[f"bias_squared_error_{name}"]
         seen = square > RESOLVED * error
         bias = np.sqrt(square[seen])
@@ -165,7 +171,7 @@ def draw_fluctuation(axes: Axes, result: Result) -> None:
     a = result.arrays
     ratio, shallow = a["depth_over_width"], len(a["widths"])
     line = np.geomspace(ratio.min() / 1.3, ratio.max() * 1.3, 100)
-    for name, (_, color, marker) in LOOKS.items():
+    for name, (_, color, marker) in shown(result).items():
         values, error = a[f"fluctuation_{name}"], a[f"fluctuation_error_{name}"]
         for part, face in ((slice(None, shallow), color), (slice(shallow, None), "white")):
             axes.errorbar(

@@ -11,7 +11,9 @@ from scipy.stats import t
 from ntk_analysis.training.dataset import Dataset, load_dataset
 from ntk_analysis.training.loop import Trainer
 from ntk_analysis.training.recipe import Recipe
-from ntk_analysis.training.sweep import Curve, Grid, Table, table, train
+from ntk_analysis.training.run_file import Curve
+from ntk_analysis.training.runs import train
+from ntk_analysis.training.sweep import Grid, Table, table
 
 DATA = "digits"
 WIDTH = 128

@@ -95,7 +95,7 @@ def test_errors(cluster, tmp_path, monkeypatch):
 
     one_line(RuntimeError, "a worker cannot import the function.*only_here", elsewhere, on=on, store=store)
     assert not list(store.glob("job-*"))
-    monkeypatch.setattr("ntk_analysis.empirical.cluster.PATIENCE", "1s")
+    monkeypatch.setattr("ntk_analysis.cluster.PATIENCE", "1s")
     one_line(ConnectionError, "no workers at scheduler tcp", f, on=Cluster("tcp://127.0.0.1:1"), store=tmp_path / "m")
     for options in ({}, {"workers": 0}, {"scheduler": cluster, "workers": 2}):
         with pytest.raises(ValueError, match="number of workers"):

@@ -31,7 +31,7 @@ def drawn(tmp_path_factory):
 
 
 # compiles a dozen networks even in its quick form
-SLOW = ("width_study", "generalisation", "learning_rates", "dynamics")
+SLOW = ("width_study", "generalisation", "learning_rates", "fig6", "dynamics")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in NAMES])
@@ -46,7 +46,7 @@ def test_picture_data_and_provenance(drawn, name):
         for values in arrays.values():
             assert values.dtype.kind in "bUi" or not np.isnan(values).any()
     # of no images, of two sets of them, or of images normalised in training
-    if name not in ("fig4", "phase_diagram", "generalisation", "learning_rates"):
+    if name not in ("fig4", "phase_diagram", "table1", "generalisation", "fig6", "supp3", "learning_rates"):
         assert {"data set", "images", "centering of images", "mean initial correlation"} <= set(facts)
     assert ("observable" in facts) == (name in ("fig2", "fig3", "supp1", "supp2"))
 

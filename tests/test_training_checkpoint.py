@@ -151,7 +151,7 @@ def test_the_command(run):
         (["--decay-at", "3,x"], "got --decay-at '3,x': expected whole numbers"),
         (["--momentum", "2"], "got momentum=2.0"),
         (["--data", "nothing"], "no data set 'nothing'"),
-        (["--paper", "--batch", "2"], "has its own depth and width"),
+        (["--paper", "--batch", "2"], "has its own depth"),
     ],
 )
 def test_errors_are_one_line(run, arguments, told):

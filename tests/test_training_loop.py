@@ -15,10 +15,11 @@ from ntk_analysis.data import DataError, ImageSet
 from ntk_analysis.training.augmentation import crop_and_flip, random_crop, random_flip
 from ntk_analysis.training.dataset import Dataset, hold_out, load_dataset
 from ntk_analysis.training.initialization import VGG_GAIN, centering_mask
-from ntk_analysis.training.loop import Trainer, epoch_key, fit
+from ntk_analysis.training.loop import Trainer, epoch_key, fit, in_turn
 from ntk_analysis.training.metrics import Epoch
 from ntk_analysis.training.normalization import NORMALIZATIONS
 from ntk_analysis.training.recipe import Recipe, chain
+from ntk_analysis.training.surge import variance_by_step
 
 SMALL = Recipe(depth=2, width=24, min_fan_in=2, batch=32, epochs=3, normalization="none", learning_rate=0.05)
 
@@ -164,6 +165,50 @@ def test_equal_seeds_give_equal_bits_and_others_do_not(digits, mimic):
     one, other = (trainer.epoch(start, epoch_key(0, epoch))[1].train_loss for epoch in (1, 2))
     assert one != other  # another order
     assert not np.array_equal(start.params["head"]["kernel"][...], trainer.init(1).params["head"]["kernel"][...])
+
+
+def test_an_epoch_is_its_steps(digits, mimic):
+    """The same from outside, step by step, and so the running variances of `variance_by_step`."""
+    trainer, key = mimic.trainer, epoch_key(0, 1)
+    whole, metrics = trainer.epoch(trainer.init(0), key)
+    stepped, (rates, losses, _) = in_turn(trainer.step, trainer.init(0), trainer.order(key))
+    # other programs, other roundings: float32, some hundred products, a few steps
+    close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    for name, leaf in leaves(whole).items():
+        close(leaves(stepped)[name], leaf, err_msg=name)
+    close(metrics.train_loss, losses.mean())
+    assert metrics.learning_rate == rates[-1]
+    variances = variance_by_step(trainer, epochs=2)
+    assert variances.shape == (2 * trainer.steps_per_epoch + 1, digits.classes)
+    np.testing.assert_array_equal(variances[0], 1)
+    for epoch in (1, 2):
+        close(variances[epoch * trainer.steps_per_epoch], mimic.epochs[epoch - 1].last_bn_variance)
+
+
+def test_in_turn_is_scan():
+    def step(carry, xs):
+        return carry * xs["a"] + xs["b"], (carry, None)
+
+    xs = {"a": jnp.asarray([2.0, 0.5, 3.0]), "b": jnp.asarray([1.0, -1.0, 0.25])}
+    found, expected = in_turn(step, jnp.asarray(1.0), xs), jax.lax.scan(step, jnp.asarray(1.0), xs)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_no_convolution_is_trained_in_a_loop_on_a_cpu(digits):
+    """There XLA's are 200 times slower."""
+    trainer = Trainer(replace(SMALL, model="vgg11", depth=None, width=2), digits)
+    state = jax.eval_shape(trainer.init, 0)
+    program = str(jax.make_jaxpr(trainer.epoch)(state, epoch_key(0, 1)))
+    assert ("scan" in program) == (jax.default_backend() != "cpu")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"), [({"epochs": 0}, "got epochs=0"), ({}, "none has no last batch norm: choose last_bn")]
+)
+def test_no_variances_to_follow(digits, settings, told):
+    with pytest.raises(ValueError, match=told):
+        variance_by_step(Trainer(SMALL, digits), **settings)
 
 
 def test_seeds_and_learning_rates_are_mapped_over(mimic):

@@ -82,6 +82,21 @@ def test_parameters_at_cifar_size(name, count):
     assert parameters(abstract(name, classes=100, **options)) == count
 
 
+# a convolution has 9 weights for each pair of channels, and a VGG biases; those of 64 channels are in the tables above
+@pytest.mark.parametrize(("name", "width"), [("vgg11", 8), ("resnet18", 4)])
+def test_parameters_of_other_widths(name, width):
+    pairs, units = {
+        "vgg11": ([(3, 1), (1, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 8), (8, 8)], [1, 2, 4, 4, 8, 8, 8, 8]),
+        "resnet18": ([(3, 1)] + 4 * [(1, 1)] + [(1, 2), (2, 4), (4, 8)] + 3 * [(2, 2), (4, 4), (8, 8)], []),
+    }[name]
+    weights = sum(9 * a * b * width**2 for a, b in pairs[1:])
+    stem = 9 * 3 * width + sum(units) * width
+    projections = 0 if units else (1 * 2 + 2 * 4 + 4 * 8) * width**2
+    read_out = 8 * width * 10 + 10
+    model = abstract(name, classes=10, width=width, normalization="none")
+    assert parameters(model) == stem + weights + projections + read_out
+
+
 # one of each kind of block
 FAMILIES = {
     "mlp": {"depth": 2},

@@ -15,7 +15,9 @@ from ntk_analysis import cli, data
 from ntk_analysis.training.dataset import hold_out
 from ntk_analysis.training.loop import Trainer, fit
 from ntk_analysis.training.recipe import Recipe
-from ntk_analysis.training.sweep import Grid, lanes, read_runs, sweep, train
+from ntk_analysis.training.run_file import read_runs
+from ntk_analysis.training.runs import lanes, train
+from ntk_analysis.training.sweep import Grid, sweep
 
 SMALL = Recipe(depth=2, width=16, min_fan_in=2, batch=32, epochs=2)
 RATES, SEEDS = (0.01, 0.1), (0, 3)
@@ -75,7 +77,7 @@ def test_how_many_runs_at_once(trainer, monkeypatch):
     monkeypatch.setattr("jax.default_backend", lambda: "gpu")
     found = []
     for memory in (1, 2**30, 2**31):
-        monkeypatch.setattr("ntk_analysis.training.sweep.available_bytes", lambda memory=memory: memory)
+        monkeypatch.setattr("ntk_analysis.training.runs.available_bytes", lambda memory=memory: memory)
         found.append(lanes(trainer))
     assert found[0] == 1
     # three copies of weights and momentum, float32, and more than the images and activations of a batch
@@ -102,7 +104,7 @@ def test_only_what_is_not_there_is_trained(digits, tmp_path, monkeypatch):
     found = sweep(GRID, digits, folder=tmp_path)
     lines = (tmp_path / "runs.jsonl").read_text()
     assert lines.count("\n") == 4
-    monkeypatch.setattr("ntk_analysis.training.sweep.Trainer", None)  # whoever trains now fails
+    monkeypatch.setattr("ntk_analysis.training.runs.Trainer", None)  # whoever trains now fails
     again = sweep(GRID, digits, folder=tmp_path)
     np.testing.assert_array_equal(again.train_accuracy, found.train_accuracy)
     shorter = sweep(replace(GRID, recipe=replace(SMALL, epochs=1), seeds=(3,)), digits, folder=tmp_path)

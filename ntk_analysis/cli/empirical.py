@@ -17,7 +17,10 @@ from ntk_analysis.cli.options import (
     Eps,
     NormalizationName,
     Raw,
+    Scheduler,
     WeightVariance,
+    WorkerCount,
+    check_workers,
     read_inputs,
 )
 
@@ -77,10 +80,8 @@ def empirical(
     memory: Annotated[
         str | None, Option(help="What a tile may take on its device, as in 4GiB; default: half of what is free.")
     ] = None,
-    workers: Annotated[int | None, Option(help="Processes to start here, by Dask.", min=1)] = None,
-    scheduler: Annotated[
-        str | None, Option(metavar="ADDRESS", help="A running Dask cluster, as in tcp://host:8786.")
-    ] = None,
+    workers: WorkerCount = None,
+    scheduler: Scheduler = None,
     plan: Annotated[bool, Option("--plan", help="Tell tiles, bytes, operations and time; compute nothing.")] = False,
     for_inputs: Annotated[int | None, Option(help="--plan: for so many inputs like these.", min=1)] = None,
     on_devices: Annotated[int | None, Option(help="--plan: for so many devices of --memory each.", min=1)] = None,
@@ -112,9 +113,7 @@ def empirical(
     if kernel is KernelName.nngp:
         refuse(changed & {"method"}, "is for the tangent kernel; --kernel nngp has one method only")
 
-    if workers is not None and scheduler is not None:
-        raise ValueError("--workers starts processes here, --scheduler takes a cluster that runs: give one of them")
-
+    check_workers(workers, scheduler)
     if images is not None:
         made = fully_connected(depth, width, normalization, activation, classes, w_var, b_var, eps=eps)
         subject = tiles.drawn_network(made, read_inputs(images, count, seed, center, raw)[1], seed, float64)

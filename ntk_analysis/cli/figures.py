@@ -1,5 +1,6 @@
 """The figures."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ def figures(
         list[str] | None,
         Argument(
             metavar="[NAME]...",
-            help="fig2 fig3 fig4 supp1 supp2 phase_diagram condition_number bn_growth same_kernel "
+            help="fig2 fig3 fig4 fig6 supp1 supp2 supp3 table1 phase_diagram condition_number bn_growth same_kernel "
             "trainability dynamics kernel_matrices generalisation width_study learning_rates; default: all.",
             show_default=False,
         ),
@@ -30,16 +31,19 @@ def figures(
         Path | None, Option(help="Draw again from the NPZ and JSON files in this folder; compute nothing.")
     ] = None,
 ) -> None:
-    """Compute and draw the paper's theory figures and ten of ours.
+    """Compute and draw the paper's figures and ten of ours.
 
-    fig2, fig3: channels over a batch, straight, batch norm, weight mean. fig4: the correlation maps. supp1, supp2:
-    correlation of image pairs by layer. phase_diagram: order and chaos. condition_number: of the NTK, by depth.
+    fig2, fig3: channels over a batch, straight, batch norm, weight mean. fig4: the correlation maps. fig6: accuracy by
+    epoch. supp1, supp2: correlation of image pairs by layer. supp3: the last batch norm's variance by step. table1:
+    memory of training. phase_diagram: order and chaos. condition_number: of the NTK, by depth.
     bn_growth: batch norm's rates against batch size. same_kernel: whether weight mean's kernel is batch norm's.
     trainability: largest eigenvalues and stable learning rates. dynamics: training against each network's own NTK, and
     behind a last batch norm. kernel_matrices: NNGP and NTK through depth.
     generalisation: test accuracy by depth. width_study: finite networks against their kernels. learning_rates: which of
     them train a deep network, by normalisation.
     """
+    if quick:  # its time is compilation of small programs: a third less without the optimiser
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
     try:
         from figures.config import Config, describe_inputs
         from figures.render import check_names, render

@@ -27,6 +27,16 @@ BiasVariance = Annotated[float, Option(help="Bias variance.")]
 Count = Annotated[int | None, Option(help="Use this many inputs, chosen with the seed; default: all.")]
 Center = Annotated[Centering, Option(help="Subtract the data set's mean image, or nothing.")]
 Raw = Annotated[bool, Option("--raw", help="Take the numbers as they are: no centering, no scaling to |x|^2 = d.")]
+WorkerCount = Annotated[int | None, Option("--workers", help="Processes to start here, by Dask.", min=1)]
+Scheduler = Annotated[str | None, Option(metavar="ADDRESS", help="A running Dask cluster, as in tcp://host:8786.")]
+
+
+def check_workers(workers: int | None, scheduler: str | None) -> None:
+    """Raises ValueError for both of them, or for what is no address."""
+    if workers is not None and scheduler is not None:
+        raise ValueError("--workers starts processes here, --scheduler takes a cluster that runs: give one of them")
+    if scheduler is not None and not scheduler.rpartition(":")[2].isdigit():
+        raise ValueError(f"got --scheduler {scheduler!r}, expected an address such as tcp://host:8786")
 
 
 def read_inputs(path: Path, count: int | None, seed: int, center: Centering, raw: bool) -> tuple[str, Any]:

@@ -38,7 +38,7 @@ def progress(*, transient: bool = False) -> Iterator[Track]:
         *columns,
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
-        redirect_stdout=False,
+        redirect_stdout=sys.stdout.isatty(),  # what is printed meanwhile then stands above the bars
         transient=transient,
         speed_estimate_period=math.inf,
     )

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
+from ntk_analysis.cli.options import Scheduler, WorkerCount, check_workers
 from ntk_analysis.cli.progress import Interrupted, progress
 
 
@@ -18,7 +19,9 @@ def sweep(
     ] = "digits",
     model: Annotated[str, Option(help="mlp, vgg16, resnet18, ...: as for train.")] = "mlp",
     depth: Annotated[int | None, Option(help="Hidden layers, of an MLP. [default: 5]")] = None,
-    width: Annotated[int | None, Option(help="Their units. [default: 512]")] = None,
+    width: Annotated[
+        int | None, Option(help="Their units [default: 512]; channels of the first stage of a VGG or ResNet [64].")
+    ] = None,
     normalization: Annotated[str, Option(metavar="NAME,NAME,...", help="As for train.")] = "none,mimic_norm,batch_norm",
     lr: Annotated[
         str, Option(metavar="FIRST:LAST:POINTS|RATE,...", help="Learning rates: spaced geometrically, or one by one.")
@@ -39,6 +42,8 @@ def sweep(
         int | None,
         Option(help="Runs at once. [default: one on a CPU, else as many as memory holds]", min=1),
     ] = None,
+    workers: WorkerCount = None,
+    scheduler: Scheduler = None,
     out: Annotated[
         Path | None,
         Option(metavar="DIR", help="Folder for runs.jsonl and a figure; default: nothing is kept.", show_default=False),
@@ -48,7 +53,10 @@ def sweep(
 
     A run that diverges is a result. With --out DIR every finished run is a line of DIR/runs.jsonl: the same command
     goes on where it was killed, and more rates, seeds or normalisations train only what is not there yet.
+    With --workers or --scheduler runs are tasks of Dask; what a worker was at when it died another one trains.
     """
+    check_workers(workers, scheduler)
+    from ntk_analysis.cluster import Workers
     from ntk_analysis.training.recipe import Recipe
     from ntk_analysis.training.sweep import Grid
 
@@ -60,7 +68,8 @@ def sweep(
     if first is not None and first > epochs:
         raise ValueError(f"got --first {first}: expected at most --epochs {epochs}")
     grid = Grid(recipe, rates(lr), tuple(range(seeds)), tuple(normalization.split(",")))
-    execute(grid, data, out, together, first)
+    cluster = None if workers is None and scheduler is None else Workers(scheduler, workers)
+    execute(grid, data, out, together, first, cluster)
 
 
 def rates(text: str) -> tuple[float, ...]:
@@ -84,7 +93,7 @@ def rates(text: str) -> tuple[float, ...]:
         ) from None
 
 
-def execute(grid: Any, source: str, out: Path | None, together: int | None, first: int | None) -> None:
+def execute(grid: Any, source: str, out: Path | None, together: int | None, first: int | None, cluster: Any) -> None:
     """Trains behind a progress bar, and shows what came out.
 
     Raises:
@@ -107,7 +116,7 @@ def execute(grid: Any, source: str, out: Path | None, together: int | None, firs
             next(bar, None)
 
         try:
-            found = train_all(grid, dataset, folder=out, together=together, each=told)
+            found = train_all(grid, dataset, folder=out, together=together, each=told, cluster=cluster)
         except KeyboardInterrupt:
             if out is None:
                 raise

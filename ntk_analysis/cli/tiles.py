@@ -66,8 +66,6 @@ def runner(workers: int | None, scheduler: str | None, target: str | None) -> Ru
     """Who computes: this machine's devices, processes started here, or a cluster; the user's module goes along."""
     if workers is None and scheduler is None:
         return Devices()
-    if scheduler is not None and not scheduler.rpartition(":")[2].isdigit():
-        raise ValueError(f"got --scheduler {scheduler!r}, expected an address such as tcp://host:8786")
     found = Cluster(scheduler, workers)
     if target is not None:
         _send_along(target)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from ntk_analysis.cli.progress import Interrupted
+from ntk_analysis.cli.progress import Interrupted, progress
 
 
 def train(
@@ -36,7 +36,9 @@ def train(
         Option(help="mlp, vgg16, resnet18, resnet50, squeezenet1_1, shufflenet_v2_x1_0, ... [default: mlp]"),
     ] = None,
     depth: Annotated[int | None, Option(help="Hidden layers, of an MLP. [default: 5]")] = None,
-    width: Annotated[int | None, Option(help="Their units. [default: 512]")] = None,
+    width: Annotated[
+        int | None, Option(help="Their units [default: 512]; channels of the first stage of a VGG or ResNet [64].")
+    ] = None,
     normalization: Annotated[
         str | None,
         Option(
@@ -134,20 +136,25 @@ def execute(recipe: Any, source: str, out: Path | None, resume: bool, tensorboar
     print(plan(trainer), flush=True)
     done = 0
     ends: list[float] = []
+    with progress(transient=True) as track:
+        bar = iter(track(range(recipe.epochs), "epochs"))
+        next(bar)  # the first epoch has begun
 
-    def told(epoch: Any) -> None:
-        nonlocal done
-        done = epoch.epoch
-        ends.append(time.perf_counter())
-        print(line(epoch, recipe.epochs, left(ends, epoch.seconds, recipe.epochs - done)), flush=True)
-        log(epoch)
+        def told(epoch: Any) -> None:
+            nonlocal done
+            for _ in range(epoch.epoch - done):  # more than one where a run is resumed
+                next(bar, None)
+            done = epoch.epoch
+            ends.append(time.perf_counter())
+            print(line(epoch, recipe.epochs, left(ends, epoch.seconds, recipe.epochs - done)), flush=True)
+            log(epoch)
 
-    try:
-        run = fit(trainer, folder=out, resume=resume, each=told)
-    except KeyboardInterrupt:
-        if out is None or not done:
-            raise
-        raise Interrupted(f"{done} of {recipe.epochs} epochs are in {out}; add --resume to go on") from None
+        try:
+            run = fit(trainer, folder=out, resume=resume, each=told)
+        except KeyboardInterrupt:
+            if out is None or not done:
+                raise
+            raise Interrupted(f"{done} of {recipe.epochs} epochs are in {out}; add --resume to go on") from None
     print(summary(run, out))
 
 

@@ -13,7 +13,7 @@ from flax import nnx
 
 from ntk_analysis.training.centering import MIN_FAN_IN, Mask, center_weights
 from ntk_analysis.training.initialization import CENTERED_GAIN, VGG_GAIN, Centering, centering_mask
-from ntk_analysis.training.models import MODELS, RESIDUAL, build
+from ntk_analysis.training.models import MODELS, RESIDUAL, SCALABLE, build
 from ntk_analysis.training.models.layers import check
 from ntk_analysis.training.normalization import NORMALIZATIONS, SKIP_SCALES
 
@@ -30,7 +30,7 @@ class Recipe:
     Attributes:
         model: a key of `models.MODELS`.
         depth: hidden layers of an MLP, and of nothing else; None is the MLP's own 5.
-        width: their units; None is 512.
+        width: their units, None is 512; of a VGG or ResNet the channels of its first stage, None is 64.
         normalization: a key of `normalization.NORMALIZATIONS`.
         min_fan_in: smallest fan-in that is centred or standardised; the authors' 51, 2 for the paper's text.
         gain: of centred weights behind a ReLU.
@@ -211,8 +211,10 @@ def _check_names(recipe: Recipe) -> None:
     check("optimizer", recipe.optimizer, OPTIMIZERS)
     if NORMALIZATIONS[recipe.normalization].residual and recipe.model not in RESIDUAL:
         raise ValueError(f"{recipe.normalization} is for residual networks: choose one of {', '.join(RESIDUAL)}")
-    if recipe.model != "mlp" and (recipe.depth, recipe.width) != (None, None):
-        raise ValueError(f"{recipe.model} has its own depth and width: leave depth and width out, or choose mlp")
+    if recipe.model != "mlp" and recipe.depth is not None:
+        raise ValueError(f"{recipe.model} has its own depth: leave depth out, or choose mlp")
+    if recipe.width is not None and recipe.model not in SCALABLE:
+        raise ValueError(f"{recipe.model} has its own width: leave width out, or choose one of {', '.join(SCALABLE)}")
 
 
 def _check_ranges(recipe: Recipe) -> None:

@@ -28,6 +28,8 @@ IMAGES: dict[str, Callable[..., nnx.Module]] = {
         for width, channels in shufflenet.CHANNELS.items()
     },
 }
+SCALABLE = ("mlp", *(f"vgg{depth}" for depth in vgg.CONVS), *RESIDUAL)
+"""Those that take another `width`."""
 MODELS: dict[str, Callable[..., nnx.Module]] = {"mlp": MLP, **IMAGES}
 """Constructors by name."""
 
@@ -63,7 +65,7 @@ def build(
         skip_scale: MimicNorm's scalars in residual branches: "paper", 1/sqrt(l), or "authors", as in their code.
         momentum: of running statistics.
         eps: added to variances.
-        options: of the network's own: depth, width and inputs of an MLP, channels of a ResNet, ...
+        options: of the network's own: depth, width and inputs of an MLP, width of a VGG or ResNet, ...
 
     Raises:
         ValueError: an unknown name, normalization, stem or skip_scale; a normalization or stem that is not for this

@@ -22,7 +22,7 @@ class ResNet(nnx.Module):
         blocks: of each stage; every stage but the first halves the image and doubles the channels.
         bottleneck: whether blocks are of three convolutions instead of two.
         stem: "cifar", a 3 x 3 convolution, or "imagenet", a 7 x 7 one with strides 2 and max pooling.
-        channels: of the first stage.
+        width: channels of the first stage; each further one has twice as many.
     """
 
     def __init__(
@@ -33,18 +33,18 @@ class ResNet(nnx.Module):
         blocks: Sequence[int] = BLOCKS[18],
         bottleneck: bool = False,
         stem: str = "cifar",
-        channels: int = 64,
+        width: int = 64,
     ) -> None:
         self.pools = stem == "imagenet"
-        self.stem = layers.conv(3, channels, 7, 2) if self.pools else layers.conv(3, channels, 3)
-        self.norm = layers.norm(channels)
+        self.stem = layers.conv(3, width, 7, 2) if self.pools else layers.conv(3, width, 3)
+        self.norm = layers.norm(width)
         self.blocks: nnx.List[Block] = nnx.List()
-        inputs = channels
+        inputs = width
         for stage, count in enumerate(blocks):
             for place in range(count):
                 strides = 2 if stage and not place else 1
                 block = Block(
-                    layers, inputs, channels * 2**stage, strides, number=len(self.blocks) + 1, bottleneck=bottleneck
+                    layers, inputs, width * 2**stage, strides, number=len(self.blocks) + 1, bottleneck=bottleneck
                 )
                 self.blocks.append(block)
                 inputs = block.units

@@ -9,6 +9,8 @@ from ntk_analysis.training.models.layers import Layers, global_mean, max_pool
 
 CONVS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 """Convolutions of each stage by depth."""
+CHANNELS = (1, 2, 4, 8, 8)
+"""Of each stage, in multiples of the first."""
 
 
 class VGG(nnx.Module):
@@ -22,7 +24,7 @@ class VGG(nnx.Module):
         classes: number of logits.
         convs: number of convolutions of each stage.
         stem: "cifar" or "imagenet".
-        channels: of each stage.
+        width: channels of the first stage.
     """
 
     def __init__(
@@ -32,11 +34,11 @@ class VGG(nnx.Module):
         *,
         convs: Sequence[int] = CONVS[16],
         stem: str = "cifar",
-        channels: Sequence[int] = (64, 128, 256, 512, 512),
+        width: int = 64,
     ) -> None:
         self.stages: nnx.List[Stage] = nnx.List()
         inputs = 3
-        for count, units in zip(convs, channels, strict=True):
+        for count, units in zip(convs, [width * times for times in CHANNELS], strict=True):
             self.stages.append(Stage(layers, inputs, units, count))
             inputs = units
         self.hidden: nnx.List[nnx.Linear] = nnx.List()

@@ -1,0 +1,82 @@
+"""Fig. 6 and 7: accuracy by epoch at one learning rate, MimicNorm beside its parts.
+
+On digits and in an MLP here; `draw` takes any sweep, such as those of the paper's networks.
+"""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from figures.config import Config, Result, Track
+from figures.learning_rates import LOOKS, PARTS, result_of, standard_error
+from figures.style import BLACK, note, panels
+from ntk_analysis.training.dataset import Dataset, hold_out, load_dataset
+from ntk_analysis.training.recipe import Recipe
+from ntk_analysis.training.run_file import Curve
+from ntk_analysis.training.sweep import Grid, sweep
+
+NORMALIZATIONS = ("none", "weight_mean", "last_bn", "mimic_norm", "batch_norm")
+WORDS = {"train": "training", "test": "test"}
+
+
+def settings(config: Config) -> tuple[Grid, Dataset]:
+    """The quick one, of the same panels: a small network, few images."""
+    dataset = load_dataset(config.data or "digits")
+    if config.quick:
+        few = hold_out(dataset.train.subset(160, config.seed))
+        recipe = Recipe(depth=2, width=16, min_fan_in=2, batch=32, epochs=3)
+        return Grid(recipe, (1e-2,), (config.seed, config.seed + 1), NORMALIZATIONS[1:4]), few
+    seeds = tuple(range(config.seed, config.seed + 5))
+    return Grid(Recipe(depth=13, width=128, epochs=15), (1e-2,), seeds, NORMALIZATIONS), dataset
+
+
+def compute(config: Config, track: Track) -> Result:
+    """Trains the grid; see `learning_rates.result_of`."""
+    grid, dataset = settings(config)
+    bar = iter(track(range(len(grid.normalizations) * len(grid.seeds)), "fig6"))
+    next(bar)  # the first run has begun
+
+    def advance(curve: Curve) -> None:
+        del curve
+        next(bar, None)
+
+    return result_of(sweep(grid, dataset, each=advance), dataset)
+
+
+def draw(result: Result) -> Figure:
+    """Training images left, test images right; each normalisation at its best rate where there are several."""
+    facts = result.facts
+    figure, axes = panels(2)
+    for panel, part in zip(axes, PARTS, strict=True):
+        draw_panel(panel, result, part)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    recipe, rates = facts["recipe"], result.arrays["learning_rates"]
+    rate = f"learning rate {rates[0]:g}" if len(rates) == 1 else "each at the rate of its best test accuracy"
+    seeds = len(facts["seeds"])
+    note(
+        figure,
+        f"ReLU {facts['network']}; {facts['trained on']}; {recipe['optimizer']}, momentum {recipe['momentum']:g}, "
+        f"batch {recipe['batch']}, warm-up epochs: {recipe['warmup_epochs']}, {rate}; "
+        + (f"mean of {seeds} seeds, bands: one standard error." if seeds > 1 else "one seed."),
+    )
+    return figure
+
+
+def draw_panel(axes: Axes, result: Result, part: str) -> None:
+    """Accuracy by epoch; 0 behind the epoch in which a run diverged."""
+    rates = result.arrays["learning_rates"]
+    chosen = result.arrays["test_accuracy"].max(-1).mean(-1).argmax(-1)  # by normalisation
+    for name, curves, rate in zip(
+        result.facts["normalizations"], result.arrays[f"{part}_accuracy"], chosen, strict=True
+    ):
+        label, color, _ = LOOKS.get(name, (name, BLACK, ""))
+        label += f" {rates[rate]:g}" if len(rates) > 1 else ""
+        curve = 100 * np.moveaxis(curves[rate], 0, -1)  # (epochs, seeds)
+        mean, error, epochs = curve.mean(-1), standard_error(curve), np.arange(1, len(curve) + 1)
+        axes.plot(epochs, mean, color=color, label=label)
+        axes.fill_between(epochs, mean - error, mean + error, color=color, alpha=0.2, linewidth=0)
+    axes.set(xlabel="epoch", ylim=(0, 102), title=f"{WORDS[part]} accuracy", xlim=(0.5, len(epochs) + 0.5))
+    axes.set_ylabel("%")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,0 +1,73 @@
+"""Supp. Fig. 3: the last batch norm's running variance over the first two epochs, as the learning rate rises to 0.1.
+
+It surges within some steps, and falls slowly then: large steps lengthen the weights, which makes later steps smaller.
+"""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from figures.config import Config, Result, Track
+from figures.style import BLUE, GREEN, VERMILION, note, panels
+from ntk_analysis.training.dataset import load_dataset
+from ntk_analysis.training.loop import Trainer
+from ntk_analysis.training.recipe import Recipe
+from ntk_analysis.training.run_file import hardware_and_versions
+from ntk_analysis.training.surge import variance_by_step
+
+EPOCHS = 2
+RATE = 0.1
+LOOKS = {"mlp": ("MLP", GREEN), "vgg11": ("VGG11", BLUE), "resnet18": ("ResNet18", VERMILION)}
+
+
+def settings(config: Config) -> dict[str, Recipe]:
+    """By network; the quick one has the MLP only: convolutions take long to compile."""
+    common: dict[str, Any] = {"normalization": "mimic_norm", "learning_rate": RATE, "seed": config.seed}
+    common |= {"epochs": EPOCHS, "warmup_epochs": EPOCHS, "batch": 16}  # the paper's warm-up; about as many steps
+    mlp = Recipe(model="mlp", depth=10, width=128, **common)
+    if config.quick:
+        return {"mlp": mlp}
+    return {"mlp": mlp} | {name: Recipe(model=name, width=16, **common) for name in ("vgg11", "resnet18")}
+
+
+def compute(config: Config, track: Track) -> Result:
+    """Running variance (steps + 1, classes) by network."""
+    dataset = load_dataset(config.data or "digits")
+    recipes = settings(config)
+    arrays = {
+        name: variance_by_step(Trainer(recipes[name], dataset), epochs=EPOCHS)
+        for name in track(list(recipes), "supp3: networks")
+    }
+    means = {name: np.exp(np.log(values).mean(-1)) for name, values in arrays.items()}
+    facts = {
+        "recipes": {name: vars(recipe) for name, recipe in recipes.items()},
+        "trained on": f"{len(dataset.train.images)} images of {dataset.name}",
+        "images, SHA-256": dataset.digest,
+        "made by": hardware_and_versions(),
+        "largest running variance, geometric mean over classes": {
+            name: float(values.max()) for name, values in means.items()
+        },
+        "in step": {name: int(values.argmax()) for name, values in means.items()},
+        "behind the last step": {name: float(values[-1]) for name, values in means.items()},
+    }
+    return Result(arrays, facts)
+
+
+def draw(result: Result) -> Figure:
+    """One line a network: the geometric mean over classes, a band from the smallest to the largest class."""
+    figure, (axes,) = panels(1)
+    for name, values in result.arrays.items():
+        label, color = LOOKS[name]
+        steps = np.arange(len(values))
+        axes.fill_between(steps, values.min(-1), values.max(-1), color=color, alpha=0.2, linewidth=0)
+        axes.semilogy(steps, np.exp(np.log(values).mean(-1)), color=color, label=label)
+    recipe = next(iter(result.facts["recipes"].values()))
+    axes.set(xlabel="step", ylabel="running variance", title="last batch norm, first two epochs")
+    axes.legend()
+    note(
+        figure,
+        f"MimicNorm; {result.facts['trained on']}; {recipe['optimizer']}, momentum {recipe['momentum']:g}, batch "
+        f"{recipe['batch']}, learning rate rising to {RATE:g}; bands: smallest to largest class",
+    )
+    return figure

@@ -1,0 +1,101 @@
+"""Table 1: the memory of training at CIFAR size, by normalisation, beside the paper's.
+
+MimicNorm saves a third to a half of what the backward pass keeps before compilation; the paper's percentages are of
+all that PyTorch holds on the GPU.
+"""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from figures.config import Config, Result, Track
+from figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, note, panels
+from ntk_analysis.training.memory import TABLE_1, account
+
+CLASSES = 100
+PAIR = ("batch_norm", "mimic_norm")
+KINDS = {
+    "convolution": BLUE,
+    "batch norm": ORANGE,
+    "ReLU": SKY,
+    "constants": GREEN,
+    "skip scale": PURPLE,
+}  # the others are small, and shown together
+GIBIBYTE = 2**30
+LABELS = {"squeezenet1_0": "SqueezeNet", "shufflenet_v2_x1_0": "ShuffleNetV2"}
+
+
+def compute(config: Config, track: Track) -> Result:
+    """Bytes by network, normalisation and kind of layer, and the percentages that MimicNorm saves. No data is used."""
+    networks = TABLE_1[: 2 if config.quick else len(TABLE_1)]
+    names = [row.model for row in networks]
+    accounts = [
+        [account(row.model, normalization, batch=row.batch, stem="cifar", classes=CLASSES) for normalization in PAIR]
+        for row in track(networks, "table1: networks")
+    ]
+    kinds = [[[found.by_kind.get(kind, 0) for kind in KINDS] for found in pair] for pair in accounts]
+    kept = np.array([[found.kept for found in pair] for pair in accounts], float)
+    saved = {
+        "backward pass keeps": 100 * (1 - kept[:, 1] / kept[:, 0]),
+        "arrays of training": np.array([100 * (1 - pair[1].training / pair[0].training) for pair in accounts]),
+        "the paper's GPU total": np.array([row.saving("mimic_norm") for row in networks]),
+    }
+    arrays = {"kinds": np.array(kinds, float), "kept": kept, "saved": np.stack(list(saved.values()))}
+    facts = {
+        "networks": names,
+        "batch": [row.batch for row in networks],
+        "percent that MimicNorm saves of batch norm's": {
+            what: dict(zip(names, values.round(1).tolist(), strict=True)) for what, values in saved.items()
+        },
+    }
+    return Result(arrays, facts)
+
+
+def draw(result: Result) -> Figure:
+    """What is saved, left; what is kept, right, batch norm's bar above MimicNorm's."""
+    figure, (saved, kept) = panels(2, height=3.2)
+    draw_saved(saved, result)
+    draw_kept(kept, result)
+    batches = result.facts["batch"]
+    note(
+        figure,
+        f"CIFAR size, {CLASSES} classes, batch {max(batches)}"
+        + (f" (ResNet50 {min(batches)})" if len(set(batches)) > 1 else "")
+        + ", float32. Kept: arrays handed from forward to backward pass, before compilation. Arrays of training: "
+        "these, images, and three times the parameters.",
+    )
+    return figure
+
+
+def draw_saved(axes: Axes, result: Result) -> None:
+    """Percent of batch norm's memory, by network."""
+    names = result.facts["networks"]
+    places = np.arange(len(names))
+    of = result.facts["percent that MimicNorm saves of batch norm's"]
+    for offset, what, color in zip((-0.26, 0, 0.26), of, (BLUE, GREEN, BLACK), strict=True):
+        axes.barh(places + offset, list(of[what].values()), 0.24, color=color, label=what)
+    axes.set_yticks(places, [label(name) for name in names])
+    axes.invert_yaxis()
+    axes.set(xlabel="saved by MimicNorm, %", xlim=(0, 100), title="memory against batch norm")
+    axes.legend(loc="center right")
+
+
+def draw_kept(axes: Axes, result: Result) -> None:
+    """GiB that the backward pass keeps, by kind of layer."""
+    kinds, kept = result.arrays["kinds"] / GIBIBYTE, result.arrays["kept"] / GIBIBYTE
+    rest = kept - kinds.sum(-1)
+    parts = [*zip(KINDS.items(), np.moveaxis(kinds, -1, 0), strict=True), (("other", "#999999"), rest)]
+    left = np.zeros_like(kept)
+    for (kind, color), values in parts:
+        for index, offset in enumerate((-0.2, 0.2)):
+            places = np.arange(len(kept)) + offset
+            name = "_" * index + kind  # one entry of the legend for both
+            axes.barh(places, values[:, index], 0.36, left=left[:, index], color=color, label=name)
+        left += values
+    axes.set(xlabel="kept for the backward pass, GiB", title="batch norm above, MimicNorm below")
+    axes.legend(loc="lower right")
+
+
+def label(name: str) -> str:
+    """As the paper writes it."""
+    return LABELS.get(name, name.replace("vgg", "VGG").replace("resnet", "ResNet"))

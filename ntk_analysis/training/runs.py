@@ -1,0 +1,164 @@
+"""Runs that differ in learning rate and seed: one after another, abreast by vmap, or as tasks of a cluster.
+
+Measured on two CPU cores, an MLP of 19 hidden layers of 128 units on digits, 9 runs of 5 epochs, CPU time after 2 to
+2.5 s of compilation: 1.32 s one after another, 1.33 s by lax.map, 1.41 s by vmap. So nothing is gained by more than the
+plain loop, which also stops where a run diverges. No GPU was measured: vmap there rests on such networks being too
+small to fill one.
+"""
+
+import importlib
+import math
+import time
+from collections.abc import Generator, Iterator, Sequence
+from functools import lru_cache
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from ntk_analysis.cluster import ONE_AT_A_TIME, Workers, results
+from ntk_analysis.memory import available_bytes
+from ntk_analysis.training.dataset import Dataset
+from ntk_analysis.training.loop import Trainer, epoch_key
+from ntk_analysis.training.memory import kept_by
+from ntk_analysis.training.metrics import Epoch, epoch_record
+from ntk_analysis.training.recipe import Recipe
+from ntk_analysis.training.run_file import Curve, hardware_and_versions
+
+Trained: TypeAlias = Generator[list[Curve], None, None]
+COPIES = 3  # of weights and optimiser: before a step, behind it, and the gradient
+SHARE = 0.5  # of the free memory that runs side by side may take
+KEPT = 4  # trainers, with their programs and images, that a worker keeps; runs come sorted by trainer
+SENDING = {"distributed.admin.large-graph-warning-threshold": "1TB"}  # the images are sent once, as they should be
+
+
+def train(trainer: Trainer, recipes: Sequence[Recipe], together: int | None = None) -> Iterator[list[Curve]]:
+    """Groups of finished runs, as they come.
+
+    Args:
+        trainer: of these recipes but for their learning rates and seeds.
+        recipes: at least one.
+        together: so many runs at once; None is `lanes`.
+    """
+    parts = groups(recipes, lanes(trainer) if together is None else together)
+    for group in parts:
+        yield train_group(trainer, group, len(parts[0]))
+
+
+def train_all(todo: Sequence[Sequence[Recipe]], dataset: Dataset, together: int | None) -> Trained:
+    """`train` for the runs of several normalisations, in this process."""
+    for recipes in todo:
+        yield from train(Trainer(recipes[0], dataset), recipes, together)
+
+
+def train_on(workers: Workers, todo: Sequence[Sequence[Recipe]], dataset: Dataset, together: int | None) -> Trained:
+    """The same, as they come, each group a task of the cluster: trained again where its worker dies, told once.
+
+    The images reach the workers through the scheduler, so no file system need be common. Each worker compiles what it
+    trains, once. On CPUs a run has the same bits as in this process.
+
+    Args:
+        workers: each trains one group at a time.
+        todo: runs by normalisation, at least one of each.
+        dataset: they are trained and tested on.
+        together: so many runs at once; None: one on a CPU, elsewhere as many as memory holds and leave none idle.
+
+    Raises:
+        ConnectionError: no scheduler answers there, or it has no workers.
+        RuntimeError: a group killed several workers.
+    """
+    if not todo:
+        return
+    float64 = jnp.zeros(()).dtype == jnp.float64  # of the thread that calls; workers have their own
+    told = "run", "give a lower together= or a smaller batch"
+    with workers.client() as client:
+        with importlib.import_module("dask").config.set(SENDING):
+            # a task and not data: where the last worker that has it dies, the scheduler sends it again
+            sent = client.submit(_received, dataset, pure=False)
+        if together is None:
+            asked = [(index, recipes[0], sent, float64) for index, recipes in enumerate(todo)]
+            held = dict(results(client, lanes_of_worker, asked, *told))
+            share = len(client.nthreads())
+            sizes = [min(held[index], math.ceil(len(recipes) / share)) for index, recipes in enumerate(todo)]
+        else:
+            sizes = [together] * len(todo)
+        parts = [groups(recipes, size) for recipes, size in zip(todo, sizes, strict=True)]
+        calls = [(group, len(part[0]), part[0][0], sent, float64) for part in parts for group in part]
+        yield from results(client, train_on_worker, calls, *told)
+
+
+def lanes_of_worker(index: int, recipe: Recipe, dataset: Dataset, float64: bool) -> tuple[int, int]:
+    """Runs on a worker: `lanes` there, behind the index."""
+    with ONE_AT_A_TIME, jax.enable_x64(float64):
+        return index, lanes(_trainer(recipe, dataset))
+
+
+def train_on_worker(group: list[Recipe], size: int, like: Recipe, dataset: Dataset, float64: bool) -> list[Curve]:
+    """Runs on a worker: `train_group`, by the trainer of a recipe that differs in learning rate and seed only."""
+    with ONE_AT_A_TIME, jax.enable_x64(float64):
+        return train_group(_trainer(like, dataset), group, size)
+
+
+@lru_cache(maxsize=KEPT)
+def _trainer(recipe: Recipe, dataset: Dataset) -> Trainer:
+    return Trainer(recipe, dataset)
+
+
+def _received(dataset: Dataset) -> Dataset:
+    return dataset
+
+
+def groups(recipes: Sequence[Recipe], size: int) -> list[list[Recipe]]:
+    """As few groups of at most this size as there can be, of about the same size, none larger than the first."""
+    size = math.ceil(len(recipes) / math.ceil(len(recipes) / size))
+    return [list(recipes[start : start + size]) for start in range(0, len(recipes), size)]
+
+
+def lanes(trainer: Trainer) -> int:
+    """How many runs to train at once on JAX's default device."""
+    if jax.default_backend() == "cpu":
+        return 1
+    state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(trainer.init, 0)))
+    with jax.numpy_dtype_promotion("standard"):  # as Flax needs it
+        kept = sum(kept_by(trainer.shapes, trainer.input_shape).values())
+    return max(1, int(SHARE * available_bytes() / (COPIES * state + kept)))
+
+
+def train_group(trainer: Trainer, recipes: Sequence[Recipe], size: int) -> list[Curve]:
+    """These runs at once, by the program for `size` of them."""
+    epochs = [one(trainer, recipe) for recipe in recipes] if size == 1 else abreast(trainer, recipes, size)
+    return [Curve(recipe, curve, hardware_and_versions()) for recipe, curve in zip(recipes, epochs, strict=True)]
+
+
+def one(trainer: Trainer, recipe: Recipe) -> tuple[Epoch, ...]:
+    """One run, until it ends or diverges."""
+    state = trainer.init(recipe.seed, recipe.learning_rate)
+    epochs = list[Epoch]()
+    while len(epochs) < recipe.epochs and not (epochs and epochs[-1].diverged):
+        start = time.perf_counter()
+        state, metrics = trainer.epoch(state, epoch_key(recipe.seed, len(epochs) + 1))
+        metrics = jax.device_get(metrics)  # waits for the device
+        seconds = time.perf_counter() - start
+        epochs.append(epoch_record(len(epochs) + 1, metrics, trainer.ignorant_loss, seconds))
+    return tuple(epochs)
+
+
+def abreast(trainer: Trainer, recipes: Sequence[Recipe], size: int) -> list[tuple[Epoch, ...]]:
+    """Up to `size` runs at once; the last one is repeated where there are fewer, so that one program does for all."""
+    lane = [*recipes, *[recipes[-1]] * (size - len(recipes))]
+    seeds = jnp.asarray([recipe.seed for recipe in lane], jnp.int32)
+    rates = jnp.asarray([recipe.learning_rate for recipe in lane], jnp.float32)
+    state = jax.vmap(trainer.init)(seeds, rates)
+    curves: list[list[Epoch]] = [[] for _ in recipes]
+    for number in range(1, recipes[0].epochs + 1):
+        start = time.perf_counter()
+        state, stacked = jax.vmap(trainer.epoch)(state, jax.vmap(epoch_key, (0, None))(seeds, number))
+        stacked = jax.device_get(stacked)
+        seconds = (time.perf_counter() - start) / len(recipes)
+        for index, curve in enumerate(curves):
+            if not (curve and curve[-1].diverged):
+                metrics = jax.tree.map(lambda values, index=index: values[index], stacked)
+                curve.append(epoch_record(number, metrics, trainer.ignorant_loss, seconds))
+        if all(curve[-1].diverged for curve in curves):
+            break
+    return list(map(tuple, curves))

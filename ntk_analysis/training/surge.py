@@ -1,0 +1,35 @@
+"""How the last batch norm's running variance moves in the first steps of training (the paper's Supp. Fig. 3)."""
+
+import jax
+import numpy as np
+
+from ntk_analysis.training.loop import Trainer, epoch_key, last_bn_variance
+
+
+def variance_by_step(trainer: Trainer, *, epochs: int = 2, seed: int | None = None) -> np.ndarray:
+    """The last batch norm's running variance along the steps that `fit` makes; it starts at 1, whatever the network.
+
+    Args:
+        trainer: of a network with a last batch norm.
+        epochs: whole ones, at least 1.
+        seed: of weights and shuffles; None is the recipe's.
+
+    Returns:
+        (steps + 1, classes) float32, before the first step and behind each. Once training diverged it is NaN or
+        infinite.
+
+    Raises:
+        ValueError: no last batch norm; no epochs.
+    """
+    if epochs < 1:
+        raise ValueError(f"got epochs={epochs}: expected at least 1")
+    seed = trainer.recipe.seed if seed is None else seed
+    state = trainer.init(seed)
+    found = [last_bn_variance(trainer.model(state))]
+    if found[0] is None:
+        raise ValueError(f"{trainer.recipe.normalization} has no last batch norm: choose last_bn or mimic_norm")
+    for epoch in range(1, epochs + 1):
+        for batch in zip(*trainer.order(epoch_key(seed, epoch)), strict=True):
+            state, _ = trainer.step(state, batch)
+            found.append(last_bn_variance(trainer.model(state)))
+    return np.stack(jax.device_get(found))
