@@ -172,7 +172,7 @@ def test_a_killed_sweep_goes_on(tmp_path, monkeypatch, capsys):
         out = capsys.readouterr().out
         assert "best test accuracy in the first 2 epochs" in out
         assert "\n0.001" in out
-        assert (tmp_path / folder / "learning_rates.png").exists()
+        assert (tmp_path / folder / "epochs.png").exists()
     killed, whole = (without_times(tmp_path / folder / "runs.jsonl") for folder in ("killed", "whole"))
     assert killed == whole
     assert killed[1] == len(killed[0]) == done + 2

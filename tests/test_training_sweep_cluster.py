@@ -154,7 +154,7 @@ def run(tmp_path, monkeypatch, capsys):
 
 def test_command_with_runs_at_once(cluster, run, tmp_path):
     assert run("--scheduler", cluster.scheduler_address, "--together", "2", "--out", "kept") == (0, "")
-    assert (tmp_path / "kept" / "learning_rates.png").exists()
+    assert (tmp_path / "kept" / "epochs.png").exists()
     grid, curves = Grid(SMALL, (0.01,), (0, 1, 2), ("none",)), []
     sweep(grid, load_dataset("images.npz"), together=2, each=curves.append)
     assert numbers(list(read_runs(tmp_path / "kept").values())) == numbers(curves)

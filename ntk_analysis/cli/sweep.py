@@ -46,7 +46,7 @@ def sweep(
     scheduler: Scheduler = None,
     out: Annotated[
         Path | None,
-        Option(metavar="DIR", help="Folder for runs.jsonl and a figure; default: nothing is kept.", show_default=False),
+        Option(metavar="DIR", help="Folder for runs.jsonl and figures; default: nothing is kept.", show_default=False),
     ] = None,
 ) -> None:
     """Trains one recipe at many learning rates, with several seeds and normalisations; best accuracies by rate.
@@ -146,17 +146,17 @@ def as_text(table: Any, part: str, first: int | None) -> str:
     return "\n".join(line.rstrip() for line in [head, *lines, *told])
 
 
-def draw(table: Any, dataset: Any, out: Path) -> Path:
-    """The figure learning_rates of this table, beside its runs."""
+def draw(table: Any, dataset: Any, out: Path) -> str:
+    """The figures of this table, beside its runs: by learning rate where there are several, and by epoch."""
+    from figures import fig6, learning_rates
     from figures.config import Config
-    from figures.learning_rates import draw as drawn
-    from figures.learning_rates import result_of
     from figures.store import provenance, save
     from figures.style import house_style
 
-    name = "learning_rates"
-    result = result_of(table, dataset)
-    record = provenance(name, Config(data=dataset.name, seed=table.grid.seeds[0]), result)
+    result = learning_rates.result_of(table, dataset)
+    config = Config(data=dataset.name, seed=table.grid.seeds[0])
+    drawn = {"learning_rates": learning_rates.draw} if len(table.grid.learning_rates) > 1 else {}
     with house_style():
-        save(out, name, record, result, drawn(result))
-    return out / f"{name}.png"
+        for name, figure in (drawn | {"epochs": fig6.draw}).items():
+            save(out, name, provenance(name, config, result), result, figure(result))
+    return " and ".join(f"{out / name}.png" for name in (*drawn, "epochs"))
