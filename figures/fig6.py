@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from figures.config import Config, Result, Track
-from figures.learning_rates import LOOKS, PARTS, result_of, standard_error
+from figures.learning_rates import LOOKS, PARTS, of_seeds, result_of, standard_error, top
 from figures.style import BLACK, note, panels
 from ntk_analysis.training.dataset import Dataset, hold_out, load_dataset
 from ntk_analysis.training.recipe import Recipe
@@ -54,12 +54,12 @@ def draw(result: Result) -> Figure:
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     recipe, rates = facts["recipe"], result.arrays["learning_rates"]
     rate = f"learning rate {rates[0]:g}" if len(rates) == 1 else "each at the rate of its best test accuracy"
-    seeds = len(facts["seeds"])
     note(
         figure,
         f"ReLU {facts['network']}; {facts['trained on']}; {recipe['optimizer']}, momentum {recipe['momentum']:g}, "
         f"batch {recipe['batch']}, warm-up epochs: {recipe['warmup_epochs']}, {rate}; "
-        + (f"mean of {seeds} seeds, bands: one standard error." if seeds > 1 else "one seed."),
+        + of_seeds(facts, "bands")
+        + ".",
     )
     return figure
 
@@ -77,6 +77,6 @@ def draw_panel(axes: Axes, result: Result, part: str) -> None:
         mean, error, epochs = curve.mean(-1), standard_error(curve), np.arange(1, len(curve) + 1)
         axes.plot(epochs, mean, color=color, label=label)
         axes.fill_between(epochs, mean - error, mean + error, color=color, alpha=0.2, linewidth=0)
-    axes.set(xlabel="epoch", ylim=(0, 102), title=f"{WORDS[part]} accuracy", xlim=(0.5, len(epochs) + 0.5))
+    axes.set(xlabel="epoch", ylim=(0, top(result)), title=f"{WORDS[part]} accuracy", xlim=(0.5, len(epochs) + 0.5))
     axes.set_ylabel("%")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -5,12 +5,14 @@ larger rates than no norm at all, but three times those of weight mean alone. Wi
 images are learnt by heart: test accuracy stays near chance.
 """
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.config import Config, Result, Track
-from figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION, note, panels
+from figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, note, panels
 from ntk_analysis.training.dataset import Dataset, hold_out, load_dataset
 from ntk_analysis.training.recipe import Recipe
 from ntk_analysis.training.run_file import Curve
@@ -23,7 +25,10 @@ LOOKS = {
     "mimic_norm": ("MimicNorm", GREEN, "D"),
     "batch_norm": ("batch norm", BLACK, "v"),
     "layer_norm": ("layer norm", PURPLE, "P"),
+    "skip_init": ("SkipInit", SKY, "X"),
+    "fixup": ("Fixup", "#999999", "*"),
 }
+TRAINED_HERE = tuple(LOOKS)[:6]  # the others are for residual networks
 EARLY = 3  # epochs
 PARTS = ("train", "test")
 REPLACED = ("normalization", "learning_rate", "seed")  # of the recipe, by the grid
@@ -36,10 +41,10 @@ def settings(config: Config) -> tuple[Grid, Dataset]:
     if config.quick:
         few = hold_out(dataset.train.subset(160, config.seed))
         recipe = Recipe(depth=2, width=16, min_fan_in=2, batch=32, epochs=2)
-        return Grid(recipe, (1e-3, 1e-2, 1e-1), (config.seed, config.seed + 1), tuple(LOOKS)[:4]), few
+        return Grid(recipe, (1e-3, 1e-2, 1e-1), (config.seed, config.seed + 1), TRAINED_HERE[:4]), few
     rates = geometric(1e-5, 1.0, 11)
     seeds = tuple(range(config.seed, config.seed + 3))
-    return Grid(Recipe(depth=19, width=128, epochs=30), rates, seeds, tuple(LOOKS)), dataset
+    return Grid(Recipe(depth=19, width=128, epochs=30), rates, seeds, TRAINED_HERE), dataset
 
 
 def geometric(first: float, last: float, points: int) -> tuple[float, ...]:
@@ -130,10 +135,22 @@ def draw(result: Result) -> Figure:
     note(
         figure,
         f"ReLU {facts['network']}; {facts['trained on']}; {recipe['optimizer']}, momentum {recipe['momentum']:g}, "
-        f"batch {recipe['batch']}, constant learning rate; mean of {len(facts['seeds'])} seeds, bars: one standard "
-        "error. Open symbols: a run diverged.",
+        f"batch {recipe['batch']}, warm-up epochs: {recipe['warmup_epochs']}; {of_seeds(facts, 'bars')}. Open symbols: "
+        "a run diverged.",
     )
     return figure
+
+
+def of_seeds(facts: dict[str, Any], error: str) -> str:
+    """How many seeds a line is the mean of, and what shows their error."""
+    count = len(facts["seeds"])
+    return f"mean of {count} seeds, {error}: one standard error" if count > 1 else "one seed"
+
+
+def top(result: Result) -> float:
+    """Percent at the upper end of the axes: 100 and a margin, less where no network comes near."""
+    best = 100 * max(result.arrays[f"{part}_accuracy"].max() for part in PARTS)
+    return float(min(102, 1.15 * best))
 
 
 def draw_panel(axes: Axes, result: Result, part: str, epochs: int) -> None:
@@ -148,5 +165,7 @@ def draw_panel(axes: Axes, result: Result, part: str, epochs: int) -> None:
         axes.plot(rates[~gone], mean[~gone], marker, color=color, markersize=4)
         axes.plot([], [], marker=marker, color=color, markersize=4, linewidth=1, label=label)
     what = {"train": "training", "test": "test"}[part]
-    axes.set(xscale="log", ylim=(0, 102), title=f"{what} accuracy, best of {epochs} epochs", xlabel="learning rate")
+    axes.set(
+        xscale="log", ylim=(0, top(result)), title=f"{what} accuracy, best of {epochs} epochs", xlabel="learning rate"
+    )
     axes.set_ylabel("%")

@@ -76,7 +76,8 @@ def results(
         remedy: what to do about one that needs too much memory.
 
     Raises:
-        RuntimeError: a call killed several workers. Whatever the task raises is raised here.
+        RuntimeError: a call killed several workers.
+        ConnectionError: the scheduler ended. Whatever the task raises is raised here, too.
     """
     if not calls:
         return
@@ -92,6 +93,8 @@ def results(
             f"a {what} killed several workers, the last {error.last_worker.address}: most likely it needs more "
             f"memory than they have, {remedy}"
         ) from error
+    except distributed.CancelledError as error:
+        raise ConnectionError(f"the scheduler is gone: repeat with one that runs ({one_line(error)})") from error
 
 
 def one_line(error: BaseException) -> str:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from paper_checks.contract import Claim, Evidence, Kind, Relation, Setting, Verdict
+from paper_checks.recorded import NARROW_VGG16, TRAIN, study
 from paper_checks.trained import because, best, digits, interval, seeds_of
 
 
@@ -23,7 +24,8 @@ CLAIM = Claim(
     recorded=Verdict.CONDITIONS,
     summary="In MLPs on digits, at rate 0.01, weight mean gains 2 points of training accuracy in three epochs at 3 "
     "hidden layers, 13 at 10 and 24 at 13, but loses 21 at 19; at rate 0.003 it is behind from 16 on. Test accuracy "
-    "follows. The paper's VGG16 and ResNets were not trained.",
+    "follows. A VGG16 of a quarter of its channels on part of CIFAR-10 gains 3 points in three epochs, "
+    "within the error.",
     figures=("learning_rates",),
 )
 
@@ -35,6 +37,7 @@ WRONG = {
 EPOCHS = 3
 RATE = 0.01  # the smallest of the paper's Table 2
 SMALLER_RATE = 0.00316228
+RECORDED_RATE = 0.02
 SHALLOW, DEEP, DEEPEST = 3, 10, 19  # hidden layers
 VGG16 = 16  # the layers of weights of the network that Fig. 6 trains: as deep counts as stated
 WORDS = {"train": "training", "test": "test"}
@@ -60,8 +63,10 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
             where = f"{depth} hidden layers, rate {SMALLER_RATE:g}"
             _row(evidence, Kind.VARIED, "train", theory.gain * values, where)
         _edge(evidence, smaller, SMALLER_RATE)
+    _recorded(evidence, theory)
     evidence.note(
-        "The paper's own networks, VGG16 and ResNets on CIFAR-100, were not trained: all rows are MLPs on digits."
+        "VGG16 and ResNets of all their channels on CIFAR-100, the paper's Fig. 6 and 7, were not trained: those rows "
+        "are open."
     )
     return evidence
 
@@ -70,6 +75,23 @@ def gains(part: str, depth: int, rate: float, seeds: tuple[int, ...]) -> np.ndar
     """Of accuracy, by seed; weights and shuffles of a seed are drawn from the same key with and without weight mean."""
     straight, centred = (best(part, depth, name, (rate,), seeds, EPOCHS)[0] for name in ("none", "weight_mean"))
     return centred - straight
+
+
+def _recorded(evidence: Evidence, theory: Theory) -> None:
+    """The same of a narrow VGG16, at the rate that suits it best without weight mean and with."""
+    found = study(NARROW_VGG16)
+    for epochs in (EPOCHS, None):
+        straight, centred = (found.best("train", name, RECORDED_RATE, epochs) for name in ("none", "weight_mean"))
+        gained = theory.gain * (centred - straight)
+        evidence.varied(
+            f"training accuracy that weight mean gains in {epochs or 'all'} epochs",
+            0.0,
+            gained.mean(),
+            interval(gained, 1 / TRAIN),
+            because(len(gained), "one image"),
+            relation=Relation.AT_LEAST,
+            condition=f"{found.condition}, rate {RECORDED_RATE:g}",
+        )
 
 
 def _edge(evidence: Evidence, found: dict[int, np.ndarray], rate: float) -> None:

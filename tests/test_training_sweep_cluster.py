@@ -6,6 +6,7 @@ Its workers are started once: what takes their time is to import JAX.
 import os
 import signal
 import sys
+import time
 from dataclasses import replace
 
 import dask
@@ -14,7 +15,7 @@ import pytest
 from distributed import LocalCluster
 
 from ntk_analysis import cli, data
-from ntk_analysis.cluster import Workers
+from ntk_analysis.cluster import Workers, results
 from ntk_analysis.training.dataset import hold_out, load_dataset
 from ntk_analysis.training.recipe import Recipe
 from ntk_analysis.training.run_file import read_runs
@@ -131,6 +132,16 @@ def test_a_worker_says_what_is_wrong_with_a_recipe(cluster, digits):
     grid = replace(GRID, recipe=replace(SMALL, batch=1000))
     with pytest.raises(ValueError, match=r"got batch=1000: .* has 160 images to train on"):
         sweep(grid, digits, cluster=Workers(cluster))
+
+
+def test_a_scheduler_that_ends():
+    options = {"dashboard_address": "127.0.0.1:0", "silence_logs": "CRITICAL"}
+    with LocalCluster(n_workers=1, processes=False, **options) as ends, Workers(ends.scheduler_address).client() as on:
+        found = results(on, time.sleep, [(0.0,), (1.0,)], "run", "rest")
+        next(found)
+        ends.close()
+        with pytest.raises(ConnectionError, match="the scheduler is gone: repeat with one that runs"):
+            next(found)
 
 
 COMMAND = "sweep --data images.npz --depth 1 --width 16 --batch 32 --epochs 2 --normalization none --lr 0.01 --seeds 3"
