@@ -124,11 +124,11 @@ class PiecewiseLinear(Activation):
 
     @property
     def dual(self) -> Dual:
-        return ClosedForm(self._coincident, self._drop, homogeneous=True)
+        return ClosedForm(self._coincident, self._drop, whole=True)
 
     @property
     def derivative_dual(self) -> Dual:
-        return ClosedForm(self._derivative_coincident, self._derivative_drop, homogeneous=True)
+        return ClosedForm(self._derivative_coincident, self._derivative_drop, whole=True)
 
     def _mean(self, variance: jax.Array) -> jax.Array:
         return self.bent * math.sqrt(2 / math.pi) * safe_sqrt(variance)
@@ -160,11 +160,15 @@ class Erf(Activation):
 
     @property
     def dual(self) -> Dual:
-        return ClosedForm(closed_forms.erf_coincident, closed_forms.erf_drop)
+        return ClosedForm(closed_forms.erf_coincident, closed_forms.erf_lost, whole=True)
 
     @property
     def derivative_dual(self) -> Dual:
-        return ClosedForm(closed_forms.erf_derivative_coincident, closed_forms.erf_derivative_drop)
+        return ClosedForm(
+            closed_forms.erf_derivative_coincident,
+            closed_forms.erf_derivative_drop,
+            value=closed_forms.erf_derivative,
+        )
 
     def _mean(self, variance: jax.Array) -> jax.Array:
         return jnp.zeros_like(variance)
@@ -219,7 +223,11 @@ class Gelu(Activation):
 
     @property
     def derivative_dual(self) -> Dual:
-        return ClosedForm(closed_forms.gelu_derivative_coincident, closed_forms.gelu_derivative_drop)
+        return ClosedForm(
+            closed_forms.gelu_derivative_coincident,
+            closed_forms.gelu_derivative_drop,
+            value=closed_forms.gelu_derivative,
+        )
 
     def _mean(self, variance: jax.Array) -> jax.Array:
         return variance / jnp.sqrt(2 * math.pi * (1 + variance))

@@ -13,7 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_analysis.gaussian import geometric_mean, hermite_coefficients, into_range, safe_divide, safe_sqrt
+from ntk_analysis.gaussian import (
+    geometric_mean,
+    hermite_coefficients,
+    into_range,
+    safe_divide,
+    safe_quotient,
+    safe_sqrt,
+)
 from ntk_analysis.precision import Real, float_array, numpy_in_float64
 
 EQUAL_WITHIN = 64  # variances that differ by fewer roundings than this are the same number
@@ -49,9 +56,11 @@ class Dual(abc.ABC):
     @numpy_in_float64
     def at_distance(self, variance1: Real, variance2: Real, distance: Real) -> jax.Array:
         """E[f(u) f(v)], given the cosine distance 1 - rho."""
-        q1, q2 = float_array(variance1), float_array(variance2)
-        scale = geometric_mean(self._second_moment(q1), self._second_moment(q2))
-        return scale * (1 - self._cosine_distance(q1, q2, float_array(distance)))
+        return self._at_distance(float_array(variance1), float_array(variance2), float_array(distance))
+
+    def _at_distance(self, variance1: jax.Array, variance2: jax.Array, distance: jax.Array) -> jax.Array:
+        scale = geometric_mean(self._second_moment(variance1), self._second_moment(variance2))
+        return scale * (1 - self._cosine_distance(variance1, variance2, distance))
 
     @numpy_in_float64
     def __call__(self, variance1: Real, variance2: Real, correlation: Real) -> jax.Array:
@@ -66,22 +75,36 @@ class ClosedForm(Dual):
     Attributes:
         coincident: (q1, q2) -> E[f(sqrt(q1) z) f(sqrt(q2) z)].
         drop: (q1, q2, distance) -> coincident - E[f(u) f(v)], written without cancellation at small distances.
-        homogeneous: f(s x) = s^k f(x) for s > 0, so unequal variances add nothing to the distance.
+        whole: `drop` counts from sqrt(E[f(u)^2] E[f(v)^2]), so that it holds what unequal variances cost. For
+            homogeneous f, f(s x) = s^k f(x) with s > 0, both are the same.
+        value: (q1, q2, distance) -> E[f(u) f(v)], where that costs less than the difference.
     """
 
     coincident: Callable[[jax.Array, jax.Array], jax.Array]
     drop: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-    homogeneous: bool = False
+    whole: bool = False
+    value: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
 
     def _second_moment(self, variance: jax.Array) -> jax.Array:
         return self.coincident(variance, variance)
 
+    def _at_distance(self, variance1: jax.Array, variance2: jax.Array, distance: jax.Array) -> jax.Array:
+        if self.value is not None:
+            return self.value(variance1, variance2, distance)
+        if self.whole:
+            start = geometric_mean(self._second_moment(variance1), self._second_moment(variance2))
+        else:
+            start = self.coincident(variance1, variance2)
+        return start - self.drop(variance1, variance2, distance)
+
     def _cosine_distance(self, variance1: jax.Array, variance2: jax.Array, distance: jax.Array) -> jax.Array:
-        scale = geometric_mean(self._second_moment(variance1), self._second_moment(variance2))
-        total = self.drop(variance1, variance2, distance)
-        if not self.homogeneous:
-            total = total + self._mismatch(variance1, variance2, scale)
-        return into_range(safe_divide(total, scale, distance))
+        moment1, moment2 = self._second_moment(variance1), self._second_moment(variance2)
+        root1, root2 = safe_sqrt(moment1), safe_sqrt(moment2)
+        lost = self.drop(variance1, variance2, distance)
+        if not self.whole:
+            lost = lost + self._mismatch(variance1, variance2, root1 * root2)
+        inverse = safe_quotient(root1, moment1) * safe_quotient(root2, moment2)
+        return into_range(jnp.where(inverse > 0, lost * inverse, distance))
 
     def _mismatch(self, variance1: jax.Array, variance2: jax.Array, scale: jax.Array) -> jax.Array:
         """What unequal variances alone cost; second order in their difference, and rounding noise below that."""

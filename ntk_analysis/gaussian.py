@@ -6,6 +6,7 @@ that depends on how different two inputs are is a function of d.
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -16,10 +17,24 @@ from scipy.special import roots_hermitenorm
 MAX_NODES = 256  # beyond about 340 nodes the outermost weights underflow in float64 and orthonormality is lost
 
 
+@jax.custom_jvp
 def safe_sqrt(x: jax.Array) -> jax.Array:
     """Square root of max(x, 0) whose gradient at 0 is 0 and not infinite."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+    # the root comes last: XLA computes a last root or quotient of one side of the pairs once, and repeats for each pair
+    # what is cheaper than that, together with all the cheap steps that lead to it
+    return jnp.sqrt(jnp.where(x > 0, x, 0))
+
+
+@safe_sqrt.defjvp
+def _safe_sqrt_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (tangent,) = primals, tangents
+    root = safe_sqrt(x)
+    return root, safe_divide(jnp.full_like(root, 0.5), root, 0.0) * tangent
+
+
+def safe_quotient(x: jax.Array, y: jax.Array) -> jax.Array:
+    """x / y for y >= 0, and x where y is 0; the quotient comes last, as the root in `safe_sqrt`."""
+    return x / jnp.where(y > 0, y, 1)
 
 
 def geometric_mean(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -33,9 +48,54 @@ def safe_divide(numerator: jax.Array, denominator: jax.Array, otherwise: jax.Arr
     return jnp.where(usable, numerator / jnp.where(usable, denominator, 1), otherwise)
 
 
+def nearly_equal(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Whether x and y differ by at most 8 roundings: one number, which two programs may have computed."""
+    return jnp.abs(x - y) <= 8 * float(np.finfo(x.dtype).eps) * jnp.maximum(jnp.abs(x), jnp.abs(y))
+
+
 def into_range(distance: jax.Array) -> jax.Array:
     """Cosine distances pushed back into [0, 2] after rounding; the gradient at exactly 0 and 2 stays whole."""
     return jnp.where(distance < 0, 0, jnp.where(distance > 2, 2, distance))
+
+
+@functools.cache
+def _polynomial(function: Callable[[np.ndarray], np.ndarray], dtype: np.dtype) -> tuple[float, ...]:
+    """Coefficients in 2 x - 1, lowest first, of the polynomial of function on [0, 1] to the rounding of dtype.
+
+    For functions whose nearest branch point is at -1 or at 2: the series falls by 3 + sqrt(8) each degree, and what it
+    starts from makes two degrees needless.
+    """
+    degree = math.ceil(-math.log(np.finfo(dtype).eps) / math.log(3 + math.sqrt(8))) - 2
+    series = np.polynomial.Chebyshev.interpolate(function, degree, domain=[0, 1])
+    powers = series.convert(kind=np.polynomial.Polynomial, domain=[0, 1], window=[-1, 1])
+    return tuple(float(c) for c in powers.coef)
+
+
+def _evaluate(function: Callable[[np.ndarray], np.ndarray], x: jax.Array) -> jax.Array:
+    """function(x) for x in [0, 1], by its polynomial."""
+    coefficients = _polynomial(function, x.dtype)
+    centered = 2 * x - 1
+    value = jnp.full_like(x, coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        value = value * centered + coefficient
+    return value
+
+
+def _angle_over_chord(distance: np.ndarray) -> np.ndarray:
+    """t / sqrt(2 d) for the angle t at cosine distance d."""
+    half_chord = np.sqrt(distance / 2)
+    return np.arcsin(half_chord) / half_chord
+
+
+def _bend_over_chord(distance: np.ndarray) -> np.ndarray:
+    """(sin t - t cos t) / (d sqrt(2 d)): the integral of the angle's power series, where the difference cancels."""
+    k = np.arange(64)
+    series = np.cumprod(np.append(1.0, (2 * k[1:] - 1) / (2 * k[1:]))) / (2 * k + 1) / (k + 1.5)
+    return np.sum(series * (distance[:, None] / 2) ** k, axis=1)
+
+
+def _arctangent_over_root(square: np.ndarray) -> np.ndarray:
+    return np.arctan(np.sqrt(square)) / np.sqrt(square)
 
 
 @jax.custom_jvp
@@ -44,7 +104,10 @@ def angle(distance: jax.Array) -> jax.Array:
 
     Full relative precision near 0. The derivative 1/sin(angle) is infinite at both ends; 0 stands there instead.
     """
-    return jnp.arctan2(jnp.sqrt(distance * (2 - distance)), 1 - distance)
+    # sqrt(2 d) times a polynomial, because XLA's arctan2 costs as much as ten of these
+    nearer = jnp.minimum(distance, 2 - distance)
+    acute = jnp.sqrt(2 * nearer) * _evaluate(_angle_over_chord, nearer)
+    return jnp.where(distance < 1, acute, math.pi - acute)
 
 
 @angle.defjvp
@@ -58,11 +121,12 @@ def _angle_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[j
 def sine_minus_angle_cosine(distance: jax.Array) -> jax.Array:
     """sin(t) - t cos(t) at the angle t of this cosine distance: what bends the dual activation of |x| and ReLU.
 
-    Of order t^3 near 0, where it stands beside d = t^2/2: its rounding error of order eps t costs a relative eps/t.
-    Its derivative in the distance is t, finite everywhere, though the chain rule passes through infinity.
+    The integral of the angle over the distance, of order t^3 near 0, with full relative precision there. Its derivative
+    in the distance is t, finite everywhere, though the chain rule passes through infinity.
     """
-    theta = angle(distance)
-    return jnp.sin(theta) - theta * (1 - distance)
+    nearer = jnp.minimum(distance, 2 - distance)
+    acute = nearer * jnp.sqrt(2 * nearer) * _evaluate(_bend_over_chord, nearer)
+    return jnp.where(distance < 1, acute, acute + math.pi * (distance - 1))
 
 
 @sine_minus_angle_cosine.defjvp
@@ -71,18 +135,21 @@ def _sine_minus_angle_cosine_jvp(primals: tuple[jax.Array], tangents: tuple[jax.
     return sine_minus_angle_cosine(distance), angle(distance) * tangent
 
 
-def arcsine_difference(x: jax.Array, distance: jax.Array) -> jax.Array:
-    """arcsin(x) - arcsin(x (1 - distance)) for 0 <= x < 1, without cancellation at small distances.
+@jax.custom_jvp
+def quadrant_angle(opposite: jax.Array, adjacent: jax.Array) -> jax.Array:
+    """arctan2(opposite, adjacent) in [0, pi/2], for opposite >= 0 and adjacent > 0, by a polynomial as `angle`."""
+    ratio = jnp.minimum(opposite, adjacent) / jnp.maximum(opposite, adjacent)
+    acute = ratio * _evaluate(_arctangent_over_root, ratio**2)
+    return jnp.where(opposite < adjacent, acute, math.pi / 2 - acute)
 
-    From sin a - sin b = 2 cos((a + b)/2) sin((a - b)/2). Beyond a quarter turn the half-angle form would lose digits
-    and the plain difference does not.
-    """
-    near = distance < 1
-    close = jnp.where(near, distance, 0)
-    middle = (jnp.arcsin(x) + jnp.arcsin(x * (1 - close))) / 2
-    halved = 2 * jnp.arcsin(x * close / (2 * jnp.cos(middle)))
-    plain = jnp.arcsin(x) - jnp.arcsin(x * (1 - distance))
-    return jnp.where(near, halved, plain)
+
+@quadrant_angle.defjvp
+def _quadrant_angle_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (opposite, adjacent), (turned, stretched) = primals, tangents
+    square = opposite**2 + adjacent**2
+    return quadrant_angle(opposite, adjacent), (adjacent * turned - opposite * stretched) / square
 
 
 @functools.cache

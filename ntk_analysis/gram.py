@@ -2,17 +2,18 @@
 
 A covariance between two families of variables is held as variances q1, q2 and the distance d of each pair:
 K = sqrt(q1 q2) (1 - d). Adding a bias, adding a residual branch, averaging over a window and subtracting the mean are
-then steps on d that never subtract nearly equal numbers. They rest on Lagrange's identity
-(q1 + p1)(q2 + p2) - (sqrt(q1 q2) + sqrt(p1 p2))^2 = (sqrt(q1 p2) - sqrt(p1 q2))^2.
+then steps on d that never subtract nearly equal numbers. A sum K + P of parts with the shares a_i = sqrt(q_i / (q_i +
+p_i)) and b_i = sqrt(p_i / (q_i + p_i)) has, (a_i, b_i) being unit vectors,
+1 - correlation = ((a_1 - a_2)^2 + (b_1 - b_2)^2) / 2 + a_1 a_2 d + b_1 b_2 e.
+All roots and quotients are those of one variable: the many pairs cost only products.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ntk_analysis.gaussian import geometric_mean, into_range, safe_divide, safe_sqrt
+from ntk_analysis.gaussian import geometric_mean, into_range, nearly_equal, safe_quotient, safe_sqrt
 
 
 class Covariance(NamedTuple):
@@ -35,28 +36,16 @@ def scale(covariance: Covariance, factor: float | jax.Array) -> Covariance:
 
 def add(left: Covariance, right: Covariance) -> Covariance:
     """K + P."""
-    q1, q2, p1, p2 = left.variance1, left.variance2, right.variance1, right.variance2
-    total = geometric_mean(q1 + p1, q2 + p2)
-    first, second = geometric_mean(q1, q2), geometric_mean(p1, p2)
-    # compared, because a fused multiply-add may leave a rounding where the two products are the same
-    difference = jnp.where((q1 == q2) & (p1 == p2), 0, safe_sqrt(q1) * safe_sqrt(p2) - safe_sqrt(p1) * safe_sqrt(q2))
-    mismatch = _square_over(difference, total + first + second)
-    lost = mismatch + first * left.distance + second * right.distance
-    return Covariance(q1 + p1, q2 + p2, into_range(safe_divide(lost, total, left.distance)))
+    q1, q2 = left.variance1 + right.variance1, left.variance2 + right.variance2
+    root1, root2 = safe_sqrt(q1), safe_sqrt(q2)
+    lost = _lost(left, root1, root2) + _lost(right, root1, root2)
+    return Covariance(q1, q2, into_range(jnp.where((root1 > 0) & (root2 > 0), lost, left.distance)))
 
 
 def add_constant(covariance: Covariance, variance: float) -> Covariance:
     """K + variance: a random bias shared by all inputs."""
     constant = jnp.full_like(covariance.variance1, variance), jnp.full_like(covariance.variance2, variance)
     return add(covariance, Covariance(*constant, jnp.zeros_like(covariance.distance)))
-
-
-def average(parts: Sequence[Covariance], count: int) -> Covariance:
-    """(P_1 + P_2 + ...) / count, the parts of one shape; fewer parts than `count` leave zeros."""
-    q1, q2 = (sum(variances[1:], variances[0]) / count for variances in list(zip(*parts, strict=True))[:2])
-    root1, root2 = safe_sqrt(q1), safe_sqrt(q2)
-    lost = [_lost(part, root1, root2) for part in parts]
-    return Covariance(q1, q2, into_range(sum(lost[1:], lost[0]) / count))
 
 
 def mean(covariance: Covariance, axes: tuple[int, ...]) -> Covariance:
@@ -68,26 +57,28 @@ def mean(covariance: Covariance, axes: tuple[int, ...]) -> Covariance:
 
 def _lost(part: Covariance, root1: jax.Array, root2: jax.Array) -> jax.Array:
     """This part's share of 1 - correlation of a sum with deviations root1 and root2: two terms, neither negative."""
-    share1 = safe_divide(safe_sqrt(part.variance1), root1, 0.0)
-    share2 = safe_divide(safe_sqrt(part.variance2), root2, 0.0)
-    mismatch = jnp.where(share1 == share2, 0, (share1 - share2) ** 2 / 2)
-    return mismatch + share1 * share2 * part.distance
+    share1 = safe_quotient(safe_sqrt(part.variance1), root1)
+    share2 = safe_quotient(safe_sqrt(part.variance2), root2)
+    return _half_square(share1, share2) + share1 * share2 * part.distance
 
 
 def subtract_means(moment: Covariance, mean1: jax.Array, mean2: jax.Array) -> Covariance:
     """E[y y'] - E[y] E[y']: a second moment made a covariance about the means."""
     centered1 = jnp.maximum(moment.variance1 - mean1**2, 0)
     centered2 = jnp.maximum(moment.variance2 - mean2**2, 0)
-    whole, rest = geometric_mean(moment.variance1, moment.variance2), geometric_mean(centered1, centered2)
-    difference = jnp.where(
-        (centered1 == centered2) & (mean1 == mean2),  # as in add
-        0,
-        safe_sqrt(centered1) * mean2 - safe_sqrt(centered2) * mean1,
-    )
-    lost = whole * moment.distance - _square_over(difference, whole + rest + mean1 * mean2)
-    return Covariance(centered1, centered2, into_range(safe_divide(lost, rest, moment.distance)))
+    kept1, taken1, gain1 = _shares(moment.variance1, centered1, mean1)
+    kept2, taken2, gain2 = _shares(moment.variance2, centered2, mean2)
+    rest = moment.distance - _half_square(kept1, kept2) - _half_square(taken1, taken2)
+    distance = jnp.where((kept1 > 0) & (kept2 > 0), gain1 * gain2 * rest, moment.distance)
+    return Covariance(centered1, centered2, into_range(distance))
 
 
-def _square_over(difference: jax.Array, denominator: jax.Array) -> jax.Array:
-    """difference^2 / denominator, 0 where that is 0/0; the square of a covariance alone may leave the dtype's range."""
-    return difference * safe_divide(difference, denominator, 0.0)
+def _shares(moment: jax.Array, centered: jax.Array, mean: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Deviation and mean as shares of the root of the second moment, and one over the first."""
+    whole, deviation = safe_sqrt(moment), safe_sqrt(centered)
+    return safe_quotient(deviation, whole), safe_quotient(mean, whole), safe_quotient(whole, deviation)
+
+
+def _half_square(share1: jax.Array, share2: jax.Array) -> jax.Array:
+    """(share1 - share2)^2 / 2, and 0 within rounding: a duplicate's share may be computed by another loop."""
+    return jnp.where(nearly_equal(share1, share2), 0, (share1 - share2) ** 2 / 2)

@@ -1,36 +1,36 @@
 """`infinite_kernel`: from inputs to the NNGP and NTK of an infinitely wide network."""
 
-from typing import Any, Protocol, runtime_checkable
+import math
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from ntk_analysis.angular import AngularFunction, angular_kernel
+from ntk_analysis.angular_fit import angular_function
+from ntk_analysis.image_tiles import PLACES, kernel_in_tiles
 from ntk_analysis.inputs import channel_distance, rounding_error, unit_vectors, vector_distance
-from ntk_analysis.kernel import Kernel
+from ntk_analysis.kernel import HasKernel, Kernel
 from ntk_analysis.memory import require_memory
 from ntk_analysis.precision import AnyArray, float_array, is_traced, numpy_in_float64
+from ntk_analysis.tiled import TILE, propagate_in_tiles
 
 # arrays of the kernel's size that are alive at once while convolutions are computed: most that XLA was seen to hold is
 # 20 at equal positions (residual blocks) and 10 at all pairs; a quadrature's nodes come on top
 ARRAYS = {"equal": 16, "paired": 12}
-
-
-@runtime_checkable
-class HasKernel(Protocol):
-    """Anything that maps the kernel of its inputs to the kernel of its outputs; hashable, as every layer is."""
-
-    def kernel(self, kernel: Kernel) -> Kernel: ...
-
-    @property
-    def pairs_positions(self) -> bool:
-        """Whether images need all pairs of positions, not equal positions only."""
+FEWEST_PAIRS = 2**14  # of vectors, from which on the kernel as a function of the angle is worth its fit
 
 
 @numpy_in_float64
 def infinite_kernel(
-    network: HasKernel, x1: Float[AnyArray, "n1 *features"], x2: Float[AnyArray, "n2 *features"] | None = None
+    network: HasKernel,
+    x1: Float[AnyArray, "n1 *features"],
+    x2: Float[AnyArray, "n2 *features"] | None = None,
+    *,
+    exact: bool = False,
 ) -> Kernel:
     """NNGP and NTK of an infinitely wide network between inputs x1 and x2 (x2 = None: x1 with itself).
 
@@ -41,10 +41,16 @@ def infinite_kernel(
 
     The kernel of a batch-normalised network is that of ONE joint batch, x1 with itself.
 
+    A homogeneous network, without biases and with piecewise linear activations, has a kernel that is a function of the
+    angle between two vectors. From 128 x 128 pairs on it is computed as such at a price that does not depend on the
+    depth, and `approximation_error` says how exact the function is: 2e-6 at most in float32, 2e-12 in float64.
+    Derivatives are those of the recursion through all layers.
+
     Args:
         network: a layer or a composition of layers.
         x1: (n1, d) vectors, or (n1, height, width, channels) images, float32 or float64.
         x2: (n2, ...) inputs of the same features and dtype, or None.
+        exact: take the kernel of every pair through all layers.
 
     Raises:
         ValueError: wrong shapes, no inputs, NaN or infinite inputs; a batch too small for its batch normalisation.
@@ -61,17 +67,53 @@ def infinite_kernel(
         )
     if first.ndim == 4:
         _check_memory(network, first, first if second is None else second)
-    kernel = _propagate(network, first, second)
+    kernel = _propagate(network, exact, first, second)
     if not is_traced(kernel):
         _check_finite(kernel)
     return kernel
 
 
-def _propagate_eagerly(network: HasKernel, x1: jax.Array, x2: jax.Array | None) -> Kernel:
+@partial(jax.jit, static_argnums=(0, 1))
+def _propagate(network: HasKernel, exact: bool, x1: jax.Array, x2: jax.Array | None) -> Kernel:
+    pairs = len(x1) * len(x1 if x2 is None else x2)
+    if exact or not network.homogeneous or x1.ndim != 2 or pairs < FEWEST_PAIRS:
+        return _recursion(network, x1, x2)
+    function = angular_function(network, str(x1.dtype))
+    if function is None:
+        return _recursion(network, x1, x2)
+    arrays = _angular(network, function, x1, x2)
+    return Kernel(**arrays, law=function.law, joint=x2 is None, approximation_error=function.error)
+
+
+def _recursion(network: HasKernel, x1: jax.Array, x2: jax.Array | None) -> Kernel:
+    """Every pair through all layers; many of them tile by tile, where layers treat each pair by itself."""
+    second = x1 if x2 is None else x2
+    try:
+        if x1.ndim == 2 and max(len(x1), len(second)) > TILE:
+            return propagate_in_tiles(network.kernel, input_kernel(x1, x2))
+        places = len(x1) * len(second) * math.prod(x1.shape[1:-1])
+        if x1.ndim == 4 and not network.pairs_positions and places > PLACES:
+            return kernel_in_tiles(lambda a, b: network.kernel(input_kernel(a, b)), x1, x2)
+    except NotImplementedError:  # statistics over the batch: computed, or refused, as a whole
+        pass
     return network.kernel(input_kernel(x1, x2, paired=network.pairs_positions))
 
 
-_propagate = jax.jit(_propagate_eagerly, static_argnums=0)
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _angular(network: HasKernel, function: AngularFunction, x1: jax.Array, x2: jax.Array | None) -> dict[str, Any]:
+    """Arrays of the kernel as a function of the angle, by field."""
+    return _arrays(angular_kernel(function, x1, x2))
+
+
+def _arrays(kernel: Kernel) -> dict[str, Any]:
+    """Without the types of `Kernel`, which what JAX puts in place of arrays would not pass."""
+    return {name: value for name, value in vars(kernel).items() if isinstance(value, jax.Array)}
+
+
+@_angular.defjvp
+def _angular_jvp(network: HasKernel, function: AngularFunction, primals: Any, tangents: Any) -> Any:
+    """The recursion's values and derivatives: series are good for values only, and at angle 0 not differentiable."""
+    return jax.jvp(lambda x1, x2: _arrays(_recursion(network, x1, x2)), primals, tangents)
 
 
 def _checked(x: Any, name: str) -> jax.Array:

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from ntk_analysis.gaussian import into_range, safe_divide
 
@@ -23,12 +23,15 @@ def vector_distance(
     unit1: Float[jax.Array, "n1 d"], unit2: Float[jax.Array, "n2 d"], *, same: bool
 ) -> Float[jax.Array, "n1 n2"]:
     """1 - u.u'; where that cancels, |u - u'|^2 / 2, row by row and only in rows that have such a pair."""
-    product = 1 - jnp.matmul(unit1, unit2.T, precision="highest")
-    near = product < NEAR
-    if same:
-        off_diagonal = ~jnp.eye(len(unit1), dtype=bool)
-        near = near & off_diagonal
-        product = jnp.where(off_diagonal, product, 0)
+    return pair_distance(unit1, unit2, jnp.eye(len(unit1), len(unit2), dtype=bool) & same)
+
+
+def pair_distance(
+    unit1: Float[jax.Array, "n1 d"], unit2: Float[jax.Array, "n2 d"], identical: Bool[jax.Array, "n1 n2"]
+) -> Float[jax.Array, "n1 n2"]:
+    """The same, and 0 for pairs of an input with itself, which are `identical`."""
+    product = jnp.where(identical, 0, 1 - jnp.matmul(unit1, unit2.T, precision="highest"))
+    near = (product < NEAR) & ~identical
 
     def row(unit: jax.Array, plain: jax.Array, close: jax.Array) -> jax.Array:
         def from_difference() -> jax.Array:
@@ -36,7 +39,10 @@ def vector_distance(
 
         return jax.lax.cond(jnp.any(close), from_difference, lambda: plain)
 
-    return into_range(jax.lax.map(lambda args: row(*args), (unit1, product, near)))
+    def corrected() -> jax.Array:
+        return jax.lax.map(lambda args: row(*args), (unit1, product, near))
+
+    return into_range(jax.lax.cond(jnp.any(near), corrected, lambda: product))
 
 
 def channel_distance(

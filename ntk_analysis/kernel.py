@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -72,6 +72,9 @@ class Kernel:
             paired.
         within2: (n2, *positions, *positions) the same on the second inputs.
         before: the pre-activations before the batch normalisation just passed, else None.
+        approximation_error: largest error of `distance` and `ntk_scaled` as functions of the angle, measured between
+            the nodes of the series that gave them (see `angular`), and part of `relative_error`; 0 if the kernel was
+            taken through all layers.
     """
 
     variance1: Float[HeldArray, "n1 *positions"]
@@ -87,6 +90,7 @@ class Kernel:
     within1: HeldArray | None = None
     within2: HeldArray | None = None
     before: BatchNormalized | None = None
+    approximation_error: float = field(default=0.0, metadata={"static": True})
 
     @property
     def positions(self) -> tuple[int, ...]:
@@ -165,6 +169,23 @@ class Kernel:
         if matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"eigenvalues need a square kernel (x2 = None), got shape {matrix.shape}")
         return float(np.linalg.eigvalsh(matrix)[0])
+
+
+@runtime_checkable
+class HasKernel(Protocol):
+    """Anything that maps the kernel of its inputs to the kernel of its outputs; hashable, as every layer is."""
+
+    def __hash__(self) -> int: ...
+
+    def kernel(self, kernel: Kernel) -> Kernel: ...
+
+    @property
+    def pairs_positions(self) -> bool:
+        """Whether images need all pairs of positions, not equal positions only."""
+
+    @property
+    def homogeneous(self) -> bool:
+        """Whether the units on s x, s > 0, are s times those on x: a kernel of vectors is one of their angles."""
 
 
 def rounding(kernel: Kernel) -> float:

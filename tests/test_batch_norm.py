@@ -163,6 +163,16 @@ def test_quadrature_error_reports_the_true_error():
     assert quadrature_error(sigma, theta, rule=COARSE) == pytest.approx(true, rel=0.2)
 
 
+@pytest.mark.parametrize(("large", "eps"), [(1, 0.0), (3, 0.0), (3, 1e-3), (8, 0.0)])
+def test_the_nodes_suffice_for_eigenvalues_of_any_spread(large, eps):
+    """A few eigenvalues 1e4 times as large as the others. Tolerance: rule_error, here against twice the nodes."""
+    B = 64
+    X = np.random.default_rng(large).standard_normal((B, large))
+    sigma = 100 * X @ X.T + np.eye(B)
+    assert quadrature_error(sigma, eps=eps) < rule_error(B - 1, eps)
+    assert quadrature_error(sigma, tangent(B), eps=eps) < rule_error(B - 1, eps)
+
+
 def arc_cosine(c):
     """J(c) = 2 phihat(c) and J'(c) of ReLU."""
     return (np.sqrt(1 - c**2) + c * (np.pi - np.arccos(c))) / np.pi, 1 - np.arccos(c) / np.pi

@@ -12,10 +12,13 @@ import pytest
 from averages import STANDARD_ERRORS, both, deviation, finite_average, images, resolution
 from test_kernel import equations
 
+from ntk_analysis import image_tiles
+from ntk_analysis.image_tiles import kernel_in_tiles
 from ntk_analysis.infinite import infinite_kernel, input_kernel
 from ntk_analysis.layers import (
     Activation,
     AvgPool,
+    BatchNorm,
     Conv,
     Dense,
     Flatten,
@@ -586,3 +589,61 @@ def test_wrong_images_are_one_clear_line(network, shape, words):
     with pytest.raises(ValueError, match=words) as caught:
         infinite_kernel(network, np.ones(shape))
     assert "\n" not in str(caught.value)
+
+
+# --- tiles -----------------------------------------------------------------------------------------------------------
+
+TILED = {
+    "flatten": convolutional(3, 1, b_var=0.1),
+    "centred": convolutional(3, 1, "weight_mean"),
+    "no read-out, stride": Serial(Conv(1, 3, stride=2), RELU, Conv(1, (1, 2), padding="circular"), RELU),
+    "growing": convolutional(40, 1, w_var=4.0),  # the NTK passes 2^40 and is rescaled, in each tile by its own factor
+}
+
+
+def whole(network):
+    return lambda x1, x2: network.kernel(input_kernel(x1, x2))
+
+
+@pytest.fixture
+def tiles_of_three(monkeypatch):
+    """Tiles of 3 x 3 images of 4 x 5."""
+    monkeypatch.setattr(image_tiles, "PLACES", 9 * 20)
+
+
+@pytest.mark.usefixtures("tiles_of_three")
+@pytest.mark.parametrize("second", [None, 5])
+@pytest.mark.parametrize("network", TILED.values(), ids=TILED)
+def test_tiles_are_the_whole_kernel(network, second):
+    """Up to rounding, with the last tiles filled up; a batch with itself is exactly symmetric."""
+    x = jnp.asarray(photos(n=7)).at[4].set(photos()[1])
+    y = None if second is None else jnp.asarray(photos(1, n=second)).at[2].set(x[6])
+    tiled = jax.jit(lambda x, y: kernel_in_tiles(whole(network), x, y))(x, y)
+    expected = jax.jit(whole(network))(x, x if y is None else y)
+    for name in ("nngp", "ntk", "distance", "variance1", "variance2", "mean1", "mean2"):
+        close(getattr(tiled, name), getattr(expected, name))
+    assert float(tiled.relative_error) == pytest.approx(float(expected.relative_error), rel=1e-9)
+    assert (tiled.law, tiled.joint) == (expected.law, y is None)
+    if y is None:
+        np.testing.assert_array_equal(tiled.ntk_scaled, jnp.swapaxes(tiled.ntk_scaled, 0, 1))
+        # duplicates are not apart at all, within a tile and between two
+        assert np.all(tiled.distance[np.arange(7), np.arange(7)] == 0)
+        assert np.all(tiled.distance[1, 4] == 0)
+    else:
+        assert np.all(tiled.distance[6, 2] == 0)
+
+
+@pytest.mark.usefixtures("tiles_of_three")
+def test_gradients_and_refusals_of_tiles():
+    x = jnp.asarray(photos(n=4))
+
+    def loss(compute, x):
+        kernel = compute(x)
+        return jnp.sum(jnp.sin(kernel.nngp)) + jnp.sum(kernel.ntk)
+
+    network = TILED["flatten"]
+    tiled = jax.grad(lambda x: loss(lambda x: kernel_in_tiles(whole(network), x), x))(x)
+    expected = jax.grad(lambda x: loss(lambda x: whole(network)(x, x), x))(x)
+    close(tiled, expected, 1e-10)  # through angles, whose derivative grows like 1/sine
+    with pytest.raises(NotImplementedError, match="one joint batch"):
+        kernel_in_tiles(whole(Serial(Conv(1), RELU, Flatten(), Dense(1), BatchNorm())), x)

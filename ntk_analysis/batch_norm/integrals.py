@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float
 
 from ntk_analysis.activations import PiecewiseLinear
@@ -183,7 +184,7 @@ def _size_of_xhat(m: Moments, floor: jax.Array) -> Vector:
     """Integrand of E|xhat_i|, up to a factor 2 sqrt(2 B)/pi.
 
     From 1/sqrt(r) = pi^(-1/2) Int s^(-1/2) e^(-s r) ds, E|xhat_i| = sqrt(2 B)/pi Int delta sqrt(kappa_ii) ds/s, whose
-    integrand is still 1e-6 where the coarse rule begins. By parts once it vanishes like s^(3/2), with
+    integrand is still 1e-8 where the nodes begin. By parts once it vanishes like s^(3/2), with
     d log delta = -(tr kappa + s B eps) ds/s and d log(kappa_ii / s) = -2 (kappa^2)_ii / kappa_ii ds/s.
     """
     q = jnp.diagonal(m.kappa)
@@ -235,19 +236,27 @@ def _prepare(sigma: Matrix, apart: Matrix | None, eps: Real, rounding: Real) -> 
 
 
 def _integrate(integrand: Callable[[Moments], Result], batch: Batch, phi: PiecewiseLinear, rule: Rule) -> Result:
-    """Int delta integrand ds/s, one node at a time: a node takes O(B^2) memory."""
+    """Int delta integrand ds/s, one node at a time: a node takes O(B^2) memory, and so do all of a gradient."""
     dtype = batch.S.dtype
-    s, log_weights = (jnp.asarray(a, dtype) for a in nodes_and_log_weights(rule, len(batch.S), dtype))
+    nodes, log_weights = (jnp.asarray(a, dtype) for a in nodes_and_log_weights(rule, dtype))
+    s = nodes / jax.lax.stop_gradient(len(batch.S) - 1 + batch.floor)
 
-    def at(s: jax.Array, log_weight: jax.Array) -> Result:
-        weight = jnp.exp(log_weight - half_log_det(batch.S, batch.values, batch.vectors, s) - s * batch.floor)
+    def log_weight(s: jax.Array, log_weight: jax.Array) -> jax.Array:
+        return log_weight - half_log_det(batch.S, batch.values, batch.vectors, s) - s * batch.floor
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def at(s: jax.Array, log_weights: jax.Array) -> Result:
+        weight = jnp.exp(log_weight(s, log_weights))
         return jax.tree.map(lambda leaf: weight * leaf, integrand(_moments(batch, s, phi)))
 
-    def add(total: Result, node: tuple[jax.Array, jax.Array]) -> tuple[Result, None]:
-        return jax.tree.map(jnp.add, total, at(*node)), None
+    def add(total: Result, node: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[Result, None]:
+        s, log_weights, counts = node
+        return jax.lax.cond(counts, lambda: jax.tree.map(jnp.add, total, at(s, log_weights)), lambda: total), None
 
+    # integrands are of order s in both directions at most, and their sum of order 1
+    counts = jax.vmap(log_weight)(s, log_weights) + jnp.log(nodes) > math.log(np.finfo(dtype).eps)
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(at, s[0], log_weights[0]))
-    total, _ = jax.lax.scan(add, zero, (s, log_weights))
+    total, _ = jax.lax.scan(add, zero, (s, log_weights, counts))
     return total
 
 

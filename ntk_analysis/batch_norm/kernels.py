@@ -43,9 +43,8 @@ def nngp(
         sigma: (B, B) covariance of the pre-activations over the batch; symmetric, positive semi-definite.
         activation: name or `Activation`, piecewise linear with a kink at 0 at most.
         eps: added to the biased batch variance.
-        rule: quadrature rule; None chooses by eps and rank(G sigma G), B - 1 under a trace. `rule_error` tells the
-            relative error to expect, 1e-9 at most for eigenvalues of one order of magnitude; `quadrature_error`
-            measures it.
+        rule: quadrature rule; None chooses by rank(G sigma G), B - 1 under a trace. `rule_error` tells the relative
+            error to expect, 1e-11 at most; `quadrature_error` measures it.
 
     Raises:
         NotImplementedError: the activation is not positively homogeneous.
@@ -141,8 +140,8 @@ def quadrature_error(
     JAX transformations only.
     """
     array = checked(sigma, "sigma")
-    chosen = rule or automatic(rank_of(array, rounding_of(np.asarray(sigma))), eps)
-    finer = Rule(chosen.step / 2, chosen.reach + 0.2)
+    chosen = rule or automatic(rank_of(array, rounding_of(np.asarray(sigma))))
+    finer = Rule(chosen.step / 2, chosen.reach + 6)
     pair = [
         nngp(sigma, activation, eps, rule=r) if theta is None else push(sigma, theta, activation, eps, rule=r)
         for r in (chosen, finer)
@@ -174,7 +173,7 @@ def _dispatch(
         traced: dict[str, Any] = {name: None if array is None else float_array(array) for name, array in arrays.items()}
         B = len(traced["sigma"])
         check_rank(B - 1, B, needed)
-        rule = rule or automatic(B - 1, eps)
+        rule = rule or automatic(B - 1)
         return compute(*traced.values(), eps, rounding_of(traced["sigma"]), phi=phi, rule=rule, needed=needed)
     held: dict[str, Any] = {name: None if array is None else checked(array, name) for name, array in arrays.items()}
     sigma, apart, rounding = held["sigma"], held.get("apart"), rounding_of(np.asarray(arrays["sigma"]))
@@ -184,5 +183,5 @@ def _dispatch(
     if apart is not None:
         check_apart(sigma, apart, rounding)
     check_covariance(sigma, needed, rounding, kink=len(held) > 1 and phi.bent != 0, apart=apart)
-    rule = rule or automatic(rank_of(sigma, rounding, apart), eps)
+    rule = rule or automatic(rank_of(sigma, rounding, apart))
     return numpy_in_float64(compute)(*held.values(), eps, rounding, phi=phi, rule=rule, needed=needed)

@@ -30,6 +30,10 @@ class Activation(SingleLayer):
         """The function with its Gaussian facts."""
         return activations.get(self.function)
 
+    @property
+    def homogeneous(self) -> bool:
+        return self.activation.homogeneous
+
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
         del key
         return input_shape, ()

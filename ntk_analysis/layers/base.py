@@ -42,6 +42,11 @@ class Layer(abc.ABC):
         """Whether the kernel of images needs all pairs of positions (average pooling), not equal positions only."""
         return False
 
+    @property
+    def homogeneous(self) -> bool:
+        """Whether the units on s x, s > 0, are s times those on x: a kernel of vectors is one of their angles."""
+        return False
+
     @abc.abstractmethod
     def walk(self, outputs: Any) -> Iterator[tuple["Layer", jax.Array]]:
         """The single layers in the order of execution, each with its output as recorded by `activations`."""

@@ -31,6 +31,10 @@ class Serial(Layer):
     def pairs_positions(self) -> bool:
         return any(layer.pairs_positions for layer in self.layers)
 
+    @property
+    def homogeneous(self) -> bool:
+        return all(layer.homogeneous for layer in self.layers)
+
     def __repr__(self) -> str:
         return f"Serial({', '.join(map(repr, self.layers))})"
 
@@ -75,6 +79,10 @@ class Repeat(Layer):
     @property
     def pairs_positions(self) -> bool:
         return self.block.pairs_positions
+
+    @property
+    def homogeneous(self) -> bool:
+        return self.block.homogeneous
 
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
         output_shape, _ = self.block.init(key, input_shape)
@@ -129,6 +137,10 @@ class Residual(Layer):
     def pairs_positions(self) -> bool:
         return self.branch.pairs_positions or (self.shortcut is not None and self.shortcut.pairs_positions)
 
+    @property
+    def homogeneous(self) -> bool:
+        return self.branch.homogeneous and (self.shortcut is None or self.shortcut.homogeneous)
+
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
         if self.shortcut is None:
             return input_shape, _init_branch(self.branch, key, input_shape, input_shape)
@@ -174,6 +186,10 @@ class ResidualChain(Layer):
     @property
     def pairs_positions(self) -> bool:
         return self.branch.pairs_positions
+
+    @property
+    def homogeneous(self) -> bool:
+        return self.branch.homogeneous
 
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
         keys = jax.random.split(key, len(self.scales))

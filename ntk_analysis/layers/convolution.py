@@ -87,7 +87,7 @@ def slide(kernel: Kernel, window: Window) -> Kernel:
 
     def propagate(covariance: gram.Covariance, mean1: jax.Array, mean2: jax.Array) -> gram.Covariance:
         del mean1, mean2
-        return gram.average(window.covariances(covariance, rows, columns), window.places)
+        return window.average(covariance, rows, columns)
 
     slid = map_covariance(
         kernel,

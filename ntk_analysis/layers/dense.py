@@ -44,6 +44,10 @@ class Dense(SingleLayer):
         """What this layer does with its weights."""
         return Weights(self.w_var, self.b_var, self.center, self.standardize)
 
+    @property
+    def homogeneous(self) -> bool:
+        return self.b_var == 0
+
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
         params = self.weights.init(key, (input_shape[-1], self.width), self)
         return (*input_shape[:-1], self.width), params

@@ -24,6 +24,10 @@ class Flatten(SingleLayer):
     features at different positions have different laws, so a dense layer must come next.
     """
 
+    @property
+    def homogeneous(self) -> bool:
+        return True
+
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
         del key
         return (input_shape[0], math.prod(input_shape[1:])), ()

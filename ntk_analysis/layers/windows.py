@@ -1,13 +1,14 @@
 """Windows that slide over images: padding, strides, and what they do to kernels."""
 
-import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast, get_args
 
 import jax
 import jax.numpy as jnp
 
+from ntk_analysis.gaussian import into_range, safe_divide, safe_sqrt
 from ntk_analysis.gram import Covariance
 
 Padding: TypeAlias = Literal["same", "valid", "circular"]
@@ -35,13 +36,7 @@ class Window:
 
     def pads(self, image: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
         """Rows and columns to add before and after."""
-        if self.padding == "valid":
-            return ((0, 0), (0, 0))
-        totals = [
-            max((math.ceil(n / step) - 1) * step + k - n, 0)
-            for n, k, step in zip(image, self.size, self.stride, strict=True)
-        ]
-        return tuple((total // 2, total - total // 2) for total in totals)
+        return tuple(self._pad(side, n) for side, n in enumerate(image))
 
     def output(self, image: tuple[int, ...]) -> tuple[int, ...]:
         """Height and width of the result.
@@ -61,42 +56,76 @@ class Window:
 
     def padded(self, array: jax.Array, axes: Axes) -> jax.Array:
         """The array with these two axes padded."""
+        return self._padded(array, {axis: self._pad(side, array.shape[axis]) for side, axis in enumerate(axes)})
+
+    def parts(self, array: jax.Array, axes: Axes) -> list[jax.Array]:
+        """What each of the places in the window sees."""
+        self.output(tuple(array.shape[axis] for axis in axes))
+        rows = self._seen(array, 0, axes[:1])
+        return [part for row in rows for part in self._seen(row, 1, axes[1:])]
+
+    def mean(self, array: jax.Array, *pairs_of_axes: Axes) -> jax.Array:
+        """Mean over the window, padding included; along several pairs of axes it moves in step."""
+        for axes in pairs_of_axes:
+            self.output(tuple(array.shape[axis] for axis in axes))
+        for side in range(2):  # over columns of the window, then over rows: 3 + 3 terms in place of 3 x 3
+            seen = self._seen(array, side, [axes[side] for axes in pairs_of_axes])
+            array = sum(seen[1:], seen[0])
+        return array / self.places
+
+    def average(self, covariance: Covariance, rows: Axes, columns: Axes) -> Covariance:
+        """Mean of the covariance over the window, which moves over both inputs in step.
+
+        With r the deviations, R^2 = mean r^2 and shares r/R, 1 - correlation of the mean is the sum of two terms,
+        neither negative: mean (share1 - share2)^2 / 2 and mean(r1 r2 distance) / (R1 R2).
+        """
+        root1, root2 = safe_sqrt(covariance.variance1), safe_sqrt(covariance.variance2)
+        variance1, variance2 = self.mean(covariance.variance1, rows), self.mean(covariance.variance2, columns)
+        whole1, whole2 = safe_sqrt(variance1), safe_sqrt(variance2)
+        shares1, shares2 = (
+            # fused into what follows, they would be computed anew for every pair
+            _materialized([safe_divide(part, whole, 0.0) for part in self.parts(root, axes)])
+            for root, whole, axes in ((root1, whole1, rows), (root2, whole2, columns))
+        )
+        mismatches = [(left - right) ** 2 for left, right in zip(shares1, shares2, strict=True)]
+        mismatch = sum(mismatches[1:], mismatches[0]) / (2 * self.places)
+        both = (rows,) if rows == columns else (rows, columns)
+        apart = self.mean(root1 * root2 * covariance.distance, *both)
+        distance = mismatch + safe_divide(apart, whole1 * whole2, 0.0)
+        return Covariance(variance1, variance2, into_range(distance))
+
+    def _seen(self, array: jax.Array, side: int, axes: Sequence[int]) -> list[jax.Array]:
+        """What the places along one side of the window see, of axes of one length."""
+        pad = self._pad(side, array.shape[axes[0]])
+        n = (array.shape[axes[0]] + sum(pad) - self.size[side]) // self.stride[side] + 1
+        # fused, XLA would look for the border anew in each of the parts
+        (padded,) = _materialized([self._padded(array, dict.fromkeys(axes, pad))])
+        seen = []
+        for start in range(self.size[side]):
+            index = [slice(None)] * array.ndim
+            for axis in axes:
+                index[axis] = slice(start, start + self.stride[side] * (n - 1) + 1, self.stride[side])
+            seen.append(padded[tuple(index)])
+        return seen
+
+    def _padded(self, array: jax.Array, pads: dict[int, tuple[int, int]]) -> jax.Array:
         widths = [(0, 0)] * array.ndim
-        for axis, pad in zip(axes, self.pads(tuple(array.shape[axis] for axis in axes)), strict=True):
+        for axis, pad in pads.items():
             widths[axis] = pad
         return jnp.pad(array, widths, mode="wrap" if self.padding == "circular" else "constant")
 
-    def parts(self, array: jax.Array, *pairs_of_axes: Axes) -> list[jax.Array]:
-        """What each of the places in the window sees, along one pair of axes or along several in step."""
-        outputs = [self.output(tuple(array.shape[axis] for axis in axes)) for axes in pairs_of_axes]
-        for axes in pairs_of_axes:
-            array = self.padded(array, axes)
-        seen = []
-        for offset in itertools.product(*map(range, self.size)):
-            index = [slice(None)] * array.ndim
-            for axes, output in zip(pairs_of_axes, outputs, strict=True):
-                for axis, start, step, n in zip(axes, offset, self.stride, output, strict=True):
-                    index[axis] = slice(start, start + step * (n - 1) + 1, step)
-            seen.append(array[tuple(index)])
-        return seen
+    def _pad(self, side: int, n: int) -> tuple[int, int]:
+        """What to add before and after n rows (side 0) or columns (1)."""
+        if self.padding == "valid":
+            return (0, 0)
+        step = self.stride[side]
+        total = max((math.ceil(n / step) - 1) * step + self.size[side] - n, 0)
+        return (total // 2, total - total // 2)
 
-    def covariances(self, covariance: Covariance, rows: Axes, columns: Axes) -> list[Covariance]:
-        """The covariance at each place in the window, which moves over both inputs in step."""
-        both = (rows,) if rows == columns else (rows, columns)
-        return [
-            Covariance(*part)
-            for part in zip(
-                self.parts(covariance.variance1, rows),
-                self.parts(covariance.variance2, columns),
-                self.parts(covariance.distance, *both),
-                strict=True,
-            )
-        ]
 
-    def mean(self, array: jax.Array, *pairs_of_axes: Axes) -> jax.Array:
-        """Mean over the window, padding included."""
-        parts = self.parts(array, *pairs_of_axes)
-        return sum(parts[1:], parts[0]) / self.places
+def _materialized(arrays: list[jax.Array]) -> list[jax.Array]:
+    """The arrays as they are, but computed before what follows and not fused into it."""
+    return list(jax.lax.optimization_barrier(arrays))  # type: ignore[no-untyped-call]
 
 
 def window(size: Size, stride: Size, padding: str) -> Window:

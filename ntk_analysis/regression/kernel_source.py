@@ -7,8 +7,8 @@ import numpy as np
 
 from ntk_analysis.alignment import ComparableKernel, entries
 from ntk_analysis.empirical import EmpiricalKernel
-from ntk_analysis.infinite import HasKernel, infinite_kernel
-from ntk_analysis.kernel import Kernel
+from ntk_analysis.infinite import infinite_kernel
+from ntk_analysis.kernel import HasKernel, Kernel
 
 
 def is_precomputed(source: Any) -> bool:

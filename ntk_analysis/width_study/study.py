@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from ntk_analysis.infinite import HasKernel, infinite_kernel
+from ntk_analysis.infinite import infinite_kernel
+from ntk_analysis.kernel import HasKernel
 from ntk_analysis.layers import Dense, Layer, Serial
 from ntk_analysis.precision import AnyArray
 from ntk_analysis.width_study.convergence import Convergence
