@@ -72,6 +72,8 @@ SLOW = {
     "cnn, layer norm",
     "cnn, batch norm",
     "residual, images",
+    "mlp, weight_standardization",
+    "affine batch norm",
 }
 
 

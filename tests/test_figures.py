@@ -31,7 +31,7 @@ def drawn(tmp_path_factory):
 
 
 # compiles a dozen networks even in its quick form
-SLOW = ("width_study", "generalisation", "learning_rates", "fig6", "dynamics")
+SLOW = ("width_study", "generalisation", "learning_rates", "fig6", "dynamics", "kernel_matrices", "trainability")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in NAMES])

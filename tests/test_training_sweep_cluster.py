@@ -163,6 +163,7 @@ def run(tmp_path, monkeypatch, capsys):
     return command
 
 
+@pytest.mark.slow
 def test_command_with_runs_at_once(cluster, run, tmp_path):
     assert run("--scheduler", cluster.scheduler_address, "--together", "2", "--out", "kept") == (0, "")
     assert (tmp_path / "kept" / "epochs.png").exists()
