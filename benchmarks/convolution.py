@@ -19,8 +19,7 @@ import numpy as np
 from empirical import OURS, THEIRS, machine, timed
 
 from ntk_analysis import reference
-from ntk_analysis.image_tiles import kernel_in_tiles
-from ntk_analysis.infinite import input_kernel
+from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.networks import convolutional
 from ntk_analysis.reference.comparison import permissive
 
@@ -36,7 +35,7 @@ def calls() -> dict[str, Callable[[], tuple[jax.Array, jax.Array]]]:
 
     @jax.jit
     def ours(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        kernel = kernel_in_tiles(lambda x1, x2: network.kernel(input_kernel(x1, x2)), x)
+        kernel = infinite_kernel(network, x)
         return kernel.nngp, kernel.ntk
 
     @jax.jit

@@ -18,11 +18,10 @@ import numpy as np
 from empirical import OURS, THEIRS, machine, timed
 
 from ntk_analysis import reference
-from ntk_analysis.infinite import input_kernel
+from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.layers import Layer
 from ntk_analysis.networks import fully_connected
 from ntk_analysis.reference.comparison import permissive
-from ntk_analysis.tiled import propagate_in_tiles
 
 RESULTS = Path(__file__).parent / "results" / "general_path.json"
 INPUTS, DEPTH = 2000, 50
@@ -39,7 +38,7 @@ def calls(network: Layer) -> dict[str, Callable[[], object]]:
 
     @jax.jit
     def ours(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        kernel = propagate_in_tiles(network.kernel, input_kernel(x))
+        kernel = infinite_kernel(network, x)
         return kernel.nngp, kernel.ntk
 
     kernel_fn = reference.translate(network)[2]
