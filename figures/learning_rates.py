@@ -32,6 +32,7 @@ TRAINED_HERE = tuple(LOOKS)[:6]  # the others are for residual networks
 EARLY = 3  # epochs
 PARTS = ("train", "test")
 REPLACED = ("normalization", "learning_rate", "seed")  # of the recipe, by the grid
+FEW = 7  # rates whose names all fit under an axis
 TRAINED = 0.9  # training accuracy of a rate that trains
 
 
