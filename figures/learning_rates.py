@@ -169,4 +169,7 @@ def draw_panel(axes: Axes, result: Result, part: str, epochs: int) -> None:
     axes.set(
         xscale="log", ylim=(0, top(result)), title=f"{what} accuracy, best of {epochs} epochs", xlabel="learning rate"
     )
+    if len(rates) <= FEW:
+        axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+        axes.minorticks_off()
     axes.set_ylabel("%")
