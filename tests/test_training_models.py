@@ -221,7 +221,7 @@ def test_last_batch_norm():
 
 # ---- one small network, compiled
 
-TINY = {"blocks": (1, 1), "channels": 8}  # 3 x 3 x 8 = 72 weights a unit, enough to be centred
+TINY = {"blocks": (1, 1), "width": 8}  # 3 x 3 x 8 = 72 weights a unit, enough to be centred
 
 
 @pytest.fixture(scope="module")

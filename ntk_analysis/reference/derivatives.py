@@ -65,8 +65,11 @@ def transpose(equation: Any, cotangent: Any, *operands: Any) -> tuple[Any, ...]:
     def operation(*values: jax.Array) -> Any:
         remaining = iter(values)
         filled = [next(remaining) if isinstance(x, UndefinedPrimal) else x for x in operands]
-        return equation.primitive.bind(*filled, **equation.params)
+        found = equation.primitive.bind(*filled, **equation.params)
+        if equation.primitive.multiple_results:
+            (found,) = found  # the walk passes one cotangent
+        return found
 
     shapes = [shape_of(x.aval.shape, x.aval.dtype) for x in operands if isinstance(x, UndefinedPrimal)]
-    found: Iterator[Any] = iter(jax.linear_transpose(operation, *shapes)(cotangent))
-    return tuple(next(found) if isinstance(x, UndefinedPrimal) else None for x in operands)
+    transposed: Iterator[Any] = iter(jax.linear_transpose(operation, *shapes)(cotangent))
+    return tuple(next(transposed) if isinstance(x, UndefinedPrimal) else None for x in operands)
