@@ -1,9 +1,10 @@
-"""Trained networks for the claims about training: MLPs of width 128 on digits, each trained once for all of them.
+"""Trained networks for the claims about training: MLPs of width 128, each trained once for all of them.
 
 The paper trains VGG and ResNets on CIFAR-100 and ImageNet. What these rows say, they say of these MLPs.
 """
 
 import functools
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import t
@@ -15,43 +16,74 @@ from ntk_analysis.training.run_file import Curve
 from ntk_analysis.training.runs import train
 from ntk_analysis.training.sweep import Grid, Table, table
 
-DATA = "digits"
 WIDTH = 128
 CONFIDENCE = 0.99
+NAMES = {"digits": "digits", "mnist5k": "5,000 MNIST"}
+"""Data sets, 1,438 and 4,000 images to train on, 359 and 1,000 to test on, and what rows call them."""
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """An MLP on a data set, whatever its normalisation.
+
+    Attributes:
+        depth: number of hidden layers.
+        data: of `NAMES`.
+    """
+
+    depth: int
+    data: str = "digits"
+
+    @property
+    def condition(self) -> str:
+        """What was trained, in words."""
+        return f"MLP on {NAMES[self.data]}, {self.depth} hidden layers"
+
+    @property
+    def dataset(self) -> Dataset:
+        """Its images."""
+        return _dataset(self.data)
+
+    def trainer(self, normalization: str) -> Trainer:
+        """One compilation for all rates and seeds: SGD of momentum 0.9, batches of 128, a constant learning rate."""
+        return _trainer(self, normalization)
+
+    def curves(
+        self, normalization: str, rates: tuple[float, ...], seeds: tuple[int, ...], epochs: int
+    ) -> tuple[Curve, ...]:
+        """The runs, seeds innermost."""
+        return _curves(self, normalization, rates, seeds, epochs)
+
+    def best(
+        self, part: str, normalization: str, rates: tuple[float, ...], seeds: tuple[int, ...], epochs: int
+    ) -> np.ndarray:
+        """Best training or test accuracy in these epochs, (rates, seeds)."""
+        grid = self.grid(normalization, rates, seeds, epochs)
+        found: Table = table(grid, self.curves(normalization, rates, seeds, epochs))
+        return found.best(part)[0]
+
+    def grid(self, normalization: str, rates: tuple[float, ...], seeds: tuple[int, ...], epochs: int) -> Grid:
+        """The recipes of these runs."""
+        return Grid(Recipe(depth=self.depth, width=WIDTH, epochs=epochs), rates, seeds, (normalization,))
 
 
 @functools.cache
-def digits() -> Dataset:
-    """1438 images to train on, 359 to test on."""
-    return load_dataset(DATA)
+def _dataset(name: str) -> Dataset:
+    return load_dataset(name)
 
 
 @functools.cache
-def trainer(depth: int, normalization: str) -> Trainer:
-    """One compilation for all rates and seeds: SGD of momentum 0.9, batches of 128, a constant learning rate."""
-    return Trainer(Recipe(depth=depth, width=WIDTH, normalization=normalization), digits())
+def _trainer(subject: Mlp, normalization: str) -> Trainer:
+    return Trainer(Recipe(depth=subject.depth, width=WIDTH, normalization=normalization), subject.dataset)
 
 
 @functools.cache
-def curves(
-    depth: int, normalization: str, rates: tuple[float, ...], seeds: tuple[int, ...], epochs: int
+def _curves(
+    subject: Mlp, normalization: str, rates: tuple[float, ...], seeds: tuple[int, ...], epochs: int
 ) -> tuple[Curve, ...]:
-    """The runs, seeds innermost."""
-    recipes = _grid(depth, normalization, rates, seeds, epochs).recipes(normalization)
-    return tuple(curve for group in train(trainer(depth, normalization), recipes) for curve in group)
-
-
-def best(
-    part: str, depth: int, normalization: str, rates: tuple[float, ...], seeds: tuple[int, ...], epochs: int
-) -> np.ndarray:
-    """Best training or test accuracy in these epochs, (rates, seeds)."""
-    grid = _grid(depth, normalization, rates, seeds, epochs)
-    found: Table = table(grid, curves(depth, normalization, rates, seeds, epochs))
-    return found.best(part)[0]
-
-
-def _grid(depth: int, normalization: str, rates: tuple[float, ...], seeds: tuple[int, ...], epochs: int) -> Grid:
-    return Grid(Recipe(depth=depth, width=WIDTH, epochs=epochs), rates, seeds, (normalization,))
+    recipes = subject.grid(normalization, rates, seeds, epochs).recipes(normalization)
+    groups = train(subject.trainer(normalization), recipes)
+    return tuple(curve for group in groups for curve in group)
 
 
 def seeds_of(seed: int, count: int) -> tuple[int, ...]:
