@@ -65,7 +65,7 @@ def given():
 def one_input_a_tile():
     f, params, x = given()
     options = {"outputs": "trace", "method": "jacobian"}
-    return plan(f, params, x[:1], memory="1GiB", coupled=False, **options).memory_bytes
+    return plan(f, params, x[:1], x[:1], memory="1GiB", coupled=False, **options).memory_bytes
 
 
 SMALL = ("net.py:network", "--method", "jacobian", "--coupled", "no", "--memory", one_input_a_tile())

@@ -13,7 +13,8 @@ from ntk_analysis.empirical.cost import program_cost
 from ntk_analysis.empirical.functions import Side, flattened
 from ntk_analysis.empirical.layouts import LAYOUTS, mirrored, symmetric
 from ntk_analysis.empirical.methods import products_method
-from ntk_analysis.empirical.plans import memory_budget
+from ntk_analysis.empirical.plans import MARGIN, memory_budget
+from ntk_analysis.empirical.tiles import tile_programs
 from ntk_analysis.networks import fully_connected
 from ntk_analysis.spectrum import condition_number
 
@@ -171,7 +172,8 @@ def test_tiles_agree_with_the_whole_and_are_exactly_symmetric(f, outputs):
 
 def budget_of(f, x, outputs, size):
     """Bytes of a tile of that many inputs."""
-    few = plan(f, PARAMS, x if f is coupled else x[:size], outputs=outputs, method="jacobian")
+    some = x if f is coupled else x[:size]
+    few = plan(f, PARAMS, some, some, outputs=outputs, method="jacobian")
     return few.memory_bytes // 2 if f is coupled else few.memory_bytes
 
 
@@ -267,12 +269,19 @@ def test_cost_counts_products_and_repeats():
 def test_planned_memory_is_no_less_than_what_xla_takes():
     x = draw(6, 3)
     for outputs in LAYOUTS:
-        cut = plan(plain, PARAMS, x, outputs=outputs, method="jacobian")
-        tiles = Tiles(plain, PARAMS, x, None, cut)
-        left = tiles.left(0)
-        taken = tiles._method.contract.lower(tiles._params, left, left).compile().memory_analysis()
-        total = taken.temp_size_in_bytes + taken.argument_size_in_bytes + taken.output_size_in_bytes
-        assert total <= cut.memory_bytes
+        programs = tile_programs(plain, "jacobian", outputs)
+        params, side = jax.tree.map(jnp.asarray, (PARAMS, Side(x)))
+        left = programs.features(params, side)
+        for counted, program in (
+            (
+                plan(plain, PARAMS, x, x, outputs=outputs, method="jacobian").memory_bytes,
+                programs.contract.lower(params, left, left),
+            ),
+            (MARGIN * program_cost(programs.square, params, side)[0].memory_bytes, programs.square.lower(params, side)),
+        ):
+            taken = program.compile().memory_analysis()
+            total = taken.temp_size_in_bytes + taken.argument_size_in_bytes + taken.output_size_in_bytes
+            assert total <= counted
 
 
 def test_memory_budgets():

@@ -39,7 +39,7 @@ class Deadly:
         return jnp.tanh(x @ params["in"]) @ params["out"]
 
 
-MEMORY = plan(Deadly(""), PARAMS, X[:2], memory="1GiB", **OPTIONS).memory_bytes  # of a tile of 2 x 2 inputs
+MEMORY = plan(Deadly(""), PARAMS, X[:2], X[:2], memory="1GiB", **OPTIONS).memory_bytes  # of a tile of 2 x 2 inputs
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntk_analysis.empirical.functions import couples_batch, flattened
+from ntk_analysis.empirical.functions import couples_batch, flattened, known_coupling
+from ntk_analysis.layers import (
+    Activation,
+    BatchNorm,
+    Dense,
+    LastBatchNorm,
+    LayerNorm,
+    Repeat,
+    Residual,
+    ResidualChain,
+    Serial,
+)
 from ntk_analysis.networks import fully_connected
 
 
@@ -45,6 +56,33 @@ def test_coupling_is_detected(name):
     for n in (3, 20):
         assert couples_batch(flattened(f), PARAMS, draw(n, 3)) == couples
     assert not couples_batch(flattened(f), PARAMS, draw(1, 3)), "one input has nothing to be coupled to"
+
+
+class MeanTaker(Activation):
+    """A layer of one's own, derived from one that is known."""
+
+    def compute(self, params, x):
+        return super().compute(params, x) - jnp.mean(x, 0, keepdims=True)
+
+
+RELU, INNER = Activation("relu"), Serial(Activation("relu"), Dense(5))
+OF_LAYERS = {
+    "layer norm": (Serial(Dense(5), LayerNorm(), RELU, Dense(4)), False),
+    "last batch norm": (Serial(Dense(5), RELU, Dense(4), LastBatchNorm()), True),
+    "repeated": (Serial(Dense(5), Repeat(Serial(BatchNorm(), RELU, Dense(5)), 2)), True),
+    "residual chain": (Serial(Dense(5), ResidualChain(INNER, (0.5, 0.5))), False),
+    "in the shortcut": (Serial(Dense(5), Residual(INNER, shortcut=Serial(Dense(5), BatchNorm()))), True),
+    "residual": (Serial(Dense(5), Residual(INNER)), False),
+    "of one's own": (Serial(Dense(5), MeanTaker("relu")), None),
+}
+
+
+@pytest.mark.parametrize("name", OF_LAYERS)
+def test_what_is_known_of_layers_is_what_is_found(name):
+    network, known = OF_LAYERS[name]
+    assert known_coupling(network) is known
+    params = network.init(jax.random.key(0), (-1, 3))[1]
+    assert couples_batch(flattened(network), params, draw(8, 3)) == (known is not False)
 
 
 CHAOTIC = {

@@ -34,7 +34,7 @@ PARAMS = {"in": draw(3, 5), "out": draw(5, 2, seed=1)}
 X, Y = draw(11, 3, seed=2), draw(7, 3, seed=3)
 OPTIONS = {"outputs": "trace", "method": "jacobian"}
 # of a tile of 2 x 2 inputs
-MEMORY = plan(net, PARAMS, X[:2], memory="1GiB", **OPTIONS).memory_bytes
+MEMORY = plan(net, PARAMS, X[:2], X[:2], memory="1GiB", **OPTIONS).memory_bytes
 SMALL = OPTIONS | {"memory": MEMORY}
 TILES = 21  # 6 x 6, upper triangle
 
@@ -62,7 +62,9 @@ def interrupted(path, tiles=5, **options):
 @pytest.mark.parametrize("outputs", LAYOUTS)
 def test_store_holds_what_memory_holds(tmp_path, outputs):
     options = SMALL | {"outputs": outputs}
-    options["memory"] = plan(coupled_net, PARAMS, X[:2], memory="1GiB", coupled=True, **OPTIONS).memory_bytes * 20
+    options["memory"] = (
+        plan(coupled_net, PARAMS, X[:2], X[:2], memory="1GiB", coupled=True, **OPTIONS).memory_bytes * 20
+    )
     for number, (f, x2) in enumerate([(net, None), (net, Y), (coupled_net, None)]):
         path = tmp_path / "deep" / str(number)
         for compute, which in ((empirical_ntk, "ntk"), (empirical_nngp, "nngp")):

@@ -19,7 +19,7 @@ from ntk_analysis.empirical.functions import Side
 from ntk_analysis.empirical.layouts import symmetric
 from ntk_analysis.empirical.methods import Method
 from ntk_analysis.empirical.runs import Job, Runner, Sink, Steps, Tile, Track, description
-from ntk_analysis.empirical.tiles import NETWORKS, Network, Tiles, padded_rows, tile_method
+from ntk_analysis.empirical.tiles import NETWORKS, Network, Tiles, padded_rows, tile_programs
 
 EACH, ALL = PartitionSpec("tiles"), PartitionSpec()  # type: ignore[no-untyped-call]
 
@@ -116,7 +116,7 @@ class ShardedTiles(Tiles):
 @lru_cache(maxsize=NETWORKS)
 def _sharded(f: Network, name: str, layout: str, mesh: Mesh, coupled: bool) -> Method:
     """The method on stacks of tiles, each device computing its own."""
-    method = tile_method(f, name, layout)
+    method = tile_programs(f, name, layout)
     side = Side(ALL, EACH) if coupled else Side(EACH)
     shard: Callable[..., Any] = partial(jax.shard_map, mesh=mesh, out_specs=EACH, check_vma=False)
 

@@ -7,12 +7,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_analysis.layers import Layer
+from ntk_analysis.layers import (
+    Activation,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Dense,
+    Flatten,
+    GlobalAvgPool,
+    LastBatchNorm,
+    Layer,
+    LayerNorm,
+    Repeat,
+    Residual,
+    ResidualChain,
+    Serial,
+)
 from ntk_analysis.layers.base import Params
 
 Flat: TypeAlias = Callable[[Params, Any], jax.Array]
 """f(params, x) -> (n, C)."""
 
+BY_THEMSELVES = {Activation, AvgPool, Conv, Dense, Flatten, GlobalAvgPool, LayerNorm}
+"""Layers that treat each input by itself; a class derived from one of them may not."""
 COUPLING_ROWS = 8  # inputs that the test for coupling looks at
 # of what rounding is measured to do; programs for another number of rows sum in another order, which was seen to move
 # outputs by up to 2.5 times as much, and the order of sums of m terms may do sqrt(m) times as much
@@ -78,6 +95,24 @@ def check_params(params: Params) -> None:
             )
         if not isinstance(leaf, jax.ShapeDtypeStruct) and not bool(jnp.all(jnp.isfinite(leaf))):
             raise ValueError(f"{name} has NaN or infinite values: no kernel can be taken there")
+
+
+def known_coupling(network: Layer | Callable[..., Any]) -> bool | None:
+    """Whether a network of this library's layers normalises over the batch; None where that must be tried out."""
+    match network:
+        case BatchNorm() | LastBatchNorm():
+            return True
+        case Serial(layers=layers):
+            parts = [known_coupling(layer) for layer in layers]
+        case Repeat(block=block):
+            parts = [known_coupling(block)]
+        case ResidualChain(branch=branch):
+            parts = [known_coupling(branch)]
+        case Residual(branch=branch, shortcut=shortcut):
+            parts = [known_coupling(layer) for layer in (branch, shortcut) if layer is not None]
+        case _:
+            return False if type(network) in BY_THEMSELVES else None
+    return True if True in parts else None if None in parts else False
 
 
 def couples_batch(f: Flat, params: Params, x: Any) -> bool:

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from ntk_analysis.empirical.functions import Side
-from ntk_analysis.empirical.layouts import inner
+from ntk_analysis.empirical.layouts import inner, weighted
 from ntk_analysis.empirical.methods import Method
 from ntk_analysis.empirical.probes import Flow, Place, flows, over_stacks, probed
 from ntk_analysis.layers import Conv, Dense, Layer
@@ -45,6 +45,12 @@ class Factors(NamedTuple):
     signals: jax.Array | None
     added: list[jax.Array]
     removed: list[jax.Array]
+
+    def part(self, start: jax.Array, size: int, stacks: int) -> "Factors":
+        """The factors on `size` of the inputs from `start` on, of a layer in that many scans."""
+        shared = self.inputs is not None and self.inputs.ndim == stacks + 2
+        found: Factors = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size, stacks), self)
+        return found._replace(inputs=self.inputs) if shared else found
 
 
 def layerwise_method(network: Layer, layout: str) -> Method:
@@ -75,7 +81,13 @@ def layerwise_method(network: Layer, layout: str) -> Method:
         ]
         return sum(parts[1:], parts[0])
 
-    return Method("layerwise", features, contract)
+    def part(features: list[Factors | None], start: jax.Array, size: int) -> list[Factors | None]:
+        return [
+            None if found is None else found.part(start, size, place.stacks)
+            for place, found in zip(places, features, strict=True)
+        ]
+
+    return Method("layerwise", features, contract, part)
 
 
 def factors(
@@ -109,7 +121,7 @@ def factors(
 
 
 def summed(left: Factors, right: Factors, stacks: int, layout: str) -> jax.Array:
-    """The kernel's part from layers in that many scans, (n1, n2, *outputs)."""
+    """The kernel's part from layers in that many scans, as `inner` has it."""
     if not stacks:
         return product(left, right, layout)
     inside = partial(summed, stacks=stacks - 1, layout=layout)
@@ -122,7 +134,7 @@ def summed(left: Factors, right: Factors, stacks: int, layout: str) -> jax.Array
 
 
 def product(left: Factors, right: Factors, layout: str) -> jax.Array:
-    """The kernel's part from one layer, (n1, n2, *outputs)."""
+    """The kernel's part from one layer, as `inner` has it."""
     parts = [inner(*vectors, layout) for vectors in zip(left.added, right.added, strict=True)]
     parts += [-inner(*vectors, layout) for vectors in zip(left.removed, right.removed, strict=True)]
     if left.inputs is not None and right.inputs is not None:
@@ -137,11 +149,14 @@ def _grams(x1: jax.Array, signals1: jax.Array, x2: jax.Array, signals2: jax.Arra
     """Gram of inputs times Gram of signals, summed over pairs of positions."""
     (n1, p1, _), (n2, p2, _) = x1.shape, x2.shape
     rows, columns = (s.swapaxes(1, 2).reshape(-1, s.shape[1], s.shape[3]) for s in (signals1, signals2))
-    of_signals = inner(rows, columns, layout)
-    outputs = of_signals.shape[2:]
     of_inputs = jnp.matmul(x1.reshape(n1 * p1, -1), x2.reshape(n2 * p2, -1).T, precision="highest")
-    products = of_inputs.reshape(n1 * p1, n2 * p2, *(1,) * len(outputs)) * of_signals
-    return jnp.sum(products.reshape(n1, p1, n2, p2, *outputs), (1, 3)) if p1 * p2 > 1 else products
+    products = weighted(of_inputs, inner(rows, columns, layout), layout)
+    if p1 * p2 == 1:
+        return products
+    second = 2 if layout == "full" else 1  # axis of the columns
+    shape = products.shape
+    products = products.reshape(n1, p1, *shape[1:second], n2, p2, *shape[second + 1 :])
+    return jnp.sum(products, (1, second + 2))
 
 
 def _coupled(x1: jax.Array, signals1: jax.Array, x2: jax.Array, signals2: jax.Array, layout: str) -> jax.Array:

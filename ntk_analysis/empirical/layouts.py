@@ -18,11 +18,28 @@ def outputs_shape(layout: str, outputs: int) -> tuple[int, ...]:
 
 def inner(
     left: Float[jax.Array, "n1 C k"], right: Float[jax.Array, "n2 C k"], layout: str
-) -> Float[jax.Array, "n1 n2 *outputs"]:
-    """Inner products of the vectors of every output on every input: the one contraction that all methods share."""
+) -> Float[jax.Array, "n1 *rest"]:
+    """Inner products of the vectors of every output on every input: the one contraction that all methods share.
+
+    A matrix product as it comes, full ones (n1, C, n2, C): `arranged` puts the axes in order, once for all that is
+    added up.
+    """
     if layout == "trace":  # one matrix product, which a contraction over two axes would not be
         return jnp.matmul(left.reshape(len(left), -1), right.reshape(len(right), -1).T, precision="highest")
-    return jnp.einsum("ack,bdk->abcd" if layout == "full" else "ack,bck->abc", left, right, precision="highest")
+    return jnp.einsum("ack,bdk->acbd" if layout == "full" else "ack,bck->abc", left, right, precision="highest")
+
+
+def weighted(
+    pairs: Float[jax.Array, "n1 n2"], products: Float[jax.Array, "n1 *rest"], layout: str
+) -> Float[jax.Array, "n1 *rest"]:
+    """Inner products as they come, each times a weight of its pair of inputs."""
+    axes = {"full": (1, 3), "diagonal": (2,), "trace": ()}[layout]
+    return jnp.expand_dims(pairs, axes) * products
+
+
+def arranged(products: Float[jax.Array, "n1 *rest"], layout: str) -> Float[jax.Array, "n1 n2 *outputs"]:
+    """Inner products with the axes of the layout."""
+    return products.swapaxes(1, 2) if layout == "full" else products
 
 
 def mirrored(kernel: np.ndarray) -> np.ndarray:

@@ -22,12 +22,32 @@ class Method(NamedTuple):
     Attributes:
         name: as given to `empirical_ntk(method=...)`.
         features: (params, side) -> what one side of a tile contributes, a pytree of arrays.
-        contract: (params, left, right) -> (n1, n2, *outputs) tile, from the features of its rows and columns.
+        contract: (params, left, right) -> the tile, from the features of its rows and columns: products as `inner` has
+            them, to be `arranged`.
+        part: (features, start, size) -> the features of `size` of the rows from `start` on; None where they are not
+            kept row by row.
     """
 
     name: str
     features: Callable[[Params, Side], Any]
     contract: Callable[[Params, Any, Any], jax.Array]
+    part: Callable[[Any, jax.Array, int], Any] | None = None
+
+
+class Programs(NamedTuple):
+    """A method compiled on first use: tiles have the axes of the layout.
+
+    Attributes:
+        name: of the method.
+        features: as the method's.
+        contract: (params, left, right) -> (n1, n2, *outputs) tile.
+        square: (params, side) -> tile of inputs with themselves, exactly symmetric, in one program.
+    """
+
+    name: str
+    features: Callable[[Params, Side], Any]
+    contract: Callable[[Params, Any, Any], jax.Array]
+    square: Callable[[Params, Side], jax.Array]
 
 
 def outputs_method(f: Flat, layout: str) -> Method:
@@ -37,7 +57,7 @@ def outputs_method(f: Flat, layout: str) -> Method:
         y = f(params, side.x)
         return y[:, :, None] if side.rows is None else y[side.rows, :, None]
 
-    return Method("outputs", features, lambda params, left, right: inner(left, right, layout))
+    return Method("outputs", features, lambda params, left, right: inner(left, right, layout), part_of)
 
 
 def jacobian_method(f: Flat, layout: str) -> Method:
@@ -51,7 +71,12 @@ def jacobian_method(f: Flat, layout: str) -> Method:
         total: jax.Array = sum(inner(_rows(first), _rows(second), layout) for first, second in pairs)  # type: ignore[assignment]
         return total
 
-    return Method("jacobian", lambda params, side: jacobian(f, params, side), contract)
+    return Method("jacobian", lambda params, side: jacobian(f, params, side), contract, part_of)
+
+
+def part_of(features: Any, start: jax.Array, size: int) -> Any:
+    """These rows of every array."""
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), features)
 
 
 def _rows(leaf: jax.Array) -> jax.Array:
@@ -98,7 +123,7 @@ def products_method(f: Flat, layout: str) -> Method:
             return diagonal if layout == "diagonal" else jnp.sum(diagonal, axis=1)
 
         size = len(right.x) if right.rows is None else len(right.rows)
-        return jnp.moveaxis(jax.lax.map(column, jnp.arange(size)), 0, 1)
+        return jnp.moveaxis(jax.lax.map(column, jnp.arange(size)), 0, 2 if layout == "full" else 1)
 
     return Method("products", lambda params, side: side, _forward_mode()(contract))
 

@@ -14,7 +14,7 @@ from ntk_analysis.empirical.cost import described, program_cost, tree_bytes
 from ntk_analysis.empirical.estimate import Estimate
 from ntk_analysis.empirical.functions import Side
 from ntk_analysis.empirical.layouts import mirrored, outputs_shape
-from ntk_analysis.empirical.methods import Method
+from ntk_analysis.empirical.methods import Programs
 from ntk_analysis.layers.base import Params
 from ntk_analysis.memory import available_bytes, gib
 
@@ -171,7 +171,7 @@ def memory_budget(memory: str | int | None) -> int:
 
 
 def plan_tiles(
-    method: Method,
+    method: Programs,
     params: Params,
     x1: jax.ShapeDtypeStruct,
     x2: jax.ShapeDtypeStruct | None,
@@ -215,7 +215,7 @@ def _sizes(n: int) -> Iterator[int]:
         parts *= 2
 
 
-def _costs(method: Method, params: Params, x1: Any, x2: Any, plan: TilePlan) -> tuple[float, int]:
+def _costs(method: Programs, params: Params, x1: Any, x2: Any, plan: TilePlan) -> tuple[float, int]:
     """FLOPs of the whole kernel and bytes of one tile."""
 
     def side(x: Any, size: int) -> Side:
@@ -223,6 +223,9 @@ def _costs(method: Method, params: Params, x1: Any, x2: Any, plan: TilePlan) -> 
             return Side(x, described((size,), jnp.int32))
         return Side(described((size, *x.shape[1:]), x.dtype))
 
+    if plan.symmetric and plan.count == 1:
+        whole, _ = program_cost(method.square, params, side(x1, plan.rows))
+        return whole.flops, int(MARGIN * whole.memory_bytes)
     left_cost, left = program_cost(method.features, params, side(x1, plan.rows))
     right_cost, right = program_cost(method.features, params, side(x1 if x2 is None else x2, plan.columns))
     product, _ = program_cost(method.contract, params, left, right)

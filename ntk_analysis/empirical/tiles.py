@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
 import jax
@@ -19,10 +19,12 @@ from ntk_analysis.empirical.functions import (
     count_outputs,
     couples_batch,
     flattened,
+    known_coupling,
 )
+from ntk_analysis.empirical.halves import symmetric_tile
 from ntk_analysis.empirical.layerwise import layerwise_method
-from ntk_analysis.empirical.layouts import LAYOUTS, symmetric
-from ntk_analysis.empirical.methods import Method, jacobian_method, outputs_method, products_method
+from ntk_analysis.empirical.layouts import LAYOUTS, arranged, symmetric
+from ntk_analysis.empirical.methods import Method, Programs, jacobian_method, outputs_method, products_method
 from ntk_analysis.empirical.plans import TilePlan, memory_budget, plan_tiles
 from ntk_analysis.layers import Layer
 from ntk_analysis.layers.base import Params
@@ -77,9 +79,10 @@ def plan(
     check_inputs(x1, x2)
     check_params(params)
     shape1, shape2 = _abstract(x1), None if x2 is None else _abstract(x2)
-    features, dtype = count_outputs(f, params, shape1)
+    features, dtype = _outputs(f, *_hashable(params), shape1, computes_in_float64())
     if coupled == "detect":
-        coupled = couples_batch(_compiled(f), params, _concrete(x1))
+        known = known_coupling(f)
+        coupled = couples_batch(_compiled(f), params, _concrete(x1)) if known is None else known
     facts: dict[str, Any] = {
         "features": features,
         "outputs": outputs,
@@ -105,8 +108,7 @@ class Tiles:
     ) -> None:
         self.plan = plan
         self._float64 = computes_in_float64(params, x1, x2) if float64 is None else float64
-        self._method = tile_method(f, plan.method, plan.outputs)
-        self._square = square_tile(f, plan.method, plan.outputs)
+        self._programs = tile_programs(f, plan.method, plan.outputs)
         self._x1 = np.asarray(x1)
         self._x2 = self._x1 if x2 is None else np.asarray(x2)
         self._row: tuple[int, Any] = (-1, None)
@@ -119,10 +121,9 @@ class Tiles:
         same = self.plan.symmetric and i == j
         with jax.enable_x64(self._float64):
             if same and self.plan.count == 1:
-                padded = self._square(self._params, self._side(self._x1, i, self.plan.rows))
-            else:
-                left = self.left(i)
-                padded = self.contract(left, left if same else self.right(j))
+                return np.asarray(self._programs.square(self._params, self._side(self._x1, i, self.plan.rows)))
+            left = self.left(i)
+            padded = self.contract(left, left if same else self.right(j))
             tile = np.asarray(padded)[: rows.stop - rows.start, : columns.stop - columns.start]
         return symmetric(tile) if same else tile
 
@@ -130,16 +131,16 @@ class Tiles:
         """Features of the rows of tiles (i, .), on the device."""
         if self._row[0] != i:
             self._row = (-1, None)  # let go of the old ones before the new ones are made
-            self._row = (i, self._method.features(self._params, self._side(self._x1, i, self.plan.rows)))
+            self._row = (i, self._programs.features(self._params, self._side(self._x1, i, self.plan.rows)))
         return self._row[1]
 
     def right(self, j: int) -> Any:
         """Features of the columns of tiles (., j), on the device."""
-        return self._method.features(self._params, self._side(self._x2, j, self.plan.columns))
+        return self._programs.features(self._params, self._side(self._x2, j, self.plan.columns))
 
     def contract(self, left: Any, right: Any) -> jax.Array:
         """The tile of these rows and columns, with its padding, on the device."""
-        return self._method.contract(self._params, left, right)
+        return self._programs.contract(self._params, left, right)
 
     def _side(self, x: np.ndarray, index: int, size: int) -> Side:
         rows = padded_rows(index, size, len(x))
@@ -157,28 +158,41 @@ def computes_in_float64(*arrays: Any) -> bool:
 
 
 @lru_cache(maxsize=NETWORKS)
-def tile_method(f: Network, name: str, layout: str) -> Method:
-    """A method for this function, compiled on first use; matrix products inside f are exact to the dtype too."""
+def tile_programs(f: Network, name: str, layout: str) -> Programs:
+    """A method for this function."""
+    method = _method(f, name, layout)
+
+    def contract(params: Params, left: Any, right: Any) -> jax.Array:
+        return arranged(method.contract(params, left, right), layout)
+
+    square = partial(symmetric_tile, method, layout)
+    return Programs(name, jax.jit(method.features), jax.jit(contract), jax.jit(square))
+
+
+def _method(f: Network, name: str, layout: str) -> Method:
+    """Not compiled; matrix products inside f are exact to the dtype too."""
     if name == "layerwise":
         assert isinstance(f, Layer), "plan refuses it for other functions"
         method = layerwise_method(f, layout)
     else:
         make = {"jacobian": jacobian_method, "products": products_method, "outputs": outputs_method}[name]
         method = make(flattened(f), layout)
-    features, contract = (jax.jit(_precise(part)) for part in (method.features, method.contract))
-    return Method(name, features, contract)
+    return method._replace(features=_precise(method.features), contract=_precise(method.contract))
 
 
 @lru_cache(maxsize=NETWORKS)
-def square_tile(f: Network, name: str, layout: str) -> Callable[[Params, Side], jax.Array]:
-    """A tile whose columns are its rows, as one program: it need not hold all features at one time."""
-    method = tile_method(f, name, layout)
+def _outputs(
+    f: Network, tree: Any, leaves: tuple[Any, ...], x: jax.ShapeDtypeStruct, float64: bool
+) -> tuple[int, np.dtype]:
+    """C and the dtype of the outputs: tracing f takes longer than a small kernel."""
+    del float64  # what is traced depends on JAX's flag
+    return count_outputs(f, jax.tree.unflatten(tree, leaves), x)
 
-    def square(params: Params, side: Side) -> jax.Array:
-        features = method.features(params, side)
-        return method.contract(params, features, features)
 
-    return jax.jit(square)
+def _hashable(params: Params) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
+    """The structure of parameters and the descriptions of their arrays."""
+    leaves, tree = jax.tree.flatten(params)
+    return tree, tuple(described(leaf.shape, leaf.dtype) for leaf in leaves)
 
 
 @lru_cache(maxsize=NETWORKS)
@@ -208,7 +222,7 @@ def _cheapest(f: Network, params: Params, x1: Any, x2: Any, names: tuple[str, ..
     refusals: list[Exception] = []
     for name in names:
         try:
-            found.append(plan_tiles(tile_method(f, name, facts["outputs"]), params, x1, x2, **facts))
+            found.append(plan_tiles(tile_programs(f, name, facts["outputs"]), params, x1, x2, **facts))
         except (MemoryError, NotImplementedError) as refusal:
             refusals.append(refusal)
     if not found:
@@ -226,6 +240,8 @@ def _measured(f: Network, params: Params, x1: Any, x2: Any, plan: TilePlan) -> f
         result = jax.block_until_ready(function(*arguments))  # type: ignore[no-untyped-call]
         return time.perf_counter() - start, result
 
+    if plan.symmetric and plan.count == 1:
+        return timed(lambda: tiles(0, 0))[0]
     features, side = timed(tiles.right, 0)
     product, _ = timed(lambda left: np.asarray(tiles.contract(left, side)), tiles.left(0))
     down, count = plan.grid[0], plan.count

@@ -1,0 +1,174 @@
+"""Empirical kernels of networks other than straight MLPs beside neural-tangents' and torch.func's.
+
+    uv run --with torch python benchmarks/empirical_networks.py
+
+writes benchmarks/results/empirical_networks.json. All get the same parameters and images in float32 and take turns in
+one process; kernels are compared before they are timed. Of neural-tangents each implementation is tried once and the
+fastest is timed; torch.func computes Jacobians in reverse mode, mapped over inputs where these do not share statistics,
+and contracts them.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from empirical import OURS, THEIRS, machine
+
+from ntk_analysis import data, reference
+from ntk_analysis.empirical import empirical_ntk
+from ntk_analysis.layers import Activation, BatchNorm, Conv, Dense, GlobalAvgPool, Layer, Residual, Serial
+from ntk_analysis.reference.empirical import IMPLEMENTATIONS
+
+RESULTS = Path(__file__).parent / "results" / "empirical_networks.json"
+TORCH = "torch.func"
+LAYOUTS = ("full", "trace")
+TOLERANCE = 1e-4  # of the largest entry: float32 in other orders
+RELU = Activation("relu")
+READ_OUT = (GlobalAvgPool(), Dense(10))
+BLOCK = Residual(Serial(RELU, Conv(32, w_var=2.0), RELU, Conv(32, w_var=2.0)))
+NETWORKS: dict[str, tuple[Layer, int]] = {
+    "CNN, 3 x 32 channels": (
+        Serial(Conv(32), RELU, Conv(32, w_var=2.0), RELU, Conv(32, w_var=2.0), RELU, *READ_OUT),
+        32,
+    ),
+    "ResNet block, 32 channels": (Serial(Conv(32), BLOCK, RELU, *READ_OUT), 32),
+    "batch-norm MLP, 3 x 256": (Serial(*[Dense(256), BatchNorm(), RELU] * 3, Dense(10, 2.0)), 64),
+}
+"""What is measured, and on how many images: 28 x 28 MNIST for convolutions, 8 x 8 digits for the MLP."""
+
+Call = Callable[[], Any]
+
+
+def translated(layer: Layer) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+    """The network as a PyTorch function of (params, x), images (n, channels, height, width)."""
+    match layer:
+        case Serial(layers=layers):
+            parts = [translated(part) for part in layers]
+
+            def serial(params: Any, x: torch.Tensor) -> torch.Tensor:
+                for part, own in zip(parts, params, strict=True):
+                    x = part(own, x)
+                return x
+
+            return serial
+        case Residual(branch=branch, shortcut=None):
+            inner = translated(branch)
+            return lambda params, x: x + layer.scale * inner(params, x)
+        case Dense(w_var=w_var):
+            return lambda params, x: (w_var / len(params["w"])) ** 0.5 * (x @ params["w"])
+        case Conv(w_var=w_var):
+            return lambda params, x: torch.nn.functional.conv2d(
+                x, (w_var / params["w"][..., 0].numel()) ** 0.5 * params["w"].permute(3, 2, 0, 1), padding="same"
+            )
+        case Activation():
+            return lambda params, x: torch.relu(x)
+        case GlobalAvgPool():
+            return lambda params, x: x.mean((2, 3))
+        case BatchNorm(eps=eps):
+            return lambda params, x: (x - x.mean(0)) / torch.sqrt(x.var(0, correction=0) + eps)
+    raise NotImplementedError(layer)
+
+
+def torch_call(network: Layer, params: Any, x: np.ndarray, coupled: bool, layout: str) -> Call:
+    """The kernel by Jacobians of torch.func."""
+    f = translated(network)
+    weights = jax.tree.map(lambda leaf: torch.tensor(np.array(leaf)), params)
+    inputs = torch.tensor(x.transpose(0, 3, 1, 2) if x.ndim == 4 else x)
+    equation = {"full": "ncp,mdp->nmcd", "trace": "ncp,mcp->nm"}[layout]
+
+    def jacobian() -> list[torch.Tensor]:
+        if coupled:
+            found = torch.func.jacrev(f)(weights, inputs)
+        else:
+            one = torch.func.jacrev(lambda params, image: f(params, image[None])[0])
+            found = torch.func.vmap(one, (None, 0))(weights, inputs)
+        return [leaf.flatten(2) for leaf in torch.utils._pytree.tree_leaves(found)]
+
+    return lambda: sum(torch.einsum(equation, leaf, leaf) for leaf in jacobian()).numpy()  # type: ignore[attr-defined]
+
+
+def calls(network: Layer, count: int, layout: str) -> dict[str, Call]:
+    """By library, a call that returns the finished kernel; of neural-tangents the fastest of its implementations."""
+    images = data.load_mnist5k() if isinstance(network.layers[0], Conv) else data.load_digits()  # type: ignore[attr-defined]
+    chosen = images.subset(count, seed=0)
+    x = (chosen.images / 127.5 - 1 if images.images.dtype == np.uint8 else chosen.images).astype(np.float32)
+    x = x if isinstance(network.layers[0], Conv) else x.reshape(count, -1)  # type: ignore[attr-defined]
+    coupled = any(isinstance(layer, BatchNorm) for layer in network.layers)  # type: ignore[attr-defined]
+    params = network.init(jax.random.key(0), x.shape)[1]
+    on_device = jnp.asarray(x)
+    found: dict[str, Call] = {
+        OURS: lambda: empirical_ntk(network, params, x, outputs=layout).values,
+        TORCH: torch_call(network, params, x, coupled, layout),
+    }
+    theirs: dict[str, Call] = {}
+    for name in IMPLEMENTATIONS:
+        kernel = reference.empirical_ntk_fn(network.apply, outputs=layout, implementation=name, coupled=coupled)
+        theirs[name] = lambda kernel=kernel: jax.block_until_ready(kernel(params, on_device))  # type: ignore[misc]
+    taken = {}
+    for name, call in theirs.items():
+        call()
+        taken[name] = seconds(call)
+        print(f"  neural-tangents, {name}: {taken[name]:.3f} s", flush=True)
+    best = min(taken, key=taken.__getitem__)
+    return found | {f"{THEIRS}, {best}": theirs[best]}
+
+
+def seconds(call: Call) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def measured(network: Layer, count: int, layout: str, rounds: int) -> dict[str, Any]:
+    """Median seconds of each library, in turns, and our part of each of the others'."""
+    found = calls(network, count, layout)
+    ours, *others = (np.asarray(call()) for call in found.values())
+    for name, other in zip(list(found)[1:], others, strict=True):
+        np.testing.assert_allclose(ours, other, atol=TOLERANCE * np.abs(ours).max(), rtol=0, err_msg=name)
+    taken: dict[str, list[float]] = {name: [] for name in found}
+    for _ in range(rounds):
+        for name, call in found.items():
+            taken[name].append(seconds(call))
+    median = {name: float(np.median(times)) for name, times in taken.items()}
+    return {
+        "median_s": {name: round(value, 4) for name, value in median.items()},
+        "our part of": {name: round(median[OURS] / value, 3) for name, value in median.items() if name != OURS},
+    }
+
+
+def main() -> None:
+    """Measures all and writes it down."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", choices=list(NETWORKS), help="one network, nothing written")
+    options = parser.parse_args()
+    torch.set_num_threads(os.cpu_count() or 1)
+    found: dict[str, Any] = {
+        "work": "empirical NTK with itself, 10 outputs, float32",
+        "machine": machine() | {"torch": torch.__version__},
+        "load_before": round(os.getloadavg()[0], 1),
+        "rounds": options.rounds,
+    }
+    for name, (network, count) in NETWORKS.items():
+        if options.only in (None, name):
+            print(name, flush=True)
+            found[f"{name}, {count} images"] = {
+                layout: measured(network, count, layout, options.rounds) for layout in LAYOUTS
+            }
+    text = json.dumps(found, indent=1) + "\n"
+    if options.only is None:
+        RESULTS.write_text(text)
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""The tile of inputs with themselves: its upper half in blocks, each written where it stands and where it is mirrored.
+
+The blocks' features are parts of the tile's, which are computed once. Only full kernels are cut: for the others the
+features cost more than their products, and smaller matrix products lose what half of them save.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntk_analysis.empirical.functions import Side
+from ntk_analysis.empirical.layouts import arranged
+from ntk_analysis.empirical.methods import Method
+from ntk_analysis.layers.base import Params
+
+BLOCKS = 8  # along either axis: 36 of 64 are computed
+FEWEST = 8  # rows of a block, below which nothing is gained
+
+
+def symmetric_tile(method: Method, layout: str, params: Params, side: Side) -> jax.Array:
+    """The kernel of the side's inputs with themselves, (n, n, *outputs), exactly its own mirror image."""
+    features = method.features(params, side)
+    count = len(side.x if side.rows is None else side.rows)
+    part = method.part
+    if layout != "full" or part is None or count < BLOCKS * FEWEST:
+        return arranged(_symmetric(method.contract(params, features, features), layout), layout)
+    size = math.ceil(count / BLOCKS)
+    # the last rows and columns may overlap those before: their diagonal block is written last
+    starts = np.minimum(np.arange(0, count, size), count - size)
+    corners = np.stack([starts[index] for index in np.triu_indices(len(starts))], axis=1).astype(np.int32)
+
+    def block(corner: jax.Array) -> jax.Array:
+        rows, columns = (part(features, start, size) for start in corner)
+        return method.contract(params, rows, columns)
+
+    def step(kernel: jax.Array, corner: jax.Array) -> tuple[jax.Array, None]:
+        found = block(corner)
+        found = jax.lax.cond(corner[0] == corner[1], lambda same: _symmetric(same, layout), lambda other: other, found)
+        for values, place in ((found, corner), (_mirrored(found, layout), corner[::-1])):
+            tile = arranged(values, layout)
+            kernel = jax.lax.dynamic_update_slice(kernel, tile, (*place, *jnp.zeros(kernel.ndim - 2, place.dtype)))
+        return kernel, None
+
+    shape = jax.eval_shape(lambda corner: arranged(block(corner), layout), corners[0])
+    empty = jnp.zeros((count, count, *shape.shape[2:]), shape.dtype)
+    return jax.lax.scan(step, empty, jnp.asarray(corners))[0]
+
+
+def _mirrored(products: jax.Array, layout: str) -> jax.Array:
+    """Of (x2, x1), from those of (x1, x2): of a full kernel, one matrix, its transpose."""
+    return products.transpose(2, 3, 0, 1) if layout == "full" else products.swapaxes(0, 1)
+
+
+def _symmetric(products: jax.Array, layout: str) -> jax.Array:
+    """Of inputs with themselves, exactly symmetric, by their upper triangle."""
+    n = math.prod(products.shape[:2]) if layout == "full" else len(products)
+    matrix = products.reshape(n, n, *products.shape[4 if layout == "full" else 2 :])
+    index = jnp.arange(n)
+    upper = (index[:, None] <= index[None]).reshape(n, n, *(1,) * (matrix.ndim - 2))
+    return jnp.where(upper, matrix, matrix.swapaxes(0, 1)).reshape(products.shape)
