@@ -8,23 +8,19 @@ of a draw times (spread / 1e-3)^2. That counts the spread alone: the bias of fin
 thread, because those of OpenBLAS wait for each other wherever other programs run.
 """
 
-import json
 import os
-import sys
-from pathlib import Path
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when NumPy and SciPy are imported
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from empirical import machine, timed
+from timing import header, timed, write
 
 from ntk_analysis import batch_norm
 from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.networks import fully_connected
 
-RESULTS = Path(__file__).parent / "results" / "batch_norm.json"
 BATCH, FEATURES, LAYERS, WIDTH = 128, 784, 10, 256
 ROUNDS, DRAWS, TARGET = 20, 30, 1e-3
 
@@ -85,17 +81,11 @@ def monte_carlo(x: np.ndarray) -> dict[str, float]:
 def main() -> None:
     """Measures all and writes it down."""
     x = np.random.default_rng(0).standard_normal((BATCH, FEATURES))
-    found: dict[str, object] = {
-        "work": f"NNGP and NTK of one batch of {BATCH} inputs of {FEATURES} features, {LAYERS} layers, float64",
-        "machine": machine(),
-        "load_before": round(os.getloadavg()[0], 1),
-        "rounds": ROUNDS,
-    }
+    work = f"NNGP and NTK of one batch of {BATCH} inputs of {FEATURES} features, {LAYERS} layers, float64"
+    found = header(work, ROUNDS)
     found["exact"], found["monte_carlo"] = ours, theirs = exact(x), monte_carlo(x)
     found["faster_than_monte_carlo"] = round(theirs["seconds_to_target"] / ours["minimum_wall_s"])
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-    sys.stdout.write(RESULTS.read_text())
+    write("batch_norm", found)
 
 
 if __name__ == "__main__":

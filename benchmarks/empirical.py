@@ -9,50 +9,38 @@ are timed once with --all, which takes minutes). Ours are timed as they are call
 
 import argparse
 import ctypes
-import importlib.metadata
-import json
 import os
-import platform
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from timing import OURS, THEIRS, Call, finished, header, timed, write
 
 from ntk_analysis import data, reference
 from ntk_analysis.empirical import empirical_ntk
 from ntk_analysis.layers import Activation, Dense, Serial
 
-RESULTS = Path(__file__).parent / "results" / "empirical.json"
 FREEING = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc keeps no array for later that was freed
 LAYOUTS = ("full", "trace")
-OURS, THEIRS = "ntk_analysis", "neural-tangents"
 NETWORK = Serial(Dense(512), Activation("relu"), *[Dense(512, 2.0), Activation("relu")] * 4, Dense(10, 2.0))
 
 
-def kernels(implementation: str = "structured") -> dict[tuple[str, str], Callable[[], object]]:
+def kernels(implementation: str = "structured") -> dict[tuple[str, str], Call]:
     """By layout and library, a call that returns the finished kernel."""
     x = data.preprocess(data.load_digits().subset(256, seed=0).images).astype(np.float32)
     params = NETWORK.init(jax.random.key(0), x.shape)[1]
     on_device = jnp.asarray(x)
-    calls: dict[tuple[str, str], Callable[[], object]] = {}
+    calls: dict[tuple[str, str], Call] = {}
     for layout in LAYOUTS:
         theirs = reference.empirical_ntk_fn(NETWORK.apply, outputs=layout, implementation=implementation)
         calls[layout, OURS] = lambda layout=layout: empirical_ntk(NETWORK, params, x, outputs=layout).values
-        calls[layout, THEIRS] = lambda theirs=theirs: jax.block_until_ready(theirs(params, on_device))
+        calls[layout, THEIRS] = finished(theirs, params, on_device)
     return calls
-
-
-def timed(call: Callable[[], object]) -> tuple[float, float]:
-    """Seconds on the clock, and of all processors together."""
-    clock, processors = time.perf_counter(), time.process_time()
-    call()
-    return time.perf_counter() - clock, time.process_time() - processors
 
 
 def times(rounds: int) -> dict[str, dict[str, object]]:
@@ -124,21 +112,6 @@ def once() -> dict[str, dict[str, float]]:
     return found
 
 
-def machine() -> dict[str, object]:
-    """What this was measured on."""
-    info = Path("/proc/cpuinfo")
-    model = re.search(r"model name\s*:\s*(.+)", info.read_text() if info.exists() else "")
-    packages = ("ntk-analysis", "jax", "jaxlib", "numpy", "neural-tangents")
-    return {
-        "cpu": model[1] if model else platform.machine(),
-        "cores": os.cpu_count(),
-        "device": jax.devices()[0].device_kind,
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-    }
-
-
 def main() -> None:
     """Measures all and writes it down; or, for `memory`, one peak in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -149,19 +122,11 @@ def main() -> None:
     if options.peak:
         print(peak_bytes(*options.peak))
         return
-    found: dict[str, object] = {
-        "work": "empirical NTK of 256 digits, 5 x 512 ReLU, 10 outputs, float32",
-        "machine": machine(),
-        "load_before": round(os.getloadavg()[0], 1),
-        "rounds": options.rounds,
-        "time": times(options.rounds),
-        "memory": memory(),
-    }
+    found = header("empirical NTK of 256 digits, 5 x 512 ReLU, 10 outputs, float32", options.rounds)
+    found |= {"time": times(options.rounds), "memory": memory()}
     if options.all:
         found["neural_tangents_others_s"] = once()
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-    print(RESULTS.read_text(), end="")
+    write("empirical", found)
 
 
 if __name__ == "__main__":

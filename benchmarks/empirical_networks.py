@@ -9,25 +9,21 @@ and contracts them.
 """
 
 import argparse
-import json
 import os
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from empirical import OURS, THEIRS, machine
+from timing import OURS, THEIRS, Call, finished, header, in_turns, timed, write
 
 from ntk_analysis import data, reference
 from ntk_analysis.empirical import empirical_ntk
 from ntk_analysis.layers import Activation, BatchNorm, Conv, Dense, GlobalAvgPool, Layer, Residual, Serial
 from ntk_analysis.reference.empirical import IMPLEMENTATIONS
 
-RESULTS = Path(__file__).parent / "results" / "empirical_networks.json"
 TORCH = "torch.func"
 LAYOUTS = ("full", "trace")
 TOLERANCE = 1e-4  # of the largest entry: float32 in other orders
@@ -43,8 +39,6 @@ NETWORKS: dict[str, tuple[Layer, int]] = {
     "batch-norm MLP, 3 x 256": (Serial(*[Dense(256), BatchNorm(), RELU] * 3, Dense(10, 2.0)), 64),
 }
 """What is measured, and on how many images: 28 x 28 MNIST for convolutions, 8 x 8 digits for the MLP."""
-
-Call = Callable[[], Any]
 
 
 def translated(layer: Layer) -> Callable[[Any, torch.Tensor], torch.Tensor]:
@@ -111,63 +105,43 @@ def calls(network: Layer, count: int, layout: str) -> dict[str, Call]:
     theirs: dict[str, Call] = {}
     for name in IMPLEMENTATIONS:
         kernel = reference.empirical_ntk_fn(network.apply, outputs=layout, implementation=name, coupled=coupled)
-        theirs[name] = lambda kernel=kernel: jax.block_until_ready(kernel(params, on_device))  # type: ignore[misc]
+        theirs[name] = finished(kernel, params, on_device)
     taken = {}
     for name, call in theirs.items():
         call()
-        taken[name] = seconds(call)
+        taken[name] = timed(call)[0]
         print(f"  neural-tangents, {name}: {taken[name]:.3f} s", flush=True)
     best = min(taken, key=taken.__getitem__)
     return found | {f"{THEIRS}, {best}": theirs[best]}
 
 
-def seconds(call: Call) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
 def measured(network: Layer, count: int, layout: str, rounds: int) -> dict[str, Any]:
-    """Median seconds of each library, in turns, and our part of each of the others'."""
+    """Times of each library, in turns, and our part of each of the others'."""
     found = calls(network, count, layout)
     ours, *others = (np.asarray(call()) for call in found.values())
     for name, other in zip(list(found)[1:], others, strict=True):
         np.testing.assert_allclose(ours, other, atol=TOLERANCE * np.abs(ours).max(), rtol=0, err_msg=name)
-    taken: dict[str, list[float]] = {name: [] for name in found}
-    for _ in range(rounds):
-        for name, call in found.items():
-            taken[name].append(seconds(call))
-    median = {name: float(np.median(times)) for name, times in taken.items()}
-    return {
-        "median_s": {name: round(value, 4) for name, value in median.items()},
-        "our part of": {name: round(median[OURS] / value, 3) for name, value in median.items() if name != OURS},
-    }
+    times = in_turns(found, rounds)
+    median = {name: facts["median_s"] for name, facts in times.items()}
+    part = {name: round(median[OURS] / seconds, 3) for name, seconds in median.items() if name != OURS}
+    return {**times, "our part of": part}
 
 
 def main() -> None:
     """Measures all and writes it down."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", choices=list(NETWORKS), help="one network, nothing written")
+    parser.add_argument("--only", nargs="*", choices=NETWORKS, default=list(NETWORKS))
     options = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
-    found: dict[str, Any] = {
-        "work": "empirical NTK with itself, 10 outputs, float32",
-        "machine": machine() | {"torch": torch.__version__},
-        "load_before": round(os.getloadavg()[0], 1),
-        "rounds": options.rounds,
-    }
+    found = header("empirical NTK with itself, 10 outputs, float32", options.rounds) | {"torch": torch.__version__}
     for name, (network, count) in NETWORKS.items():
-        if options.only in (None, name):
+        if name in options.only:
             print(name, flush=True)
             found[f"{name}, {count} images"] = {
                 layout: measured(network, count, layout, options.rounds) for layout in LAYOUTS
             }
-    text = json.dumps(found, indent=1) + "\n"
-    if options.only is None:
-        RESULTS.write_text(text)
-    print(text, end="")
+    write("empirical_networks", found)
 
 
 if __name__ == "__main__":

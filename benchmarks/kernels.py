@@ -7,16 +7,12 @@ whole; neural-tangents at depth 50 needs minutes to compile and up to half a min
 """
 
 import argparse
-import json
-import os
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from empirical import OURS, THEIRS, machine
+from timing import OURS, THEIRS, faster, finished, header, in_turns, write
 
 from ntk_analysis import reference
 from ntk_analysis.angular_fit import angular_function
@@ -25,7 +21,6 @@ from ntk_analysis.layers import Layer
 from ntk_analysis.networks import fully_connected
 from ntk_analysis.reference.comparison import permissive
 
-RESULTS = Path(__file__).parent / "results" / "kernels.json"
 NORMALIZATIONS = {"straight": "none", "weight-centred": "weight_mean"}
 Pair = tuple[jax.Array, jax.Array]
 
@@ -64,38 +59,19 @@ def product(x: jax.Array) -> Pair:
     return 2 * gram, gram + 1
 
 
-def in_turns(calls: dict[str, Callable[[jax.Array], Pair]], x: jax.Array, rounds: int) -> dict[str, dict[str, float]]:
-    """Seconds of each call's first run, which compiles (and fits), and the median and least of the others."""
+def compared(calls: dict[str, Callable[[jax.Array], Pair]], count: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Seconds of each call's first run, which fits and compiles, and of the others."""
     angular_function.cache_clear()  # what another comparison has fitted and compiled
     jax.clear_caches()
-    first = {name: seconds(call, x) for name, call in calls.items()}
-    later: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            later[name].append(seconds(call, x))
-    return {
-        name: {
-            "first_s": round(first[name], 3),
-            "median_s": round(float(np.median(taken)), 4),
-            "minimum_s": round(min(taken), 4),
-        }
-        for name, taken in later.items()
-    }
-
-
-def seconds(call: Callable[[jax.Array], Pair], x: jax.Array) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    jax.block_until_ready(call(x))
-    return time.perf_counter() - start
+    x = inputs(count)
+    return in_turns({name: finished(call, x) for name, call in calls.items()}, rounds)
 
 
 def beside_theirs(depth: int, count: int, rounds: int) -> dict[str, object]:
     """Straight ReLU network of this depth: both libraries' times, and how many times faster ours is."""
     network = fully_connected(depth, 1)
-    taken = in_turns({OURS: ours(network), THEIRS: theirs(network)}, inputs(count), rounds)
-    faster = {key: round(taken[THEIRS][key] / taken[OURS][key], 1) for key in taken[OURS]}
-    return {**taken, "faster": faster}
+    taken = compared({OURS: ours(network), THEIRS: theirs(network)}, count, rounds)
+    return {**taken, "faster": faster(taken)}
 
 
 def by_depth(count: int, rounds: int) -> dict[str, object]:
@@ -104,7 +80,7 @@ def by_depth(count: int, rounds: int) -> dict[str, object]:
     for name, normalization in NORMALIZATIONS.items():
         for depth in (10, 50, 1000):
             calls[f"{name}, depth {depth}"] = ours(fully_connected(depth, 1, normalization))
-    return dict(in_turns(calls, inputs(count), rounds))
+    return dict(compared(calls, count, rounds))
 
 
 def main() -> None:
@@ -114,20 +90,16 @@ def main() -> None:
     parser.add_argument("--their-rounds", type=int, default=2, help="beside neural-tangents")
     parser.add_argument("--depths", type=int, nargs="*", default=[10, 50], help="beside neural-tangents")
     options = parser.parse_args()
-    found: dict[str, object] = {
-        "work": "NNGP and NTK of ReLU networks, 784 features, float32, jitted",
-        "machine": machine(),
-        "load_before": round(os.getloadavg()[0], 1),
-        "rounds": {OURS: options.rounds, THEIRS: options.their_rounds},
+    found = header("NNGP and NTK of ReLU networks, 784 features, float32, jitted", options.rounds)
+    found |= {
+        "their_rounds": options.their_rounds,
         "2000 inputs by depth": by_depth(2000, options.rounds),
         "10000 inputs by depth": by_depth(10_000, options.rounds),
         "2000 inputs beside neural-tangents": {
             f"depth {depth}": beside_theirs(depth, 2000, options.their_rounds) for depth in options.depths
         },
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-    print(RESULTS.read_text(), end="")
+    write("kernels", found)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ NORMALISED = fully_connected(2, 4, "batch", outputs=3)
 COUNT = BLOCKS * FEWEST + 3
 METHODS = {
     "scans": (SCANNED, layerwise_method, False),
-    "positions that all rows share": (NORMALISED, layerwise_method, True),
+    "a coupled batch": (NORMALISED, layerwise_method, True),
     "jacobian": (SCANNED, lambda network, layout: jacobian_method(flattened(network), layout), False),
     "outputs": (SCANNED, lambda network, layout: outputs_method(flattened(network), layout), False),
     "in no parts": (SCANNED, lambda network, layout: products_method(flattened(network), layout), False),
@@ -51,7 +51,7 @@ def test_half_of_the_blocks_is_the_whole_tile(name, count):
 
 
 def test_the_lower_half_is_not_computed():
-    """36 of 64 blocks, and what is common to all."""
+    """10 of 16 blocks, and what is common to all."""
     method = layerwise_method(SCANNED, "full")
     x = jnp.zeros((COUNT, 3))
     params = SCANNED.init(jax.random.key(0), x.shape)[1]

@@ -1,7 +1,8 @@
 """The tile of inputs with themselves: its upper half in blocks, each written where it stands and where it is mirrored.
 
 The blocks' features are parts of the tile's, which are computed once. Only full kernels are cut: for the others the
-features cost more than their products, and smaller matrix products lose what half of them save.
+features cost more than their products, and smaller matrix products lose what half of them save; and in a coupled batch
+the signals of the columns would be carried to the positions of the rows for each block anew.
 """
 
 import math
@@ -15,8 +16,8 @@ from ntk_analysis.empirical.layouts import arranged
 from ntk_analysis.empirical.methods import Method
 from ntk_analysis.layers.base import Params
 
-BLOCKS = 8  # along either axis: 36 of 64 are computed
-FEWEST = 8  # rows of a block, below which nothing is gained
+BLOCKS = 4  # along either axis: 10 of 16 are computed; 8 gain no more
+FEWEST = 16  # rows of a block, below which nothing is gained
 
 
 def symmetric_tile(method: Method, layout: str, params: Params, side: Side) -> jax.Array:
@@ -24,7 +25,7 @@ def symmetric_tile(method: Method, layout: str, params: Params, side: Side) -> j
     features = method.features(params, side)
     count = len(side.x if side.rows is None else side.rows)
     part = method.part
-    if layout != "full" or part is None or count < BLOCKS * FEWEST:
+    if layout != "full" or side.rows is not None or part is None or count < BLOCKS * FEWEST:
         return arranged(_symmetric(method.contract(params, features, features), layout), layout)
     size = math.ceil(count / BLOCKS)
     # the last rows and columns may overlap those before: their diagonal block is written last

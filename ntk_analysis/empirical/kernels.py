@@ -131,7 +131,7 @@ def empirical_ntk(
         x2: (N2, ...) inputs of the same features, or None: x1 with itself.
         outputs: "full" (N1, N2, C, C), "diagonal" (N1, N2, C), its entries c = d, or "trace" (N1, N2), the SUM of the
             diagonal over outputs.
-        method: "jacobian", "products", "layerwise", or "auto": the one of fewest FLOPs.
+        method: "jacobian", "products", "layerwise", or "auto": the one of least time by its FLOPs.
         coupled: whether an output depends on the other inputs of its batch (batch normalisation in training mode): then
             x1 is one batch and x2 another, never cut, and the kernel that of the batch's outputs. "detect" tries it out
             on up to 8 inputs.

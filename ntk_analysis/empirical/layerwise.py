@@ -47,10 +47,8 @@ class Factors(NamedTuple):
     removed: list[jax.Array]
 
     def part(self, start: jax.Array, size: int, stacks: int) -> "Factors":
-        """The factors on `size` of the inputs from `start` on, of a layer in that many scans."""
-        shared = self.inputs is not None and self.inputs.ndim == stacks + 2
-        found: Factors = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size, stacks), self)
-        return found._replace(inputs=self.inputs) if shared else found
+        """The factors on `size` of the inputs from `start` on, of a layer in that many scans; not of a coupled batch."""
+        return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size, stacks), self)
 
 
 def layerwise_method(network: Layer, layout: str) -> Method:
@@ -162,7 +160,9 @@ def _grams(x1: jax.Array, signals1: jax.Array, x2: jax.Array, signals2: jax.Arra
 def _coupled(x1: jax.Array, signals1: jax.Array, x2: jax.Array, signals2: jax.Array, layout: str) -> jax.Array:
     """The same where all rows share their positions, p1 of one batch and p2 of the other."""
     if len(x1) < x1.shape[1]:  # the Gram of inputs takes the signals of one batch to the other
-        signals2 = _einsum("pq,bdqu->bdpu", jnp.matmul(x1, x2.T, precision="highest"), signals2)
+        gram = jnp.matmul(x1, x2.T, precision="highest")
+        # row by row: signals of all rows would be transposed for one product and back
+        signals2 = jax.lax.map(lambda row: _einsum("pq,dqu->dpu", gram, row), signals2)
     else:  # gradients are smaller
         signals1, signals2 = (_einsum("pm,ncpu->ncmu", x, s) for x, s in ((x1, signals1), (x2, signals2)))
     left, right = (signals.reshape(*signals.shape[:2], -1) for signals in (signals1, signals2))

@@ -24,9 +24,12 @@ def inner(
     A matrix product as it comes, full ones (n1, C, n2, C): `arranged` puts the axes in order, once for all that is
     added up.
     """
-    if layout == "trace":  # one matrix product, which a contraction over two axes would not be
-        return jnp.matmul(left.reshape(len(left), -1), right.reshape(len(right), -1).T, precision="highest")
-    return jnp.einsum("ack,bdk->acbd" if layout == "full" else "ack,bck->abc", left, right, precision="highest")
+    if layout == "diagonal":
+        return jnp.einsum("ack,bck->abc", left, right, precision="highest")
+    # one matrix product, which a contraction over or of two axes is not on CPUs
+    rows, columns = (v.reshape(len(v), -1) if layout == "trace" else v.reshape(-1, v.shape[2]) for v in (left, right))
+    product = jnp.matmul(rows, columns.T, precision="highest")
+    return product if layout == "trace" else product.reshape(*left.shape[:2], *right.shape[:2])
 
 
 def weighted(
