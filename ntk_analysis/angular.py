@@ -1,8 +1,9 @@
-"""Kernels as functions of one angle: a homogeneous network of any depth at the price of one layer.
+"""Kernels as functions of one angle: a network of any depth at the price of one layer.
 
 Without biases, and with activations for which phi(s x) = s phi(x), s > 0, the kernels of a network depend on a pair of
-vectors only through its angle t: with q = |x|^2 / d, 1 - correlation = f(t) and Theta = sqrt(q1 q2) theta(t). So f and
-theta are computed once, as series by `angular_fit`, and a pair costs these series in place of all layers.
+vectors only through its angle t: with q = |x|^2 / d, 1 - correlation = f(t) and Theta = sqrt(q1 q2) theta(t). So do
+those of any network on inputs of one q, whose f and theta are this q's. They are computed once, as series by
+`angular_fit`, and a pair costs these series in place of all layers.
 
 Pairs at cosine distances from NEAR on share one expansion of either function in Chebyshev polynomials of
 y = 1 / (t + shift), behind powers of y that take up their growth or decay towards small angles. Nearer pairs are few,
@@ -33,8 +34,8 @@ class AngularFunction:
     """f and theta of one network as series, d the cosine distance, and what its units are.
 
     Attributes:
-        variance: of a unit on inputs of variance 1 (second moment, after an activation).
-        mean: across channels on such inputs.
+        variance: of a unit (second moment, after an activation) over that of the inputs.
+        mean: across channels over the deviation of the inputs.
         law: what the units are, as in `Kernel`.
         shift: y = 1 / (t + shift).
         widest: largest angle t: pi, or pi/2 for f and theta that are even (|x|), where pi - t stands for larger ones.
@@ -137,7 +138,7 @@ def series(x: jax.Array, terms: Sequence[Sequence[float | jax.Array]]) -> tuple[
 
 
 def angular_kernel(function: AngularFunction, x1: jax.Array, x2: jax.Array | None) -> Kernel:
-    """Kernel of a homogeneous network between vectors x1 and x2 (None: x1 with itself), whatever its depth.
+    """Kernel of the function's network between vectors x1 and x2 (None: x1 with itself), whatever its depth.
 
     Not to be differentiated: at angle 0 f and theta have derivatives that are not finite.
     """

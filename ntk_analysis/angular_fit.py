@@ -1,6 +1,6 @@
 """The series of `angular`, fitted to the recursion through a network's layers and measured against it.
 
-The recursion is the network's own `kernel`, in float64 on pairs of variance 1 at some thousand angles.
+The recursion is the network's own `kernel`, in float64 on pairs of one variance at some thousand angles.
 """
 
 import math
@@ -50,24 +50,29 @@ class Values(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def angular_function(network: HasKernel, dtype: str) -> AngularFunction | None:
-    """f and theta of a homogeneous network to TOLERANCE[dtype], or None where no series reaches it.
+def angular_function(network: HasKernel, dtype: str, norm: float = 1.0) -> AngularFunction | None:
+    """f and theta of a network to TOLERANCE[dtype], or None where no series reaches it.
 
     Concrete numbers, even while a program is traced.
 
     Args:
-        network: homogeneous; any depth.
+        network: of any depth; homogeneous, or to be taken at this norm only.
         dtype: "float32" or "float64", in which the series will be evaluated.
+        norm: |x|^2 / d of all inputs, without effect on a homogeneous network.
     """
     # the caller may be traced, which a thread of its own knows nothing of: jax.ensure_compile_time_eval would compile
     # every operation of the recursion that does not depend on its arguments by itself, in seconds
     with ThreadPoolExecutor(1) as apart:
-        return apart.submit(_best, network, dtype).result()
+        return apart.submit(_best, network, dtype, norm).result()
 
 
-def _best(network: HasKernel, dtype: str) -> AngularFunction | None:
+def _best(network: HasKernel, dtype: str, norm: float) -> AngularFunction | None:
     with jax.enable_x64(True):
-        fits = [fit for widest in (math.pi, math.pi / 2) if (fit := fitted(network, dtype, widest)) is not None]
+        try:
+            found = [fitted(network, dtype, widest, norm) for widest in (math.pi, math.pi / 2)]
+        except NotImplementedError:  # statistics over the batch, which pairs by themselves do not have
+            return None
+        fits = [fit for fit in found if fit is not None]
         if not fits:
             return None
         function, checks = min(fits, key=lambda fit: fit[0].far.shape[1])
@@ -76,7 +81,7 @@ def _best(network: HasKernel, dtype: str) -> AngularFunction | None:
 
 
 def fitted(
-    network: HasKernel, dtype: str, widest: float = math.pi
+    network: HasKernel, dtype: str, widest: float = math.pi, norm: float = 1.0
 ) -> tuple[AngularFunction, tuple[Values, Values]] | None:
     """The function, its error not measured yet, and the recursion between its nodes: below NEAR and from there on."""
     octaves = 2.0 ** np.arange(FIRST_EXPONENT[dtype], math.frexp(NEAR)[1] + 1)
@@ -89,7 +94,7 @@ def fitted(
         np.outer(between + 3, octaves[:-1] / 4).ravel(),
         _cosine_distance(checked).astype(dtype).astype(np.float64),
     )
-    end = _recursion(network, jnp.asarray(_padded(groups)))
+    end = _recursion(network, jnp.asarray(_padded(groups)), jnp.asarray(norm))
     coincident, near, far, *checks = _unpadded(end, groups)
     variance = float(end.variance[0])
     if not all(np.isfinite(values.f).all() and np.isfinite(values.ntk).all() for values in (coincident, near, far)):
@@ -210,11 +215,14 @@ class _End(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=0)
-def _recursion(network: HasKernel, distances: jax.Array) -> _End:
-    """Kernel of pairs of variance 1 at cosine distances (groups, n), each group with a log scale of its own."""
+def _recursion(network: HasKernel, distances: jax.Array, norm: jax.Array) -> _End:
+    """Kernel of pairs of this variance at cosine distances (groups, n), each group with a log scale of its own.
+
+    In units of it: variances and NTK over `norm`, means over its root.
+    """
 
     def propagate(distance: jax.Array) -> _End:
-        variances, zeros = jnp.ones_like(distance), jnp.zeros_like(distance)
+        variances, zeros = jnp.broadcast_to(norm, distance.shape), jnp.zeros_like(distance)
         pairs = Kernel(
             variance1=variances[:1],
             variance2=variances,
@@ -227,8 +235,8 @@ def _recursion(network: HasKernel, distances: jax.Array) -> _End:
             law="inputs",
         )
         end = network.kernel(pairs)
-        arrays = end.variance1[0], end.mean1[0], end.distance[0], end.ntk_scaled[0], end.log_scale
-        return _End(*arrays, _Units(end.law))
+        variance, mean, ntk_scaled = end.variance1[0] / norm, end.mean1[0] / jnp.sqrt(norm), end.ntk_scaled[0] / norm
+        return _End(variance, mean, end.distance[0], ntk_scaled, end.log_scale, _Units(end.law))
 
     return jax.vmap(propagate)(distances)
 

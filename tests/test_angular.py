@@ -191,6 +191,53 @@ def test_networks_that_are_not_homogeneous_take_the_recursion(network):
     assert infinite_kernel(network, hard_inputs()[:5]).approximation_error == 0
 
 
+ON_ONE_NORM = {
+    "bias": fully_connected(10, 1, b_var=0.1),
+    "erf": fully_connected(10, 1, activation="erf", b_var=0.1),
+    "centred gelu": fully_connected(5, 1, "weight_mean", "gelu"),
+    "layer norm": Serial(Dense(1), LayerNorm(), Activation("relu"), Dense(1)),
+}
+
+
+@pytest.fixture
+def at_any_number_on_one_norm(at_any_size, monkeypatch):
+    """Inputs of norm 1.7, which is not that of any fit by default."""
+    monkeypatch.setattr(infinite, "FEWEST_AT_ONE_NORM", 1)
+    x = hard_inputs()[:-2]
+    return 1.7 * math.sqrt(12) * x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("erf", np.float32),
+        ("centred gelu", np.float64),
+        *(
+            pytest.param(name, dtype, marks=pytest.mark.slow)
+            for name, dtype in (("bias", np.float32), ("erf", np.float64), ("centred gelu", np.float32))
+        ),
+    ],
+)
+def test_any_network_is_a_function_of_the_angle_on_inputs_of_one_norm(name, dtype, at_any_number_on_one_norm):
+    x = at_any_number_on_one_norm.astype(dtype)
+    fast, slow = both(ON_ONE_NORM[name], x)
+    assert fast.approximation_error <= 2 * TOLERANCE[np.dtype(dtype).name]
+    assert_alike(fast, slow, 20 * TOLERANCE[np.dtype(dtype).name])
+
+
+def test_whose_norms_have_to_be_one(at_any_number_on_one_norm):
+    network, x = ON_ONE_NORM["layer norm"], at_any_number_on_one_norm
+    assert_alike(*both(network, x[:5], x[3:]), 20 * TOLERANCE["float64"])
+    assert infinite_kernel(network, x[:5], 1.0001 * x[3:]).approximation_error == 0
+    program = jax.jit(lambda x: infinite_kernel(network, x).approximation_error)
+    assert program(x) == 0, "norms are not known under a trace"
+
+
+def test_statistics_over_a_batch_are_no_function_of_the_angle(at_any_number_on_one_norm):
+    x = at_any_number_on_one_norm[:8]
+    assert infinite_kernel(fully_connected(1, 1, "batch"), x).approximation_error == 0
+
+
 @pytest.mark.usefixtures("at_any_size")
 def test_images_take_the_recursion():
     network = Serial(Conv(1, 3), Activation("relu"), Flatten(), Dense(1))

@@ -47,7 +47,7 @@ class Factors(NamedTuple):
     removed: list[jax.Array]
 
     def part(self, start: jax.Array, size: int, stacks: int) -> "Factors":
-        """The factors on `size` of the inputs from `start` on, of a layer in that many scans; not of a coupled batch."""
+        """The factors on `size` of the inputs from `start` on, of a layer in that many scans (no coupled batch)."""
         return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size, stacks), self)
 
 
