@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.ticker
 from matplotlib.figure import Figure
 from timing import RESULTS
 
@@ -98,10 +99,15 @@ def growth() -> Figure:
                 color=colours[size],
                 label=f"{size}, last slope {exponent:g}",
             )
+        place.set_xscale("log", base=2)
+        place.xaxis.set_major_formatter(lambda size, _: f"{size:g}")
+        place.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+        low, high = place.get_ylim()
+        place.set_ylim(low, high * (high / low) ** (0.14 * len(sizes) + 0.04))  # room for the legend
         place.set_title(work)
         place.set_ylabel("seconds")
-        place.set_xlabel("size")
-        place.legend(loc="best")
+        place.set_xlabel(" or ".join(sizes))
+        place.legend(loc="upper left")
     return figure
 
 

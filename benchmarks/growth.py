@@ -74,13 +74,13 @@ WORK: dict[str, dict[str, tuple[Iterable[int], Callable[[int], Call]]]] = {
         "batch": ((16, 32, 64, 128, 256), lambda n: batch(fully_connected(10, 1, "batch"), n)),
         "depth": ((5, 10, 20, 40), lambda depth: batch(fully_connected(depth, 1, "batch"), 64)),
     },
-    "empirical trace, 5 x 512": {
+    "trace, MLP 5 x 512": {
         "inputs": ((64, 128, 256, 512), lambda n: empirical(mlp(), n, 64)),
         "width": ((128, 256, 512, 1024), lambda width: empirical(mlp(width), 128, 64)),
         "depth": ((2, 5, 10, 20), lambda depth: empirical(mlp(depth=depth), 128, 64)),
         "outputs": ((1, 5, 10, 20), lambda outputs: empirical(mlp(outputs=outputs), 128, 64)),
     },
-    "empirical trace, 3 x 256 with batch norm": {
+    "trace, batch norm, 3 x 256": {
         "batch": ((16, 32, 64, 128), lambda n: empirical(mlp(256, depth=3, normalization="batch"), n, 64)),
     },
 }

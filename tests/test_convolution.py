@@ -642,8 +642,8 @@ def test_gradients_and_refusals_of_tiles():
         return jnp.sum(jnp.sin(kernel.nngp)) + jnp.sum(kernel.ntk)
 
     network = TILED["flatten"]
-    tiled = jax.grad(lambda x: loss(lambda x: kernel_in_tiles(whole(network), x), x))(x)
-    expected = jax.grad(lambda x: loss(lambda x: whole(network)(x, x), x))(x)
+    tiled = jax.jit(jax.grad(lambda x: loss(lambda x: kernel_in_tiles(whole(network), x), x)))(x)
+    expected = jax.jit(jax.grad(lambda x: loss(lambda x: whole(network)(x, x), x)))(x)
     close(tiled, expected, 1e-10)  # through angles, whose derivative grows like 1/sine
     with pytest.raises(NotImplementedError, match="one joint batch"):
         kernel_in_tiles(whole(Serial(Conv(1), RELU, Flatten(), Dense(1), BatchNorm())), x)

@@ -2,12 +2,14 @@
 
 import functools
 import json
+import os
 
 import numpy as np
 import pytest
 
 from figures import NAMES
 from figures.config import Config, load_inputs
+from figures.parallel import side_by_side
 from figures.render import check_names, render
 from ntk_analysis import data
 
@@ -73,6 +75,26 @@ def test_equal_seeds_equal_numbers(drawn, tmp_path):
     with np.load(folder / "fig4.npz") as first, np.load(tmp_path / "fig4.npz") as second:
         for name in first:
             np.testing.assert_array_equal(first[name], second[name])
+
+
+class Deadly(Config):
+    """Kills the process that receives it."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+def test_figures_side_by_side(drawn, tmp_path):
+    names = ("fig4", "table1")
+    folder, _ = [drawn(name) for name in names][-1]
+    facts = dict(side_by_side(names, 2, QUICK, tmp_path, from_data=folder))
+    assert set(facts) == set(names)
+    for name in names:
+        assert (tmp_path / f"{name}.svg").read_bytes() == (folder / f"{name}.svg").read_bytes()
+    with pytest.raises(ValueError, match="compute the figure first"):
+        list(side_by_side(names, 2, QUICK, tmp_path, from_data=tmp_path / "nothing"))
+    with pytest.raises(RuntimeError, match=r"was killed.*give --jobs 1"):
+        list(side_by_side(names, 2, Deadly(), tmp_path, from_data=folder))
 
 
 def test_measured_maps_agree_with_theory(drawn):

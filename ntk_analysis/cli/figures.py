@@ -27,6 +27,10 @@ def figures(
     center: Annotated[Centering, Option(help="Subtract the data set's mean image, or nothing.")] = Centering.dataset,
     seed: Annotated[int, Option(help="Seed of images, pairs, channels and networks.", min=0)] = 0,
     quick: Annotated[bool, Option("--quick", help="Small sizes: for the layout, not for the numbers.")] = False,
+    jobs: Annotated[
+        int | None,
+        Option(help="Figures computed at a time, each in a process; default: 2 with --quick, else 1.", min=1),
+    ] = None,
     from_data: Annotated[
         Path | None, Option(help="Draw again from the NPZ and JSON files in this folder; compute nothing.")
     ] = None,
@@ -46,15 +50,30 @@ def figures(
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
     try:
         from figures.config import Config, describe_inputs
+        from figures.parallel import side_by_side
         from figures.render import check_names, render
     except ImportError as error:  # a wheel without the figures, or matplotlib missing
         raise ValueError(
             f"the figures cannot be imported ({error}); install ntk-analysis with its dependencies"
         ) from error
 
+    from ntk_analysis.empirical.runs import Steps
+
     config = Config(data=data, center=center.value, seed=seed, quick=quick)
-    for name in check_names(names or []):
-        with progress() as track:
-            facts = render(name, config, out, track, from_data)
+
+    def tell(name: str, facts: dict[str, object]) -> None:
         images = f"  ({describe_inputs(facts)})" if "data set" in facts else ""
         print(f"{out / name}.png{images}")
+
+    names = check_names(names or [])
+    jobs = min(jobs or (2 if quick else 1), len(names))
+    if jobs == 1:
+        for name in names:
+            with progress() as track:
+                facts = render(name, config, out, track, from_data)
+            tell(name, facts)
+        return
+    with progress() as track:
+        done = side_by_side(names, jobs, config, out, from_data)
+        for name, facts in track(Steps(done, len(names)), "figures"):
+            tell(name, facts)
