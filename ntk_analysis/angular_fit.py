@@ -6,7 +6,7 @@ The recursion is the network's own `kernel`, in float64 on pairs of one variance
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from numpy.polynomial.chebyshev import chebval
 
 from ntk_analysis.angular import NEAR_ANGLE, AngularFunction, affine
 from ntk_analysis.inputs import NEAR
-from ntk_analysis.kernel import HasKernel, Kernel, Law
+from ntk_analysis.kernel import HasKernel, Kernel, Units
 
 TOLERANCE = {"float32": 2e-6, "float64": 2e-12}  # largest error at which the series stand in for the recursion
 DEGREES = (8, 12, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128)
@@ -195,14 +195,6 @@ def relative_error(
     return float(np.max(np.divide(error, size, out=np.where(error > 0, np.inf, 0.0), where=size > 0)))
 
 
-@jax.tree_util.register_static
-@dataclass(frozen=True)
-class _Units:
-    """The law of the units, in the form in which a compiled program hands on what is known while it is traced."""
-
-    law: Law
-
-
 class _End(NamedTuple):
     """Variance and mean of each group's units, and its kernel: distance and ntk_scaled (groups, n)."""
 
@@ -211,7 +203,7 @@ class _End(NamedTuple):
     distance: jax.Array
     ntk_scaled: jax.Array
     log_scale: jax.Array
-    units: _Units
+    units: Units
 
 
 @partial(jax.jit, static_argnums=0)
@@ -236,7 +228,7 @@ def _recursion(network: HasKernel, distances: jax.Array, norm: jax.Array) -> _En
         )
         end = network.kernel(pairs)
         variance, mean, ntk_scaled = end.variance1[0] / norm, end.mean1[0] / jnp.sqrt(norm), end.ntk_scaled[0] / norm
-        return _End(variance, mean, end.distance[0], ntk_scaled, end.log_scale, _Units(end.law))
+        return _End(variance, mean, end.distance[0], ntk_scaled, end.log_scale, Units(end.law))
 
     return jax.vmap(propagate)(distances)
 

@@ -7,25 +7,16 @@ the tiles on and above the diagonal do. Behind a flattening read-out no array of
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from ntk_analysis.kernel import Kernel, Law
+from ntk_analysis.kernel import Kernel, Units
 
 PLACES = 2**18  # pairs of positions in a tile: a quarter or four times as many take up to a fifth longer in float32
 OF_FIRST, OF_SECOND, OF_PAIRS = ("variance1", "mean1"), ("variance2", "mean2"), ("distance", "ntk_scaled")
-
-
-@jax.tree_util.register_static
-@dataclass(frozen=True)
-class _Units:
-    """The law of the units behind the layers, as a loop hands on what is known while it is traced."""
-
-    law: Law
 
 
 def kernel_in_tiles(
@@ -52,10 +43,10 @@ def kernel_in_tiles(
     number, corners = _numbered(len(rows), len(columns), symmetric=x2 is None)
     propagated = jax.checkpoint(lambda corner: compute(rows[corner[0]], columns[corner[1]]), prevent_cse=False)
 
-    def arrays(corner: jax.Array) -> tuple[dict[str, jax.Array], _Units]:
+    def arrays(corner: jax.Array) -> tuple[dict[str, jax.Array], Units]:
         tile = propagated(corner)
         names = (*OF_FIRST, *OF_SECOND, *OF_PAIRS, "log_scale", "relative_error")
-        return {name: getattr(tile, name) for name in names}, _Units(tile.law)
+        return {name: getattr(tile, name) for name in names}, Units(tile.law)
 
     tiles, units = jax.lax.map(arrays, jnp.asarray(corners))
     scale = jnp.max(tiles["log_scale"])

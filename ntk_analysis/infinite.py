@@ -1,7 +1,7 @@
 """`infinite_kernel`: from inputs to the NNGP and NTK of an infinitely wide network."""
 
 import math
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -19,8 +19,9 @@ from ntk_analysis.precision import AnyArray, float_array, is_traced, numpy_in_fl
 from ntk_analysis.tiled import TILE, propagate_in_tiles
 
 # arrays of the kernel's size that are alive at once while convolutions are computed: most that XLA was seen to hold is
-# 20 at equal positions (residual blocks) and 10 at all pairs; a quadrature's nodes come on top
-ARRAYS = {"equal": 16, "paired": 12}
+# 20 at equal positions (residual blocks), of a tile where there are several, and 10 at all pairs; a quadrature's nodes
+# come on top. Results of all tiles, and what they are made into
+ARRAYS = {"equal": 16, "paired": 12, "results": 6}
 FEWEST_PAIRS = 2**14  # of vectors, from which on the kernel as a function of the angle is worth its fit
 # the same for networks that are not homogeneous: other inputs have another norm, and so another fit and program
 FEWEST_AT_ONE_NORM = 2**26
@@ -151,15 +152,32 @@ def _checked(x: Any, name: str) -> jax.Array:
 
 
 def _check_memory(network: HasKernel, x1: jax.Array, x2: jax.Array) -> None:
-    (n1, height, width, _), n2 = x1.shape, len(x2)
-    places = height * width
-    pairs = n1 * n2 * places**2 + (n1 + n2) * places**2 if network.pairs_positions else n1 * n2 * places
-    kept = "all pairs of positions, for a pooling read-out" if network.pairs_positions else "equal positions"
+    (n1, *image, _), n2 = x1.shape, len(x2)
+    places = math.prod(image)
+    if network.pairs_positions:
+        kept, numbers = "all pairs of positions, for a pooling read-out", (n1 * n2 + n1 + n2) * places**2
+        numbers *= ARRAYS["paired"]
+    else:
+        kept, numbers = "equal positions", ARRAYS["equal"] * n1 * n2 * places
+        left = _positions_left(network, x1.shape[1:], str(x1.dtype)) if n1 * n2 * places > PLACES else None
+        if left is not None:
+            numbers = ARRAYS["equal"] * PLACES + ARRAYS["results"] * n1 * n2 * left
     require_memory(
-        ARRAYS["paired" if network.pairs_positions else "equal"] * pairs * x1.dtype.itemsize,
-        f"the kernel of {n1} x {n2} images of {height} x {width} at {kept},",
+        numbers * x1.dtype.itemsize,
+        f"the kernel of {n1} x {n2} images of {' x '.join(map(str, image))} at {kept},",
         "use fewer images at a time, smaller images" + ", or a flattening read-out" * network.pairs_positions,
     )
+
+
+@lru_cache(maxsize=64)
+def _positions_left(network: HasKernel, shape: tuple[int, ...], dtype: str) -> int | None:
+    """Positions of images of this shape behind a network that takes tiles of them; None where it takes all at once."""
+    image: Any = jax.ShapeDtypeStruct((1, *shape), dtype)  # type: ignore[no-untyped-call]
+    try:
+        pairs = jax.eval_shape(lambda x: network.kernel(input_kernel(x, x)).distance, image)
+    except NotImplementedError:
+        return None
+    return math.prod(pairs.shape)
 
 
 def _check_finite(kernel: Kernel) -> None:

@@ -18,6 +18,14 @@ Law: TypeAlias = Literal["inputs", "gaussian", "batch normalized", "activated"]
 LARGEST_SCALED_NTK = 2.0**40  # the NTK is rescaled before it leaves this range; float32 still holds its square
 
 
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Units:
+    """The law of the units, in the form in which a loop or a program hands on what is known while it is traced."""
+
+    law: Law
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class BatchNormalized:

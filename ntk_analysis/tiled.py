@@ -6,14 +6,14 @@ layers before the next tile starts, and of a symmetric kernel only the tiles on 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_analysis.kernel import Kernel, Law
+from ntk_analysis.kernel import Kernel, Units
 
 TILE = 400  # rows and columns at most; 200 and 600 take up to a tenth longer in float32
 
@@ -27,14 +27,6 @@ class _Arrays(NamedTuple):
     mean2: jax.Array
     distance: jax.Array
     ntk_scaled: jax.Array
-
-
-@jax.tree_util.register_static
-@dataclass(frozen=True)
-class _Units:
-    """The law of the units behind the layers, in the form in which a scan hands on what is known while it is traced."""
-
-    law: Law
 
 
 def propagate_in_tiles(propagate: Callable[[Kernel], Kernel], kernel: Kernel) -> Kernel:
@@ -62,10 +54,10 @@ def propagate_in_tiles(propagate: Callable[[Kernel], Kernel], kernel: Kernel) ->
         tile = replace(kernel, **_taken(padded, corner, sizes)._asdict(), joint=False)
         return propagate(tile)
 
-    def step(whole: _Arrays, corner: jax.Array) -> tuple[_Arrays, tuple[jax.Array, jax.Array, _Units]]:
+    def step(whole: _Arrays, corner: jax.Array) -> tuple[_Arrays, tuple[jax.Array, jax.Array, Units]]:
         tile = jax.checkpoint(propagated, prevent_cse=False)(corner)
         whole = _put(whole, _arrays(tile), corner, symmetric=kernel.joint)
-        return whole, (tile.log_scale, tile.relative_error, _Units(tile.law))
+        return whole, (tile.log_scale, tile.relative_error, Units(tile.law))
 
     places = jnp.asarray(corners * np.asarray(sizes, np.int32))
     whole, (log_scales, errors, units) = jax.lax.scan(step, jax.tree.map(jnp.zeros_like, padded), places)

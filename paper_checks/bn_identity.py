@@ -89,7 +89,7 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
         nngp = infinite_kernels(x, LAYERS, "batch")[0]
         normalized = off_diagonal(np.asarray(batch_norm.nngp(nngp[-1], "identity")))
         activated = off_diagonal(nngp[-1])
-        error = np.max(np.abs(nngp[-1] - nngp[LAYERS // 2])) / nngp[-1].max() + batch_norm.rule_error(B - 1, 0.0)
+        error = np.max(np.abs(nngp[-1] - nngp[LAYERS // 2])) / nngp[-1].max() + batch_norm.rule_error(B - 1)
         because = f"change over layers {LAYERS // 2} to {LAYERS}, and quadrature error"
         condition = f"{LAYERS} layers, batch of {B} {inputs}"
         evidence.stated("correlation behind BN", 0.0, normalized, error, because, condition=condition)
@@ -115,7 +115,7 @@ def check_large_batch(evidence: Evidence) -> None:
     )
     B = 64
     eigenvalue = np.linalg.eigvalsh(batch_norm.nngp(np.eye(B), "identity"))[0]
-    error = batch_norm.rule_error(B - 1, 0.0) * B
+    error = batch_norm.rule_error(B - 1) * B
     evidence.varied(
         "smallest eigenvalue of BN's kernel",
         1.0,

@@ -115,7 +115,7 @@ def check_rates(evidence: Evidence, centred: MeanField, batches: tuple[int, ...]
     for B in batches:
         G = np.eye(B) - 1 / B
         chi = np.linalg.eigvalsh(batch_norm.push(batch_norm.nngp(np.eye(B)), G))[-1]
-        error = batch_norm.rule_error(B - 1, 0.0) * B
+        error = batch_norm.rule_error(B - 1) * B
         condition, because = f"batch of {B}, exact push-forward", "quadrature error of each entry, B of them"
         evidence.varied("growth of the NTK per layer", centred.chi_1, chi, error, because, condition=condition)
         closed = analyse("relu", normalization="batch", batch_size=B).chi_1

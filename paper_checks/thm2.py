@@ -74,9 +74,9 @@ def orthogonal(batch: int) -> np.ndarray:
     return np.sqrt(batch) * np.eye(batch)
 
 
-def quadrature(batch: int, eps: float = 0.0) -> float:
+def quadrature(batch: int) -> float:
     """Relative error of a growth rate: of two traces of kernels with the constant mode taken out."""
-    return 2 * (1 + batch) * batch_norm.rule_error(batch - 1, eps)
+    return 2 * (1 + batch) * batch_norm.rule_error(batch - 1)
 
 
 def limit(batches: tuple[int, ...], rates: list[float]) -> tuple[float, float]:

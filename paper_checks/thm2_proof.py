@@ -192,7 +192,7 @@ def common_correlation(evidence: Evidence, theory: Theory) -> None:
         "correlation behind one batch norm",
         -1 / (sizes[0] - 1),
         _pair_behind_batch_norm(sizes[0], COMMON),
-        2 * batch_norm.rule_error(sizes[0] - 1, 0.0),
+        2 * batch_norm.rule_error(sizes[0] - 1),
         "twice the error of the quadrature rule",
         condition=f"batch of {sizes[0]}, all inputs of correlation {COMMON}",
     )

@@ -6,7 +6,7 @@ import pytest
 
 from ntk_analysis import infinite, memory
 from ntk_analysis.infinite import infinite_kernel, input_kernel
-from ntk_analysis.layers import AvgPool, Conv, Dense, Flatten, Serial
+from ntk_analysis.layers import Activation, AvgPool, BatchNorm, Conv, Dense, Flatten, Serial
 from ntk_analysis.networks import convolutional, fully_connected, residual
 
 FLAT, POOL = convolutional(1, 4, kernel_size=1), convolutional(1, 4, kernel_size=1, readout="pool")
@@ -103,3 +103,18 @@ def test_the_estimate_is_what_the_compiler_takes(network, shape, crossed, dtype)
     account = jax.jit(propagate).lower(x1, x2).compile().memory_analysis()
     taken = account.temp_size_in_bytes + account.output_size_in_bytes
     assert taken / 1.3 < asked(network, shape, crossed=crossed, dtype=dtype) < 2.5 * taken
+
+
+def test_of_many_images_only_a_tile_is_held():
+    """4,000 images of 16 x 16, which as a whole took a terabyte: the tile, and what is left for each pair."""
+    network, shape = convolutional(2, 4), (4000, 16, 16, 3)
+    assert asked(network, shape) < 2**30
+    x = jax.ShapeDtypeStruct(shape, np.float32)
+    account = jax.jit(lambda x: infinite_kernel(network, x)).lower(x).compile().memory_analysis()
+    taken = account.temp_size_in_bytes + account.output_size_in_bytes
+    assert taken / 1.3 < asked(network, shape) < 4 * taken
+    unflattened = Serial(Conv(4), Conv(4, stride=4))
+    assert asked(unflattened, shape) > 2 * 16 * 4000**2 * 4
+    # statistics over the batch are of the whole batch
+    normalised = Serial(Conv(4), Flatten(), Dense(4), BatchNorm(), Activation("relu"), Dense(1))
+    assert asked(normalised, shape) == 16 * 4000**2 * 256 * 4

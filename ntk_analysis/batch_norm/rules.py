@@ -30,13 +30,12 @@ def automatic(rank: int) -> Rule:
     return FINE if rank <= 3 else COARSE
 
 
-def rule_error(rank: int, eps: float) -> float:
+def rule_error(rank: int) -> float:
     """Relative error of the integrals under the automatic rule: 1e-11 (COARSE), 1e-12 (FINE).
 
     Relative to the largest entry; `quadrature_error` measures it. Known exception: 1e-7 for COARSE where rank is 3,
     which under a trace is not known.
     """
-    del eps
     return {COARSE: 1e-11, FINE: 1e-12}[automatic(rank)]
 
 

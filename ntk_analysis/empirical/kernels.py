@@ -133,8 +133,8 @@ def empirical_ntk(
             diagonal over outputs.
         method: "jacobian", "products", "layerwise", or "auto": the one of least time by its FLOPs.
         coupled: whether an output depends on the other inputs of its batch (batch normalisation in training mode): then
-            x1 is one batch and x2 another, never cut, and the kernel that of the batch's outputs. "detect" tries it out
-            on up to 8 inputs.
+            x1 is one batch and x2 another, never cut, and the kernel that of the batch's outputs. "detect" knows it
+            of layers, and tries it out on up to 8 inputs for all else.
         memory: what one tile may take: bytes, "4GiB", or None for half of what is free.
         store: where the kernel is to stand on disk, None for the host's memory. The same call continues a store that
             was interrupted, with the store's tiles, and ends with the same bits; see `store`.

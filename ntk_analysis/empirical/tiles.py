@@ -64,7 +64,8 @@ def plan(
         outputs: layout, "full", "diagonal" or "trace".
         which: "ntk" or "nngp".
         method: "auto" takes the one of least time by its FLOPs.
-        coupled: True, False or "detect", which runs f on up to 8 inputs (random ones, where x1 is not at hand).
+        coupled: True, False or "detect", which knows layers, and runs other f on up to 8 inputs (random ones, where x1
+            is not at hand).
         memory: budget of one tile: bytes, "4GiB", or None for half of what is free.
         measure: whether to run one tile (on random inputs, where x1 is not at hand) and estimate the time.
         parallel: devices or workers that tiles are cut for, several for each; the budget is that of each.

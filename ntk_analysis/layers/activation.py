@@ -77,7 +77,7 @@ def batch_normalized(kernel: Kernel, before: BatchNormalized, phi: activations.A
     result = _propagate(before.sigma, before.ntk_scaled, phi, before.eps, apart=before.apart)
     # units are NaN where all inputs coincide: they become 0, as in the finite network; the tangent kernel stays NaN
     variance = jnp.nan_to_num(jnp.diagonal(result.nngp))
-    quadrature = batch_norm.rule_error(len(variance) - 1, before.eps)
+    quadrature = batch_norm.rule_error(len(variance) - 1)
     new = replace(
         kernel,
         variance1=variance,
