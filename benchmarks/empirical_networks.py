@@ -37,6 +37,7 @@ NETWORKS: dict[str, tuple[Layer, int]] = {
     ),
     "ResNet block, 32 channels": (Serial(Conv(32), BLOCK, RELU, *READ_OUT), 32),
     "batch-norm MLP, 3 x 256": (Serial(*[Dense(256), BatchNorm(), RELU] * 3, Dense(10, 2.0)), 64),
+    "last-batch-norm MLP, 3 x 256": (Serial(*[Dense(256, 2.0), RELU] * 3, Dense(10, 2.0), BatchNorm()), 64),
 }
 """What is measured, and on how many images: 28 x 28 MNIST for convolutions, 8 x 8 digits for the MLP."""
 

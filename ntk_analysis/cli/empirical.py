@@ -59,7 +59,7 @@ def empirical(
     ] = None,
     outputs: Annotated[str, Option(help="trace (N, N), the sum over outputs, diagonal (N, N, C) or full.")] = "trace",
     kernel: Annotated[KernelName, Option(help="Tangent kernel, or products of outputs.")] = KernelName.ntk,
-    method: Annotated[str, Option(help="auto, jacobian, products or layerwise.")] = "auto",
+    method: Annotated[str, Option(help="auto, jacobian, products, layerwise or last_norm.")] = "auto",
     coupled: Annotated[Coupled, Option(help="Whether the network couples the batch.")] = Coupled.detect,
     images: Annotated[
         Path | None, Option(help="Images as for `kernel`: a fully connected network on them.", show_default=False)

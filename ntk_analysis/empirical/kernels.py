@@ -121,7 +121,8 @@ def empirical_ntk(
         "jacobian"   2 C^2 P FLOPs (2 C P for diagonal and trace); a tile of n inputs holds n C P numbers of each side;
         "products"   C forward-mode derivatives of the network, whatever the layout; holds C P numbers;
         "layerwise"  2 m + 2 C^2 u (2 m + 2 C u) at each dense layer of m x u weights, without P; networks of
-                     `ntk_analysis.layers` only; see `layerwise`.
+                     `ntk_analysis.layers` only; see `layerwise`;
+        "last_norm"  as "layerwise" for the network before a last batch norm, where nothing else couples the batch.
 
     Args:
         f: a network of layers, or a pure JAX function f(params, x) -> (n, ...) floats; axes behind the first are
@@ -131,7 +132,7 @@ def empirical_ntk(
         x2: (N2, ...) inputs of the same features, or None: x1 with itself.
         outputs: "full" (N1, N2, C, C), "diagonal" (N1, N2, C), its entries c = d, or "trace" (N1, N2), the SUM of the
             diagonal over outputs.
-        method: "jacobian", "products", "layerwise", or "auto": the one of least time by its FLOPs.
+        method: "jacobian", "products", "layerwise", "last_norm", or "auto": the one of least time by its FLOPs.
         coupled: whether an output depends on the other inputs of its batch (batch normalisation in training mode): then
             x1 is one batch and x2 another, never cut, and the kernel that of the batch's outputs. "detect" knows it
             of layers, and tries it out on up to 8 inputs for all else.
@@ -146,7 +147,8 @@ def empirical_ntk(
         TypeError: f does not return one array of floats; parameters that are no floats; called under a transformation.
         ValueError: NaN or infinite parameters or inputs; shapes that do not fit; unknown options.
         MemoryError: one pair of inputs needs more than the budget, or the kernel more than the host has.
-        NotImplementedError: "layerwise" for a network with compositions of one's own.
+        NotImplementedError: "layerwise" for a network with compositions of one's own, "last_norm" for one that does not
+            end in a batch norm.
         FileExistsError: there is something at `store` that is not a store; it stays as it is.
         OSError: the disk is full, or too small for the kernel.
     """

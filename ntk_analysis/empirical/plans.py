@@ -41,7 +41,7 @@ class TilePlan:
         features: outputs C of the function.
         outputs: layout, "full", "diagonal" or "trace".
         which: "ntk" or "nngp".
-        method: "jacobian", "products", "layerwise", or "outputs" (the NNGP's only one).
+        method: "jacobian", "products", "layerwise", "last_norm", or "outputs" (the NNGP's only one).
         coupled: whether the function couples the batch, which is then taken whole.
         symmetric: whether the second inputs are the first.
         dtype: of the kernel.

@@ -22,6 +22,7 @@ from ntk_analysis.empirical.functions import (
     known_coupling,
 )
 from ntk_analysis.empirical.halves import symmetric_tile
+from ntk_analysis.empirical.last_norm import last_norm_method
 from ntk_analysis.empirical.layerwise import layerwise_method
 from ntk_analysis.empirical.layouts import LAYOUTS, arranged, symmetric
 from ntk_analysis.empirical.methods import Method, Programs, jacobian_method, outputs_method, products_method
@@ -31,7 +32,8 @@ from ntk_analysis.layers.base import Params
 from ntk_analysis.precision import is_traced, numpy_in_float64, wants_float64
 
 Network: TypeAlias = Layer | Callable[..., Any]
-METHODS = ("jacobian", "products", "layerwise")
+METHODS = ("jacobian", "products", "layerwise", "last_norm")
+OF_LAYERS = {"layerwise": layerwise_method, "last_norm": last_norm_method}
 KERNELS = ("ntk", "nngp")
 # time of a FLOP, in that of others: gradients of single inputs, by convolutions above all, make small matrix products;
 # measured on a CPU: CNN 2.3, batch-norm MLP 3
@@ -175,9 +177,9 @@ def tile_programs(f: Network, name: str, layout: str) -> Programs:
 
 def _method(f: Network, name: str, layout: str) -> Method:
     """Not compiled; matrix products inside f are exact to the dtype too."""
-    if name == "layerwise":
+    if name in OF_LAYERS:
         assert isinstance(f, Layer), "plan refuses it for other functions"
-        method = layerwise_method(f, layout)
+        method = OF_LAYERS[name](f, layout)
     else:
         make = {"jacobian": jacobian_method, "products": products_method, "outputs": outputs_method}[name]
         method = make(flattened(f), layout)
@@ -230,7 +232,7 @@ def _cheapest(f: Network, params: Params, x1: Any, x2: Any, names: tuple[str, ..
         except (MemoryError, NotImplementedError) as refusal:
             refusals.append(refusal)
     if not found:
-        raise refusals[-1]
+        raise next((refusal for refusal in refusals[::-1] if isinstance(refusal, MemoryError)), refusals[-1])
     return min(found, key=lambda plan: plan.flops * SLOWNESS.get(plan.method, 1.0))
 
 
@@ -275,7 +277,7 @@ def _check_choices(f: Any, outputs: str, which: str, method: str, coupled: Any) 
         raise ValueError(f"got coupled={coupled!r}: choose True, False or 'detect'")
     if not callable(f) and not isinstance(f, Layer):
         raise TypeError(f"f must be a function of (params, x) or a network of layers, got {type(f).__name__}")
-    if method == "layerwise" and not isinstance(f, Layer):
+    if method in OF_LAYERS and not isinstance(f, Layer):
         raise ValueError(
-            "method 'layerwise' needs a network of layers as f: use 'jacobian' or 'products' for functions"
+            f"method {method!r} needs a network of layers as f: use 'jacobian' or 'products' for functions"
         )
