@@ -3,14 +3,14 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
 
 from figures.config import Config
 from figures.render import render
+from ntk_analysis.empirical.runs import untracked
 
 
 def side_by_side(
@@ -25,7 +25,8 @@ def side_by_side(
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # processes share the memory of a GPU
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, initializer=_quiet) as pool:
-        running = {pool.submit(render, name, config, folder, _untracked, from_data): name for name in names}
+        # untracked: bars of several processes would overwrite each other
+        running = {pool.submit(render, name, config, folder, untracked, from_data): name for name in names}
         try:
             for done in as_completed(running):
                 yield running[done], done.result()
@@ -40,9 +41,3 @@ def side_by_side(
 def _quiet() -> None:
     """Ctrl-C ends a worker without a word: what is to be said, the first process says."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def _untracked(steps: Iterable[Any], description: str) -> Iterable[Any]:
-    """No progress bar: those of several processes would overwrite each other."""
-    del description
-    return steps

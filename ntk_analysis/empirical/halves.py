@@ -39,7 +39,7 @@ def symmetric_tile(method: Method, layout: str, params: Params, side: Side) -> j
     def step(kernel: jax.Array, corner: jax.Array) -> tuple[jax.Array, None]:
         found = block(corner)
         found = jax.lax.cond(corner[0] == corner[1], lambda same: _symmetric(same, layout), lambda other: other, found)
-        for values, place in ((found, corner), (_mirrored(found, layout), corner[::-1])):
+        for values, place in ((found, corner), (found.transpose(2, 3, 0, 1), corner[::-1])):
             tile = arranged(values, layout)
             kernel = jax.lax.dynamic_update_slice(kernel, tile, (*place, *jnp.zeros(kernel.ndim - 2, place.dtype)))
         return kernel, None
@@ -47,11 +47,6 @@ def symmetric_tile(method: Method, layout: str, params: Params, side: Side) -> j
     shape = jax.eval_shape(lambda corner: arranged(block(corner), layout), corners[0])
     empty = jnp.zeros((count, count, *shape.shape[2:]), shape.dtype)
     return jax.lax.scan(step, empty, jnp.asarray(corners))[0]
-
-
-def _mirrored(products: jax.Array, layout: str) -> jax.Array:
-    """Of (x2, x1), from those of (x1, x2): of a full kernel, one matrix, its transpose."""
-    return products.transpose(2, 3, 0, 1) if layout == "full" else products.swapaxes(0, 1)
 
 
 def _symmetric(products: jax.Array, layout: str) -> jax.Array:
