@@ -1,13 +1,13 @@
-"""The checks run as users run them: JAX's own defaults, and warnings that nobody expects are errors."""
+"""The checks run as users run them: with JAX's own defaults, also beside the tests of the library, which are strict."""
 
-import os
+from collections.abc import Iterator
 
+import jax
 import pytest
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("MPLBACKEND", "agg")
 
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Warnings are errors."""
-    config.addinivalue_line("filterwarnings", "error")
+@pytest.fixture(autouse=True)
+def defaults_of_jax() -> Iterator[None]:
+    """Precision and promotion as JAX has them where nobody chose."""
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield

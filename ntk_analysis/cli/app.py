@@ -1,7 +1,9 @@
 """The application: its commands in the order of --help, and its one-line errors."""
 
+import functools
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import typer
@@ -27,8 +29,23 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def keeping_programs(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, with what JAX compiles in it kept for the next start."""
+
+    @functools.wraps(command)
+    def run(*arguments: object, **options: object) -> None:
+        from ntk_analysis import compilation_cache
+
+        compilation_cache.use()
+        command(*arguments, **options)
+
+    return run
+
+
 for command in (figures, kernel, compare, empirical, meanfield, phase, diagnose, check, train, sweep, memory):
-    app.command()(command)
+    app.command()(keeping_programs(command))
 
 
 def show_version(wanted: bool) -> bool:

@@ -1,0 +1,38 @@
+"""What all tests share: the environment they run in, and what is forgotten between two files."""
+
+import os
+import sys
+import tempfile
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "agg")
+os.environ["NTK_ANALYSIS_CACHE"] = "off"  # no test reads what another run compiled
+# most of the tests' time is compilation of small programs: a third less without the optimiser
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+
+import jax
+import pytest
+
+
+def pytest_configure(config):
+    """Warnings are errors: here and not in pyproject.toml, so that there is one place for strictness."""
+    config.addinivalue_line("filterwarnings", "error")
+
+
+def pytest_sessionstart(session):
+    """Where Python is told to keep no bytecode, the workers and commands of this run share some for as long as it runs.
+
+    Compiling the modules of JAX and SciPy is half of the start of each process.
+    """
+    if sys.dont_write_bytecode and not hasattr(session.config, "workerinput"):
+        folder = tempfile.TemporaryDirectory(prefix="bytecode-")
+        session.config.add_cleanup(folder.cleanup)
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = folder.name
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_compiled_programs():
+    """Programs of one file are of no use to the next, and all of them together take gigabytes."""
+    yield
+    jax.clear_caches()
