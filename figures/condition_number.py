@@ -21,7 +21,7 @@ COLORS = (BLUE, ORANGE, GREEN, VERMILION)
 
 def settings(config: Config) -> tuple[tuple[int, ...], int]:
     """(data-set sizes, largest depth)."""
-    return ((5, 20), 20) if config.quick else ((10, 30, 100, 300), 200)
+    return ((10, 30, 100, 300), 200) if config.full else ((5, 20), 20)
 
 
 def depths_up_to(largest: int) -> list[int]:

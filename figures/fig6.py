@@ -23,7 +23,7 @@ WORDS = {"train": "training", "test": "test"}
 def settings(config: Config) -> tuple[Grid, Dataset]:
     """The quick one, of the same panels: a small network, few images."""
     dataset = load_dataset(config.data or "digits")
-    if config.quick:
+    if not config.full:
         few = hold_out(dataset.train.subset(160, config.seed))
         recipe = Recipe(depth=2, width=16, min_fan_in=2, batch=32, epochs=3)
         return Grid(recipe, (1e-2,), (config.seed, config.seed + 1), NORMALIZATIONS[1:4]), few

@@ -48,7 +48,7 @@ class Settings(NamedTuple):
 
 def settings(config: Config) -> Settings:
     """The quick one has the same panels."""
-    return Settings(60, 2, 8) if config.quick else Settings(500, 5, 50)
+    return Settings(500, 5, 50) if config.full else Settings(60, 2, 8)
 
 
 def image_sets(config: Config) -> list[data.ImageSet]:

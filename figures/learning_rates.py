@@ -39,7 +39,7 @@ TRAINED = 0.9  # training accuracy of a rate that trains
 def settings(config: Config) -> tuple[Grid, Dataset]:
     """The quick one, of the same panels: four normalisations, three rates, a small network, few images."""
     dataset = load_dataset(config.data or "digits")
-    if config.quick:
+    if not config.full:
         few = hold_out(dataset.train.subset(160, config.seed))
         recipe = Recipe(depth=2, width=16, min_fan_in=2, batch=32, epochs=2)
         return Grid(recipe, (1e-3, 1e-2, 1e-1), (config.seed, config.seed + 1), TRAINED_HERE[:4]), few

@@ -26,7 +26,7 @@ def settings(config: Config) -> dict[str, Recipe]:
     common: dict[str, Any] = {"normalization": "mimic_norm", "learning_rate": RATE, "seed": config.seed}
     common |= {"epochs": EPOCHS, "warmup_epochs": EPOCHS, "batch": 16}  # the paper's warm-up; about as many steps
     mlp = Recipe(model="mlp", depth=10, width=128, **common)
-    if config.quick:
+    if not config.full:
         return {"mlp": mlp}
     return {"mlp": mlp} | {name: Recipe(model=name, width=16, **common) for name in ("vgg11", "resnet18")}
 

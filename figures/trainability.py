@@ -48,7 +48,7 @@ class Settings(NamedTuple):
 
 def settings(config: Config) -> Settings:
     """The quick one has the same panels."""
-    if config.quick:
+    if not config.full:
         return Settings(100, 20, 3, tuple(range(1, 13)), 32, 16, (1, 4), 2, 20)
     return Settings(1797, 128, 10, (*range(1, 31), 35, 40, 45, 50), 128, 64, (1, 2, 5, 10, 20), 3, 100)
 
