@@ -39,7 +39,7 @@ def predicted_correlation(inputs: Inputs, normalization: str, layer: int) -> flo
     """Mean correlation of different inputs' pre-activations at a hidden layer, at infinite width."""
     if layer == 1:
         return float(inputs.facts["mean initial correlation"])
-    kernel = infinite_kernel(fully_connected(layer - 1, 1, normalization), inputs.x[:KERNEL_INPUTS])
+    kernel = infinite_kernel(fully_connected(layer - 1, 1, normalization), inputs.x[:KERNEL_INPUTS], exact=True)
     correlation = 1 - np.asarray(kernel.distance)
     m = len(correlation)
     return float((correlation.sum() - m) / (m * (m - 1)))
