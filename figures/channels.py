@@ -19,7 +19,7 @@ KERNEL_INPUTS = 500  # the mean correlation of a batch needs no more
 
 def settings(config: Config) -> tuple[int, int, int]:
     """(depth, width, batch): the paper's 51 layers are 50 hidden ones and the read-out."""
-    return (50, 300, 2000) if config.full else (20, 64, 200)
+    return (50, 300, 2000) if config.full else (50, 128, 300)
 
 
 def box_quantiles(config: Config, inputs: Inputs, normalization: str, layers: list[int]) -> np.ndarray:

@@ -22,7 +22,7 @@ COLORS = (BLUE, ORANGE, GREEN, VERMILION)
 
 def settings(config: Config) -> tuple[tuple[int, ...], int]:
     """(data-set sizes, largest depth)."""
-    return ((10, 30, 100, 300), 200) if config.full else ((5, 20), 20)
+    return ((10, 30, 100, 300), 200) if config.full else ((10, 30, 100), 100)
 
 
 def depths_up_to(largest: int) -> list[int]:

@@ -65,7 +65,7 @@ class Settings(NamedTuple):
 
 def settings(config: Config) -> Settings:
     """The quick one has the same panels."""
-    return Settings(100, (1, 5, 20, 50)) if config.full else Settings(40, (1, 3, 6, 12))
+    return Settings(100, (1, 5, 20, 50)) if config.full else Settings(50, (1, 5, 20, 50))
 
 
 def sorted_images(config: Config, count: int) -> tuple[Inputs, np.ndarray]:

@@ -37,7 +37,7 @@ class Settings(NamedTuple):
 
 def settings(config: Config) -> Settings:
     """The quick one has the same panels."""
-    return Settings(32, 100, 128, 9) if config.full else Settings(8, 12, 8, 4)
+    return Settings(32, 100, 128, 9) if config.full else Settings(16, 60, 64, 6)
 
 
 def pair_map(rho: float, common: float, batch: int) -> float:
