@@ -100,9 +100,7 @@ def compute(config: Config, track: Track) -> Result:
     arrays["recursion_growth"], arrays["condition_number"] = (np.array(column) for column in zip(*found, strict=True))
     limits = [analyse("relu", normalization="batch", batch_size=B).condition_number for B in sizes]
     arrays["condition_limit"] = np.array(limits)
-    arrays["weight_mean_condition_number"] = condition_numbers(
-        x[: sizes[-1]], "weight_mean", depths, sizes[-1:]
-    )[0]
+    arrays["weight_mean_condition_number"] = condition_numbers(x[: sizes[-1]], "weight_mean", depths, sizes[-1:])[0]
 
     cases = [(width, B) for width in chosen.widths for B in network_sizes]
     measured = [

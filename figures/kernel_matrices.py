@@ -64,7 +64,7 @@ class Settings(NamedTuple):
 
 
 def settings(config: Config) -> Settings:
-    """The quick one has the same panels."""
+    """The small one has the same panels."""
     return Settings(100, (1, 5, 20, 50)) if config.full else Settings(50, (1, 5, 20, 50))
 
 

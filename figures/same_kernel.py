@@ -36,7 +36,7 @@ class Settings(NamedTuple):
 
 
 def settings(config: Config) -> Settings:
-    """The quick one has the same panels."""
+    """The small one has the same panels."""
     return Settings(32, 100, 128, 9) if config.full else Settings(16, 60, 64, 6)
 
 

@@ -63,12 +63,15 @@ def draw(result: Result) -> Figure:
         steps = np.arange(len(values))
         axes.fill_between(steps, values.min(-1), values.max(-1), color=color, alpha=0.2, linewidth=0)
         axes.semilogy(steps, np.exp(np.log(values).mean(-1)), color=color, label=label)
-    recipe = next(iter(result.facts["recipes"].values()))
+    recipes = result.facts["recipes"]
+    recipe = next(iter(recipes.values()))
+    widths = ", ".join(f"{LOOKS[name][0]} {each['width']}" for name, each in recipes.items())
     axes.set(xlabel="step", ylabel="running variance", title="last batch norm, first two epochs")
     axes.legend()
     note(
         figure,
-        f"MimicNorm; {result.facts['trained on']}; {recipe['optimizer']}, momentum {recipe['momentum']:g}, batch "
+        f"MimicNorm; width: {widths}; {recipe['depth']} hidden layers in the MLP; {result.facts['trained on']}; "
+        f"{recipe['optimizer']}, momentum {recipe['momentum']:g}, batch "
         f"{recipe['batch']}, learning rate rising to {RATE:g}; bands: smallest to largest class",
     )
     return figure
