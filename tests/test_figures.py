@@ -114,7 +114,7 @@ def test_figures_side_by_side(drawn, tmp_path):
         assert (tmp_path / f"{name}.svg").read_bytes() == (folder / f"{name}.svg").read_bytes()
     assert sorted(path.stem for path in tmp_path.iterdir()) == sorted(CHEAP * 4)
     with pytest.raises(ValueError, match="compute the figure first"):
-        list(side_by_side(CHEAP, 2, SMALL, tmp_path, from_data=tmp_path / "nothing"))
+        list(side_by_side(CHEAP, 1, SMALL, tmp_path, from_data=tmp_path / "nothing"))
     with pytest.raises(RuntimeError, match=r"was killed.*give --jobs 1"):
         list(side_by_side(CHEAP, 2, Deadly(), tmp_path, from_data=folder))
     assert len(list(tmp_path.iterdir())) == 4 * len(CHEAP)
