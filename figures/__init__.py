@@ -29,17 +29,17 @@ NAMES = (
 DEFAULT = (
     "fig4",
     "kernel_matrices",
+    "table1",
     "supp3",
     "fig6",
-    "same_kernel",
     "bn_growth",
     "phase_diagram",
     "supp2",
-    "table1",
+    "same_kernel",
     "condition_number",
-    "supp1",
     "fig2",
     "fig3",
+    "supp1",
 )
 OTHERS = ("dynamics", "trainability", "width_study", "learning_rates", "generalisation")
 

@@ -41,7 +41,7 @@ class Settings(NamedTuple):
 def settings(config: Config) -> Settings:
     """Finite networks start at B = 6: below, the variance of their squared gradients over draws is infinite."""
     if not config.full:
-        return Settings((4, 8, 16, 32), 60, (6, 12, 32), 30, (128,), 10)
+        return Settings((4, 8, 16, 32), 40, (6, 12, 32), 30, (128,), 10)
     return Settings((4, 8, 16, 32, 64, 128), 100, (6, 12, 48), 30, (128, 512), 20)
 
 

@@ -25,7 +25,7 @@ def settings(config: Config) -> tuple[Grid, Dataset]:
     dataset = load_dataset(config.data or "digits")
     if not config.full:
         seeds = tuple(range(config.seed, config.seed + 3))
-        return Grid(Recipe(depth=10, width=64, epochs=8), (1e-2,), seeds, NORMALIZATIONS), dataset
+        return Grid(Recipe(depth=7, width=64, epochs=8), (1e-2,), seeds, NORMALIZATIONS), dataset
     seeds = tuple(range(config.seed, config.seed + 5))
     return Grid(Recipe(depth=13, width=128, epochs=15), (1e-2,), seeds, NORMALIZATIONS), dataset
 

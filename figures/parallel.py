@@ -1,5 +1,6 @@
 """Figures side by side, each in a process of its own."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -31,7 +32,7 @@ def side_by_side(
     # processes write in here: what a killed one leaves is removed with the rest
     with (
         tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as scratch,
-        ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _end_with_parent) as pool,
+        ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin) as pool,
     ):
         try:
             with _deaf_to_interrupts():
@@ -70,8 +71,9 @@ def _deaf_to_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _end_with_parent() -> None:
-    """No process goes on when the one that reads its results is gone."""
+def _begin() -> None:
+    """What a process does before its first figure. None goes on when the one that reads its results is gone."""
+    gc.set_threshold(100_000)  # tracing makes many objects and few cycles: a tenth of its time was looking for them
     parent = multiprocessing.parent_process()
 
     def wait() -> None:

@@ -22,12 +22,12 @@ LOOKS = {"mlp": ("MLP", GREEN), "vgg11": ("VGG11", BLUE), "resnet18": ("ResNet18
 
 
 def settings(config: Config) -> tuple[dict[str, Recipe], Dataset]:
-    """Recipes by network, and images; the small ones have narrower convolutions, and four tenths of the images."""
+    """Recipes by network, and images; the small ones have narrower convolutions, and a quarter of the images."""
     dataset = load_dataset(config.data or "digits")
     common: dict[str, Any] = {"normalization": "mimic_norm", "learning_rate": RATE, "seed": config.seed}
     common |= {"epochs": EPOCHS, "warmup_epochs": EPOCHS, "batch": 16}  # the paper's warm-up; about as many steps
     if not config.full:
-        dataset = hold_out(dataset.train.subset(len(dataset.train.images) // 2, config.seed))
+        dataset = hold_out(dataset.train.subset(len(dataset.train.images) // 3, config.seed))
     width = 16 if config.full else 4
     recipes = {"mlp": Recipe(model="mlp", depth=10, width=128, **common)}
     return recipes | {name: Recipe(model=name, width=width, **common) for name in ("vgg11", "resnet18")}, dataset
