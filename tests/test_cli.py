@@ -159,7 +159,7 @@ def test_a_failed_write_keeps_the_old_result(run, images, tmp_path, monkeypatch)
 @pytest.mark.slow
 def test_a_killed_figure_leaves_the_old_one_whole(tmp_path):
     """SIGKILL at several moments of a second run: the four files of the first are there, and belong together."""
-    command = [sys.executable, "-m", "ntk_analysis.cli", "figures", "fig4", "--quick", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "ntk_analysis.cli", "figures", "fig4", "--out", str(tmp_path)]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     subprocess.run([*command, "--seed", "1"], check=True, capture_output=True, env=environment)
     for delay in (0.5, 2.0, 3.0):
