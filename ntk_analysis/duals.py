@@ -20,6 +20,7 @@ from ntk_analysis.gaussian import (
     safe_divide,
     safe_quotient,
     safe_sqrt,
+    zero_where,
 )
 from ntk_analysis.precision import Real, float_array, numpy_in_float64
 
@@ -110,7 +111,8 @@ class ClosedForm(Dual):
         """What unequal variances alone cost; second order in their difference, and rounding noise below that."""
         larger = jnp.maximum(variance1, variance2)
         equal = jnp.abs(variance1 - variance2) <= EQUAL_WITHIN * float(np.finfo(larger.dtype).eps) * larger
-        return jnp.where(equal, 0, jnp.maximum(scale - self.coincident(variance1, variance2), 0))
+        lost = scale - self.coincident(variance1, variance2)
+        return zero_where(equal | (lost < 0), lost)
 
 
 @dataclass(frozen=True)
