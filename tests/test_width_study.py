@@ -123,6 +123,7 @@ def test_fluctuation_of_one_hidden_layer_is_exact(one_hidden_layer):
     assert np.all(np.abs(found.fluctuation - 5 / found.widths) < STANDARD_ERRORS * found.fluctuation_error)
 
 
+@pytest.mark.full
 def test_wrong_kernel_is_a_bias_that_stays(inputs):
     wrong = Serial(Dense(8), Activation("relu"), Dense(1, 2.1))
     found = width_study(lambda width: fully_connected(1, width), inputs, (64, 256), 4000, limit=wrong).nngp
@@ -131,6 +132,7 @@ def test_wrong_kernel_is_a_bias_that_stays(inputs):
     assert abs(found.bias_law.exponent) < STANDARD_ERRORS * found.bias_law.error
 
 
+@pytest.mark.full
 def test_draws_are_the_tangent_kernels_of_networks(inputs):
     network, x = fully_connected(2, 4, "batch", b_var=0.1, outputs=2), inputs.astype(np.float64)
     ((ntk, _),) = draw_kernels([network], x, [4])
@@ -139,6 +141,7 @@ def test_draws_are_the_tangent_kernels_of_networks(inputs):
     np.testing.assert_allclose(ntk[2], expected, rtol=1e-9)
 
 
+@pytest.mark.full
 def test_covariance_of_outputs_given_the_hidden_layers(inputs):
     outputs = 20_000
     network = fully_connected(1, 8, "weight_standardization", b_var=0.1, outputs=outputs)
