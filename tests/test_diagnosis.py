@@ -72,12 +72,12 @@ def assert_chi_1(found, field, depth):
 
 @pytest.mark.usefixtures("by_trace")
 @pytest.mark.parametrize(
-    "name",
-    [*full("weight mean"), *(pytest.param(name, marks=pytest.mark.slow) for name in PHASES if name != "weight mean")],
+    ("name", "width"),
+    [*full(("weight mean", 64)), *(pytest.param(name, WIDTH, marks=pytest.mark.slow) for name in PHASES)],
 )
-def test_the_verdict_is_mean_fields(name, digits):
+def test_the_verdict_is_mean_fields(name, width, digits):
     """Measured end to end as of a plain function, and chi_1 itself within the verdict's own interval."""
-    network, field, phase = deep(name)
+    network, field, phase = deep(name, width=width)
     found = diagnose(network.apply, drawn(network, digits), digits)
     assert found.verdict.phase == phase == field.phase
     assert_chi_1(found, field, DEPTH)
