@@ -272,10 +272,9 @@ TANH = fully_connected(4, 32, "none", "tanh", 3, 1.5, 0.1)
 RELU = fully_connected(4, 32, "none", "relu", 3, 2.0, 0.1)
 
 
-@pytest.mark.full
 @pytest.mark.usefixtures("by_trace")
 @pytest.mark.parametrize(
-    ("network", "changes", "likeness"), [(TANH, {"weights": 1e3}, None), (RELU, {"bias": -1e3}, 1.0)]
+    ("network", "changes", "likeness"), [(RELU, {"bias": -1e3}, 1.0), *full((TANH, {"weights": 1e3}, None))]
 )
 def test_saturated_and_dead_networks_are_reported(network, changes, likeness, digits):
     """The read-out still learns, on constant features: the kernel has a spectrum, the phase cannot be told."""
