@@ -140,7 +140,6 @@ def test_draws_are_the_tangent_kernels_of_networks(inputs):
     np.testing.assert_allclose(ntk[2], expected, rtol=1e-9)
 
 
-@pytest.mark.full
 def test_covariance_of_outputs_given_the_hidden_layers(inputs):
     outputs = 20_000
     network = fully_connected(1, 8, "weight_standardization", b_var=0.1, outputs=outputs)
