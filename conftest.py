@@ -4,11 +4,13 @@ import os
 import sys
 import tempfile
 
+from ntk_analysis import quick_compilation
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ["NTK_ANALYSIS_CACHE"] = "off"  # no test reads what another run compiled
-# most of the tests' time is compilation of small programs: a third less without the optimiser
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+# most of the tests' time is compilation of small programs
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick_compilation.flags()}".strip()
 
 import jax
 import pytest
