@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-
 from test_empirical import drawn
 from tiers import full
 
