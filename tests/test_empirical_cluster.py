@@ -121,7 +121,7 @@ def test_errors(threads, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="file system of all"):
         compute_tile(str(tmp_path / "nothing"), 0, 0)
     (tmp_path / "job").write_bytes(b"cnowhere\nf\n.")  # the pickle of nowhere.f
-    with pytest.raises(RuntimeError, match="a worker cannot import the function .*nowhere"):
+    with pytest.raises(RuntimeError, match=r"a worker cannot import the function .*nowhere"):
         compute_tile(str(tmp_path / "job"), 0, 0)
 
 
