@@ -73,7 +73,7 @@ SMALL = ("net.py:network", "--method", "jacobian", "--coupled", "no", "--memory"
 
 def test_a_drawn_network(run):
     """The arguments reach the library; float64 is the same network, of which float32 is a rounding."""
-    network = ("--depth", 2, "--width", 8, "--classes", 3, "--activation", "tanh", "--normalization", "weight_mean")
+    network = ("--depth", 1, "--width", 8, "--classes", 3, "--activation", "tanh", "--normalization", "weight_mean")
     network += ("--w-var", 1.5, "--b-var", 0.1, "--seed", 5, "--count", 9, "--images", "images.npy")
     for name, options in (("float32", ()), ("float64", ("--float64",))):
         status, out, err = run(*network, "--store", name, "--outputs", "full", *options)
@@ -81,7 +81,7 @@ def test_a_drawn_network(run):
         assert f"ntk (9, 9, 3, 3) {name} (full)" in out
         assert f"open_kernel('{name}')" in out
         assert "tiles of" in err
-    made = fully_connected(2, 8, "weight_mean", "tanh", 3, 1.5, 0.1)
+    made = fully_connected(1, 8, "weight_mean", "tanh", 3, 1.5, 0.1)
     with jax.enable_x64(False):
         params = made.init(jax.random.key(5), (9, 6))[1]
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
@@ -109,6 +109,7 @@ def test_a_given_network(run):
     assert "holds another kernel: n1 is 7 there and 8 here" in err
 
 
+@pytest.mark.full
 def test_a_killed_command_goes_on_to_the_same_bits(run, tmp_path):
     command = [sys.executable, "-m", "ntk_analysis.cli", "empirical", *map(str, SMALL), "--store", "killed"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)

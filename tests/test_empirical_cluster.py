@@ -42,13 +42,34 @@ class Deadly:
 MEMORY = plan(Deadly(""), PARAMS, X[:2], X[:2], memory="1GiB", **OPTIONS).memory_bytes  # of a tile of 2 x 2 inputs
 
 
+LOCAL = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
+
+
 @pytest.fixture(scope="module")
 def cluster():
-    options = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
-    with LocalCluster(n_workers=WORKERS, processes=True, **options) as started:
+    with LocalCluster(n_workers=WORKERS, processes=True, host="127.0.0.1", **LOCAL) as started:
         yield started
 
 
+@pytest.fixture(scope="module")
+def threads():
+    """A scheduler and workers that are threads of this process: what takes the others' time is to import JAX."""
+    with LocalCluster(n_workers=2, processes=False, **LOCAL) as started:
+        yield started
+
+
+def test_workers_compute_what_one_process_does(threads, tmp_path):
+    on = Cluster(threads)
+    assert (on.parallel, on.share) == (2, 2)
+    seen = []
+    call = {"memory": MEMORY, "store": tmp_path / "k"} | OPTIONS
+    found = empirical_ntk(Deadly(""), PARAMS, X, on=on, track=lambda s, _: map(seen.append, s), **call)
+    assert len(seen) == TILES
+    np.testing.assert_array_equal(found.ntk, empirical_ntk(Deadly(""), PARAMS, X, memory=MEMORY, **OPTIONS).ntk)
+    assert sorted(entry.name for entry in (tmp_path / "k").iterdir()) == ["done", "kernel", "manifest.json"]
+
+
+@pytest.mark.full
 def test_continues_what_one_process_began(cluster, tmp_path):
     def track(steps, description):
         yield from itertools.islice(steps, 20)
@@ -65,6 +86,7 @@ def test_continues_what_one_process_began(cluster, tmp_path):
     assert len(list((tmp_path / "k" / "done").iterdir())) == TILES
 
 
+@pytest.mark.full
 def test_workers_of_ones_own(tmp_path):
     # JAX arrays, float64 by the flag, which workers do not have; a closure, which pickle alone does not take
     params, x = {key: jnp.asarray(value) for key, value in PARAMS.items()}, jnp.asarray(X)
@@ -84,28 +106,43 @@ def one_line(error, message, f, **options):
     assert "\n" not in str(caught.value)
 
 
-def test_errors(cluster, tmp_path, monkeypatch):
-    f, on, store = Deadly(""), Cluster(cluster), tmp_path / "k"
+def test_errors(threads, tmp_path, monkeypatch):
+    f, on = Deadly(""), Cluster(threads)
     lock = threading.Lock()
     one_line(ValueError, "give store=PATH", f, on=on)
     one_line(TypeError, "cannot be sent to workers", lambda p, x: f(p, x) if lock else x, on=on, store=tmp_path / "l")
-    (tmp_path / "only_here.py").write_text("def f(params, x):\n    return x @ params['in'] @ params['out']\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    from only_here import f as elsewhere
-
-    one_line(RuntimeError, "a worker cannot import the function.*only_here", elsewhere, on=on, store=store)
-    assert not list(store.glob("job-*"))
     monkeypatch.setattr("ntk_analysis.cluster.PATIENCE", "1s")
     one_line(ConnectionError, "no workers at scheduler tcp", f, on=Cluster("tcp://127.0.0.1:1"), store=tmp_path / "m")
-    for options in ({}, {"workers": 0}, {"scheduler": cluster, "workers": 2}):
+    for options in ({}, {"workers": 0}, {"scheduler": threads, "workers": 2}):
         with pytest.raises(ValueError, match="number of workers"):
             Cluster(**options)
     from ntk_analysis.empirical.cluster import compute_tile
 
     with pytest.raises(RuntimeError, match="file system of all"):
         compute_tile(str(tmp_path / "nothing"), 0, 0)
+    (tmp_path / "job").write_bytes(b"cnowhere\nf\n.")  # the pickle of nowhere.f
+    with pytest.raises(RuntimeError, match=r"a worker cannot import the function .*nowhere"):
+        compute_tile(str(tmp_path / "job"), 0, 0)
 
 
+@pytest.mark.full
+def test_a_module_that_workers_do_not_have(cluster, tmp_path, monkeypatch):
+    (tmp_path / "only_here.py").write_text("def f(params, x):\n    return x @ params['in'] @ params['out']\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    from only_here import f as elsewhere
+
+    store = tmp_path / "k"
+    one_line(
+        RuntimeError,
+        "a worker cannot import the function.*only_here",
+        elsewhere,
+        on=Cluster(cluster),
+        store=store,
+    )
+    assert not list(store.glob("job-*"))
+
+
+@pytest.mark.full
 def test_workers_die_and_the_result_is_that_of_one_process(cluster, tmp_path):
     expected = empirical_ntk(Deadly(""), PARAMS, X, memory=MEMORY, **OPTIONS)
     assert expected.plan.count == TILES
@@ -132,6 +169,7 @@ def test_workers_die_and_the_result_is_that_of_one_process(cluster, tmp_path):
     assert sorted(entry.name for entry in store.iterdir()) == ["done", "kernel", "manifest.json"]
 
 
+@pytest.mark.full
 def test_a_tile_that_kills_every_worker(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)
     (tmp_path / "deadly").write_text("")

@@ -35,6 +35,7 @@ for f, p, method, outputs, x2 in (
 """
 
 
+@pytest.mark.full
 def test_eight_devices_compute_the_bits_of_one():
     with python(SHARDED, flags="--xla_force_host_platform_device_count=8") as process:
         pass
@@ -69,7 +70,7 @@ def test_time_on_other_devices():
 
 
 def test_a_million_images_on_64_gpus():
-    network = fully_connected(5, 512, outputs=10)
+    network = fully_connected(2, 512, outputs=10)
     shape = jax.ShapeDtypeStruct((1_000_000, 784), np.float32)
     params = jax.eval_shape(lambda: network.init(jax.random.key(0), (1, 784))[1])
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, np.float32), params)

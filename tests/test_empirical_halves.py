@@ -1,9 +1,10 @@
 """The tile of inputs with themselves by half its blocks: the whole tile, exactly symmetric."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_empirical import drawn
+from tiers import full
 
 from ntk_analysis.empirical.functions import Side, flattened
 from ntk_analysis.empirical.halves import BLOCKS, FEWEST, symmetric_tile
@@ -25,35 +26,41 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("count", [COUNT, 10])
-@pytest.mark.parametrize("name", METHODS)
-def test_half_of_the_blocks_is_the_whole_tile(name, count):
+EVERY = [(name, COUNT, outputs) for name in METHODS for outputs in ("full", "trace")]
+EVERY += [(name, 10, "diagonal") for name in METHODS]
+TELLING = [
+    ("scans", COUNT, "full"),
+    ("a coupled batch", COUNT, "trace"),
+    ("jacobian", 10, "diagonal"),
+    ("outputs", COUNT, "full"),
+    ("in no parts", COUNT, "full"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "outputs"), [*TELLING, *full(*(each for each in EVERY if each not in TELLING))]
+)
+def test_half_of_the_blocks_is_the_whole_tile(name, count, outputs):
     network, method_of, coupled = METHODS[name]
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((count, 3)))
-    params = network.init(jax.random.key(0), x.shape)[1]
-    side = Side(x, jnp.arange(count) if coupled else None)
-    layouts = ("full", "trace") if count == COUNT else ("diagonal",)
+    params, x, _ = drawn(network, (3,), count)
+    side = Side(x, np.arange(count) if coupled else None)
+    method = method_of(network, outputs)
 
     @jax.jit
     def both(params, side):
         """One program: compiling is what takes time."""
-        found = []
-        for layout in layouts:
-            method = method_of(network, layout)
-            features = method.features(params, side)
-            whole = arranged(method.contract(params, features, features), layout)
-            found.append((whole, symmetric_tile(method, layout, params, side)))
-        return found
+        features = method.features(params, side)
+        whole = arranged(method.contract(params, features, features), outputs)
+        return whole, symmetric_tile(method, outputs, params, side)
 
-    for whole, tile in jax.device_get(both(params, side)):
-        np.testing.assert_array_equal(tile, mirrored(tile))
-        np.testing.assert_allclose(tile, whole, rtol=0, atol=1e-13 * np.abs(whole).max())
+    whole, tile = jax.device_get(both(params, side))
+    np.testing.assert_array_equal(tile, mirrored(tile))
+    np.testing.assert_allclose(tile, whole, rtol=0, atol=1e-13 * np.abs(whole).max())
 
 
 def test_the_lower_half_is_not_computed():
     """10 of 16 blocks, and what is common to all."""
     method = layerwise_method(SCANNED, "full")
-    x = jnp.zeros((COUNT, 3))
-    params = SCANNED.init(jax.random.key(0), x.shape)[1]
+    params, x, _ = drawn(SCANNED, (3,), COUNT)
     program = str(jax.make_jaxpr(lambda p, s: symmetric_tile(method, "full", p, s))(params, Side(x)))
     assert f"length={BLOCKS * (BLOCKS + 1) // 2}" in program

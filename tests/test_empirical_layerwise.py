@@ -1,12 +1,10 @@
 """The layer-wise kernel of our own networks against the dense Jacobian: every normalisation, layer and composition."""
 
-from functools import partial
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_empirical import assert_close, dense, in_layout
+from test_empirical import assert_close, dense, drawn, in_layout
+from tiers import full
 
 from ntk_analysis.empirical import empirical_ntk
 from ntk_analysis.layers import (
@@ -27,10 +25,10 @@ from ntk_analysis.networks import NORMALIZATIONS, convolutional, fully_connected
 VECTORS, IMAGES = (5,), (4, 4, 2)
 WIDE = {"w_var": 1.3, "b_var": 0.1}
 NETWORKS = {
-    **{f"mlp, {name}": (fully_connected(3, 6, name, outputs=3, b_var=0.1), VECTORS) for name in NORMALIZATIONS},
+    **{f"mlp, {name}": (fully_connected(2, 6, name, outputs=3, b_var=0.1), VECTORS) for name in NORMALIZATIONS},
     "last batch norm": (fully_connected(2, 6, outputs=3, last_batch_norm=True), VECTORS),
     "affine batch norm": (Serial(Dense(6), BatchNorm(0.1, True, True), Activation("tanh"), Dense(2, **WIDE)), VECTORS),
-    "cnn, flatten": (convolutional(3, 3, "weight_mean", outputs=2, b_var=0.1), IMAGES),
+    "cnn, flatten": (convolutional(2, 3, "weight_mean", outputs=2, b_var=0.1), IMAGES),
     "cnn, pool": (convolutional(2, 3, "weight_standardization", outputs=2, readout="pool", b_var=0.1), IMAGES),
     "cnn, layer norm": (convolutional(2, 3, "layer", outputs=2, padding="circular"), IMAGES),
     "cnn, batch norm": (convolutional(2, 2, "batch", outputs=2, readout="pool"), IMAGES),
@@ -46,51 +44,35 @@ NETWORKS = {
 }
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def drawn(network, features, seed=0):
-    key1, key2, key3, key4 = jax.random.split(jax.random.key(seed), 4)
-    _, params = network.init(key1, (-1, *features))
-    # a trained network: gamma and beta off their start
-    leaves, tree = jax.tree.flatten(params)
-    params = jax.tree.unflatten(
-        tree, [leaf + 0.1 * jax.random.normal(jax.random.fold_in(key4, i), leaf.shape) for i, leaf in enumerate(leaves)]
-    )
-    return params, jax.random.normal(key2, (4, *features)), jax.random.normal(key3, (3, *features))
-
-
 # a trace contracts vectors, Grams, gradients, scans and batches in its own way: a network for each
-TRACED = {"mlp, weight_standardization", "mlp, batch", "cnn, pool", "cnn, few positions", "nested scans"}
-# compiling takes seconds; these are combinations of what the others show
-SLOW = {
-    "mlp, none",
-    "mlp, weight_mean",
-    "cnn, flatten",
-    "shortcut",
-    "mlp, layer",
-    "mlp, layer_post",
-    "last batch norm",
-    "cnn, layer norm",
-    "cnn, batch norm",
-    "residual, images",
-    "mlp, weight_standardization",
-    "affine batch norm",
-}
+TRACED = ("mlp, weight_standardization", "mlp, batch", "cnn, pool", "cnn, few positions", "nested scans")
+EVERY = [(name, "full") for name in NETWORKS] + [(name, "trace") for name in TRACED]
+EVERY += [(name, "diagonal") for name in NETWORKS]
+# compiling takes seconds; the others are combinations of what these show
+TELLING = [
+    ("mlp, weight_standardization", "full"),
+    ("mlp, batch", "trace"),
+    ("affine batch norm", "diagonal"),
+    ("cnn, pool", "full"),
+    ("cnn, few positions", "diagonal"),
+    ("residual", "diagonal"),
+    ("nested scans", "trace"),
+]
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in NETWORKS])
-def test_layerwise_is_the_dense_jacobian(name):
+@pytest.mark.parametrize(("name", "outputs"), [*TELLING, *full(*(each for each in EVERY if each not in TELLING))])
+def test_layerwise_is_the_dense_jacobian(name, outputs):
+    """Full kernels and traces of a batch with itself, diagonals of two."""
     network, features = NETWORKS[name]
     params, x1, x2 = drawn(network, features)
-    square, oblong = dense(network.apply, params, x1), dense(network.apply, params, x1, x2)
-    for outputs in ("full", "trace") if name in TRACED else ("full",):
-        found = empirical_ntk(network, params, x1, outputs=outputs, method="layerwise")
-        assert found.method == "layerwise"
-        assert found.coupled == ("batch" in name)
-        assert_close(found.ntk, in_layout(square, outputs))
-    diagonal = empirical_ntk(network, params, x1, x2, outputs="diagonal", method="layerwise")
-    assert_close(diagonal.ntk, in_layout(oblong, "diagonal"))
+    x2 = x2 if outputs == "diagonal" else None
+    found = empirical_ntk(network, params, x1, x2, outputs=outputs, method="layerwise")
+    assert found.method == "layerwise"
+    assert found.coupled == ("batch" in name)
+    assert_close(found.ntk, in_layout(dense(network.apply, params, x1, x2), outputs))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("method", ["jacobian", "products"])
 @pytest.mark.parametrize("name", ["mlp, weight_mean", "mlp, batch", "cnn, pool"])
 def test_other_methods_take_networks_too(name, method):
@@ -101,15 +83,13 @@ def test_other_methods_take_networks_too(name, method):
 
 def test_batch_larger_than_the_fan_in_takes_the_other_order():
     network = fully_connected(1, 3, "batch", outputs=2)
-    params, _, _ = drawn(network, (2,))
-    x = jax.random.normal(jax.random.key(5), (9, 2))
+    params, x, _ = drawn(network, (2,), 9)
     assert_close(empirical_ntk(network, params, x, method="layerwise").ntk, dense(network.apply, params, x))
 
 
 def test_auto_is_layerwise_for_wide_networks_and_tiles_agree():
-    network = fully_connected(3, 32, "weight_mean", outputs=3)
-    params, _, _ = drawn(network, VECTORS)
-    x = np.asarray(jax.random.normal(jax.random.key(5), (10, *VECTORS)))
+    network = fully_connected(2, 32, "weight_mean", outputs=3)
+    params, x, _ = drawn(network, VECTORS, 10)
     whole = empirical_ntk(network, params, x, outputs="trace")
     assert whole.method == "layerwise"
     # the parameters alone do not fit into less: activations of 10 inputs come on top
@@ -150,10 +130,9 @@ def test_unknown_composition_falls_back_to_other_methods():
 
 
 def test_float32_stays_float32():
-    network = fully_connected(2, 8, "weight_standardization", outputs=2)
-    params, x, _ = drawn(network, VECTORS)
-    single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
-    found = empirical_ntk(network, single, x.astype(jnp.float32))
+    network, features = NETWORKS["mlp, weight_standardization"]
+    params, x, _ = drawn(network, features)
+    found = empirical_ntk(network, jax.tree.map(np.float32, params), np.float32(x), method="layerwise")
     assert found.ntk.dtype == np.float32
     exact = dense(network.apply, params, x)
     np.testing.assert_allclose(found.ntk, exact, rtol=0, atol=1e-5 * np.max(np.abs(exact)))  # 100 roundings

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_empirical import drawn
+from tiers import full
 
 from ntk_analysis.empirical import TilePlan, empirical_nngp, empirical_ntk, open_kernel, plan
-from ntk_analysis.empirical.layouts import LAYOUTS
 from ntk_analysis.networks import fully_connected
 
 
@@ -59,7 +60,7 @@ def interrupted(path, tiles=5, **options):
     return len(list((path / "done").iterdir()))
 
 
-@pytest.mark.parametrize("outputs", LAYOUTS)
+@pytest.mark.parametrize("outputs", ["full", *full("diagonal", "trace")])
 def test_store_holds_what_memory_holds(tmp_path, outputs):
     options = SMALL | {"outputs": outputs}
     options["memory"] = (
@@ -80,7 +81,7 @@ def test_store_holds_what_memory_holds(tmp_path, outputs):
 
 def test_float32_and_networks_of_layers(tmp_path):
     network = fully_connected(1, 8, outputs=2)
-    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), network.init(jax.random.key(0), (1, 3))[1])
+    params = jax.tree.map(np.float32, drawn(network, (3,))[0])
     call = {"f": network, "params": params, "x1": X.astype(np.float32), "method": "layerwise"}
     expected = empirical_ntk(**call)
     for _ in range(2):
@@ -156,6 +157,7 @@ def python(*arguments, flags="", **options):
     return subprocess.Popen([sys.executable, "-c", *arguments], env=environment, stdout=subprocess.PIPE, **options)
 
 
+@pytest.mark.full
 def test_killed_with_sigkill(tmp_path):
     x = draw(40, 3, seed=2)
     with python(KILLED, str(tmp_path / "k")) as process:
@@ -178,13 +180,13 @@ def test_killed_with_sigkill(tmp_path):
 def test_disk_full_half_way(tmp_path, monkeypatch):
     place = TilePlan.place
 
-    def full(cut, kernel, i, j, tile):
+    def disk_full(cut, kernel, i, j, tile):
         if (i, j) == (0, 5):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         place(cut, kernel, i, j, tile)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TilePlan, "place", full)
+        patch.setattr(TilePlan, "place", disk_full)
         with pytest.raises(OSError, match=r"tile \(0, 5\).*5 of 21 tiles are finished and kept") as caught:
             empirical_ntk(net, PARAMS, X, store=tmp_path / "k", **SMALL)
     assert caught.value.errno == errno.ENOSPC

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from tiers import full
 
 from ntk_analysis.training.centering import center, center_weights, selected
 
@@ -28,18 +29,15 @@ SHAPES = {
 }
 
 
-def tree(dtype=jnp.float32):
-    keys = jax.random.split(jax.random.key(0), len(SHAPES))
-    return {
-        name: {"w": 1 + jax.random.normal(key, shape, dtype)}
-        for key, (name, shape) in zip(keys, SHAPES.items(), strict=True)
-    }
+def tree():
+    rng = np.random.default_rng(0)
+    return {name: {"w": jnp.asarray(1 + rng.standard_normal(shape), jnp.float32)} for name, shape in SHAPES.items()}
 
 
 def means(params):
     """Largest mean over the fan-in of each array, relative to its entries."""
     return {
-        name: float(jnp.max(jnp.abs(jnp.mean(leaf["w"], axis=tuple(range(leaf["w"].ndim - 1))))))
+        name: np.abs(np.mean(leaf["w"], axis=tuple(range(leaf["w"].ndim - 1)), dtype=np.float64)).max()
         for name, leaf in params.items()
         if leaf["w"].ndim > 1
     }
@@ -65,21 +63,20 @@ def test_selection_by_path_and_fan_in(mask, centred):
     assert all(mean < 1e-6 for name, mean in means(after).items() if name in centred)
 
 
-@pytest.mark.parametrize(
-    "optimiser",
-    [
-        optax.sgd(0.1, momentum=0.9, nesterov=True),
-        optax.adam(1e-2),
-        optax.adamw(1e-2),
-        optax.lion(1e-3),
-        optax.rmsprop(1e-3),
-        optax.chain(optax.clip_by_global_norm(1.0), optax.adagrad(0.1)),
-    ],
-    ids=["nesterov", "adam", "adamw", "lion", "rmsprop", "clipped adagrad"],
-)
-def test_centred_after_a_thousand_steps_of_any_optimiser(optimiser):
+OPTIMISERS = {
+    "nesterov": optax.sgd(0.1, momentum=0.9, nesterov=True),
+    "adam": optax.adam(1e-2),
+    "adamw": optax.adamw(1e-2),
+    "lion": optax.lion(1e-3),
+    "rmsprop": optax.rmsprop(1e-3),
+    "clipped adagrad": optax.chain(optax.clip_by_global_norm(1.0), optax.adagrad(0.1)),
+}
+
+
+@pytest.mark.parametrize("name", ["adam", *full(*(name for name in OPTIMISERS if name != "adam"))])
+def test_centred_after_a_thousand_steps_of_any_optimiser(name):
     params = tree()
-    chain = optax.chain(optimiser, center_weights())
+    chain = optax.chain(OPTIMISERS[name], center_weights())
 
     @jax.jit
     def train(params):
@@ -104,7 +101,7 @@ def test_vmap_trains_networks_side_by_side():
         updates, _ = chain.update({"w": w}, chain.init({"w": w}), {"w": w})
         return optax.apply_updates({"w": w}, updates)["w"]
 
-    w = jax.random.normal(jax.random.key(0), (5, 8, 3), jnp.float32)
+    w = np.random.default_rng(0).standard_normal((5, 8, 3), np.float32)
     np.testing.assert_array_equal(jax.jit(jax.vmap(step))(w), jnp.stack([jax.jit(step)(one) for one in w]))
 
 
@@ -112,7 +109,12 @@ def test_flax_nnx():
     model = nnx.Linear(64, 8, rngs=nnx.Rngs(0), param_dtype=jnp.float32)
     optimiser = nnx.Optimizer(model, optax.chain(optax.adam(0.1), center_weights()), wrt=nnx.Param)
     x = jnp.ones((4, 64), jnp.float32)
-    optimiser.update(model, nnx.grad(lambda model: jnp.sum(model(x) ** 2))(model))
+
+    @nnx.jit
+    def train(model, optimiser):
+        optimiser.update(model, nnx.grad(lambda model: jnp.sum(model(x) ** 2))(model))
+
+    train(model, optimiser)
     assert float(jnp.max(jnp.abs(jnp.mean(model.kernel[...], axis=0)))) < 1e-7
     assert float(jnp.max(jnp.abs(model.bias[...]))) > 0.05
 

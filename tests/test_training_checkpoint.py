@@ -34,6 +34,12 @@ def trainer(digits):
     return Trainer(RECIPE, digits)
 
 
+@pytest.fixture(scope="module")
+def part(digits):
+    """For an epoch less, with programs of its own."""
+    return Trainer(replace(RECIPE, epochs=2), digits)
+
+
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
     """Calls `ntk-analysis train` in this process and returns (exit status, stdout, stderr)."""
@@ -57,6 +63,7 @@ def lines(folder):
     return [{name: value for name, value in each.items() if name != "seconds"} for each in found]
 
 
+@pytest.mark.full
 def test_a_killed_run_goes_on_to_the_same_bits(run, tmp_path):
     command = [sys.executable, "-m", "ntk_analysis.cli", "train", *OPTIONS.split(), "--epochs", "1000000"]
     process = subprocess.Popen(
@@ -84,10 +91,9 @@ def test_a_killed_run_goes_on_to_the_same_bits(run, tmp_path):
     assert len(lines("whole")) == epochs
 
 
-def test_a_kill_before_the_checkpoint(trainer, tmp_path):
+def test_a_kill_before_the_checkpoint(trainer, part, tmp_path):
     """The line of an epoch without its checkpoint, and half of another, are done again."""
     whole = fit(trainer, folder=tmp_path / "whole")
-    part = Trainer(replace(RECIPE, epochs=2), trainer.dataset)
     fit(part, folder=tmp_path / "part")
     metrics = tmp_path / "part" / "metrics.jsonl"
     written = metrics.read_text()
@@ -106,8 +112,8 @@ def test_a_kill_before_the_checkpoint(trainer, tmp_path):
         fit(trainer, folder=tmp_path / "part", resume=True)
 
 
-def test_other_runs_are_refused(trainer, tmp_path):
-    fit(Trainer(replace(RECIPE, epochs=1), trainer.dataset), folder=tmp_path / "run")
+def test_other_runs_are_refused(trainer, part, tmp_path):
+    fit(part, folder=tmp_path / "run")
     before = (tmp_path / "run" / "metrics.jsonl").read_text()
     with pytest.raises(FileExistsError, match="holds a run: resume it, or give another folder"):
         fit(trainer, folder=tmp_path / "run")
@@ -139,6 +145,10 @@ def test_the_command(run):
     assert told[-1].endswith("; in run")
     status, _, err = run("--epochs", 2, "--out", "run")
     assert (status, err) == (2, "error: run holds a run: resume it, or give another folder\n")
+
+
+@pytest.mark.full
+def test_the_command_tells_of_divergence(run):
     status, out, err = run("--lr", 1e6, "--normalization", "none")
     assert (status, err) == (0, "")
     assert "DIVERGED in epoch 1: training loss" in out

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tiers import full
 
 from ntk_analysis import data
 from ntk_analysis.data import DataError, ImageSet
@@ -28,6 +29,12 @@ SMALL = Recipe(depth=2, width=24, min_fan_in=2, batch=32, epochs=3, normalizatio
 def digits():
     """160 digits to train on, 40 to test on."""
     return hold_out(data.load_digits().subset(200, 0))
+
+
+@pytest.fixture(scope="module")
+def plain(digits):
+    """A trainer for tests to share: compiling it is what takes time."""
+    return Trainer(replace(SMALL, epochs=10), digits)
 
 
 def leaves(tree):
@@ -58,10 +65,9 @@ def by_hand(trainer, part):
     return jax.jit(judge)
 
 
-def test_metrics_are_means_over_all_images(digits):
+def test_metrics_are_means_over_all_images(digits, plain):
     """At no learning rate to speak of, training sees each image once; the 40 to test on are no multiple of 32."""
-    trainer = Trainer(replace(SMALL, learning_rate=1e-20), digits)
-    start = trainer.init(0)
+    trainer, start = plain, plain.init(0, 1e-20)
     state, metrics = trainer.epoch(start, epoch_key(0, 1))
     # float32: logits of size 1 from sums of 64 terms, averaged
     for part, found in (
@@ -74,7 +80,7 @@ def test_metrics_are_means_over_all_images(digits):
     assert state.step == trainer.steps_per_epoch == 5
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "squared"])
+@pytest.mark.parametrize("loss", ["squared", *full("cross_entropy")])
 def test_a_step_is_one_of_gradient_descent(digits, loss):
     """With all images in one batch the first step is -rate times the gradient, whatever the momentum."""
     trainer = Trainer(replace(SMALL, batch=160, loss=loss), digits)
@@ -144,8 +150,8 @@ def mimic(digits):
     return fit(Trainer(recipe, digits))
 
 
-def test_the_loss_falls(digits):
-    run = fit(Trainer(replace(SMALL, epochs=10), digits))
+def test_the_loss_falls(plain):
+    run = fit(plain)
     assert run.epochs[0].train_loss > 1.3
     assert run.epochs[-1].train_loss < 0.35
     assert run.epochs[-1].test_accuracy > 0.8
@@ -154,13 +160,14 @@ def test_the_loss_falls(digits):
     assert run.epochs[-1].learning_rate == np.float32(0.05)
 
 
-def test_equal_seeds_give_equal_bits_and_others_do_not(digits, mimic):
-    again = fit(Trainer(mimic.trainer.recipe, digits))
+@pytest.mark.parametrize("compiled", ["once", *full("again")])
+def test_equal_seeds_give_equal_bits_and_others_do_not(compiled, digits, mimic):
+    trainer = mimic.trainer
+    again = fit(trainer if compiled == "once" else Trainer(trainer.recipe, digits))
     assert_same_bits(again.state, mimic.state)
     assert [replace(each, seconds=0.0) for each in again.epochs] == [
         replace(each, seconds=0.0) for each in mimic.epochs
     ]
-    trainer = mimic.trainer
     start = trainer.init(0)
     one, other = (trainer.epoch(start, epoch_key(0, epoch))[1].train_loss for epoch in (1, 2))
     assert one != other  # another order
@@ -211,6 +218,7 @@ def test_no_variances_to_follow(digits, settings, told):
         variance_by_step(Trainer(SMALL, digits), **settings)
 
 
+@pytest.mark.full  # as runs at once are, in a sweep
 def test_seeds_and_learning_rates_are_mapped_over(mimic):
     trainer, seeds, rates = mimic.trainer, jnp.arange(2), jnp.asarray([0.05, 0.01], jnp.float32)
     states = jax.vmap(trainer.init)(seeds, rates)
@@ -229,7 +237,7 @@ def test_the_last_batch_norm_is_recorded(mimic):
     assert all(each.last_bn_variance != (1.0,) * 10 for each in mimic.epochs)
 
 
-@pytest.mark.parametrize("normalization", ["weight_mean", "none"])
+@pytest.mark.parametrize("normalization", ["weight_mean", *full("none")])
 def test_weights_stay_centred_under_adam(digits, normalization):
     recipe = replace(SMALL, normalization=normalization, optimizer="adam", learning_rate=0.01)
     trainer = Trainer(recipe, digits)
@@ -242,7 +250,13 @@ def test_weights_stay_centred_under_adam(digits, normalization):
     assert (worst < 1e-6) == (normalization == "weight_mean"), worst
 
 
-@pytest.mark.parametrize("normalization", [name for name, parts in NORMALIZATIONS.items() if not parts.residual])
+OF_LAYERS = [name for name, parts in NORMALIZATIONS.items() if not parts.residual]
+
+
+@pytest.mark.parametrize(
+    "normalization",
+    ["mimic_norm", "layer_norm", *full(*(name for name in OF_LAYERS if name not in ("mimic_norm", "layer_norm")))],
+)
 def test_bfloat16_keeps_its_state_in_float32(digits, normalization):
     """The scan would refuse a state whose dtypes change; only shapes are computed."""
     trainer = Trainer(replace(SMALL, normalization=normalization, bfloat16=True), digits)
@@ -255,6 +269,7 @@ def test_bfloat16_keeps_its_state_in_float32(digits, normalization):
     assert logits.dtype == jnp.bfloat16
 
 
+@pytest.mark.full
 def test_bfloat16_learns_the_same(digits):
     one, other = (fit(Trainer(replace(SMALL, bfloat16=how), digits)).epochs[0] for how in (False, True))
     assert one.train_loss != other.train_loss
@@ -262,7 +277,7 @@ def test_bfloat16_learns_the_same(digits):
     np.testing.assert_allclose(other.train_loss, one.train_loss, rtol=0.02)
 
 
-@pytest.mark.parametrize("model", ["resnet18", "vgg11"])
+@pytest.mark.parametrize("model", ["vgg11", *full("resnet18")])
 def test_image_networks_take_small_grey_images(digits, model):
     trainer = Trainer(Recipe.cifar100(model, "mimic_norm", batch=40, bfloat16=True), digits)
     assert trainer.input_shape == (40, 32, 32, 3)
@@ -270,6 +285,7 @@ def test_image_networks_take_small_grey_images(digits, model):
     assert metrics.last_bn_variance.shape == (10,)
 
 
+@pytest.mark.full  # as it is of a sweep
 def test_divergence_is_a_result(digits):
     run = fit(Trainer(replace(SMALL, learning_rate=1e6), digits))
     assert run.diverged_at == len(run.epochs) == 1

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_empirical import drawn
+from tiers import full
 
 from ntk_analysis import empirical, networks, spectrum
 from ntk_analysis.training import largest_stable_learning_rate, loss_curve
@@ -30,7 +32,7 @@ def excess(kernel, residual, steps):
     return (share ** (-1 / (2 * steps)) - 1) / 2
 
 
-@pytest.mark.parametrize("x64", [True, False])
+@pytest.mark.parametrize("x64", [False, *full(True)])
 def test_linear_model_is_stable_up_to_twice_the_inverse_of_the_largest_eigenvalue(x64):
     kernel, start = X @ X.T, np.zeros((5, 2))
     with jax.enable_x64(x64):
@@ -49,13 +51,13 @@ def test_more_steps_come_closer_to_the_bound():
     assert few > 10 * many > 0
 
 
-@pytest.mark.parametrize("normalization", [pytest.param("none", marks=pytest.mark.slow), "weight_mean"])
+@pytest.mark.parametrize("normalization", ["weight_mean", *full("none")])
 def test_network_close_to_its_targets_has_the_rate_of_its_own_tangent_kernel(normalization):
-    network = networks.fully_connected(3, 16, normalization)
-    _, params = network.init(jax.random.key(0), (-1, 5))
-    kernel = np.asarray(empirical.empirical_ntk(network, params, jnp.asarray(X)).ntk)[:, :, 0, 0]
+    network = networks.fully_connected(2, 16, normalization)
+    params, _, _ = drawn(network, (5,))
+    kernel = empirical.empirical_ntk(network, params, X).ntk[:, :, 0, 0]
     residual = Y[:, :1]
-    y = np.asarray(network.apply(params, X)) + 1e-4 * residual
+    y = np.asarray(jax.jit(network.apply)(params, X)) + 1e-4 * residual
     found = largest_stable_learning_rate(network, params, X, y, steps=200, resolution=1e-3)
     ratio = found.rate / spectrum.largest_stable_learning_rate(kernel)
     # 1e-3: a residual of 1e-4 moves the kernel by that order

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,14 +35,25 @@ def trainer(digits):
     return Trainer(replace(SMALL, normalization="mimic_norm"), digits)
 
 
+@pytest.fixture(scope="module")
+def swept(digits, tmp_path_factory):
+    """A sweep of the grid: its table, its curves as they came, and its folder, which tests copy."""
+    curves, folder = [], tmp_path_factory.mktemp("swept")
+    return sweep(GRID, digits, folder=folder, each=curves.append), curves, folder
+
+
+@pytest.fixture
+def folder(swept, tmp_path):
+    return shutil.copytree(swept[2], tmp_path / "swept")
+
+
 def numbers(epochs):
     """Epochs without the time they took."""
     return [replace(epoch, seconds=0.0) for epoch in epochs]
 
 
-def test_runs_one_after_another_are_single_runs_bit_for_bit(digits):
-    curves = []
-    found = sweep(GRID, digits, each=curves.append)
+def test_runs_one_after_another_are_single_runs_bit_for_bit(digits, swept):
+    found, curves, _ = swept
     assert [(curve.recipe.learning_rate, curve.recipe.seed) for curve in curves] == [
         (rate, seed) for rate in RATES for seed in SEEDS
     ]
@@ -100,31 +112,31 @@ def test_divergence_is_recorded(digits, tmp_path):
     np.testing.assert_array_equal(at_once.diverged_at, found.diverged_at)
 
 
-def test_only_what_is_not_there_is_trained(digits, tmp_path, monkeypatch):
-    found = sweep(GRID, digits, folder=tmp_path)
-    lines = (tmp_path / "runs.jsonl").read_text()
+def test_only_what_is_not_there_is_trained(digits, swept, folder, monkeypatch):
+    found, _, _ = swept
+    lines = (folder / "runs.jsonl").read_text()
     assert lines.count("\n") == 4
     monkeypatch.setattr("ntk_analysis.training.runs.Trainer", None)  # whoever trains now fails
-    again = sweep(GRID, digits, folder=tmp_path)
+    again = sweep(GRID, digits, folder=folder)
     np.testing.assert_array_equal(again.train_accuracy, found.train_accuracy)
-    shorter = sweep(replace(GRID, recipe=replace(SMALL, epochs=1), seeds=(3,)), digits, folder=tmp_path)
+    shorter = sweep(replace(GRID, recipe=replace(SMALL, epochs=1), seeds=(3,)), digits, folder=folder)
     np.testing.assert_array_equal(shorter.test_accuracy, found.test_accuracy[:, :, 1:, :1])
     for other in (replace(GRID, seeds=(4,)), replace(GRID, recipe=replace(SMALL, epochs=3))):
         with pytest.raises(TypeError, match="NoneType"):
-            sweep(other, digits, folder=tmp_path)
+            sweep(other, digits, folder=folder)
     with pytest.raises(TypeError, match="NoneType"):
-        sweep(GRID, hold_out(data.load_digits().subset(200, 1)), folder=tmp_path)
-    assert (tmp_path / "runs.jsonl").read_text() == lines
+        sweep(GRID, hold_out(data.load_digits().subset(200, 1)), folder=folder)
+    assert (folder / "runs.jsonl").read_text() == lines
 
 
-def test_what_a_kill_leaves_of_a_line_is_cut_off(digits, tmp_path):
-    whole = sweep(GRID, digits, folder=tmp_path / "whole")
-    path = tmp_path / "whole" / "runs.jsonl"
+def test_what_a_kill_leaves_of_a_line_is_cut_off(digits, swept, folder):
+    whole, _, _ = swept
+    path = folder / "runs.jsonl"
     kept = path.read_text().splitlines(keepends=True)
     path.write_text("".join(kept[:2]) + kept[2][:100])
-    assert len(read_runs(tmp_path / "whole")) == 2
+    assert len(read_runs(folder)) == 2
     assert path.read_text() == "".join(kept[:2])
-    again = sweep(GRID, digits, folder=tmp_path / "whole")
+    again = sweep(GRID, digits, folder=folder)
     np.testing.assert_array_equal(again.train_accuracy, whole.train_accuracy)
     assert path.read_text().count("\n") == 4
 
@@ -141,6 +153,7 @@ def without_times(path):
 COMMAND = "--data images.npz --depth 1 --width 16 --batch 32 --epochs 2 --normalization none"
 
 
+@pytest.mark.full
 def test_a_killed_sweep_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     images = data.load_digits().subset(200, 0)

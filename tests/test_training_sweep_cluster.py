@@ -1,6 +1,6 @@
 """A sweep on worker processes, which die in the middle of runs: every run is there once, with the bits of a plain one.
 
-Its workers are started once: what takes their time is to import JAX.
+Its workers are started once: what takes their time is to import JAX. Without deaths, threads of this process do.
 """
 
 import os
@@ -13,6 +13,7 @@ import dask
 import numpy as np
 import pytest
 from distributed import LocalCluster
+from tiers import full
 
 from ntk_analysis import cli, data
 from ntk_analysis.cluster import Workers, results
@@ -36,6 +37,13 @@ def digits():
 def cluster():
     options = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
     with LocalCluster(n_workers=2, processes=True, silence_logs="CRITICAL", **options) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def threads():
+    options = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "silence_logs": "CRITICAL"}
+    with LocalCluster(n_workers=2, processes=False, **options) as started:
         yield started
 
 
@@ -75,7 +83,18 @@ def trainers():
     return runs._trainer.cache_info().misses
 
 
-@pytest.mark.parametrize("deaths", [1, pytest.param(2, marks=pytest.mark.slow)])  # 2: nobody has the images any more
+def test_workers_train_what_one_process_does(threads, digits, tmp_path):
+    grid = replace(GRID, normalizations=("last_bn",), learning_rates=(0.01,))
+    expected = sweep(grid, digits)
+    told = []
+    found = sweep(grid, digits, folder=tmp_path, each=told.append, cluster=Workers(threads))
+    assert numbers(list(read_runs(tmp_path).values())) == numbers(told)
+    for name in ("train_accuracy", "test_accuracy", "diverged_at"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    assert found.made_by == expected.made_by
+
+
+@pytest.mark.parametrize("deaths", full(1, 2))  # 2: nobody has the images any more
 def test_interrupted_and_with_workers_that_die_it_is_the_plain_sweep(deaths, cluster, plain, digits, tmp_path):
     curves, expected = plain
     on = Workers(cluster.scheduler_address)
@@ -128,10 +147,10 @@ def test_groups():
     assert [recipe for group in groups(recipes, 2) for recipe in group] == recipes
 
 
-def test_a_worker_says_what_is_wrong_with_a_recipe(cluster, digits):
+def test_a_worker_says_what_is_wrong_with_a_recipe(threads, digits):
     grid = replace(GRID, recipe=replace(SMALL, batch=1000))
     with pytest.raises(ValueError, match=r"got batch=1000: .* has 160 images to train on"):
-        sweep(grid, digits, cluster=Workers(cluster))
+        sweep(grid, digits, cluster=Workers(threads))
 
 
 def test_a_scheduler_that_ends():
@@ -163,7 +182,7 @@ def run(tmp_path, monkeypatch, capsys):
     return command
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_command_with_runs_at_once(cluster, run, tmp_path):
     assert run("--scheduler", cluster.scheduler_address, "--together", "2", "--out", "kept") == (0, "")
     assert (tmp_path / "kept" / "epochs.png").exists()
@@ -190,6 +209,7 @@ def test_workers_that_are_not_there(options, told, run, monkeypatch):
     assert told in err
 
 
+@pytest.mark.full
 def test_a_run_that_kills_every_worker(cluster, digits, monkeypatch):
     monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)
     on = Workers(cluster)
