@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from averages import STANDARD_ERRORS, both, deviation, finite_average, images, resolution
 from test_kernel import equations
+from tiers import full
 
 from ntk_analysis import image_tiles
 from ntk_analysis.image_tiles import kernel_in_tiles
@@ -157,7 +158,13 @@ def looped(network, x):
 
 def spatial(network, x, *, paired):
     """NNGP and NTK with their positions, of a network that ends in images."""
-    return both(jax.jit(lambda z: network.kernel(input_kernel(z, paired=paired)))(jnp.asarray(x)))
+
+    @jax.jit
+    def computed(x):
+        kernel = network.kernel(input_kernel(x, paired=paired))
+        return kernel.nngp, kernel.ntk
+
+    return computed(x)
 
 
 LOOPS = {
@@ -171,14 +178,22 @@ LOOPS = {
 }
 
 
-@pytest.mark.parametrize("network", LOOPS.values(), ids=LOOPS)
-def test_all_pairs_of_positions_against_loops(network):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "same, stride",
+        "valid",
+        "circular, stride",
+        *full("same", "same, even", "same, larger than the image", "circular"),
+    ],
+)
+def test_all_pairs_of_positions_against_loops(name):
     x = photos()
-    for actual, expected in zip(spatial(network, x, paired=True), looped(network, x), strict=True):
+    for actual, expected in zip(spatial(LOOPS[name], x, paired=True), looped(LOOPS[name], x), strict=True):
         close(actual, expected)
 
 
-@pytest.mark.parametrize("name", ["same", "valid", "circular, stride"])
+@pytest.mark.parametrize("name", ["circular, stride", *full("same", "valid")])
 def test_equal_positions_against_loops(name):
     x = photos()
     for actual, expected in zip(spatial(LOOPS[name], x, paired=False), looped(LOOPS[name], x), strict=True):
@@ -215,10 +230,13 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize(("network", "rows"), list(zip(ENDS.values(), (3, 1, 1, 3, 2), strict=True)), ids=ENDS)
-def test_vectors_against_loops(network, rows):
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [("pool and flatten", 1), ("shortcut", 3), *full(("global", 3), ("centered", 1), ("residual", 2))],
+)
+def test_vectors_against_loops(name, rows):
     """Inputs among themselves or two sets of them: blocks of the same kernel."""
-    x = photos()
+    x, network = photos(), ENDS[name]
     expected = looped(network, x)[..., 0, 0, 0, 0]
     kernel = infinite_kernel(network, x) if rows == len(x) else infinite_kernel(network, x[:rows], x)
     for actual, wanted in zip(both(kernel), expected, strict=True):
@@ -260,6 +278,7 @@ def test_pooling_by_hand(padding, window):
     assert pool.init(jax.random.key(0), x.shape) == ((3, *by_hand.shape[:2], 2), ())
 
 
+@pytest.mark.full
 def test_centered_variances_at_the_border():
     """One hidden layer: the average over draws is exact at every width, at every position; wrong means are not."""
     x = photos(n=1, shape=(4, 4, 2))
@@ -321,7 +340,7 @@ def same_kernel(left, right):
         close(one, other)
 
 
-@pytest.mark.parametrize("readout", [pytest.param("flatten", marks=pytest.mark.slow), "pool"])
+@pytest.mark.parametrize("readout", [pytest.param("flatten", marks=pytest.mark.slow), *full("pool")])
 def test_constant_images_are_one_position(readout):
     """Circular convolutions of constant images, and 1 x 1 convolutions of 1 x 1 images, are dense networks."""
     colors = photos(n=4, shape=(1, 1, 5), shift=0)
@@ -377,13 +396,17 @@ DEEP = {
 }
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize(
-    ("network", "channels"),
-    [(DEEP["centered"], 2), (DEEP["centered"], 1), (DEEP["residual"], 2)],
+    ("name", "channels", "dtype"),
+    [
+        ("centered", 2, np.float64),
+        *full(("centered", 2, np.float32), ("centered", 1, np.float64), ("centered", 1, np.float32)),
+        *full(("residual", 2, np.float64), ("residual", 2, np.float32)),
+    ],
 )
-def test_near_duplicate_images_keep_their_digits(network, channels, dtype):
+def test_near_duplicate_images_keep_their_digits(name, channels, dtype):
     """The distance of images, against 50 digits: within the stated error, which is not a fantasy."""
+    network = DEEP[name]
     a, noise = photos(5, 2, (2, 3, channels))  # where a is black, the change is one of direction and of brightness
     for change in (1e-3, 1e-5, 1e-7, 1e-9):
         x = np.stack([a, a + change * noise]).astype(dtype)
@@ -396,7 +419,7 @@ def test_near_duplicate_images_keep_their_digits(network, channels, dtype):
         assert stated <= 1000 * max(actual, float(np.finfo(dtype).eps) / change)
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("dtype", [np.float64, *full(np.float32)])
 def test_pooled_kernels_state_their_error(dtype):
     """Means of correlations keep no more than their rounding; what is below it is 0, and the stated error says so."""
     a, noise = photos(5, 2, (2, 3, 2))
@@ -422,18 +445,20 @@ def edge_images(dtype=np.float64):
     return np.stack([a, b, a, -a, 0 * a, 0 * a + 2]).astype(dtype)
 
 
-@pytest.mark.parametrize("network", EDGES.values(), ids=EDGES)
-def test_duplicates_negatives_black_and_constant_images(network):
-    for dtype, rows in ((np.float64, None), (np.float32, 3)):
-        x = edge_images(dtype)
-        kernel = infinite_kernel(network, x) if rows is None else infinite_kernel(network, x[:rows], x)
-        assert kernel.distance[0, 2] == kernel.distance[2, 0] == 0
-        for matrix in both(kernel):
-            assert matrix.dtype == dtype
-            assert np.all(np.isfinite(matrix))
-            np.testing.assert_array_equal(matrix[0], matrix[2])
-            assert np.all(matrix[:, 4] == 0)
-        assert np.isfinite(kernel.relative_error)
+@pytest.mark.parametrize(
+    ("name", "dtype", "rows"),
+    [("flatten", np.float32, 3), ("pool", np.float64, 6), *full(("flatten", np.float64, 6), ("pool", np.float32, 3))],
+)
+def test_duplicates_negatives_black_and_constant_images(name, dtype, rows):
+    x = edge_images(dtype)
+    kernel = infinite_kernel(EDGES[name], x) if rows == len(x) else infinite_kernel(EDGES[name], x[:rows], x)
+    assert kernel.distance[0, 2] == kernel.distance[2, 0] == 0
+    for matrix in both(kernel):
+        assert matrix.dtype == dtype
+        assert np.all(np.isfinite(matrix))
+        np.testing.assert_array_equal(matrix[0], matrix[2])
+        assert np.all(matrix[:, 4] == 0)
+    assert np.isfinite(kernel.relative_error)
 
 
 @pytest.mark.slow
@@ -482,9 +507,11 @@ def test_vmap_and_dtypes_of_image_kernels(name):
     close(single.ntk, expected.ntk, 1e-5)
 
 
-@pytest.mark.parametrize("normalization", ["none", "weight_mean"])
-@pytest.mark.parametrize("readout", ["flatten", "pool"])
-def test_the_program_of_a_convolutional_network_does_not_grow_with_depth(normalization, readout):
+@pytest.mark.parametrize(
+    ("readout", "normalization"),
+    [("flatten", "weight_mean"), *full(("flatten", "none"), ("pool", "none"), ("pool", "weight_mean"))],
+)
+def test_the_program_of_a_convolutional_network_does_not_grow_with_depth(readout, normalization):
     x = jnp.asarray(photos(n=2))
 
     def counts(depth):
@@ -546,7 +573,7 @@ def test_a_shortcut_stands_before_its_branch():
     assert not ResidualChain(branch, (1.0,)).pairs_positions
 
 
-@pytest.mark.parametrize("scale", ["1/sqrt(l)", "1/sqrt(L)", 0.5])
+@pytest.mark.parametrize("scale", ["1/sqrt(l)", *full("1/sqrt(L)", 0.5)])
 def test_variance_of_a_residual_network_grows_as_it_should(scale):
     """q_L = q_1 prod(1 + scale_l^2) at the stable gain."""
     blocks, x = 20, photos(n=2, shape=(1, 1, 3), shift=1.0)[:, 0, 0] + 0.1
@@ -557,6 +584,7 @@ def test_variance_of_a_residual_network_grows_as_it_should(scale):
         np.testing.assert_allclose(kernel.variance1, np.mean(x**2, axis=1) * growth, rtol=rounding)
 
 
+@pytest.mark.full
 def test_variance_of_a_residual_network_of_images():
     """With circular padding it is the mean over positions that grows so; centering keeps more where they differ."""
     x = photos(n=2, shape=(2, 3, 2))
@@ -612,16 +640,26 @@ def tiles_of_three(monkeypatch):
 
 
 @pytest.mark.usefixtures("tiles_of_three")
-@pytest.mark.parametrize("second", [None, 5])
-@pytest.mark.parametrize("network", TILED.values(), ids=TILED)
-def test_tiles_are_the_whole_kernel(network, second):
+@pytest.mark.parametrize(
+    ("name", "second"),
+    [
+        ("flatten", None),
+        ("no read-out, stride", 5),
+        *full(("flatten", 5), ("no read-out, stride", None)),
+        *full(*((name, second) for name in ("centred", "growing") for second in (None, 5))),
+    ],
+)
+def test_tiles_are_the_whole_kernel(name, second):
     """Up to rounding, with the last tiles filled up; a batch with itself is exactly symmetric."""
-    x = jnp.asarray(photos(n=7)).at[4].set(photos()[1])
-    y = None if second is None else jnp.asarray(photos(1, n=second)).at[2].set(x[6])
+    network, x, y = TILED[name], photos(n=7), None
+    x[4] = photos()[1]
+    if second is not None:
+        y = photos(1, n=second)
+        y[2] = x[6]
     tiled = jax.jit(lambda x, y: kernel_in_tiles(whole(network), x, y))(x, y)
     expected = jax.jit(whole(network))(x, x if y is None else y)
-    for name in ("nngp", "ntk", "distance", "variance1", "variance2", "mean1", "mean2"):
-        close(getattr(tiled, name), getattr(expected, name))
+    for field in ("nngp", "ntk", "distance", "variance1", "variance2", "mean1", "mean2"):
+        close(getattr(tiled, field), getattr(expected, field))
     assert float(tiled.relative_error) == pytest.approx(float(expected.relative_error), rel=1e-9)
     assert (tiled.law, tiled.joint) == (expected.law, y is None)
     if y is None:
@@ -641,7 +679,7 @@ def test_gradients_and_refusals_of_tiles():
         kernel = compute(x)
         return jnp.sum(jnp.sin(kernel.nngp)) + jnp.sum(kernel.ntk)
 
-    network = TILED["flatten"]
+    network = convolutional(1, 1, b_var=0.1)
     tiled = jax.jit(jax.grad(lambda x: loss(lambda x: kernel_in_tiles(whole(network), x), x)))(x)
     expected = jax.jit(jax.grad(lambda x: loss(lambda x: whole(network)(x, x), x)))(x)
     close(tiled, expected, 1e-10)  # through angles, whose derivative grows like 1/sine
