@@ -40,8 +40,8 @@ class Settings(NamedTuple):
 
 def settings(config: Config) -> Settings:
     """Finite networks start at B = 6: below, the variance of their squared gradients over draws is infinite."""
-    if config.quick:
-        return Settings((4, 8), 12, (8,), 12, (32,), 3)
+    if not config.full:
+        return Settings((4, 8, 16, 32), 40, (6, 12, 32), 30, (128,), 10)
     return Settings((4, 8, 16, 32, 64, 128), 100, (6, 12, 48), 30, (128, 512), 20)
 
 
@@ -53,8 +53,8 @@ def recursion(x: np.ndarray, layers: int, depths: list[int]) -> tuple[float, np.
     sigma = theta = x @ x.T / x.shape[1]
     traces, found = [], []
     for depth in range(1, layers + 1):
-        nngp = batch_norm.nngp(sigma)
-        sigma, theta = 2 * nngp, 2 * (nngp + batch_norm.push(sigma, theta))
+        behind = batch_norm.propagate(sigma, theta)
+        sigma, theta = 2 * behind.nngp, 2 * (behind.nngp + behind.pushed)
         traces.append(np.trace(theta) - theta.mean() * len(x))
         if depth in depths:
             found.append(spectrum.condition_number(theta))
@@ -100,7 +100,7 @@ def compute(config: Config, track: Track) -> Result:
     arrays["recursion_growth"], arrays["condition_number"] = (np.array(column) for column in zip(*found, strict=True))
     limits = [analyse("relu", normalization="batch", batch_size=B).condition_number for B in sizes]
     arrays["condition_limit"] = np.array(limits)
-    arrays["weight_mean_condition_number"] = condition_numbers(x[: sizes[-1]], "weight_mean", depths)
+    arrays["weight_mean_condition_number"] = condition_numbers(x[: sizes[-1]], "weight_mean", depths, sizes[-1:])[0]
 
     cases = [(width, B) for width in chosen.widths for B in network_sizes]
     measured = [

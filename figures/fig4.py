@@ -39,7 +39,7 @@ def measure(rho: np.ndarray, width: int, draws: int, seed: int, track: Track) ->
 
 def compute(config: Config, track: Track) -> Result:
     """T over [0, 1], and its measurement on layers of finite width."""
-    width, draws = (256, 5) if config.quick else (1000, 100)
+    width, draws = (1000, 100) if config.full else (500, 100)
     rho, points = np.linspace(0, 1, 201), np.linspace(0, 1, 11)
     arrays = {"rho": rho, "measured_rho": points}
     for name, maps in measure(points, width, draws, config.seed, track).items():

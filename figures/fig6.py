@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from figures.config import Config, Result, Track
 from figures.learning_rates import LOOKS, PARTS, of_seeds, result_of, standard_error, top
 from figures.style import BLACK, note, panels
-from ntk_analysis.training.dataset import Dataset, hold_out, load_dataset
+from ntk_analysis.training.dataset import Dataset, load_dataset
 from ntk_analysis.training.recipe import Recipe
 from ntk_analysis.training.run_file import Curve
 from ntk_analysis.training.sweep import Grid, sweep
@@ -21,12 +21,11 @@ WORDS = {"train": "training", "test": "test"}
 
 
 def settings(config: Config) -> tuple[Grid, Dataset]:
-    """The quick one, of the same panels: a small network, few images."""
+    """The small one has the same normalisations, fewer layers, images, epochs and seeds."""
     dataset = load_dataset(config.data or "digits")
-    if config.quick:
-        few = hold_out(dataset.train.subset(160, config.seed))
-        recipe = Recipe(depth=2, width=16, min_fan_in=2, batch=32, epochs=3)
-        return Grid(recipe, (1e-2,), (config.seed, config.seed + 1), NORMALIZATIONS[1:4]), few
+    if not config.full:
+        seeds = tuple(range(config.seed, config.seed + 3))
+        return Grid(Recipe(depth=7, width=64, epochs=8), (1e-2,), seeds, NORMALIZATIONS), dataset
     seeds = tuple(range(config.seed, config.seed + 5))
     return Grid(Recipe(depth=13, width=128, epochs=15), (1e-2,), seeds, NORMALIZATIONS), dataset
 

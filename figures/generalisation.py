@@ -47,8 +47,8 @@ class Settings(NamedTuple):
 
 
 def settings(config: Config) -> Settings:
-    """The quick one has the same panels."""
-    return Settings(60, 2, 8) if config.quick else Settings(500, 5, 50)
+    """The small one has the same panels."""
+    return Settings(500, 5, 50) if config.full else Settings(60, 3, 20)
 
 
 def image_sets(config: Config) -> list[data.ImageSet]:

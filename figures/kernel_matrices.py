@@ -20,11 +20,10 @@ from matplotlib.colors import FuncNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from figures.condition_number import ROUNDING, step
+from figures.condition_number import ROUNDING, start, step
 from figures.config import Config, Inputs, Result, Track, describe_inputs, load_images, prepare
 from figures.style import BLACK, PAGE, note
 from ntk_analysis import last_batch_norm, spectrum
-from ntk_analysis.infinite import input_kernel
 from ntk_analysis.layers import Serial
 from ntk_analysis.networks import fully_connected
 
@@ -65,8 +64,8 @@ class Settings(NamedTuple):
 
 
 def settings(config: Config) -> Settings:
-    """The quick one has the same panels."""
-    return Settings(40, (1, 3, 6, 12)) if config.quick else Settings(100, (1, 5, 20, 50))
+    """The small one has the same panels."""
+    return Settings(100, (1, 5, 20, 50)) if config.full else Settings(50, (1, 5, 20, 50))
 
 
 def sorted_images(config: Config, count: int) -> tuple[Inputs, np.ndarray]:
@@ -102,7 +101,7 @@ def kernels(x: np.ndarray, normalization: str, depths: Iterable[int]) -> np.ndar
     first, *activated, dense = fully_connected(1, 1, normalization).layers
     block, wanted, found = Serial(*activated, dense), set(depths), []
     with jax.enable_x64(True):
-        kernel = step(first, input_kernel(jax.numpy.asarray(x)))
+        kernel = step(first, start(jax.numpy.asarray(x)))
         for depth in range(1, max(wanted) + 1):
             kernel = step(block, kernel)
             if depth in wanted:

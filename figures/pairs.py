@@ -17,7 +17,7 @@ TWO_SIDED_95 = 1.96
 
 def settings(config: Config) -> tuple[int, int, int, int, int]:
     """(depth, width, pairs, batch, networks)."""
-    return (15, 64, 60, 128, 3) if config.quick else (50, 300, 200, 400, 10)
+    return (50, 300, 200, 400, 10) if config.full else (50, 128, 100, 200, 5)
 
 
 def measure(config: Config, inputs: Inputs, normalization: str) -> CorrelationByLayer:

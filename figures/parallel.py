@@ -1,16 +1,18 @@
 """Figures side by side, each in a process of its own."""
 
+import gc
 import multiprocessing
 import os
 import signal
+import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 
 from figures.config import Config
-from figures.render import render
-from ntk_analysis.empirical.runs import untracked
 
 
 def side_by_side(
@@ -18,26 +20,65 @@ def side_by_side(
 ) -> Iterator[tuple[str, dict[str, object]]]:
     """`render` of each of the names, `jobs` at a time: name and facts as they are done.
 
+    Whatever ends it early, Ctrl-C too, ends the processes at once, and the files that they had begun go.
+
     Raises:
         RuntimeError: a process was killed.
-        Whatever `render` raises, once the figures under way are done.
+        Whatever `render` raises.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # processes share the memory of a GPU
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, initializer=_quiet) as pool:
-        # untracked: bars of several processes would overwrite each other
-        running = {pool.submit(render, name, config, folder, untracked, from_data): name for name in names}
+    before = set(multiprocessing.active_children())
+    folder.mkdir(parents=True, exist_ok=True)
+    # processes write in here: what a killed one leaves is removed with the rest
+    with (
+        tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as scratch,
+        ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin) as pool,
+    ):
         try:
+            with _deaf_to_interrupts():
+                running = {pool.submit(_drawn, name, config, Path(scratch) / name, from_data): name for name in names}
             for done in as_completed(running):
-                yield running[done], done.result()
-        except BrokenProcessPool as error:
-            raise RuntimeError(
-                "a process that computes figures was killed, perhaps for want of memory: give --jobs 1"
-            ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+                facts = done.result()
+                for file in (Path(scratch) / running[done]).iterdir():
+                    os.replace(file, folder / file.name)
+                yield running[done], facts
+        except BaseException as error:
+            for process in set(multiprocessing.active_children()) - before:
+                process.kill()
+            if isinstance(error, BrokenProcessPool):
+                raise RuntimeError(
+                    "a process that computes figures was killed, perhaps for want of memory: give --jobs 1"
+                ) from error
+            raise
 
 
-def _quiet() -> None:
-    """Ctrl-C ends a worker without a word: what is to be said, the first process says."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def _drawn(name: str, config: Config, folder: Path, from_data: Path | None) -> dict[str, object]:
+    """`render` without progress bars: those of several processes would overwrite each other."""
+    # imported here: the first process, which only waits, does without JAX
+    from figures.render import render
+    from ntk_analysis.empirical.runs import untracked
+
+    return render(name, config, folder, untracked, from_data)
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes started meanwhile do not hear Ctrl-C: the first one hears it, and ends them."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _begin() -> None:
+    """What a process does before its first figure. None goes on when the one that reads its results is gone."""
+    gc.set_threshold(100_000)  # tracing makes many objects and few cycles: a tenth of its time was looking for them
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

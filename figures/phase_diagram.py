@@ -25,7 +25,7 @@ NORM = TwoSlopeNorm(0.0, vmin=-1.0, vmax=0.5)
 
 def compute(config: Config, track: Track) -> Result:
     """chi_1 and the existence of q* over a grid."""
-    points = 12 if config.quick else 81
+    points = 81 if config.full else 41
     w_var, b_var = np.linspace(0.05, 4, points), np.linspace(0, 1, points)
     arrays = {"w_var": w_var, "b_var": b_var}
     cases = [(activation, name) for activation in ACTIVATIONS for name in NORMALIZATIONS]

@@ -4,22 +4,9 @@ import importlib
 from pathlib import Path
 from types import ModuleType
 
-from figures import NAMES
 from figures.config import Config, Track
 from figures.store import load, provenance, save
 from figures.style import house_style
-
-
-def check_names(names: list[str]) -> list[str]:
-    """The names, or all of them for an empty list.
-
-    Raises:
-        ValueError: an unknown figure; the message lists the right ones.
-    """
-    for name in names:
-        if name not in NAMES:
-            raise ValueError(f"unknown figure {name!r}: choose from {', '.join(NAMES)}")
-    return names or list(NAMES)
 
 
 def render(name: str, config: Config, folder: Path, track: Track, from_data: Path | None = None) -> dict[str, object]:

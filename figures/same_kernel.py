@@ -36,8 +36,8 @@ class Settings(NamedTuple):
 
 
 def settings(config: Config) -> Settings:
-    """The quick one has the same panels."""
-    return Settings(8, 12, 8, 4) if config.quick else Settings(32, 100, 128, 9)
+    """The small one has the same panels."""
+    return Settings(32, 100, 128, 9) if config.full else Settings(16, 60, 64, 6)
 
 
 def pair_map(rho: float, common: float, batch: int) -> float:

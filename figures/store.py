@@ -32,6 +32,8 @@ def provenance(name: str, config: Config, result: Result) -> dict[str, Any]:
 
 def save(folder: Path, name: str, record: dict[str, Any], result: Result, figure: Figure) -> None:
     """NAME.png, NAME.svg, NAME.npz (the arrays) and NAME.json (configuration, facts, versions) in `folder`."""
+    figure.draw_without_rendering()  # lays it out, which takes as long as all the rest: once for both pictures
+    figure.set_layout_engine("none")
     write_together(
         folder,
         {

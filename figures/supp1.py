@@ -33,5 +33,5 @@ def draw(result: Result) -> Figure:
     axes.set(title="straight", ylabel="correlation of activations\n(Pearson, over channels)")
     handles = pairs.legend_handles("theory, median pair (width → ∞)", "theory, middle 95 % of pairs")
     axes.legend(handles=handles, loc="lower right")
-    note(figure, f"ReLU, width {facts['width']}, {facts['pairs']} pairs; {describe_inputs(facts)}")
+    note(figure, f"ReLU, width {facts['width']}, {facts['pairs']} pairs in one network; {describe_inputs(facts)}")
     return figure

@@ -55,5 +55,9 @@ def draw(result: Result) -> Figure:
         panel.set_title(title)
         panel.legend(handles=pairs.legend_handles(center, band), loc="upper right")
     axes[0].set_ylabel("correlation of activations\n(Pearson, over channels)")
-    note(figure, f"ReLU, width {facts['width']}, {facts['pairs']} pairs; {describe_inputs(facts)}")
+    note(
+        figure,
+        f"ReLU, width {facts['width']}, {facts['pairs']} pairs, one network of {facts['networks']} shown; "
+        f"{describe_inputs(facts)}",
+    )
     return figure

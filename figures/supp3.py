@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from figures.config import Config, Result, Track
 from figures.style import BLUE, GREEN, VERMILION, note, panels
-from ntk_analysis.training.dataset import load_dataset
+from ntk_analysis.training.dataset import Dataset, hold_out, load_dataset
 from ntk_analysis.training.loop import Trainer
 from ntk_analysis.training.recipe import Recipe
 from ntk_analysis.training.run_file import hardware_and_versions
@@ -21,20 +21,21 @@ RATE = 0.1
 LOOKS = {"mlp": ("MLP", GREEN), "vgg11": ("VGG11", BLUE), "resnet18": ("ResNet18", VERMILION)}
 
 
-def settings(config: Config) -> dict[str, Recipe]:
-    """By network; the quick one has the MLP only: convolutions take long to compile."""
+def settings(config: Config) -> tuple[dict[str, Recipe], Dataset]:
+    """Recipes by network, and images; the small ones have narrower convolutions, and a quarter of the images."""
+    dataset = load_dataset(config.data or "digits")
     common: dict[str, Any] = {"normalization": "mimic_norm", "learning_rate": RATE, "seed": config.seed}
     common |= {"epochs": EPOCHS, "warmup_epochs": EPOCHS, "batch": 16}  # the paper's warm-up; about as many steps
-    mlp = Recipe(model="mlp", depth=10, width=128, **common)
-    if config.quick:
-        return {"mlp": mlp}
-    return {"mlp": mlp} | {name: Recipe(model=name, width=16, **common) for name in ("vgg11", "resnet18")}
+    if not config.full:
+        dataset = hold_out(dataset.train.subset(len(dataset.train.images) // 3, config.seed))
+    width = 16 if config.full else 4
+    recipes = {"mlp": Recipe(model="mlp", depth=10, width=128, **common)}
+    return recipes | {name: Recipe(model=name, width=width, **common) for name in ("vgg11", "resnet18")}, dataset
 
 
 def compute(config: Config, track: Track) -> Result:
     """Running variance (steps + 1, classes) by network."""
-    dataset = load_dataset(config.data or "digits")
-    recipes = settings(config)
+    recipes, dataset = settings(config)
     arrays = {
         name: variance_by_step(Trainer(recipes[name], dataset), epochs=EPOCHS)
         for name in track(list(recipes), "supp3: networks")
@@ -62,12 +63,15 @@ def draw(result: Result) -> Figure:
         steps = np.arange(len(values))
         axes.fill_between(steps, values.min(-1), values.max(-1), color=color, alpha=0.2, linewidth=0)
         axes.semilogy(steps, np.exp(np.log(values).mean(-1)), color=color, label=label)
-    recipe = next(iter(result.facts["recipes"].values()))
+    recipes = result.facts["recipes"]
+    recipe = next(iter(recipes.values()))
+    widths = ", ".join(f"{LOOKS[name][0]} {each['width']}" for name, each in recipes.items())
     axes.set(xlabel="step", ylabel="running variance", title="last batch norm, first two epochs")
     axes.legend()
     note(
         figure,
-        f"MimicNorm; {result.facts['trained on']}; {recipe['optimizer']}, momentum {recipe['momentum']:g}, batch "
+        f"MimicNorm; width: {widths}; {recipe['depth']} hidden layers in the MLP; {result.facts['trained on']}; "
+        f"{recipe['optimizer']}, momentum {recipe['momentum']:g}, batch "
         f"{recipe['batch']}, learning rate rising to {RATE:g}; bands: smallest to largest class",
     )
     return figure

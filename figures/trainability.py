@@ -15,12 +15,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.condition_number import step
+from figures.condition_number import start, step
 from figures.config import Config, Result, Track, describe_inputs, load_inputs
 from figures.style import BLACK, BLUE, VERMILION, note, panels
 from ntk_analysis import spectrum
 from ntk_analysis.empirical import empirical_ntk
-from ntk_analysis.infinite import input_kernel
 from ntk_analysis.layers import Serial
 from ntk_analysis.networks import fully_connected
 from ntk_analysis.training import largest_stable_learning_rate
@@ -47,9 +46,9 @@ class Settings(NamedTuple):
 
 
 def settings(config: Config) -> Settings:
-    """The quick one has the same panels."""
-    if config.quick:
-        return Settings(100, 20, 3, tuple(range(1, 13)), 32, 16, (1, 4), 2, 20)
+    """The small one has the same panels."""
+    if not config.full:
+        return Settings(200, 50, 5, tuple(range(1, 26)), 64, 32, (1, 6), 2, 40)
     return Settings(1797, 128, 10, (*range(1, 31), 35, 40, 45, 50), 128, 64, (1, 2, 5, 10, 20), 3, 100)
 
 
@@ -58,7 +57,7 @@ def kernels_by_depth(x: np.ndarray, normalization: str, depths: Iterable[int]) -
     first, *activated, dense = fully_connected(1, 1, normalization).layers
     block, wanted = Serial(*activated, dense), set(depths)
     with jax.enable_x64(True):
-        kernel = step(first, input_kernel(jax.numpy.asarray(x)))
+        kernel = step(first, start(jax.numpy.asarray(x)))
     for depth in range(1, max(wanted) + 1):
         with jax.enable_x64(True):
             kernel = step(block, kernel)

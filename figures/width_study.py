@@ -49,8 +49,8 @@ class Settings(NamedTuple):
 
 def settings(config: Config) -> Settings:
     """Most networks where they are cheap: a bias is seen from as many on as the width has units."""
-    if config.quick:
-        return Settings(("none", "batch"), 8, (8, 32), (60, 20), ((8, 32),), (20,))
+    if not config.full:
+        return Settings(tuple(LOOKS), 8, (16, 64), (1000, 200), ((10, 64),), (60,))
     deep = ((10, 64), (30, 128))
     return Settings(tuple(LOOKS), 16, (16, 32, 64, 256, 1024), (6000, 6000, 3000, 300, 32), deep, (1000, 200))
 

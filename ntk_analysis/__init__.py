@@ -13,6 +13,7 @@ _MODULES = {
     "activations",
     "alignment",
     "batch_norm",
+    "compilation_cache",
     "correlation",
     "data",
     "diagnosis",

@@ -26,7 +26,7 @@ from ntk_analysis.gaussian import (
     safe_sqrt,
     sine_minus_angle_cosine,
 )
-from ntk_analysis.precision import Real, float_array, numpy_in_float64
+from ntk_analysis.precision import Real, compiled, float_array, numpy_in_float64
 
 Elementwise: TypeAlias = Callable[[jax.Array], jax.Array]
 
@@ -62,6 +62,7 @@ class Activation(abc.ABC):
     def _mean(self, variance: jax.Array) -> jax.Array: ...
 
     @numpy_in_float64
+    @compiled
     def mean(self, variance: Real) -> jax.Array:
         """E[phi(u)], u ~ N(0, variance)."""
         return self._mean(float_array(variance))
@@ -233,6 +234,17 @@ class Gelu(Activation):
         return variance / jnp.sqrt(2 * math.pi * (1 + variance))
 
 
+@functools.cache
+def derivative_of(function: Elementwise) -> Elementwise:
+    """phi'(x), elementwise, by forward-mode differentiation; one function for each, so that its programs are shared."""
+
+    def derivative(x: jax.Array) -> jax.Array:
+        _, slope = jax.jvp(function, (x,), (jnp.ones_like(x),))
+        return cast(jax.Array, slope)
+
+    return derivative
+
+
 @dataclass(frozen=True)
 class Quadrature(Activation):
     """Any elementwise JAX function, by Gauss-Hermite quadrature with `nodes` nodes.
@@ -252,18 +264,13 @@ class Quadrature(Activation):
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.function(x)
 
-    def derivative(self, x: jax.Array) -> jax.Array:
-        """phi'(x), elementwise, by forward-mode differentiation."""
-        _, slope = jax.jvp(self.function, (x,), (jnp.ones_like(x),))
-        return cast(jax.Array, slope)
-
     @property
     def dual(self) -> Dual:
         return HermiteSeries(self.function, self.nodes)
 
     @property
     def derivative_dual(self) -> Dual:
-        return HermiteSeries(self.derivative, self.nodes)
+        return HermiteSeries(derivative_of(self.function), self.nodes)
 
     def _mean(self, variance: jax.Array) -> jax.Array:
         return hermite_coefficients(self.function, variance, self.nodes)[0]

@@ -10,7 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ntk_analysis.gaussian import geometric_mean, nearly_equal, quadrant_angle, safe_divide, safe_sqrt
+from ntk_analysis.gaussian import geometric_mean, nearly_equal, quadrant_angle, safe_divide, safe_sqrt, zero_where
 
 
 def determinant(p1: jax.Array, p2: jax.Array, distance: jax.Array) -> jax.Array:
@@ -46,7 +46,7 @@ def erf_lost(q1: jax.Array, q2: jax.Array, distance: jax.Array) -> jax.Array:
     v1, v2 = 2 * p1 / (1 + w1), 2 * p2 / (1 + w2)  # w - 1
     apart = safe_divide((v1 - v2) ** 2, v1 * v2 + v1 + v2 + 2 * largest, 0.0)
     shares = (safe_sqrt(arcsine(p1, p1)) - safe_sqrt(arcsine(p2, p2))) ** 2 / 2
-    apart, shares = (jnp.where(nearly_equal(q1, q2), 0, value) for value in (apart, shares))
+    apart, shares = (zero_where(nearly_equal(q1, q2), value) for value in (apart, shares))
     turned = quadrant_angle(apart + 2 * largest * distance, w1 + w2 + 2 * jnp.sqrt(determinant(p1, p2, distance)))
     return (2 / math.pi) * (2 * turned - shares)
 

@@ -69,7 +69,7 @@ def _jax_has_one() -> bool:
     if "jax" in sys.modules:
         import jax
 
-        return bool(jax.config.jax_compilation_cache_dir)
+        return bool(jax.config.jax_compilation_cache_dir)  # type: ignore[attr-defined]
     return bool(os.environ.get("JAX_COMPILATION_CACHE_DIR"))
 
 
@@ -161,7 +161,7 @@ def _tell_jax(programs: Path) -> None:
         import jax
 
         for name, value in settings.items():
-            jax.config.update(name, value)
+            jax.config.update(name, value)  # type: ignore[no-untyped-call]
     # a full disk, or an entry that went meanwhile: it costs time, and there is nothing to do about it
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache entry")
 

@@ -20,8 +20,9 @@ from ntk_analysis.gaussian import (
     safe_divide,
     safe_quotient,
     safe_sqrt,
+    zero_where,
 )
-from ntk_analysis.precision import Real, float_array, numpy_in_float64
+from ntk_analysis.precision import Real, compiled, float_array, numpy_in_float64
 
 EQUAL_WITHIN = 64  # variances that differ by fewer roundings than this are the same number
 
@@ -40,11 +41,13 @@ class Dual(abc.ABC):
     def _cosine_distance(self, variance1: jax.Array, variance2: jax.Array, distance: jax.Array) -> jax.Array: ...
 
     @numpy_in_float64
+    @compiled
     def second_moment(self, variance: Real) -> jax.Array:
         """E[f(u)^2], u ~ N(0, variance)."""
         return self._second_moment(float_array(variance))
 
     @numpy_in_float64
+    @compiled
     def cosine_distance(self, variance1: Real, variance2: Real, distance: Real) -> jax.Array:
         """1 - corr(f(u), f(v)), uncentred, where distance = 1 - corr(u, v) is in [0, 2].
 
@@ -54,6 +57,7 @@ class Dual(abc.ABC):
         return self._cosine_distance(float_array(variance1), float_array(variance2), float_array(distance))
 
     @numpy_in_float64
+    @compiled
     def at_distance(self, variance1: Real, variance2: Real, distance: Real) -> jax.Array:
         """E[f(u) f(v)], given the cosine distance 1 - rho."""
         return self._at_distance(float_array(variance1), float_array(variance2), float_array(distance))
@@ -63,6 +67,7 @@ class Dual(abc.ABC):
         return scale * (1 - self._cosine_distance(variance1, variance2, distance))
 
     @numpy_in_float64
+    @compiled
     def __call__(self, variance1: Real, variance2: Real, correlation: Real) -> jax.Array:
         """E[f(u) f(v)], given the correlation rho in [-1, 1]."""
         return self.at_distance(variance1, variance2, 1 - float_array(correlation))
@@ -110,7 +115,8 @@ class ClosedForm(Dual):
         """What unequal variances alone cost; second order in their difference, and rounding noise below that."""
         larger = jnp.maximum(variance1, variance2)
         equal = jnp.abs(variance1 - variance2) <= EQUAL_WITHIN * float(np.finfo(larger.dtype).eps) * larger
-        return jnp.where(equal, 0, jnp.maximum(scale - self.coincident(variance1, variance2), 0))
+        lost = scale - self.coincident(variance1, variance2)
+        return zero_where(equal | (lost < 0), lost)
 
 
 @dataclass(frozen=True)

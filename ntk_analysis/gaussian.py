@@ -53,6 +53,11 @@ def nearly_equal(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.abs(x - y) <= 8 * float(np.finfo(x.dtype).eps) * jnp.maximum(jnp.abs(x), jnp.abs(y))
 
 
+def zero_where(condition: jax.Array, x: jax.Array) -> jax.Array:
+    """0 where the condition holds, else x; with the derivatives of x everywhere: only the value is rounding there."""
+    return x - jnp.where(condition, jax.lax.stop_gradient(x), 0)
+
+
 def into_range(distance: jax.Array) -> jax.Array:
     """Cosine distances pushed back into [0, 2] after rounding; the gradient at exactly 0 and 2 stays whole."""
     return jnp.where(distance < 0, 0, jnp.where(distance > 2, 2, distance))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ntk_analysis.gaussian import geometric_mean, into_range, nearly_equal, safe_quotient, safe_sqrt
+from ntk_analysis.gaussian import geometric_mean, into_range, nearly_equal, safe_quotient, safe_sqrt, zero_where
 
 
 class Covariance(NamedTuple):
@@ -81,4 +81,4 @@ def _shares(moment: jax.Array, centered: jax.Array, mean: jax.Array) -> tuple[ja
 
 def _half_square(share1: jax.Array, share2: jax.Array) -> jax.Array:
     """(share1 - share2)^2 / 2, and 0 within rounding: a duplicate's share may be computed by another loop."""
-    return jnp.where(nearly_equal(share1, share2), 0, (share1 - share2) ** 2 / 2)
+    return zero_where(nearly_equal(share1, share2), share1 - share2) ** 2 / 2

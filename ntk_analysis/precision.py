@@ -60,6 +60,14 @@ def numpy_in_float64(function: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
+def compiled(method: Callable[P, R]) -> Callable[P, R]:
+    """Decorator: a method as one program an instance and shapes of its arguments, in place of one a step and shapes.
+
+    The instance has to be hashable, the arguments numbers or arrays. Inside a JAX transformation nothing changes.
+    """
+    return cast(Callable[P, R], functools.wraps(method)(jax.jit(method, static_argnums=0, inline=True)))
+
+
 def float_array(value: Any) -> jax.Array:
     """A floating-point JAX array: floats keep their dtype as far as the x64 flag allows, integers become floats."""
     array = jnp.asarray(value)

@@ -6,6 +6,7 @@ import numpy as np
 
 FEATURES = 6
 STANDARD_ERRORS = 5
+BATCH = 250  # networks at once: more would take gigabytes
 
 
 def pairs(seed=0):
@@ -26,13 +27,22 @@ def images(seed=0):
     return np.stack([a, b, 0.5 * a])
 
 
-def row_by_row(function):
-    """jax.jacrev without vmap."""
+def drawn(network, shape, draws, generator):
+    """Parameters of so many networks, by NumPy: `init` compiles each of its steps anew for each network.
 
-    def jacobian(params):
-        return jax.lax.map(lambda i: jax.grad(lambda p: function(p)[i])(params), jnp.arange(3))
+    Those of images in float32, which rounds far below the standard errors: on a CPU convolutions are naive loops in
+    float64.
+    """
+    _, params = jax.eval_shape(lambda key: network.init(key, shape), jax.random.key(0))
+    dtype = np.float64 if len(shape) == 2 else np.float32
 
-    return jacobian
+    def values(path, leaf):
+        constant = {"gamma": 1, "beta": 0}.get(path[-1].key)
+        if constant is not None:
+            return np.full((draws, *leaf.shape), constant, dtype)
+        return generator.standard_normal((draws, *leaf.shape), dtype)
+
+    return jax.tree_util.tree_map_with_path(values, params)
 
 
 def finite_average(network, x, draws, seed=0):
@@ -40,25 +50,18 @@ def finite_average(network, x, draws, seed=0):
 
     Outputs of one draw share their hidden units, so only the draws count as independent.
     """
+    rows = np.arange(len(x))
 
     def one_draw(params):
-        y = network.apply(params, x)
-        jacobian = jacobian_of(lambda p: network.apply(p, x)[:, 0])(params)
+        y, pullback = jax.vjp(lambda p: network.apply(p, x), params)
+        (jacobian,) = jax.vmap(pullback)(jnp.zeros((len(x), *y.shape), y.dtype).at[rows, rows, 0].set(1))
         flat = [leaf.reshape(len(x), -1) for leaf in jax.tree.leaves(jacobian)]
         return jnp.stack([y @ y.T / y.shape[1], sum(leaf @ leaf.T for leaf in flat)])
 
-    keys = jax.random.split(jax.random.key(seed), draws)
-    params = jax.vmap(lambda key: network.init(key, x.shape)[1])(keys)
-    batch, jacobian_of = 250, jax.jacrev
-    if x.ndim == 4:
-        # on a CPU convolutions are naive loops in float64, and with many kernels at once, one for each draw or output;
-        # float32 rounds far below the standard errors
-        params, batch, jacobian_of = jax.tree.map(lambda leaf: leaf.astype(np.float32), params), None, row_by_row
-    # compiling takes longer than running here: leave the expensive passes out
-    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    average = jax.jit(lambda p: jax.lax.map(one_draw, p, batch_size=batch), compiler_options=options)
-    samples = np.asarray(average(params), np.float64)
-    return np.mean(samples, axis=0), np.std(samples, axis=0) / np.sqrt(draws)
+    average, generator = jax.jit(jax.vmap(one_draw)), np.random.default_rng(seed)
+    batches = [average(drawn(network, x.shape, BATCH, generator)) for _ in range(-(-draws // BATCH))]
+    samples = np.concatenate(batches).astype(np.float64)
+    return np.mean(samples, axis=0), np.std(samples, axis=0) / np.sqrt(len(samples))
 
 
 def extrapolated(make, x):

@@ -1,5 +1,6 @@
 """Gaussian facts of the activations against Monte Carlo, mpmath, automatic differentiation and each other."""
 
+import functools
 import itertools
 
 import jax
@@ -7,8 +8,6 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ntk_analysis import activations
 from ntk_analysis.activations import NAMED, Quadrature, get
@@ -16,10 +15,19 @@ from ntk_analysis.activations import NAMED, Quadrature, get
 EVERY = list(NAMED)
 SMOOTH_CLOSED = ["erf", "gelu", "sine"]
 DRAWS = 1_000_000
+AT_ONCE = 64
 
 
-def derivative(activation, x):
-    return jax.jvp(activation, (x,), (jnp.ones_like(x),))[1]
+def grid(*axes):
+    """All combinations of these values, as one array for each axis."""
+    return tuple(np.array(list(itertools.product(*axes))).T)
+
+
+def at_once(function, *arguments):
+    """The function at all points, filled up to one size: each primitive then compiles once for the whole module."""
+    arrays = np.broadcast_arrays(*arguments)
+    assert arrays[0].size <= AT_ONCE
+    return function(*(np.resize(array, AT_ONCE) for array in arrays))[: arrays[0].size]
 
 
 @pytest.fixture(scope="module")
@@ -28,19 +36,20 @@ def normal_pairs():
 
 
 @pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize(("q1", "q2", "rho"), [(1.0, 1.0, 0.3), (0.5, 2.0, -0.7), (3.0, 0.2, 0.95), (1.3, 1.3, -1.0)])
-def test_moments_agree_with_monte_carlo(name, q1, q2, rho, normal_pairs):
+def test_moments_agree_with_monte_carlo(name, normal_pairs):
     activation = get(name)
+    value_and_slope = jax.jit(lambda x: jax.jvp(activation, (x,), (jnp.ones_like(x),)))
+    cases = np.array([(1.0, 1.0, 0.3), (0.5, 2.0, -0.7), (3.0, 0.2, 0.95), (1.3, 1.3, -1.0)])
+    variances = cases[:, 0]
+    exact = [at_once(dual, *cases.T) for dual in (activation.dual, activation.derivative_dual)]
+    exact.append(at_once(activation.mean, variances))
     z1, z2 = normal_pairs
-    u = jnp.asarray(np.sqrt(q1) * z1)
-    v = jnp.asarray(np.sqrt(q2) * (rho * z1 + np.sqrt(1 - rho**2) * z2))
-    for samples, exact in (
-        (activation(u) * activation(v), activation.dual(q1, q2, rho)),
-        (derivative(activation, u) * derivative(activation, v), activation.derivative_dual(q1, q2, rho)),
-        (activation(u), activation.mean(q1)),
-    ):
-        standard_error = float(jnp.std(samples)) / np.sqrt(DRAWS)
-        assert abs(float(jnp.mean(samples)) - exact) <= 5 * standard_error + 1e-12
+    for (q1, q2, rho), *moments in zip(cases, *exact, strict=True):
+        value1, slope1 = map(np.asarray, value_and_slope(np.sqrt(q1) * z1))
+        value2, slope2 = map(np.asarray, value_and_slope(np.sqrt(q2) * (rho * z1 + np.sqrt(1 - rho**2) * z2)))
+        for samples, moment in zip((value1 * value2, slope1 * slope2, value1), moments, strict=True):
+            standard_error = np.std(samples) / np.sqrt(DRAWS)
+            assert abs(np.mean(samples) - moment) <= 5 * standard_error + 1e-12
 
 
 def mp_duals(name):
@@ -82,17 +91,18 @@ def mp_duals(name):
 
 
 @pytest.mark.parametrize("name", [name for name in EVERY if name != "tanh"])
-@pytest.mark.parametrize("variance", [1.0, 0.3, 2.5])
-@pytest.mark.parametrize("correlation", [1 - 1e-12, 1 - 1e-6, 0.6, -0.4, -0.999])
-def test_distances_keep_their_digits_against_mpmath(name, variance, correlation):
+def test_distances_keep_their_digits_against_mpmath(name):
     activation = get(name)
-    with mpmath.workdps(40):
-        for dual, exact in zip((activation.dual, activation.derivative_dual), mp_duals(name), strict=True):
-            q, r = mpmath.mpf(variance), mpmath.mpf(correlation)
-            drop = float(1 - exact(q, r) / exact(q, mpmath.mpf(1)))
-            # rounding of order eps t in the angle t: 1e-16 / sqrt(2e-12) ~ 1e-10 at the closest pair
-            assert dual.cosine_distance(variance, variance, 1 - correlation) == pytest.approx(drop, rel=2e-9, abs=1e-15)
-            assert dual(variance, variance, correlation) == pytest.approx(float(exact(q, r)), rel=1e-13, abs=1e-15)
+    variance, correlation = grid((1.0, 0.3, 2.5), (1 - 1e-12, 1 - 1e-6, 0.6, -0.4, -0.999))
+    for dual, exact in zip((activation.dual, activation.derivative_dual), mp_duals(name), strict=True):
+        with mpmath.workdps(40):
+            pairs = [(mpmath.mpf(q), mpmath.mpf(r)) for q, r in zip(variance, correlation, strict=True)]
+            moments = np.array([float(exact(q, r)) for q, r in pairs])
+            drops = np.array([float(1 - exact(q, r) / exact(q, mpmath.mpf(1))) for q, r in pairs])
+        # rounding of order eps t in the angle t: 1e-16 / sqrt(2e-12) ~ 1e-10 at the closest pair
+        distance = at_once(dual.cosine_distance, variance, variance, 1 - correlation)
+        assert distance == pytest.approx(drops, rel=2e-9, abs=1e-15)
+        assert at_once(dual, variance, variance, correlation) == pytest.approx(moments, rel=1e-13, abs=1e-15)
 
 
 def test_tanh_keeps_its_digits_at_correlation_one():
@@ -106,24 +116,27 @@ def test_tanh_keeps_its_digits_at_correlation_one():
     moment = expectation(lambda z: mpmath.tanh(z) ** 2)
     curvature = expectation(lambda z: (2 * mpmath.tanh(z) * mpmath.sech(z) ** 2) ** 2)
     tanh = get("tanh")
-    assert tanh.dual.cosine_distance(1.0, 1.0, distance) == pytest.approx(float(distance * slopes / moment), rel=1e-9)
+    assert at_once(tanh.dual.cosine_distance, [1.0], 1.0, distance) == pytest.approx(
+        float(distance * slopes / moment), rel=1e-9
+    )
     # the derivative's dual falls at phi''; its quadrature error is that of a function with a third-order pole
     expected = float(distance * curvature / slopes)
-    assert tanh.derivative_dual.cosine_distance(1.0, 1.0, distance) == pytest.approx(expected, rel=1e-7)
+    assert at_once(tanh.derivative_dual.cosine_distance, [1.0], 1.0, distance) == pytest.approx(expected, rel=1e-7)
 
 
 @pytest.mark.parametrize("name", SMOOTH_CLOSED)
-@given(
-    q1=st.floats(0.05, 2.0),
-    q2=st.floats(0.05, 2.0),
-    rho=st.floats(-1.0, 1.0),
-)
-def test_quadrature_reproduces_closed_forms(name, q1, q2, rho):
+def test_quadrature_reproduces_closed_forms(name):
     closed, quadrature = get(name), Quadrature(get(name))
-    error = 10 * quadrature.quadrature_error(max(q1, q2)) + 1e-12
-    assert quadrature.dual(q1, q2, rho) == pytest.approx(closed.dual(q1, q2, rho), abs=error)
-    assert quadrature.derivative_dual(q1, q2, rho) == pytest.approx(closed.derivative_dual(q1, q2, rho), abs=error)
-    assert quadrature.mean(q1) == pytest.approx(closed.mean(q1), abs=error)
+    variances = (0.05, 0.7, 2.0)
+    q1, q2, _ = points = grid(variances, variances, (-1.0, -0.83, -0.2, 0.0, 0.45, 0.97, 1.0))
+    errors = {q: 10 * quadrature.quadrature_error(q) + 1e-12 for q in variances}
+    allowed = np.array([errors[q] for q in np.maximum(q1, q2)])
+    for ours, exact, arguments in (
+        (quadrature.dual, closed.dual, points),
+        (quadrature.derivative_dual, closed.derivative_dual, points),
+        (quadrature.mean, closed.mean, (q1,)),
+    ):
+        assert np.all(np.abs(at_once(ours, *arguments) - at_once(exact, *arguments)) <= allowed)
 
 
 def test_quadrature_error_covers_the_true_error():
@@ -152,33 +165,50 @@ def test_a_kinked_user_function_states_a_large_error():
 
 
 @pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize(("q1", "q2"), [(1.0, 1.0), (0.7, 2.0), (0.0, 1.0), (0.0, 0.0)])
-@pytest.mark.parametrize("rho", [-1.0, 0.4, 1.0])
-def test_values_and_gradients_are_finite_at_the_edges(name, q1, q2, rho):
+def test_values_and_gradients_are_finite_at_the_edges(name):
     activation = get(name)
-    for dual in (activation.dual, activation.derivative_dual):
-        value, gradient = jax.value_and_grad(lambda q, p, r, d=dual: d(q, p, r), argnums=(0, 1, 2))(q1, q2, rho)
-        assert np.all(np.isfinite([value, *gradient]))
-    assert np.isfinite(jax.grad(activation.mean)(q1))
+    q1, q2 = np.array([(1.0, 1.0), (0.7, 2.0), (0.0, 1.0), (0.0, 0.0)]).repeat(3, axis=0).T
+    points = (q1, q2, np.tile([-1.0, 0.4, 1.0], 4))
+    for function, arguments in (
+        (activation.dual, points),
+        (activation.derivative_dual, points),
+        (activation.mean, (q1,)),
+    ):
+        assert np.all(np.isfinite(at_once(function, *arguments)))
+        for gradient in gradients(function, *arguments):
+            assert np.all(np.isfinite(gradient))
+
+
+@functools.cache
+def gradient_program(function, count):
+    return jax.jit(jax.grad(lambda *points: jnp.sum(function(*points)), tuple(range(count))))
+
+
+def gradients(function, *arguments):
+    """By each argument, at all points."""
+    arrays = [jnp.asarray(np.resize(array, AT_ONCE)) for array in np.broadcast_arrays(*arguments)]
+    by_each = gradient_program(function, len(arrays))(*arrays)
+    return [gradient[: np.size(arguments[0])] for gradient in by_each]
 
 
 @pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize("rho", [-0.5, 0.0, 0.9, 1.0])
-def test_price_theorem(name, rho):
+def test_price_theorem(name):
     """d E[phi phi] / d rho = sqrt(q1 q2) E[phi' phi'], at correlation one too, where the chain rule is 0 x infinity."""
     activation = get(name)
-    slope = jax.grad(lambda r: activation.dual(0.8, 1.5, r))(rho)
-    expected = np.sqrt(0.8 * 1.5) * activation.derivative_dual(0.8, 1.5, rho)
-    assert slope == pytest.approx(expected, rel=1e-6)  # tanh: quadrature error of phi' at variance 1.5
+    points = grid((0.8,), (1.5,), (-0.5, 0.0, 0.9, 1.0))
+    slope = gradients(activation.dual, *points)[2]
+    expected = np.sqrt(0.8 * 1.5) * at_once(activation.derivative_dual, *points)
+    assert np.asarray(slope) == pytest.approx(expected, rel=1e-6)  # tanh: quadrature error of phi' at variance 1.5
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_moments_are_symmetric_and_bounded(name):
-    activation = get(name)
-    for q1, q2, rho in itertools.product((0.3, 1.0), (0.5, 2.0), (-1.0, -0.2, 0.8)):
-        dual = activation.dual
-        assert dual(q1, q2, rho) == pytest.approx(dual(q2, q1, rho), abs=1e-14)
-        assert abs(dual(q1, q2, rho)) <= np.sqrt(dual.second_moment(q1) * dual.second_moment(q2)) * (1 + 1e-12)
+    dual = get(name).dual
+    q1, q2, rho = grid((0.3, 1.0), (0.5, 2.0), (-1.0, -0.2, 0.8))
+    moment = at_once(dual, q1, q2, rho)
+    assert moment == pytest.approx(at_once(dual, q2, q1, rho), abs=1e-14)
+    largest = np.sqrt(at_once(dual.second_moment, q1) * at_once(dual.second_moment, q2))
+    assert np.all(np.abs(moment) <= largest * (1 + 1e-12))
 
 
 def test_relu_golden_values():
@@ -201,7 +231,7 @@ def test_dtype_follows_the_caller():
         single = jnp.ones(3)
         assert relu.dual(single, single, single * 0.5).dtype == jnp.float32
         assert jax.jit(lambda q: relu.dual(q, q, 0.5))(1.0).dtype == jnp.float32
-        batched = jax.vmap(lambda r: get("tanh").dual(1.0, 1.0, r))(jnp.linspace(0, 1, 4))
+        batched = jax.jit(jax.vmap(lambda r: get("tanh").dual(1.0, 1.0, r)))(jnp.linspace(0, 1, 4))
         assert batched.shape == (4,)
 
 

@@ -142,14 +142,14 @@ def test_errors_are_one_line_and_status_2(run, images, monkeypatch, arguments, w
 
 def test_a_failed_write_keeps_the_old_result(run, images, tmp_path, monkeypatch):
     out = tmp_path / "k.npz"
-    run("kernel", images, "--out", out, "--depth", 1)
+    run("kernel", images, "--out", out)
     before = out.read_bytes()
 
     def full_disk(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez_compressed", full_disk)
-    status, _, err = run("kernel", images, "--out", out, "--depth", 2)
+    status, _, err = run("kernel", images, "--out", out)
     assert status == 2
     assert "No space left" in err
     assert out.read_bytes() == before
@@ -159,7 +159,7 @@ def test_a_failed_write_keeps_the_old_result(run, images, tmp_path, monkeypatch)
 @pytest.mark.slow
 def test_a_killed_figure_leaves_the_old_one_whole(tmp_path):
     """SIGKILL at several moments of a second run: the four files of the first are there, and belong together."""
-    command = [sys.executable, "-m", "ntk_analysis.cli", "figures", "fig4", "--quick", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "ntk_analysis.cli", "figures", "fig4", "--out", str(tmp_path)]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     subprocess.run([*command, "--seed", "1"], check=True, capture_output=True, env=environment)
     for delay in (0.5, 2.0, 3.0):
@@ -177,7 +177,36 @@ def test_a_killed_figure_leaves_the_old_one_whole(tmp_path):
         assert (tmp_path / "fig4.svg").read_text().rstrip().endswith("</svg>")
 
 
-def test_the_version_needs_no_jax():
-    """--help and --version answer without importing what computes."""
-    code = "import sys; from ntk_analysis import cli; sys.exit('jax' in sys.modules or 'matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+LIGHT = """
+import contextlib, io, json, sys
+from ntk_analysis import cli
+for arguments, status in json.loads(sys.argv[1]):
+    sys.argv = ["ntk-analysis", *arguments]
+    written = io.StringIO()
+    with contextlib.redirect_stdout(written), contextlib.redirect_stderr(written):
+        try:
+            cli.main()
+        except SystemExit as ended:
+            assert (ended.code or 0) == status, (arguments, ended.code, written.getvalue())
+        else:
+            raise AssertionError(arguments)
+    heavy = {"jax", "scipy", "matplotlib"} & set(sys.modules)
+    assert not heavy, (arguments, heavy)
+"""
+
+
+def test_help_and_usage_errors_load_nothing_that_computes():
+    """In a process of its own: this one has loaded all of it."""
+    usage = [
+        (["--version"], 0),
+        (["--help"], 0),
+        (["kernel", "--help"], 0),
+        (["diagnose", "--help"], 0),
+        (["--no-such-option"], 2),
+        (["meanfield", "--no-such-option"], 2),
+        (["no-such-command"], 2),
+        (["kernel"], 2),
+        (["kernel", "images.npy", "--out", "k.npz", "--depth", "two"], 2),
+    ]
+    done = subprocess.run([sys.executable, "-c", LIGHT, json.dumps(usage)], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tiers import full
 
 from ntk_analysis import data
 from ntk_analysis.data import DataError, ImageSet
@@ -665,7 +666,7 @@ def no_server(server, monkeypatch):
 # pooch 1.9 leaves the connection of a broken download to the garbage collector, which may well come here
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("fault", [missing_file, truncated_body, wrong_checksum, no_server])
-@pytest.mark.parametrize("name", ["MNIST", "CIFAR-10"])
+@pytest.mark.parametrize("name", ["MNIST", *full("CIFAR-10")])
 def test_a_failed_download_leaves_nothing_and_says_so_in_one_line(tmp_path, monkeypatch, server, fault, name):
     good = mnist_files()[0] if name == "MNIST" else {"cifar-10-binary.tar.gz": archive(cifar_files(10))}
     fetch = data.fetch_mnist if name == "MNIST" else data.fetch_cifar10

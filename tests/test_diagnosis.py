@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import full
 
 from ntk_analysis import data, meanfield
 from ntk_analysis.diagnosis import Growth, diagnose, products_in_a_row, spectra, verdict_of
@@ -26,9 +27,6 @@ PHASES = {
 }
 
 
-QUICK = ("weight mean",)  # the others run with -m slow: each compiles for 15 s
-
-
 @pytest.fixture
 def by_trace(monkeypatch):
     """Full kernels of 300 outputs take most of the time, and the verdict does not look at them."""
@@ -45,25 +43,44 @@ def drawn(network, x, seed=0):
         return network.init(jax.random.key(seed), x.shape)[1]
 
 
-def deep(name):
+def deep(name, depth=DEPTH, width=WIDTH):
     (normalization, activation, w_var, b_var), phase = PHASES[name]
-    network = fully_connected(DEPTH, WIDTH, normalization, activation, OUTPUTS, w_var, b_var)
+    network = fully_connected(depth, width, normalization, activation, OUTPUTS, w_var, b_var)
     options = {"w_var": w_var, "b_var": b_var} | ({"batch_size": 32} if normalization == "batch" else {})
     return network, meanfield.analyse(activation, normalization=normalization, **options), phase
 
 
 @pytest.mark.usefixtures("by_trace")
+def test_the_verdict_is_mean_fields_beside_it(digits):
+    """And chi_1 itself is within the verdict's own interval."""
+    depth, width = 12, 64
+    network, field, phase = deep("weight mean", depth, width)
+    found = diagnose(network, drawn(network, digits), digits)
+    assert found.verdict.phase == found.field.phase == phase == field.phase
+    assert_chi_1(found, field, depth)
+    # one network's correlations wander by some sqrt(depth/width) on the way
+    np.testing.assert_allclose(found.layers.measured, found.layers.predicted, atol=math.sqrt(depth / width))
+    np.testing.assert_allclose(found.layers.measured[:2], found.layers.predicted[:2], atol=3 / math.sqrt(width))
+    assert "nan" not in found.summary() + json.dumps(found.record(), allow_nan=False)
+
+
+def assert_chi_1(found, field, depth):
+    assert found.products == depth + 1
+    half = (QUANTILE * found.growth.estimate[1] + ENDS) / depth
+    assert abs(found.log_chi - math.log(field.chi_1)) < half
+
+
+@pytest.mark.usefixtures("by_trace")
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in PHASES]
+    ("name", "width"),
+    [*full(("weight mean", 64)), *(pytest.param(name, WIDTH, marks=pytest.mark.slow) for name in PHASES)],
 )
-def test_the_verdict_is_mean_fields(name, digits):
+def test_the_verdict_is_mean_fields(name, width, digits):
     """Measured end to end as of a plain function, and chi_1 itself within the verdict's own interval."""
-    network, field, phase = deep(name)
+    network, field, phase = deep(name, width=width)
     found = diagnose(network.apply, drawn(network, digits), digits)
     assert found.verdict.phase == phase == field.phase
-    assert found.products == DEPTH + 1
-    half = (QUANTILE * found.growth.estimate[1] + ENDS) / DEPTH
-    assert abs(found.log_chi - math.log(field.chi_1)) < half
+    assert_chi_1(found, field, DEPTH)
     assert found.coupled == (name == "batch norm")
     assert found.layers is None
     assert found.field is None
@@ -86,10 +103,11 @@ def test_the_evidence_tells_the_phases_apart(digits):
         assert found.field.phase == found.verdict.phase
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("by_trace")
 def test_without_biases_relu_keeps_its_correlations_at_any_gain(digits):
     """Where chi_1 and the fate of correlations differ, both are said."""
-    network = fully_connected(DEPTH, WIDTH, "none", "relu", OUTPUTS, 1.5)
+    network = fully_connected(DEPTH, 64, "none", "relu", OUTPUTS, 1.5)
     found = diagnose(network, drawn(network, digits), digits)
     assert found.verdict.phase == "critical"
     assert found.field.phase == "ordered"
@@ -97,9 +115,10 @@ def test_without_biases_relu_keeps_its_correlations_at_any_gain(digits):
     assert "relative to it 1" in found.summary()
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("by_trace")
 def test_a_shallow_network_is_not_decidable(digits):
-    network = fully_connected(2, WIDTH, "weight_mean", outputs=OUTPUTS)
+    network = fully_connected(2, 64, "weight_mean", outputs=OUTPUTS)
     found = diagnose(network, drawn(network, digits), digits)
     assert found.verdict.phase == "not decidable"
     assert "too shallow" in found.verdict.reason
@@ -145,15 +164,16 @@ def linear(params, x):
 
 def test_a_linear_map_has_gain_one():
     """|J|^2 / |f|^2 |x|^2 / d is 1 on average over weights, up to the likeness of |w x|^2 over inputs and outputs."""
-    found = diagnose(linear, {"w": draw(40, 200)}, draw(9, 40, seed=1))
-    assert abs(found.growth.log_gain) < 3 * math.sqrt(2 / 40 / 9 + 2 / 200)
-    np.testing.assert_allclose(found.growth.outputs, found.growth.inputs, atol=3 / math.sqrt(200))
+    found = measured_growth(linear, {"w": draw(40, 200)}, jnp.asarray(draw(9, 40, seed=1)), 0)
+    assert abs(found.log_gain) < 3 * math.sqrt(2 / 40 / 9 + 2 / 200)
+    np.testing.assert_allclose(found.outputs, found.inputs, atol=3 / math.sqrt(200))
 
 
 def test_gain_does_not_see_units():
-    one = diagnose(linear, {"w": draw(5, 3)}, draw(9, 5, seed=1))
-    other = diagnose(lambda p, x: 1e3 * linear(p, x), {"w": draw(5, 3)}, 1e-2 * draw(9, 5, seed=1))
-    np.testing.assert_allclose(one.growth.log_gain, other.growth.log_gain, rtol=0, atol=1e-9)
+    params, x = {"w": draw(5, 3)}, jnp.asarray(draw(9, 5, seed=1))
+    one = measured_growth(linear, params, x, 0)
+    other = measured_growth(lambda p, x: 1e3 * linear(p, x), params, 1e-2 * x, 0)
+    np.testing.assert_allclose(one.log_gain, other.log_gain, rtol=0, atol=1e-9)
 
 
 def test_spectra_and_learning_rate_are_the_dense_kernels():
@@ -195,8 +215,7 @@ def test_structured_weights_are_seen():
     ("network", "shape", "products"),
     [
         (fully_connected(7, 6), (5, 4), 8),
-        (convolutional(3, 4), (2, 5, 5, 1), 4),
-        (residual(4, 6), (5, 4), 6),
+        *full((convolutional(3, 4), (2, 5, 5, 1), 4), (residual(4, 6), (5, 4), 6)),
     ],
 )
 def test_products_in_a_row(network, shape, products):
@@ -255,7 +274,7 @@ RELU = fully_connected(4, 32, "none", "relu", 3, 2.0, 0.1)
 
 @pytest.mark.usefixtures("by_trace")
 @pytest.mark.parametrize(
-    ("network", "changes", "likeness"), [(TANH, {"weights": 1e3}, None), (RELU, {"bias": -1e3}, 1.0)]
+    ("network", "changes", "likeness"), [(RELU, {"bias": -1e3}, 1.0), *full((TANH, {"weights": 1e3}, None))]
 )
 def test_saturated_and_dead_networks_are_reported(network, changes, likeness, digits):
     """The read-out still learns, on constant features: the kernel has a spectrum, the phase cannot be told."""
@@ -288,25 +307,30 @@ def test_a_dead_read_out_has_the_kernel_of_its_biases(digits):
     assert json.loads(json.dumps(found.record(), allow_nan=False))["growth"]["log_gain"] is None
 
 
-@pytest.mark.parametrize(
-    ("scale", "words"), [(1e-30, "is zero in float32"), (2e-18, "underflows float32"), (1e-14, "")]
-)
-def test_kernels_that_underflow_say_so_and_float64_mends_it(scale, words, digits):
-    """Entries of some scale^2; float32 ends at 1e-38, and has its digits from 1e-31 on."""
+def scaled(scale, digits):
+    """A linear map, kernel entries of some scale^2; float32 ends at 1e-38, and has its digits from 1e-31 on."""
 
     def f(params, x):
         return np.asarray(scale, params["w"].dtype) * (x @ params["w"])
 
-    params = {"w": np.float32(draw(digits.shape[1], 2)) / 8}
+    return f, {"w": np.float32(draw(digits.shape[1], 2)) / 8}
+
+
+@pytest.mark.parametrize(("scale", "words"), [(1e-30, "is zero in float32"), (2e-18, "underflows float32")])
+def test_kernels_that_underflow_say_so(scale, words, digits):
+    with pytest.raises(ValueError, match=words) as caught:
+        diagnose(*scaled(scale, digits), digits)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scale", [1e-30, *full(2e-18, 1e-14)])
+def test_float64_mends_kernels_that_underflow(scale, digits):
+    f, params = scaled(scale, digits)
     wide = diagnose(f, jax.tree.map(np.float64, params), np.float64(digits))
     assert abs(wide.growth.log_gain) < 1
-    if not words:
+    if scale == 1e-14:
         narrow = diagnose(f, params, digits)
         np.testing.assert_allclose(narrow.growth.log_gain, wide.growth.log_gain, atol=1e-4)  # float32 sums
-        return
-    with pytest.raises(ValueError, match=words) as caught:
-        diagnose(f, params, digits)
-    assert "\n" not in str(caught.value)
 
 
 def test_layers_of_zeros_have_no_correlation(digits):
@@ -315,6 +339,10 @@ def test_layers_of_zeros_have_no_correlation(digits):
     measured, predicted = layer_correlations(network, altered(network, digits, weights=0.0), digits, None, 0)
     assert np.isnan(measured).all()
     assert predicted is None
+
+
+@pytest.mark.full
+def test_what_is_undefined_is_said_to_be(digits):
     biased = fully_connected(3, 8, "none", "relu", 2, 1.0, 0.5)
     found = diagnose(biased, altered(biased, digits, weights=0.0, bias=0.0), digits)
     assert "1: undefined (" in found.summary()
@@ -323,4 +351,4 @@ def test_layers_of_zeros_have_no_correlation(digits):
 
 def test_inputs_of_zeros_have_no_phase():
     with pytest.raises(ValueError, match="x is zero in all inputs"):
-        diagnose(TANH, drawn(TANH, np.zeros((3, 4))), np.zeros((3, 4), np.float32))
+        diagnose(linear, {"w": draw(4, 3)}, np.zeros((3, 4)))

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiers import full
 
 from ntk_analysis import cli
 from ntk_analysis.diagnosis import load_network
@@ -69,7 +70,7 @@ def user(tmp_path):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("target", ["user_network:good", "user_network.py:good"])
+@pytest.mark.parametrize("target", ["user_network.py:good", *full("user_network:good")])
 def test_the_command_reports_and_writes(run, user, target):
     status, out, err = run(target, "--count", 6, "--out", "deeper/d.json", "--memory", "1GiB")
     assert (status, err) == (0, "")

@@ -25,6 +25,7 @@ def test_there_are_four():
     assert [path.name for path in EXAMPLES] == ["flax_linen.py", "flax_nnx.py", "hand_written.py", "pytorch_weights.py"]
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("default")  # Flax's own
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_the_example_prints_a_condition_number(path, capsys):
@@ -35,6 +36,7 @@ def test_the_example_prints_a_condition_number(path, capsys):
     assert float(printed[1].removeprefix("condition number ")) > 1
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_all_parameters_are_in_its_kernel(path):

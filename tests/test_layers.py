@@ -1,5 +1,7 @@
 """Layers: averages over finite networks against infinite-width kernels, and the finite side by itself."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,7 @@ from averages import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from tiers import full
 
 from ntk_analysis import layers
 from ntk_analysis.infinite import infinite_kernel
@@ -39,48 +42,58 @@ from ntk_analysis.layers import (
 )
 from ntk_analysis.networks import fully_connected
 
+RELU = Activation("relu")
+
 EXACT = [  # one hidden layer, or linear: the average over draws is the kernel at every width
-    ("Dense", Dense(5, 1.3), pairs),
-    ("Dense", Dense(5, 1.3, 0.2), pairs),
     ("Dense", Serial(Dense(7, 1.0, 0.3), Dense(5, 1.3, 0.2, center=True)), pairs),
-    ("Activation", Serial(Dense(8, 1.0, 0.1), Activation("relu"), Dense(5, 1.5, 0.1)), pairs),
+    ("Activation", Serial(Dense(8, 1.0, 0.1), RELU, Dense(5, 1.5, 0.1)), pairs),
     ("Serial", Serial(Serial(Dense(8), Activation("gelu")), Serial(Dense(5, 1.5, center=True))), pairs),
-    ("Repeat", Repeat(Dense(FEATURES, 0.9, 0.2), 3), pairs),
     ("Repeat", Serial(Dense(FEATURES), Repeat(Dense(FEATURES, 0.9, 0.2, center=True), 3)), pairs),
-    ("Residual", Serial(Dense(7, 1.0, 0.1), Residual(Serial(Activation("relu"), Dense(7, 1.5, 0.2)), 0.5)), pairs),
-    ("Residual", Serial(Residual(Dense(FEATURES, 1.5), 0.7), Dense(5)), pairs),
-    ("Residual", Serial(Dense(7), Activation("relu"), Residual(Dense(7, 1.5), 0.7), Dense(5, 2.0, center=True)), pairs),
-    ("Residual", Residual(Serial(Dense(8), Activation("relu"), Dense(5, 1.5)), 0.7, Dense(5, 1.2, 0.3)), pairs),
+    ("Residual", Serial(Dense(7, 1.0, 0.1), Residual(Serial(RELU, Dense(7, 1.5, 0.2)), 0.5)), pairs),
+    ("Residual", Residual(Serial(Dense(8), RELU, Dense(5, 1.5)), 0.7, Dense(5, 1.2, 0.3)), pairs),
     ("ResidualChain", Serial(Dense(7), ResidualChain(Dense(7, 1.5, 0.1), (1.0, 0.7, 0.5)), Dense(5)), pairs),
-    ("BatchNorm", Serial(Dense(8, 1.0, 0.1), BatchNorm(), Activation("relu"), Dense(5, 1.5, 0.1)), one_batch),
-    ("BatchNorm", Serial(Dense(8), BatchNorm(0.3, True, True), Activation("relu"), Dense(5)), one_batch),
-    ("BatchNorm", Serial(Dense(8), BatchNorm(0.0, True, True), Activation("abs"), Dense(5, center=True)), one_batch),
-    ("BatchNorm", Serial(Dense(8), BatchNorm(0.1, False, True), Dense(5, 1.5)), one_batch),
-    ("Conv", Serial(Conv(8, 3, b_var=0.1), Activation("relu"), Flatten(), Dense(5, 1.5)), images),
-    ("Conv", Serial(Conv(8, (3, 2), (2, 1), "valid"), Activation("relu"), Flatten(), Dense(5, 1.5, 0.1)), images),
-    ("Conv", Serial(Conv(6, 3, padding="circular"), Conv(7, 3, 2, "same", 1.5, 0.2), Flatten(), Dense(5)), images),
-    ("Flatten", Serial(Flatten(), Dense(8), Activation("relu"), Dense(5, 1.5)), images),
-    ("AvgPool", Serial(Conv(6, 3), Activation("relu"), AvgPool((2, 3), 2), Flatten(), Dense(5)), images),
-    ("AvgPool", Serial(AvgPool(2, 1, "same"), Conv(6, 3), Activation("relu"), Flatten(), Dense(5)), images),
-    ("GlobalAvgPool", Serial(Conv(8, 3, b_var=0.1), Activation("relu"), GlobalAvgPool(), Dense(5, 1.5, 0.1)), images),
-    ("GlobalAvgPool", Serial(Conv(8, 3), Activation("gelu"), GlobalAvgPool(), Dense(5, center=True)), images),
+    ("BatchNorm", Serial(Dense(8), BatchNorm(0.3, True, True), RELU, Dense(5)), one_batch),
+    ("Conv", Serial(Conv(8, (3, 2), (2, 1), "valid"), RELU, Flatten(), Dense(5, 1.5, 0.1)), images),
+    ("Flatten", Serial(Flatten(), Dense(8), RELU, Dense(5, 1.5)), images),
+    ("AvgPool", Serial(Conv(6, 3), RELU, AvgPool((2, 3), 2), Flatten(), Dense(5)), images),
+    ("GlobalAvgPool", Serial(Conv(8, 3, b_var=0.1), RELU, GlobalAvgPool(), Dense(5, 1.5, 0.1)), images),
+    *full(
+        ("Dense", Dense(5, 1.3), pairs),
+        ("Dense", Dense(5, 1.3, 0.2), pairs),
+        ("Repeat", Repeat(Dense(FEATURES, 0.9, 0.2), 3), pairs),
+        ("Residual", Serial(Residual(Dense(FEATURES, 1.5), 0.7), Dense(5)), pairs),
+        ("Residual", Serial(Dense(7), RELU, Residual(Dense(7, 1.5), 0.7), Dense(5, 2.0, center=True)), pairs),
+        ("BatchNorm", Serial(Dense(8, 1.0, 0.1), BatchNorm(), RELU, Dense(5, 1.5, 0.1)), one_batch),
+        (
+            "BatchNorm",
+            Serial(Dense(8), BatchNorm(0.0, True, True), Activation("abs"), Dense(5, center=True)),
+            one_batch,
+        ),
+        ("BatchNorm", Serial(Dense(8), BatchNorm(0.1, False, True), Dense(5, 1.5)), one_batch),
+        ("Conv", Serial(Conv(8, 3, b_var=0.1), RELU, Flatten(), Dense(5, 1.5)), images),
+        ("Conv", Serial(Conv(6, 3, padding="circular"), Conv(7, 3, 2, "same", 1.5, 0.2), Flatten(), Dense(5)), images),
+        ("AvgPool", Serial(AvgPool(2, 1, "same"), Conv(6, 3), RELU, Flatten(), Dense(5)), images),
+        ("GlobalAvgPool", Serial(Conv(8, 3), Activation("gelu"), GlobalAvgPool(), Dense(5, center=True)), images),
+    ),
 ]
 
 # means over a layer's own units, or over a fan-in whose entries depend on each other, as the positions of a channel do
 # (n/(n - 1) is exact for independent ones only): the average over draws approaches the kernel like 1/width
 APPROACHED = [
-    ("LayerNorm", lambda n: Serial(Dense(n, 1.0, 0.2), LayerNorm(), Activation("relu"), Dense(2, 1.5)), pairs),
     ("LayerNorm", lambda n: Serial(Dense(n, 1.0, 0.2), LayerNorm(0.3), Activation("erf"), Dense(2)), pairs),
-    ("LayerNorm", lambda n: Serial(Dense(n), Activation("relu"), LayerNorm(), Dense(n, 1.5), LayerNorm(0.1)), pairs),
-    ("Dense", lambda n: Serial(Dense(n), Activation("relu"), Dense(2, 2.9, 0.1, standardize=True)), pairs),
-    ("Conv", lambda n: Serial(Conv(n), Activation("relu"), Conv(4, 3, 2, center=True), Flatten(), Dense(2)), images),
+    *full(
+        ("LayerNorm", lambda n: Serial(Dense(n, 1.0, 0.2), LayerNorm(), RELU, Dense(2, 1.5)), pairs),
+        ("LayerNorm", lambda n: Serial(Dense(n), RELU, LayerNorm(), Dense(n, 1.5), LayerNorm(0.1)), pairs),
+        ("Dense", lambda n: Serial(Dense(n), RELU, Dense(2, 2.9, 0.1, standardize=True)), pairs),
+        ("Conv", lambda n: Serial(Conv(n), RELU, Conv(4, 3, 2, center=True), Flatten(), Dense(2)), images),
+        ("Flatten", lambda n: Serial(Conv(n, 2), RELU, Flatten(), Dense(2, 1.5, center=True)), images),
+    ),
     pytest.param(
         "Conv",
-        lambda n: Serial(Conv(n, 2), Activation("relu"), Conv(3, standardize=True), GlobalAvgPool()),
+        lambda n: Serial(Conv(n, 2), RELU, Conv(3, standardize=True), GlobalAvgPool()),
         images,
         marks=pytest.mark.slow,
     ),
-    ("Flatten", lambda n: Serial(Conv(n, 2), Activation("relu"), Flatten(), Dense(2, 1.5, center=True)), images),
 ]
 
 NO_KERNEL = [("LastBatchNorm", "no kernel of the inputs alone")]
@@ -129,9 +142,12 @@ BLOCKS = {
 }
 
 
-@pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
-@pytest.mark.parametrize("times", [pytest.param(1, marks=pytest.mark.slow), 4])
-def test_repeat_equals_the_unrolled_network(block, times):
+@pytest.mark.parametrize(
+    ("name", "times"),
+    [("centered", 3), ("pre-activation residual", 3), *full(("hidden", 3), ("nested", 3), *((b, 1) for b in BLOCKS))],
+)
+def test_repeat_equals_the_unrolled_network(name, times):
+    block = BLOCKS[name]
     x = np.random.default_rng(1).standard_normal((4, 5))
     repeated, unrolled = Repeat(block, times), Serial(*[block] * times)
     for field in ("nngp", "ntk", "distance", "mean1", "relative_error"):
@@ -181,15 +197,30 @@ def test_residual_stays_residual_at_infinite_width():
 
 def test_dense_forward_by_hand():
     x = pairs()
-    for center in (False, True):
-        dense = Dense(3, 1.7, 0.4, center=center)
+    for center, standardize in ((False, False), (True, False), (False, True)):
+        dense = Dense(3, 1.7, 0.4, center=center, standardize=standardize)
         shape, params = dense.init(jax.random.key(0), (-1, FEATURES))
         assert shape == (-1, 3)
-        w = np.asarray(params["w"])
-        w, n = (w - w.mean(0), FEATURES - 1) if center else (w, FEATURES)
+        w, n = np.asarray(params["w"]), FEATURES - center
+        w = w - w.mean(0) if center or standardize else w
+        w = w / w.std(0) if standardize else w
         by_hand = x @ w * np.sqrt(1.7 / n) + np.sqrt(0.4) * np.asarray(params["b"])
         np.testing.assert_allclose(dense.apply(params, x), by_hand, rtol=1e-12)
     assert set(Dense(3).init(jax.random.key(0), (-1, 2))[1]) == {"w"}
+
+
+def test_parameters_are_standard_normal():
+    """Weights and biases, independent in each repetition; the gains stand in the forward pass."""
+    for layer, shape in ((Dense(64, 3.0, 0.5), (-1, 64)), (Conv(64, 3, b_var=0.1), (-1, 4, 4, 64))):
+        _, params = Repeat(layer, 2).init(jax.random.key(0), shape)
+        for leaf in jax.tree.leaves(params):
+            draws = np.asarray(leaf)
+            error = 1 / np.sqrt(draws.size)
+            assert abs(draws.mean()) < STANDARD_ERRORS * error
+            assert abs(draws.std() - 1) < STANDARD_ERRORS * error / np.sqrt(2)
+            assert len(np.unique(draws)) == draws.size
+    _, params = BatchNorm(0.0, True, True).init(jax.random.key(0), (-1, 3))
+    assert {name: value.tolist() for name, value in params.items()} == {"gamma": [1] * 3, "beta": [0] * 3}
 
 
 @given(shift=st.floats(-100, 100))
@@ -213,16 +244,24 @@ def test_normalization_standardizes(layer, axis, eps):
     assert layer(eps).init(jax.random.key(0), (-1, 5)) == ((-1, 5), ())
 
 
+@cache
+def standardized_and_gradient(layer):
+    def of_cubes(x):
+        y = layer.apply((), x)
+        return jnp.sum(y**3), y
+
+    return jax.jit(jax.grad(of_cubes, has_aux=True))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("layer", "axis"), [(BatchNorm, 0), (LayerNorm, 1)])
 @pytest.mark.parametrize("constant", [3.0, 0.0, 0.25])
 def test_a_constant_channel_becomes_zero(layer, axis, dtype, constant):
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 4)), dtype)
-    x = x.at[:, 1].set(constant) if axis == 0 else x.at[1].set(constant)
-    y, gradient = jax.value_and_grad(lambda z: jnp.sum(layer().apply((), z) ** 3))(x)
-    standardized = layer().apply((), x)
+    x = np.random.default_rng(0).standard_normal((4, 4)).astype(dtype)
+    x[(slice(None), 1) if axis == 0 else 1] = constant
+    gradient, standardized = standardized_and_gradient(layer())(x)
     assert np.all(np.asarray(standardized[:, 1] if axis == 0 else standardized[1]) == 0)
-    assert np.isfinite(y)
+    assert np.all(np.isfinite(standardized))
     assert np.all(np.isfinite(gradient))
 
 
@@ -247,21 +286,20 @@ def test_activations_and_walk_are_the_forward_pass():
         Dense(2),
     )
     _, params = network.init(jax.random.key(0), x.shape)
-    y, by_hand = x, []
-    order = [network.layers[0], network.layers[1]]
-    y = order[0].apply(params[0], y)
-    by_hand += [y, jnp.maximum(y, 0)]
+    first, last = (np.asarray(params[index]["w"]) for index in (0, 3))
+    y = np.asarray(x) @ first / np.sqrt(FEATURES) + np.sqrt(0.1) * np.asarray(params[0]["b"])
+    by_hand = [y, np.maximum(y, 0)]
     y = by_hand[-1]
+    order = [network.layers[0], network.layers[1]]
     residual, norm, tanh = network.layers[2].block.layers
-    for i in range(2):
-        w = params[2][0]["w"][i]
+    for w in np.asarray(params[2][0]["w"]):
         branch = y @ w * np.sqrt(1.2 / 5)
         total = y + 0.5 * branch
-        normal = (total - total.mean(0, keepdims=True)) / total.std(0, keepdims=True)
-        y = jnp.tanh(normal)
+        normal = (total - total.mean(0)) / total.std(0)
+        y = np.tanh(normal)
         by_hand += [branch, total, normal, y]
         order += [residual.branch, residual, norm, tanh]
-    by_hand.append(network.layers[3].apply(params[3], y))
+    by_hand.append(y @ last / np.sqrt(5))
     order.append(network.layers[3])
     walked = list(network.walk(network.activations(params, x)))
     assert [layer for layer, _ in walked] == order
@@ -286,7 +324,7 @@ def test_layers_are_values():
 
 
 def test_triple_is_the_network():
-    network, x = fully_connected(2, 8), pairs()
+    network, x = fully_connected(1, 8), pairs()
     init_fn, apply_fn, kernel_fn = network.triple
     shape, params = init_fn(jax.random.key(3), (-1, FEATURES))
     assert shape == (-1, 1)
@@ -296,7 +334,7 @@ def test_triple_is_the_network():
 
 
 def test_finite_networks_compute_in_the_dtype_of_their_parameters():
-    network = fully_connected(2, 8)
+    network = fully_connected(1, 8)
     with jax.enable_x64(False):
         _, single = network.init(jax.random.key(0), (-1, FEATURES))
     assert network.apply(single, pairs()).dtype == jnp.float32

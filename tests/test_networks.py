@@ -1,8 +1,10 @@
 """Ready networks: golden values of the theory, and averages over finite networks against their kernels."""
 
 import math
+from functools import cache
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from averages import (
@@ -17,10 +19,11 @@ from averages import (
     pairs,
     resolution,
 )
+from tiers import full
 
 from ntk_analysis import batch_norm, spectrum
 from ntk_analysis.activations import NAMED, get
-from ntk_analysis.infinite import infinite_kernel
+from ntk_analysis.infinite import infinite_kernel, input_kernel
 from ntk_analysis.layers import Activation, BatchNorm, Dense, LastBatchNorm, Repeat, Serial
 from ntk_analysis.networks import NORMALIZATIONS, convolutional, fully_connected, normalization_named, residual
 
@@ -33,24 +36,49 @@ def inputs_with_correlation(correlation, count):
     return np.linalg.cholesky(gram) * np.sqrt(count)
 
 
+@cache
+def steps(normalization, activation="relu", w_var=None):
+    """The first layer of such a network, and every further activation with the weights behind it, as two programs."""
+    first, phi, _, weights = fully_connected(2, 8, normalization, activation, w_var=w_var).layers
+    return jax.jit(lambda x: first.kernel(input_kernel(x))), jax.jit(Serial(phi, weights).kernel)
+
+
+def by_depth(x, deepest, *network):
+    """The kernel of such a network at depth 1, 2, ..., `deepest`: one step more than at the depth before."""
+    first, step = steps(*network)
+    kernel, kernels = first(jnp.asarray(x)), {}
+    for depth in range(1, deepest + 1):
+        kernels[depth] = kernel = step(kernel)
+    return kernels
+
+
+@pytest.mark.parametrize(
+    ("normalization", "depth"),
+    [("weight_mean", 5), ("none", 1), *full(*((n, d) for n in CENTERED for d in (2, 10, 50, 200)))],
+)
+def test_a_network_of_any_depth_is_its_steps(normalization, depth):
+    x = inputs_with_correlation(0.3, 10)
+    kernel, expected = infinite_kernel(fully_connected(depth, 8, normalization), x), by_depth(x, depth, normalization)
+    np.testing.assert_allclose(kernel.nngp, expected[depth].nngp, rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(kernel.ntk, expected[depth].ntk, rtol=1e-11, atol=1e-11 * np.max(kernel.ntk))
+
+
 def test_first_steps_of_the_correlation():
     """theory.md section 2: T_bar(0.6) = 0.5270, and the trajectory from 0.9, up to layer 11."""
-    kernel = infinite_kernel(fully_connected(1, 8, "weight_mean"), inputs_with_correlation(0.6, 2))
+    kernel = by_depth(inputs_with_correlation(0.6, 10), 1, "weight_mean")[1]
     assert kernel.nngp[0, 1] == pytest.approx(0.5270, abs=5e-5)
     trajectory = [0.8673, 0.8268, 0.7779, 0.7208, 0.6563, 0.5862, 0.5127, 0.4389, 0.3677, 0.3016, 0.2426]
-    for depth in (1, 2, 3, 4, 7, 11):  # each depth compiles anew
-        expected = trajectory[depth - 1]
-        kernel = infinite_kernel(fully_connected(depth, 8, "weight_mean"), inputs_with_correlation(0.9, 2))
-        assert kernel.nngp[0, 1] == pytest.approx(expected, abs=5e-5)
-        np.testing.assert_allclose(np.diag(kernel.nngp), 1, rtol=1e-13)
+    kernels = by_depth(inputs_with_correlation(0.9, 10), 11, "weight_mean")
+    for depth, expected in enumerate(trajectory, 1):
+        assert kernels[depth].nngp[0, 1] == pytest.approx(expected, abs=5e-5)
+        np.testing.assert_allclose(np.diag(kernels[depth].nngp), 1, rtol=1e-13)
 
 
 @pytest.mark.parametrize(("normalization", "chi"), [("weight_mean", 1 / (1 - 1 / np.pi)), ("none", 1.0)])
 def test_growth_of_the_ntk_diagonal(normalization, chi):
     """theory.md section 2: Theta' = 1 + chi_1 Theta on the diagonal, chi_1 = 1.466942 centred and 1 straight."""
     assert chi == pytest.approx(1.466942 if normalization == "weight_mean" else 1.0, abs=5e-7)
-    for depth in (1, 5, 50):
-        kernel = infinite_kernel(fully_connected(depth, 8, normalization), inputs_with_correlation(0.3, 3))
+    for depth, kernel in by_depth(inputs_with_correlation(0.3, 10), 50, normalization).items():
         assert kernel.ntk[0, 0] == pytest.approx(sum(chi**layer for layer in range(depth + 1)), rel=1e-12)
 
 
@@ -63,10 +91,9 @@ def test_growth_of_the_ntk_diagonal(normalization, chi):
 )
 def test_condition_numbers(normalization, golden):
     """theory.md section 2: m = 10 inputs of common correlation 0.1."""
-    x = inputs_with_correlation(0.1, 10)
+    kernels = by_depth(inputs_with_correlation(0.1, 10), max(golden), normalization)
     for depth, expected in golden.items():
-        kernel = infinite_kernel(fully_connected(depth, 8, normalization), x)
-        assert spectrum.condition_number(kernel) == pytest.approx(expected, abs=6e-7)
+        assert spectrum.condition_number(kernels[depth]) == pytest.approx(expected, abs=6e-7)
 
 
 def test_weight_centering_is_the_standardised_relu():
@@ -75,21 +102,25 @@ def test_weight_centering_is_the_standardised_relu():
     def standardised(x):
         return (jax.nn.relu(x) - (2 * math.pi) ** -0.5) / (1 / 2 - 1 / (2 * math.pi)) ** 0.5
 
-    x = inputs_with_correlation(0.4, 4)
+    x = inputs_with_correlation(0.4, 10)
     # a kink's error is 1/nodes, of which the change from 3/4 of the nodes, `quadrature_error`, shows a third
     error = get(standardised).quadrature_error(1.0)
     assert error < 0.05
-    for depth in (1, 3, 6):
-        straight = infinite_kernel(fully_connected(depth, 8, activation=standardised, w_var=1.0), x)
-        centered = infinite_kernel(fully_connected(depth, 8, "weight_mean"), x)
+    straight_by_depth, centered_by_depth = by_depth(x, 6, "none", standardised, 1.0), by_depth(x, 6, "weight_mean")
+    for depth, straight in straight_by_depth.items():
+        centered = centered_by_depth[depth]
         for one, other in ((straight.nngp, centered.nngp), (straight.ntk, centered.ntk)):
             assert np.max(np.abs(one / other - 1)) < 3.5 * error * (depth + 1)
         assert np.max(np.abs(straight.relative_error)) > error / 2
 
 
-@pytest.mark.parametrize("b_var", [0.0, 0.2])
-@pytest.mark.parametrize("normalization", list(CENTERED))
-@pytest.mark.parametrize("activation", list(NAMED))
+ONE_LAYER = [(activation, n, b_var) for activation in NAMED for n in CENTERED for b_var in (0.0, 0.2)]
+TELLING = [("relu", "weight_mean", 0.2), ("erf", "none", 0.0), ("tanh", "weight_mean", 0.2)]
+
+
+@pytest.mark.parametrize(
+    ("activation", "normalization", "b_var"), TELLING + full(*(case for case in ONE_LAYER if case not in TELLING))
+)
 def test_one_hidden_layer_is_exact_at_every_width(activation, normalization, b_var):
     """The average over draws is the kernel, n/(n - 1) and biases included."""
     network, x = fully_connected(1, 8, normalization, activation, outputs=4, b_var=b_var), pairs()
@@ -129,13 +160,16 @@ DEEP = {
 }
 
 
-# each kind of layer is seen in a shallow network of test_layers.py; the other combinations take 10 s each and more
+# each kind of layer is seen in a shallow network of test_layers.py
 QUICK = {"centered", "batch", "residual"}
 
 
 @pytest.mark.parametrize(
     ("make", "inputs"),
-    [pytest.param(*row, id=name, marks=[pytest.mark.slow] * (name not in QUICK)) for name, row in DEEP.items()],
+    [
+        pytest.param(*row, id=name, marks=pytest.mark.full if name in QUICK else pytest.mark.slow)
+        for name, row in DEEP.items()
+    ],
 )
 def test_deep_networks_approach_their_kernel_like_one_over_width(make, inputs):
     x = inputs()
@@ -145,22 +179,22 @@ def test_deep_networks_approach_their_kernel_like_one_over_width(make, inputs):
     assert deviation(expected, intercept, error) < STANDARD_ERRORS
 
 
-def test_batch_norm_layers_are_the_recursion():
+@pytest.mark.parametrize("trained", [False, *full(True)])
+def test_batch_norm_layers_are_the_recursion(trained):
     """Theory section 3: gain 1 in the first layer, Theta' = w_var (NNGP + PUSH), with trained gamma and beta more."""
     x = one_batch()
-    sigma = theta = trained = x @ x.T / x.shape[1]
+    sigma = theta = x @ x.T / x.shape[1]
     for _ in range(3):
         nngp = batch_norm.nngp(sigma)
         beta = (math.pi - np.arccos(np.clip(correlation_about_the_mean(sigma), -1, 1))) / (2 * math.pi)
-        theta = 2 * (nngp + batch_norm.push(sigma, theta))
-        trained = 2 * (2 * nngp + batch_norm.push(sigma, trained) + beta)
+        theta = 2 * (nngp + batch_norm.push(sigma, theta) + trained * (nngp + beta))
         sigma = 2 * nngp
-    kernel = infinite_kernel(fully_connected(3, 1, "batch"), x)
-    np.testing.assert_allclose(kernel.nngp, sigma, rtol=1e-12)
-    np.testing.assert_allclose(kernel.ntk, theta, rtol=1e-11)
-    hidden = (BatchNorm(train_scale=True, train_shift=True), Activation("relu"))
+    hidden = (BatchNorm(train_scale=trained, train_shift=trained), Activation("relu"))
     network = Serial(Dense(1), *hidden, Repeat(Serial(Dense(1, 2.0), *hidden), 2), Dense(1, 2.0))
-    np.testing.assert_allclose(infinite_kernel(network, x).ntk, trained, rtol=1e-7)  # arccos at correlation 1
+    assert trained or network == fully_connected(3, 1, "batch")
+    kernel = infinite_kernel(network, x)
+    np.testing.assert_allclose(kernel.nngp, sigma, rtol=1e-12)
+    np.testing.assert_allclose(kernel.ntk, theta, rtol=1e-7 if trained else 1e-11)  # arccos at correlation 1
 
 
 def correlation_about_the_mean(sigma):
@@ -192,25 +226,26 @@ def test_batch_norm_kernels_of_two_batches_are_refused():
 )
 def test_batches_without_a_tangent_kernel_say_what_would_give_one(x, words):
     with pytest.raises(ValueError, match=words):
-        infinite_kernel(fully_connected(2, 4, "batch"), x)
+        infinite_kernel(fully_connected(1, 4, "batch"), x)
     if words != "no input lies at the mean" and np.ptp(x) > 0:  # eps does not move an input off the kink
-        assert np.all(np.isfinite(infinite_kernel(fully_connected(2, 4, "batch", eps=0.1), x).ntk))
+        assert np.all(np.isfinite(infinite_kernel(fully_connected(1, 4, "batch", eps=0.1), x).ntk))
 
 
-def test_layer_norm_behind_a_relu_has_the_correlations_of_weight_centering():
+@pytest.mark.parametrize("depth", [2, *full(5)])
+def test_layer_norm_behind_a_relu_has_the_correlations_of_weight_centering(depth):
     """Both see (phi - E phi) only: T_bar, at every depth; layer norm also undoes the gain."""
     x = pairs()
-    layer = infinite_kernel(fully_connected(5, 1, "layer_post"), x)
-    weight = infinite_kernel(fully_connected(5, 1, "weight_mean"), x)
+    layer = infinite_kernel(fully_connected(depth, 1, "layer_post"), x)
+    weight = infinite_kernel(fully_connected(depth, 1, "weight_mean"), x)
     np.testing.assert_allclose(layer.distance, weight.distance, rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose(layer.variance1, 2.0, rtol=1e-12)  # the read-out's gain
     unit = inputs_with_correlation(0.4, 4)
-    before = infinite_kernel(fully_connected(5, 1, "layer"), unit)
-    np.testing.assert_allclose(before.ntk, infinite_kernel(fully_connected(5, 1), unit).ntk, rtol=1e-12)
+    before = infinite_kernel(fully_connected(depth, 1, "layer"), unit)
+    np.testing.assert_allclose(before.ntk, infinite_kernel(fully_connected(depth, 1), unit).ntk, rtol=1e-12)
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("depth", [3, *full(1)])
 def test_every_normalization_has_a_finite_network(normalization, depth):
     network = fully_connected(depth, 8, normalization, outputs=3, last_batch_norm=True)
     shape, params = network.init(jax.random.key(0), (-1, FEATURES))

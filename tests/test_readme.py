@@ -5,6 +5,8 @@ import io
 import re
 from pathlib import Path
 
+import pytest
+
 from figures import NAMES
 from paper_checks import CLAIMS
 from paper_checks.judge import module_of
@@ -12,6 +14,7 @@ from paper_checks.judge import module_of
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.full
 def test_the_examples_print_what_it_says():
     blocks = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
     printed, names = io.StringIO(), {}
@@ -26,6 +29,7 @@ def test_every_figure_is_described():
         assert f"| `{name}` |" in README
 
 
+@pytest.mark.full
 def test_every_claim_has_its_verdict():
     for name in CLAIMS:
         (row,) = re.findall(rf"^\| `{name}` \|.*$", README, re.MULTILINE)

@@ -3,6 +3,7 @@
 import collections
 import functools
 import math
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ from ntk_analysis import data, spectrum
 from ntk_analysis.empirical import empirical_nngp, empirical_ntk
 from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.layers import Dense, LayerNorm, Serial
-from ntk_analysis.networks import fully_connected
+from ntk_analysis.networks import convolutional, fully_connected
 from ntk_analysis.reference import load
 from ntk_analysis.reference.comparison import as_neural_tangents_expects
 from ntk_analysis.regression import GradientFlow, KernelClassifier, KernelRegressor
@@ -126,6 +127,7 @@ def test_regularised_end_is_ridge_regression(problem):
     np.testing.assert_allclose(found, test @ np.linalg.solve(ridge, y), rtol=1e-10)
 
 
+@pytest.mark.full
 def test_scale_of_the_outputs_moves_one_network_and_not_the_mean(problem):
     x, y, x_test = problem
     louder = Serial(*NETWORK.layers[:-1], Dense(1, 9 * 2.0))  # read-out of gain 2: outputs and gradients times 3
@@ -168,6 +170,22 @@ def test_agrees_with_the_training_curve(problem):
     np.testing.assert_allclose(flow.mean(kernel, np.array([0, 0.3, 1.0])) - y, curve.residuals, atol=1e-12)
 
 
+def test_the_scale_of_a_kernel_is_only_that_of_time(problem):
+    """A kernel e^400 times as large is trained e^400 times as fast, at scales that float64 does not hold too."""
+    x, y, x_test = problem
+    plain, plain_test = infinite_kernel(NETWORK, x), infinite_kernel(NETWORK, x_test, x)
+    expected = GradientFlow.on(plain, y).mean(plain_test, 0.7)
+    for log_scale in (400.0, 900.0):
+        large, large_test = (replace(kernel, log_scale=np.float64(log_scale)) for kernel in (plain, plain_test))
+        flow = GradientFlow.on(large, y)
+        if log_scale < 700:
+            np.testing.assert_allclose(flow.mean(large_test, 0.7 * np.exp(-log_scale)), expected, rtol=1e-12)
+        relative = 0.7 * flow.eigenvalues_scaled[-1]
+        np.testing.assert_allclose(flow.mean(large_test, relative, relative=True), expected, rtol=1e-12)
+        assert np.max(np.abs(flow.mean(large_test) - expected)) > 1e-3
+
+
+@pytest.mark.full
 def test_kernel_beyond_float64(problem):
     x, y, x_test = problem
     network = fully_connected(2500, 1, "weight_mean")
@@ -195,8 +213,8 @@ def test_relative_time_counts_in_the_fastest_mode(problem):
 
 def test_singular_kernel_names_its_eigenvalue_and_the_cure(problem):
     x, y, x_test = problem
-    twice, targets = np.concatenate([x, x[:1]]), np.concatenate([y, y[:1] + 1])
-    with pytest.raises(ValueError, match="NTK of 8 inputs is not positive definite: smallest eigenvalue") as refused:
+    twice, targets = np.concatenate([x[:-1], x[:1]]), np.concatenate([y[:-1], y[:1] + 1])
+    with pytest.raises(ValueError, match="NTK of 7 inputs is not positive definite: smallest eigenvalue") as refused:
         KernelRegressor(NETWORK).fit(twice, targets)
     cure = float(str(refused.value).split("set regularization to ")[1].split()[0])
     model = KernelRegressor(NETWORK, regularization=cure).fit(twice, targets)
@@ -223,6 +241,12 @@ def test_precomputed_kernel_is_the_same_regression(problem):
     np.testing.assert_allclose(found.predict(square), expected.predict(shifted), rtol=1e-12)
     with pytest.raises(ValueError, match="NNGP beside the kernel"):
         found.predict(test, return_std=True)
+
+
+@pytest.mark.full
+def test_precomputed_kernel_is_cut_by_cross_validation(problem):
+    x, y, _ = problem
+    theta, _, _ = kernels(problem)
     scores = cross_val_score(KernelRegressor("precomputed", time=0.5), theta, y, cv=3)
     np.testing.assert_allclose(scores, cross_val_score(KernelRegressor(NETWORK, time=0.5), x, y, cv=3), rtol=1e-10)
 
@@ -231,24 +255,34 @@ def linearised(network, params, x, y, x_test, time):
     """The network linearised where it stands, trained in parameter space: columns of J are parameters."""
 
     def jacobian(inputs):
-        rows = jax.jacobian(network.apply)(params, inputs)
+        rows = jax.jit(jax.jacobian(network.apply))(params, inputs)
         return np.concatenate([np.asarray(leaf).reshape(len(inputs) * 2, -1) for leaf in jax.tree.leaves(rows)], axis=1)
 
     J, J_test = jacobian(x), jacobian(x_test)
-    start, start_test = (np.asarray(network.apply(params, inputs)) for inputs in (x, x_test))
+    start, start_test = (np.asarray(jax.jit(network.apply)(params, inputs)) for inputs in (x, x_test))
     left, singular, right = np.linalg.svd(J, full_matrices=False)
     moved = right.T @ (-np.expm1(-(singular**2) * time) / singular * (left.T @ (y - start).ravel()))
     return start, start_test, start_test + (J_test @ moved).reshape(start_test.shape)
 
 
+def small_network():
+    """A network of two outputs, and its parameters."""
+    network = fully_connected(2, 8, outputs=OUTPUTS)
+    return network, jax.jit(lambda key: network.init(key, (-1, 4))[1])(jax.random.key(0))
+
+
 def test_empirical_kernel_of_coupled_outputs_is_the_linearised_network(problem):
     x, y, x_test = problem
-    network = fully_connected(2, 8, outputs=OUTPUTS)
-    _, params = network.init(jax.random.key(0), (-1, 4))
+    network, params = small_network()
     start, start_test, expected = linearised(network, params, x, y, x_test, 0.4)
     model = KernelRegressor(functools.partial(empirical_ntk, network.apply, params), time=0.4).fit(x, y - start)
     np.testing.assert_allclose(model.predict(x_test) + start_test, expected, atol=1e-10)
-    # a trace stands for the average output
+
+
+@pytest.mark.full
+def test_the_trace_of_an_empirical_kernel_stands_for_the_average_output(problem):
+    x, y, _ = problem
+    network, params = small_network()
     trace = functools.partial(empirical_ntk, network.apply, params, outputs="trace")
     average = np.asarray(empirical_ntk(network.apply, params, x, outputs="diagonal").values).mean(axis=-1)
     found = KernelRegressor(trace, time=0.4).fit(x, y).flow_
@@ -259,10 +293,16 @@ def test_empirical_kernel_of_coupled_outputs_is_the_linearised_network(problem):
 
 
 def test_batch_normalisation_is_refused_with_the_way_out(problem):
-    x, y, x_test = problem
+    x, y, _ = problem
     network = fully_connected(2, 8, "batch")
     with pytest.raises(NotImplementedError, match="Compute the kernel of both together"):
         KernelRegressor(network).fit(x, y)
+
+
+@pytest.mark.full
+def test_the_way_out_of_batch_normalisation(problem):
+    x, y, x_test = problem
+    network = fully_connected(2, 8, "batch")
     joint = np.asarray(infinite_kernel(network, np.concatenate([x, x_test])).ntk)
     found = KernelRegressor("precomputed").fit(joint[:N, :N], y).predict(joint[N:, :N])
     np.testing.assert_allclose(found, joint[N:, :N] @ np.linalg.solve(joint[:N, :N], y), rtol=1e-9)
@@ -271,6 +311,7 @@ def test_batch_normalisation_is_refused_with_the_way_out(problem):
         KernelRegressor(functools.partial(empirical_ntk, network.apply, params)).fit(x, y[:, :1])
 
 
+@pytest.mark.full
 def test_like_neural_tangents(problem):
     x, y, x_test = problem
     theta, theta_test, theta_prior = kernels(problem)
@@ -307,14 +348,36 @@ def test_scikit_learn_conventions(estimator, check):
 
 
 def test_clone_parameters_and_grid_search(problem):
-    x, y, _ = problem
+    _, y, _ = problem
     model = KernelRegressor(NETWORK, which="nngp", regularization=0.1, time=2.0)
     assert clone(model).get_params() == model.get_params()
+    theta, _, _ = kernels(problem)
+    choices = {"time": [0.1, 1.0], "regularization": [0.0, 0.1]}
+    search = GridSearchCV(KernelRegressor("precomputed"), choices, cv=2).fit(theta, y)
+    assert set(search.best_params_) == set(choices)
+
+
+@pytest.mark.full
+def test_grid_search_over_networks(problem):
+    x, y, _ = problem
+    model = KernelRegressor(NETWORK, which="nngp", regularization=0.1, time=2.0)
     search = GridSearchCV(model, {"time": [0.1, 1.0], "which": ["ntk", "nngp"]}, cv=2).fit(x, y)
     assert set(search.best_params_) == {"time", "which"}
 
 
-def test_images_and_digits():
+def test_classes_are_those_of_the_largest_output(problem):
+    theta, test, _ = kernels(problem)
+    names = np.array(list("babcacb"))
+    model = KernelClassifier("precomputed", time=2.0).fit(theta, names)
+    one_hot = (names[:, None] == np.array(list("abc"))) - 1 / 3
+    outputs = KernelRegressor("precomputed", time=2.0).fit(theta, one_hot).predict(test)
+    np.testing.assert_allclose(model.outputs(test), outputs, rtol=1e-12)
+    np.testing.assert_array_equal(model.predict(test), np.array(list("abc"))[np.argmax(outputs, axis=1)])
+    assert KernelClassifier("precomputed").fit(theta, names).score(theta, names) == 1
+
+
+@pytest.mark.full
+def test_digits():
     images = data.load_digits().subset(300, 0)
     x = data.preprocess(images.images)
     model = KernelClassifier(fully_connected(2, 64)).fit(x[:200], images.labels[:200])
@@ -324,8 +387,11 @@ def test_images_and_digits():
     names = np.array(list("abcdefghij"))[images.labels]
     named = KernelClassifier(fully_connected(2, 64)).fit(x[:200], names[:200])
     assert named.score(x[200:], names[200:]) == model.score(x[200:], images.labels[200:])
-    from ntk_analysis.networks import convolutional
 
+
+@pytest.mark.full
+def test_images():
+    images = data.load_digits().subset(300, 0)
     pictures = images.images / 16.0
     found = KernelClassifier(convolutional(1, 8)).fit(pictures[:100], images.labels[:100])
     assert found.score(pictures[200:], images.labels[200:]) > 0.8

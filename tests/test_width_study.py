@@ -123,6 +123,7 @@ def test_fluctuation_of_one_hidden_layer_is_exact(one_hidden_layer):
     assert np.all(np.abs(found.fluctuation - 5 / found.widths) < STANDARD_ERRORS * found.fluctuation_error)
 
 
+@pytest.mark.full
 def test_wrong_kernel_is_a_bias_that_stays(inputs):
     wrong = Serial(Dense(8), Activation("relu"), Dense(1, 2.1))
     found = width_study(lambda width: fully_connected(1, width), inputs, (64, 256), 4000, limit=wrong).nngp

