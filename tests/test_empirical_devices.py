@@ -74,7 +74,7 @@ def test_a_million_images_on_64_gpus():
     shape = jax.ShapeDtypeStruct((1_000_000, 784), np.float32)
     params = jax.eval_shape(lambda: network.init(jax.random.key(0), (1, 784))[1])
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, np.float32), params)
-    cut = plan(network, params, shape, outputs="trace", memory="80GiB", coupled=False, parallel=64)
+    cut = plan(network, params, shape, outputs="trace", memory="80GiB", coupled=False, parallel=64, method="layerwise")
     there = cut.on(64, memory="80GiB", flops_per_second=2e13)
     assert there.tiles >= 4 * 64
     assert there.storage_bytes == 4 * 10**12

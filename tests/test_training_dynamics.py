@@ -152,7 +152,7 @@ def test_bad_training():
         ({"widths": (8,)}, "at least two, ascending"),
         ({"widths": (16, 8)}, "at least two, ascending"),
         ({"draws": 1}, "draws=1"),
-        ({"learning_rate": 1.0, "steps": 30}, "diverged at learning_rate=1"),
+        *full(({"learning_rate": 1.0, "steps": 30}, "diverged at learning_rate=1")),
     ],
 )
 def test_bad_study(change, message):

@@ -55,7 +55,7 @@ def test_more_steps_come_closer_to_the_bound():
 def test_network_close_to_its_targets_has_the_rate_of_its_own_tangent_kernel(normalization):
     network = networks.fully_connected(2, 16, normalization)
     params, _, _ = drawn(network, (5,))
-    kernel = empirical.empirical_ntk(network, params, X).ntk[:, :, 0, 0]
+    kernel = empirical.empirical_ntk(network, params, X, method="jacobian").ntk[:, :, 0, 0]
     residual = Y[:, :1]
     y = np.asarray(jax.jit(network.apply)(params, X)) + 1e-4 * residual
     found = largest_stable_learning_rate(network, params, X, y, steps=200, resolution=1e-3)

@@ -93,7 +93,10 @@ def check_params(params: Params) -> None:
                 f"{name} is {type(leaf).__name__ if dtype is None else dtype}, expected an array of floats: keep what "
                 "is not trained outside params, as in lambda params, x: f(params, constants, x)"
             )
-        if not isinstance(leaf, jax.ShapeDtypeStruct) and not bool(jnp.all(jnp.isfinite(leaf))):
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            continue
+        host = np if isinstance(leaf, np.ndarray) else jnp  # JAX would compile it for each shape
+        if not host.all(host.isfinite(leaf)):
             raise ValueError(f"{name} has NaN or infinite values: no kernel can be taken there")
 
 
@@ -128,14 +131,16 @@ def couples_batch(f: Flat, params: Params, x: Any) -> bool:
     input runs through another one, and rounding is there what a change of all inputs and parameters by one rounding
     does. Where that is more than a hundredth of the outputs, a dependence on the size of the batch alone is not seen.
     """
-    few = jnp.asarray(x[:COUPLING_ROWS])
+    few = np.asarray(x[:COUPLING_ROWS])  # NumPy: JAX would compile each of the few steps outside f
     if len(few) < 2:
         return False
     batch, again = np.asarray(f(params, few)), np.asarray(f(params, few))
     odd = few[1::2]
     # integers may be indices, which have a range: another input's are in it
     others = 1 - 3 * odd if jnp.issubdtype(few.dtype, jnp.floating) else few[::2][: len(odd)]
-    replaced = np.asarray(f(params, few.at[1::2].set(others)))
+    changed = few.copy()
+    changed[1::2] = others
+    replaced = np.asarray(f(params, changed))
     if _differ(batch[::2], replaced[::2], again[::2]):
         return True
     alone, rounded = np.asarray(f(params, few[:1])), np.asarray(f(*_one_rounding_off((params, few), batch.dtype)))
@@ -152,13 +157,13 @@ def _one_rounding_off(tree: Any, dtype: Any) -> Any:
     """Every float times 1 + eps or 1 - eps, by chance; eps of its own dtype or of `dtype`, where that is coarser."""
     generator = np.random.default_rng(0)
 
-    def moved(leaf: Any) -> jax.Array:
-        array = jnp.asarray(leaf)
+    def moved(leaf: Any) -> np.ndarray:
+        array = np.asarray(leaf)
         if not jnp.issubdtype(array.dtype, jnp.floating):
             return array
         eps = max(_eps(array.dtype), _eps(dtype))
         factors = np.asarray([1 - eps, 1 + eps], array.dtype)
-        return array * jnp.asarray(factors[generator.integers(2, size=array.shape, dtype=np.int8)])
+        return array * factors[generator.integers(2, size=array.shape, dtype=np.int8)]
 
     return jax.tree.map(moved, tree)
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 from dataclasses import asdict, fields
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,6 +17,7 @@ from ntk_analysis.empirical.functions import COUPLING_ROWS, flattened
 from ntk_analysis.empirical.plans import TilePlan
 from ntk_analysis.empirical.runs import Job
 from ntk_analysis.layers import Layer
+from ntk_analysis.layers.base import Params
 
 Manifest: TypeAlias = dict[str, Any]
 
@@ -115,15 +117,18 @@ def _probe(job: Job) -> list[float]:
     A function has no hash, and its name says nothing of what it closes over. Its derivative is looked at because a
     `stop_gradient` changes the kernel and not the outputs.
     """
-    f, x = flattened(job.f), jnp.asarray(np.asarray(job.x1[:COUPLING_ROWS]))
-    params = jax.tree.map(jnp.asarray, job.params)
-    if job.plan.which == "nngp":
-        y, along = f(params, x), []
-    else:
-        y, pull = jax.vjp(lambda p: f(p, x), params)
-        gradients = jax.tree.leaves(pull(jnp.ones_like(y))[0])
-        along = [float(jnp.vdot(g, p)) for g, p in zip(gradients, jax.tree.leaves(params), strict=True)]
-    return [*np.asarray(y, np.float64).reshape(-1)[:PROBES].tolist(), *along]
+    y, along = _outputs_and_derivatives(job.f, job.plan.which, job.params, np.asarray(job.x1[:COUPLING_ROWS]))
+    return [*np.asarray(y, np.float64).reshape(-1)[:PROBES].tolist(), *map(float, along)]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _outputs_and_derivatives(f: Any, which: str, params: Params, x: Any) -> tuple[jax.Array, list[jax.Array]]:
+    """One program: op by op, each would be compiled, which takes seconds for a deep network."""
+    if which == "nngp":
+        return flattened(f)(params, x), []
+    y, pull = jax.vjp(lambda p: flattened(f)(p, x), params)
+    gradients = jax.tree.leaves(pull(jnp.ones_like(y))[0])
+    return y, [jnp.vdot(g, p) for g, p in zip(gradients, jax.tree.leaves(params), strict=True)]
 
 
 def _same_function(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
