@@ -7,12 +7,7 @@ from paper_checks.contract import Setting, Verdict
 from paper_checks.judge import module_of, run
 
 CHECKED = [name for name in CLAIMS if module_of(name).CLAIM.recorded is not Verdict.OPEN]
-# the first wrong theory of each claim always, the others with -m slow: a claim is measured anew for each
-WRONG = [
-    pytest.param(name, wrong, marks=[pytest.mark.slow] * (index > 0))
-    for name in CHECKED
-    for index, wrong in enumerate(module_of(name).WRONG)
-]
+WRONG = [(name, wrong) for name in CHECKED for wrong in module_of(name).WRONG]
 
 
 @pytest.mark.parametrize("name", CLAIMS)
@@ -22,6 +17,7 @@ def test_verdict_is_the_one_on_record(name):
     assert judged.as_recorded, f"{judged.verdict}, recorded {judged.claim.recorded}; missed: {missed}"
 
 
+@pytest.mark.full  # a claim is measured anew for each
 @pytest.mark.parametrize(("name", "wrong"), WRONG)
 def test_wrong_theory_is_caught(name, wrong):
     judged = run(name, Setting(), theory=module_of(name).WRONG[wrong])
