@@ -5,14 +5,16 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from paper_checks import judge
 from paper_checks.contract import Relation, Row, Setting, Track
 from paper_checks.judge import Judged
-from paper_checks.own_network import CHECKS, Subject, subject_of
 from paper_checks.report import prepare_folder, write_report
 from paper_checks.report.numbers import compared, misses
+
+if TYPE_CHECKING:
+    from paper_checks.own_network import Subject
 
 AS_RECORDED, NOT_AS_RECORDED = 0, 1
 LONGEST = 20  # missed rows that are told of one claim
@@ -62,6 +64,8 @@ def claim_jobs(only: Iterable[str]) -> list[Job]:
 
 def network_jobs(target: str, only: Iterable[str], setting: Setting) -> list[Job]:
     """The checks of a user's own network, which is loaded and measured here."""
+    from paper_checks.own_network import CHECKS, subject_of  # they take as long to import as a short check to run
+
     wanted = list(only) or list(CHECKS)
     for name in wanted:
         if name not in CHECKS:
@@ -70,7 +74,7 @@ def network_jobs(target: str, only: Iterable[str], setting: Setting) -> list[Job
     return [(name, _job(module, subject)) for name, module in CHECKS.items() if name in wanted]
 
 
-def _job(module: ModuleType, *subject: Subject) -> Callable[[Setting], Judged]:
+def _job(module: ModuleType, *subject: "Subject") -> Callable[[Setting], Judged]:
     return lambda setting: judge.attempt(module.CLAIM, lambda: module.check(setting, *subject))
 
 

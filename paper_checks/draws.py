@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from scipy import stats
+from scipy import special
 
 AT_ONCE = 1000  # draws computed together
-FIVE_SIGMA = float(stats.norm.sf(5))
+FIVE_SIGMA = float(special.ndtr(-5))
 
 
 class Average(NamedTuple):
@@ -56,4 +56,4 @@ def pairs_of(correlations: Sequence[float]) -> np.ndarray:
 
 def five_sigma(draws: int) -> float:
     """How many standard errors of a mean over `draws` are as rare as 5 of a Gaussian (Student's t)."""
-    return float(stats.t.isf(FIVE_SIGMA, draws - 1))
+    return float(-special.stdtrit(draws - 1, FIVE_SIGMA))

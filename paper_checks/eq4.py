@@ -63,21 +63,52 @@ DISTANCES = np.array([1e-12, 1e-9, 1e-6, 1e-3])
 CHANNELS = 64
 
 
+class Expected(NamedTuple):
+    """What a theory says.
+
+    Attributes:
+        dual: at CORRELATIONS, unit variances.
+        sampled: at SAMPLED, unit variances.
+        unequal: at SAMPLED, variances VARIANCES.
+        slope: at CORRELATIONS but the first, unit variances; the last one is at correlation one.
+        sampled_slope: at SAMPLED, unit variances.
+    """
+
+    dual: np.ndarray
+    sampled: np.ndarray
+    unequal: np.ndarray
+    slope: np.ndarray
+    sampled_slope: np.ndarray
+
+
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
     """Quadrature over the angle, automatic differentiation, finite layers; correlations near one; two variances."""
-    evidence = Evidence()
-    by_quadrature(evidence, theory)
-    by_differentiation(evidence, theory)
-    by_layers(evidence, theory, setting.size(10_000, 1_000_000), setting.seed)
+    evidence, expected = Evidence(), of_theory(theory)
+    by_quadrature(evidence, expected)
+    by_differentiation(evidence, expected)
+    by_layers(evidence, expected, setting.size(10_000, 1_000_000), setting.seed)
     evidence.edge("correlation", None, "no break between -1 and 1 - 1e-12")
     return evidence
 
 
-def by_quadrature(evidence: Evidence, theory: Theory) -> None:
-    """A pair of unit Gaussians is a direction and a radius, E[radius^2] = 2: one integral over the direction."""
+def of_theory(theory: Theory) -> Expected:
+    """All that is asked of it in two calls: one program each."""
+    rho = np.concatenate([CORRELATIONS, SAMPLED, SAMPLED])
+    q1, q2 = (np.where(np.arange(len(rho)) < len(rho) - len(SAMPLED), 1.0, variance) for variance in VARIANCES)
+    duals = np.split(np.asarray(theory.dual(q1, q2, rho)), [len(CORRELATIONS), len(rho) - len(SAMPLED)])
+    slopes = np.asarray(theory.slope(np.concatenate([CORRELATIONS[1:], SAMPLED])))
+    return Expected(*duals, *np.split(slopes, [len(CORRELATIONS) - 1]))
 
-    def halved_drop(angle: float) -> tuple[float, float]:
-        """E[(relu(u) - relu(v))^2] / 2 and the quadrature's error: what the dual loses at this angle, uncancelled."""
+
+@functools.cache  # the same for all theories
+def halved_drops() -> np.ndarray:
+    """E[(relu(u) - relu(v))^2] / 2 and the quadrature's error, at CORRELATIONS and DISTANCES: (45, 2).
+
+    This is what the dual loses at an angle, uncancelled. A pair of unit Gaussians is a direction and a radius,
+    E[radius^2] = 2: one integral over the direction.
+    """
+
+    def at(angle: float) -> tuple[float, float]:
         # where both are active the difference of two cosines, written as a product; where one is, a square
         both = quad(lambda a: np.sin(a - angle / 2) ** 2, angle - np.pi / 2, np.pi / 2, epsabs=0)
         single = quad(lambda a: np.sin(a) ** 2, 0, angle, epsabs=0)  # one cosine between its zero and the other's
@@ -85,39 +116,51 @@ def by_quadrature(evidence: Evidence, theory: Theory) -> None:
         parts = factor * both[0] + 2 * single[0], factor * both[1] + 2 * single[1]
         return parts[0] / (2 * np.pi), parts[1] / (2 * np.pi)
 
-    drops = np.array([halved_drop(angle) for angle in np.arccos(CORRELATIONS)])
-    expected = np.asarray(theory.dual(1.0, 1.0, CORRELATIONS))
+    return np.array([at(angle) for angle in (*np.arccos(CORRELATIONS), *angles_near_one())])
+
+
+def angles_near_one() -> np.ndarray:
+    """Whose cosines are DISTANCES from 1."""
+    return np.asarray(2 * np.arcsin(np.sqrt(DISTANCES / 2)))
+
+
+def by_quadrature(evidence: Evidence, expected: Expected) -> None:
+    """The dual against one integral, and what it loses near correlation one."""
+    drops, near = np.split(halved_drops(), [len(CORRELATIONS)])
     because = "the quadrature's own error estimate and 8 roundings"
     evidence.stated(
         "phihat(rho), quadrature",
-        expected,
+        expected.dual,
         0.5 - drops[:, 0],
         drops[:, 1] + 8 * EPS,
         because,
         condition="-1 <= rho <= 1",
     )
-    angles = 2 * np.arcsin(np.sqrt(DISTANCES / 2))
-    near = np.array([halved_drop(angle) for angle in angles])
     lost = 0.5 * np.asarray(RELU.dual.cosine_distance(1.0, 1.0, DISTANCES))
     evidence.varied(
         "(phihat(1) - phihat(rho)) / (1 - rho)",
         lost / DISTANCES,
         near[:, 0] / DISTANCES,
-        near[:, 1] / DISTANCES + 8 * EPS * (1 + 1 / angles),
+        near[:, 1] / DISTANCES + 8 * EPS * (1 + 1 / angles_near_one()),
         "the quadrature's error estimate and 8 roundings of sin t - t cos t, eps / t each",
         condition="1 - rho from 1e-12 to 1e-3",
     )
 
 
-def by_differentiation(evidence: Evidence, theory: Theory) -> None:
-    """phihat' by automatic differentiation of phihat, and as the probability that both units are active."""
+@functools.cache
+def derivatives() -> np.ndarray:
+    """phihat' by automatic differentiation of phihat; at -1, where two angles meet, a derivative is one-sided."""
     with jax.enable_x64(True):
-        rho = jnp.asarray(CORRELATIONS[1:], jnp.float64)  # at -1, where two angles meet, a derivative is one-sided
-        measured = np.asarray(jax.vmap(jax.grad(lambda r: RELU.dual(1.0, 1.0, r)))(rho))
-    expected = np.asarray(theory.slope(CORRELATIONS[1:]))
+        slopes = jax.jit(jax.vmap(jax.grad(lambda rho: RELU.dual(1.0, 1.0, rho))))
+        return np.asarray(slopes(jnp.asarray(CORRELATIONS[1:], jnp.float64)))
+
+
+def by_differentiation(evidence: Evidence, expected: Expected) -> None:
+    """phihat' against automatic differentiation."""
+    measured = derivatives()
     because = "8 roundings, of an angle of the order of 1"
-    evidence.stated("phihat'(rho), autodiff", expected, measured, 8 * EPS, because, condition="-0.95 <= rho <= 1")
-    evidence.stated("phihat'(1)", theory.slope(1.0), measured[-1], 8 * EPS, because)
+    evidence.stated("phihat'(rho), autodiff", expected.slope, measured, 8 * EPS, because, condition="-0.95 <= rho <= 1")
+    evidence.stated("phihat'(1)", expected.slope[-1], measured[-1], 8 * EPS, because)
 
 
 @functools.cache  # measured once for all theories
@@ -137,12 +180,12 @@ def finite_layers(draws: int, seed: int) -> Average:
     return average(samples(products, draws, jax.random.key(seed)))
 
 
-def by_layers(evidence: Evidence, theory: Theory, draws: int, seed: int) -> None:
-    """The dual activation and its slope against random layers."""
+def by_layers(evidence: Evidence, expected: Expected, draws: int, seed: int) -> None:
+    """The dual activation and its slope, as the probability that both units are active, against random layers."""
     found = finite_layers(draws, seed)
     because = f"5 standard errors of {draws} layers of {CHANNELS} channels"
-    expected = theory.dual(1.0, 1.0, SAMPLED), theory.slope(SAMPLED), theory.dual(*VARIANCES, SAMPLED)
+    said = expected.sampled, expected.sampled_slope, expected.unequal
     names = "E[relu(u) relu(v)], finite layers", "E[relu'(u) relu'(v)], finite layers", "E[relu(u) relu(v)]"
     conditions = "", "", f"variances {VARIANCES[0]} and {VARIANCES[1]}"
     for i, row in enumerate((evidence.stated, evidence.stated, evidence.varied)):
-        row(names[i], expected[i], found.mean[i], 5 * found.error[i], because, condition=conditions[i])
+        row(names[i], said[i], found.mean[i], 5 * found.error[i], because, condition=conditions[i])
