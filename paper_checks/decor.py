@@ -1,13 +1,18 @@
 """Supp. Fig. 2: correlations of deep networks with batch norm or weight mean stay near 0; how near, and why."""
 
+import functools
 from collections.abc import Callable
 from typing import TypeAlias
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy.stats import norm, t
 
 from ntk_analysis import activations, correlation, data
-from ntk_analysis.correlation import CorrelationByLayer, layer_correlations, random_pairs
+from ntk_analysis.correlation import CorrelationByLayer, random_pairs
+from ntk_analysis.correlation.pairs import cosine, pearson
+from ntk_analysis.layers import Serial
 from ntk_analysis.networks import fully_connected
 from paper_checks.contract import Claim, Evidence, Relation, Setting, Verdict
 
@@ -40,34 +45,91 @@ WRONG: dict[str, Theory] = {
 }
 BAND, MOST = 0.2, 0.95
 WIDTH, DEPTH, PAIRS = 300, 50, 200
+NARROW = {32: 160, 64: 40}
+"""Depth by width."""
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
     """The paper's width and depth; which correlation is meant; then narrower and deeper networks."""
     evidence = Evidence()
     draws, images = setting.size((12, 64), (40, 400))
-    x = data.preprocess(data.load_digits().subset(images, setting.seed).images).astype(np.float32)
-    pairs = random_pairs(images, PAIRS, setting.seed)
-
-    def measure(normalization: str, observable: str = "activation") -> CorrelationByLayer:
-        network = fully_connected(DEPTH, WIDTH, normalization)
-        return layer_correlations(network, x, pairs, seed=setting.seed, draws=draws, observable=observable)
-
-    found = {name: measure(name) for name in setting.track(("weight_mean", "batch"), "decor: networks")}
-    shares(evidence, found)
-    weight_mean_band(evidence, theory, found["weight_mean"])
+    names = setting.track(("weight_mean", "batch"), "decor: networks")
+    found = {name: behind_all_layers(name, images, draws, setting.seed) for name in names}
+    weight_mean, batch = (found[name]["activation"] for name in ("weight_mean", "batch"))
+    shares(evidence, {"weight_mean": weight_mean, "batch": batch})
+    weight_mean_band(evidence, theory, weight_mean)
     evidence.corrected(
         "standard deviation under batch norm, against that predicted for weight mean",
         theory(WIDTH, "activation"),
-        found["batch"].standard_deviation()[-1],
-        quantile(draws) * found["batch"].standard_deviation_error()[-1],
+        batch.standard_deviation()[-1],
+        quantile(draws) * batch.standard_deviation_error()[-1],
         because(draws),
         relation=Relation.AT_LEAST,
         condition=f"batch of {images}",
     )
-    other_correlations(evidence, theory, measure("weight_mean", "pre_activation"), measure("weight_mean", "cosine"))
-    narrow_and_deep(evidence, theory, x, pairs, setting)
+    other_correlations(evidence, theory, found["weight_mean"]["pre_activation"], found["weight_mean"]["cosine"])
+    few = setting.size(20, 200)
+    narrow = {
+        width: in_every_layer(depth, width, images, few, setting.seed)
+        for width, depth in setting.track(NARROW.items(), "decor: widths")
+    }
+    narrow_and_deep(evidence, theory, narrow)
     return evidence
+
+
+def digits(images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs, float32, and pairs of them."""
+    x = data.preprocess(data.load_digits().subset(images, seed).images).astype(np.float32)
+    return x, random_pairs(images, PAIRS, seed)
+
+
+@functools.cache  # measured once for all theories
+def behind_all_layers(normalization: str, images: int, draws: int, seed: int) -> dict[str, CorrelationByLayer]:
+    """Of networks of the paper's width and depth, by what is correlated: as `layer_correlations`, of the last layer."""
+    x, pairs = digits(images, seed)
+    network, chosen = fully_connected(DEPTH, WIDTH, normalization), jnp.asarray(pairs)
+
+    @jax.jit
+    def networks(keys: jax.Array) -> jax.Array:
+        def one(key: jax.Array) -> jax.Array:
+            before, behind = (outputs[-1] for outputs in hidden_layers(network, key, x))
+            return jnp.stack([pearson(behind, chosen), pearson(before, chosen), cosine(behind, chosen)])
+
+        return jax.lax.map(one, keys)
+
+    values = np.asarray(networks(jax.random.split(jax.random.key(seed), draws)), np.float64)
+    names = "activation", "pre_activation", "cosine"
+    return {name: collected(values[:, i, None], x, pairs, name) for i, name in enumerate(names)}
+
+
+@functools.cache
+def in_every_layer(depth: int, width: int, images: int, draws: int, seed: int) -> CorrelationByLayer:
+    """Of the activations of weight-centred networks on 64 of the images."""
+    x, pairs = digits(images, seed)
+    x, pairs = x[:64], pairs_within(pairs, 64)
+    network, chosen = fully_connected(depth, width, "weight_mean"), jnp.asarray(pairs)
+
+    @jax.jit
+    def networks(keys: jax.Array) -> jax.Array:
+        def one(key: jax.Array) -> jax.Array:
+            return jax.lax.map(lambda layer: pearson(layer, chosen), hidden_layers(network, key, x)[1])
+
+        return jax.lax.map(one, keys)
+
+    values = np.asarray(networks(jax.random.split(jax.random.key(seed), draws)), np.float64)
+    return collected(values, x, pairs, "activation")
+
+
+def hidden_layers(network: Serial, key: jax.Array, x: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """Before and behind all activations of one network, (depth, inputs, width) each."""
+    *_, before, behind, repeated, _ = network.activations(network.init(key, x.shape)[1], x)
+    return jnp.concatenate([before[None], repeated[-2]]), jnp.concatenate([behind[None], repeated[-1]])
+
+
+def collected(values: np.ndarray, x: np.ndarray, pairs: np.ndarray, observable: str) -> CorrelationByLayer:
+    """With the cosines of the inputs."""
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    return CorrelationByLayer(values, np.sum(unit[pairs[:, 0]] * unit[pairs[:, 1]], axis=1), pairs, observable)
 
 
 def shares(evidence: Evidence, found: dict[str, CorrelationByLayer]) -> None:
@@ -159,22 +221,13 @@ def other_correlations(
     )
 
 
-def narrow_and_deep(evidence: Evidence, theory: Theory, x: np.ndarray, pairs: np.ndarray, setting: Setting) -> None:
+def narrow_and_deep(evidence: Evidence, theory: Theory, measured: dict[int, CorrelationByLayer]) -> None:
     """Where the first order in 1/width stops being enough: by width at depth 40, by depth at width 32."""
-    draws, widths = setting.size(20, 200), (32, 64)
-    excess, error = {}, {}
-    for width in setting.track(widths, "decor: widths"):
-        depth = 160 if width == widths[0] else 40
-        measured = layer_correlations(
-            fully_connected(depth, width, "weight_mean"),
-            x[:64],
-            pairs_within(pairs, 64),
-            seed=setting.seed,
-            draws=draws,
-        )
-        ratio, predicted = measured.standard_deviation(), theory(width, "activation")
-        excess[width] = ratio / predicted - 1
-        error[width] = quantile(draws) * measured.standard_deviation_error() / predicted
+    widths, excess, error = tuple(measured), {}, {}
+    for width, found in measured.items():
+        draws, predicted = len(found.values), theory(width, "activation")
+        excess[width] = found.standard_deviation() / predicted - 1
+        error[width] = quantile(draws) * found.standard_deviation_error() / predicted
     deep, noise = excess[widths[0]], error[widths[0]]
     evidence.corrected(
         "relative excess of the spread over its prediction",

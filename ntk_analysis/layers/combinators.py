@@ -85,13 +85,19 @@ class Repeat(Layer):
         return self.block.homogeneous
 
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
-        output_shape, _ = self.block.init(key, input_shape)
+        output_shape: Shape = ()
+
+        def draw(key: jax.Array) -> Params:  # called once, for all blocks together
+            nonlocal output_shape
+            output_shape, params = self.block.init(key, input_shape)
+            return params
+
+        params = jax.vmap(draw)(jax.random.split(key, self.times))
         if output_shape != input_shape:
             raise ValueError(
                 f"Repeat needs a block that keeps the shape, got {input_shape} -> {output_shape}: put a layer of the "
                 "block's width before it"
             )
-        params = jax.vmap(lambda k: self.block.init(k, input_shape)[1])(jax.random.split(key, self.times))
         return input_shape, params
 
     def forward(self, params: Params, x: jax.Array, *, record: bool) -> tuple[jax.Array, Any]:
