@@ -173,7 +173,7 @@ def test_derivatives_are_those_of_the_recursion(inputs):
 
 def test_vmap_and_jit():
     x = jnp.asarray(hard_inputs()[:6].reshape(2, 3, 12))
-    network = NETWORKS["relu 1"]
+    network = NETWORKS["centred relu 10"]
     together = jax.vmap(jax.jit(lambda z: infinite_kernel(network, z).ntk))(x)
     alone = [infinite_kernel(network, z, exact=True).ntk for z in x]
     np.testing.assert_allclose(together, np.stack(alone), rtol=2 * TOLERANCE["float64"])

@@ -534,7 +534,7 @@ def chain_and_blocks(scales):
     return ResidualChain(branch, scales), Serial(*(Residual(branch, scale) for scale in scales))
 
 
-@pytest.mark.parametrize("scales", [(0.7, 0.5), *full((1.0, 0.7, 0.5))])
+@pytest.mark.parametrize("scales", [(0.7, 0.5), *full(((1.0, 0.7, 0.5),))])
 def test_the_kernel_of_a_residual_chain_is_that_of_its_blocks(scales):
     x = photos(n=2, shape=(3, 4, 2))
     same_kernel(*(infinite_kernel(Serial(layer, Flatten()), x) for layer in chain_and_blocks(scales)))
