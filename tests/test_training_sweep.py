@@ -44,6 +44,7 @@ def swept(digits, tmp_path_factory):
 
 @pytest.fixture
 def folder(swept, tmp_path):
+    """A copy of the sweep's folder, to be changed."""
     return shutil.copytree(swept[2], tmp_path / "swept")
 
 
