@@ -120,12 +120,17 @@ def test_figures_side_by_side(drawn, tmp_path):
     assert len(list(tmp_path.iterdir())) == 4 * len(CHEAP)
 
 
-@pytest.mark.full
+@pytest.mark.slow  # on a machine with seven other processes at work it did not end within a minute, once
 def test_ctrl_c_ends_all_processes_and_leaves_whole_figures(tmp_path):
-    process = subprocess.Popen([*COMMAND, "--out", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    told = [process.stdout.readline().decode() for _ in range(2)]  # the list, and the first figure
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    with subprocess.Popen(
+        [*COMMAND, "--out", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        told = [process.stdout.readline().decode() for _ in range(2)]  # the list, and the first figure
+        process.send_signal(signal.SIGINT)
+        try:
+            _, error = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert error.decode().splitlines() == ["interrupted: nothing half-written"]
     assert "of 13" in told[1]
