@@ -128,7 +128,7 @@ def hidden_layers(network: Serial, key: jax.Array, x: np.ndarray) -> tuple[jax.A
 
 def collected(values: np.ndarray, x: np.ndarray, pairs: np.ndarray, observable: str) -> CorrelationByLayer:
     """With the cosines of the inputs."""
-    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    unit = np.float64(x) / np.linalg.norm(np.float64(x), axis=1, keepdims=True)
     return CorrelationByLayer(values, np.sum(unit[pairs[:, 0]] * unit[pairs[:, 1]], axis=1), pairs, observable)
 
 
