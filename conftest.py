@@ -10,8 +10,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ["NTK_ANALYSIS_CACHE"] = "off"  # no test reads what another run compiled
 # most of the tests' time is compilation of small programs; tests of exact bits run with the emitters that users have
-quick = quick_compilation.WITHOUT_OPTIMISER if "EXACT_BITS" in os.environ else quick_compilation.flags()
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        quick_compilation.WITHOUT_OPTIMISER if "EXACT_BITS" in os.environ else quick_compilation.flags(),
+    ]
+)
 
 import jax
 import pytest
