@@ -15,6 +15,7 @@ from ntk_analysis.correlation.pairs import cosine, pearson
 from ntk_analysis.layers import Serial
 from ntk_analysis.networks import fully_connected
 from paper_checks.contract import Claim, Evidence, Relation, Setting, Verdict
+from paper_checks.draws import OPTIMISED
 
 Theory: TypeAlias = Callable[[int, str], float]
 
@@ -89,7 +90,7 @@ def behind_all_layers(normalization: str, images: int, draws: int, seed: int) ->
     x, pairs = digits(images, seed)
     network, chosen = fully_connected(DEPTH, WIDTH, normalization), jnp.asarray(pairs)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=OPTIMISED)
     def networks(keys: jax.Array) -> jax.Array:
         def one(key: jax.Array) -> jax.Array:
             before, behind = (outputs[-1] for outputs in hidden_layers(network, key, x))
@@ -109,7 +110,7 @@ def in_every_layer(depth: int, width: int, images: int, draws: int, seed: int) -
     x, pairs = x[:64], pairs_within(pairs, 64)
     network, chosen = fully_connected(depth, width, "weight_mean"), jnp.asarray(pairs)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=OPTIMISED)
     def networks(keys: jax.Array) -> jax.Array:
         def one(key: jax.Array) -> jax.Array:
             return jax.lax.map(lambda layer: pearson(layer, chosen), hidden_layers(network, key, x)[1])

@@ -1,5 +1,6 @@
 """Many draws of a small random network: means with their standard errors, from one compiled program."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -9,6 +10,9 @@ from scipy import special
 
 AT_ONCE = 1000  # draws computed together
 FIVE_SIGMA = float(special.ndtr(-5))
+OPTIMISED = {"xla_backend_optimization_level": 1}
+"""For `jax.jit(compiler_options=...)` of a program that draws millions of numbers: optimised also where XLA's flags say
+that nothing is, as in the tests, whose other programs take longer to compile than to run."""
 
 
 class Average(NamedTuple):
@@ -28,7 +32,7 @@ class Average(NamedTuple):
 def samples(statistic: Callable[[jax.Array], jax.Array], draws: int, key: jax.Array) -> np.ndarray:
     """statistic(key) of `draws` keys, a multiple of 1000, as float64 (draws, ...)."""
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=OPTIMISED)
     def all_of(keys: jax.Array) -> jax.Array:
         return jax.lax.map(statistic, keys, batch_size=AT_ONCE)
 
