@@ -107,9 +107,9 @@ def train(
 
 def distance(left: Any, right: Any) -> float:
     """Largest difference of two parameter sets, relative to the largest entry."""
-    pairs = list(zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True))
-    size = max(float(jnp.max(jnp.abs(a))) for a, _ in pairs)
-    return max(float(jnp.max(jnp.abs(a - b))) for a, b in pairs) / size
+    lefts, rights = (list(map(np.asarray, jax.tree.leaves(params))) for params in (left, right))
+    apart = max(float(np.max(np.abs(a - b))) for a, b in zip(lefts, rights, strict=True))
+    return apart / max(float(np.max(np.abs(a))) for a in lefts)
 
 
 def same(params: Any) -> Any:

@@ -70,7 +70,7 @@ def judged(tmp_path_factory):
     [
         ("straight", "decorrelation", Verdict.FAILS),  # 20 layers: all outputs alike
         ("straight", "scaling", Verdict.FAILS),  # homogeneous: doubling doubles
-        ("last_batch_norm", "scaling", Verdict.HOLDS),  # no biases: every array
+        pytest.param("last_batch_norm", "scaling", Verdict.HOLDS, marks=pytest.mark.full),  # no biases: every array
         ("hidden_batch_norm", "scaling", Verdict.CONDITIONS),  # the array before the norm, not the one behind
         ("hidden_batch_norm", "centring", Verdict.CONDITIONS),  # plain gradient descent only
         ("scalars", "scaling", Verdict.OPEN),
@@ -109,6 +109,7 @@ def test_centring_finds_where_the_three_ways_part(judged):
     assert not any(row.held for row in rows if "mean of a unit" in row.quantity)
 
 
+@pytest.mark.full  # one more network
 def test_centred_weights_are_seen(judged):
     rows = judged("centred_weights", "centring").evidence.rows
     assert all(row.held for row in rows if "mean of a unit" in row.quantity)

@@ -1,5 +1,7 @@
 """One place for how strict the tests are: shapes, dtypes and ranks all fail loudly."""
 
+import os
+
 import hypothesis
 import jax
 from jaxtyping import install_import_hook
@@ -8,8 +10,9 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# every annotation of the library, array shapes included, is checked at run time while the tests run
-install_import_hook("ntk_analysis", "beartype.beartype")
+# every annotation of the library, array shapes included, is checked at run time: in CI, as it takes a sixth of the time
+if "CHECK_ANNOTATIONS" in os.environ:
+    install_import_hook("ntk_analysis", "beartype.beartype")
 
 # fixed examples: a red test is red again; compile times make per-example deadlines meaningless
 hypothesis.settings.register_profile("project", deadline=None, derandomize=True, max_examples=25)

@@ -81,9 +81,8 @@ def assert_alike(fast, slow, tolerance):
 @pytest.mark.parametrize(
     ("name", "crossed"),
     [
-        ("abs 10", False),
         ("activated", True),
-        *full(("abs 10", True), ("activated", False)),
+        *full(("abs 10", False), ("abs 10", True), ("activated", False)),
         *full(*((name, crossed) for name in IN_FULL for crossed in (False, True))),
         *(
             pytest.param(name, crossed, marks=pytest.mark.slow)
@@ -123,8 +122,7 @@ def test_numpy_inputs_are_computed_in_float64_with_x64_off():
 @pytest.mark.parametrize(
     ("depth", "dtype"),
     [
-        (200, np.float32),
-        *full((1000, np.float64)),
+        *full((200, np.float32), (1000, np.float64)),
         pytest.param(10_000, np.float32, marks=pytest.mark.slow),
     ],
 )
@@ -156,7 +154,7 @@ def test_tiles_of_a_joint_kernel(name, monkeypatch):
         np.testing.assert_array_equal(values, values.T)
 
 
-@pytest.mark.parametrize("inputs", [pytest.param((6,), marks=pytest.mark.slow), (3, 6)])
+@pytest.mark.parametrize("inputs", [pytest.param((6,), marks=pytest.mark.slow), *full(((3, 6),))])
 def test_derivatives_are_those_of_the_recursion(inputs):
     x = hard_inputs()[2:8] / 10
     xs = tuple(jnp.asarray(x[:count]) for count in inputs)
@@ -171,6 +169,7 @@ def test_derivatives_are_those_of_the_recursion(inputs):
     np.testing.assert_allclose(fast, slow, rtol=1e-12)
 
 
+@pytest.mark.full  # every path once more, transformed
 def test_vmap_and_jit():
     x = jnp.asarray(hard_inputs()[:6].reshape(2, 3, 12))
     network = NETWORKS["centred relu 10"]

@@ -188,8 +188,7 @@ LOOPS = {
     [
         "same, stride",
         "valid",
-        "circular, stride",
-        *full("same", "same, even", "same, larger than the image", "circular"),
+        *full("circular, stride", "same", "same, even", "same, larger than the image", "circular"),
     ],
 )
 def test_all_pairs_of_positions_against_loops(name):
@@ -237,7 +236,7 @@ ENDS = {
 
 @pytest.mark.parametrize(
     ("name", "rows"),
-    [("pool and flatten", 1), ("shortcut", 3), *full(("global", 3), ("centered", 1), ("residual", 2))],
+    [("pool and flatten", 1), *full(("shortcut", 3), ("global", 3), ("centered", 1), ("residual", 2))],
 )
 def test_vectors_against_loops(name, rows):
     """Inputs among themselves or two sets of them: blocks of the same kernel."""
@@ -540,7 +539,7 @@ def chain_and_blocks(scales):
     return ResidualChain(branch, scales), Serial(*(Residual(branch, scale) for scale in scales))
 
 
-@pytest.mark.parametrize("scales", [(0.7, 0.5), *full(((1.0, 0.7, 0.5),))])
+@pytest.mark.parametrize("scales", full(((0.7, 0.5),), ((1.0, 0.7, 0.5),)))
 def test_the_kernel_of_a_residual_chain_is_that_of_its_blocks(scales):
     x = photos(n=2, shape=(3, 4, 2))
     same_kernel(*(infinite_kernel(Serial(layer, Flatten()), x) for layer in chain_and_blocks(scales)))

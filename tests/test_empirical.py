@@ -270,6 +270,7 @@ def test_dtypes(flag):
     np.testing.assert_allclose(single.ntk, found.ntk, rtol=0, atol=1e-5 * np.max(found.ntk))  # 100 roundings
 
 
+@pytest.mark.full  # traces every size of a tile
 def test_plan_of_inputs_not_at_hand():
     network = fully_connected(2, 512, outputs=10)
     shape = jax.ShapeDtypeStruct((1_000_000, 784), np.float32)

@@ -53,7 +53,6 @@ TELLING = [
     ("mlp, weight_standardization", "full"),
     ("mlp, batch", "trace"),
     ("affine batch norm", "diagonal"),
-    ("cnn, pool", "full"),
     ("cnn, few positions", "diagonal"),
     ("residual", "diagonal"),
     ("nested scans", "trace"),

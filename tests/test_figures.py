@@ -106,6 +106,7 @@ class Deadly(Config):
         return os._exit, (9,)
 
 
+@pytest.mark.full  # spawns
 def test_figures_side_by_side(drawn, tmp_path):
     folder, _ = [drawn(name) for name in CHEAP][-1]
     facts = dict(side_by_side(CHEAP, 2, SMALL, tmp_path, from_data=folder))

@@ -206,7 +206,7 @@ def test_trajectory_keeps_digits_near_one():
     assert field.trajectory(np.zeros((2, 3)), 4).shape == (5, 2, 3)
 
 
-@pytest.mark.parametrize("name", ["tanh", "erf", "sine"])
+@pytest.mark.parametrize("name", ["tanh", *full("erf", "sine")])
 def test_odd_maps_have_three_fixed_points(name):
     field = analyse(name)
     assert [(point.correlation, point.stable) for point in field.fixed_points] == [(-1, False), (0, True), (1, False)]

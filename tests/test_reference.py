@@ -95,7 +95,7 @@ NETWORKS |= {name: (network, PICTURES) for name, network in IMAGES.items()}
 
 
 # what each adds to the others is compared with loops over positions in test_convolution.py
-DEFAULT = {"residual, weight mean", "convolutional, flat"}
+DEFAULT = {"convolutional, flat"}
 SLOW = {"convolutional, pooled", "convolutional, layer norm", "strides and pools", "residual, shortcut"}
 FULL = NETWORKS.keys() - DEFAULT - SLOW
 

@@ -271,6 +271,7 @@ def small_network():
     return network, jax.jit(lambda key: network.init(key, (-1, 4))[1])(jax.random.key(0))
 
 
+@pytest.mark.full  # kernels of coupled outputs are compared in test_empirical.py
 def test_empirical_kernel_of_coupled_outputs_is_the_linearised_network(problem):
     x, y, x_test = problem
     network, params = small_network()

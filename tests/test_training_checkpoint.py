@@ -91,6 +91,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(run, tmp_path):
     assert len(lines("whole")) == epochs
 
 
+@pytest.mark.full  # kills
 def test_a_kill_before_the_checkpoint(trainer, part, tmp_path):
     """The line of an epoch without its checkpoint, and half of another, are done again."""
     whole = fit(trainer, folder=tmp_path / "whole")

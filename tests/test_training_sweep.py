@@ -71,6 +71,7 @@ def test_runs_one_after_another_are_single_runs_bit_for_bit(digits, swept):
     assert not found.diverged_at.any()
 
 
+@pytest.mark.full  # one after another, bit for bit, is shown by default
 def test_runs_at_once_are_single_runs_to_rounding(trainer):
     """Three runs by two: the last group is filled up. Ten steps at rate 0.01 do not amplify roundings by much."""
     recipes = [replace(trainer.recipe, learning_rate=0.01, seed=seed) for seed in (0, 1, 2)]

@@ -108,6 +108,7 @@ def one_hidden_layer(inputs):
     return width_study(lambda width: fully_connected(1, width), inputs, (8, 64), (800, 300))
 
 
+@pytest.mark.full  # draws again
 def test_one_hidden_layer_has_no_bias(one_hidden_layer):
     for found in (one_hidden_layer.ntk, one_hidden_layer.nngp):
         assert np.all(np.abs(found.bias_squared) < STANDARD_ERRORS * found.bias_squared_error)
