@@ -15,6 +15,7 @@ from ntk_analysis.layers import Serial
 from ntk_analysis.networks import fully_connected
 from paper_checks.by_depth import infinite_kernels
 from paper_checks.contract import Claim, Evidence, Relation, Setting, Verdict
+from paper_checks.draws import OPTIMISED
 
 Theory: TypeAlias = Callable[[str, np.ndarray], float]
 
@@ -69,7 +70,6 @@ class Ratios(NamedTuple):
     last: np.ndarray
 
 
-@functools.partial(jax.jit, static_argnames="network")
 def finite_kernel(network: Serial, key: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """NTK (N, N, C, C) by autodiff, and outputs (N, C), of one network."""
     params = network.init(key, x.shape)[1]
@@ -81,9 +81,12 @@ def finite_kernel(network: Serial, key: jax.Array, x: jax.Array) -> tuple[jax.Ar
 
 def network_ratios(x: np.ndarray, network: Serial, keys: jax.Array) -> Ratios:
     """Of one finite network a key."""
+    kernel_of = jax.jit(
+        functools.partial(finite_kernel, network, x=jnp.asarray(x, jnp.float32)), compiler_options=OPTIMISED
+    )
     found = []
     for key in keys:
-        kernel, outputs = (np.asarray(a, np.float64) for a in finite_kernel(network, key, jnp.asarray(x, jnp.float32)))
+        kernel, outputs = (np.asarray(a, np.float64) for a in kernel_of(key))
         theta = np.asarray(last_batch_norm.as_matrix(kernel))
         constant = np.kron(np.eye(outputs.shape[1]), np.ones((len(x), 1)))
         behind = np.asarray(last_batch_norm.as_matrix(last_batch_norm.ntk(kernel, outputs)))

@@ -75,7 +75,7 @@ def judged(tmp_path_factory):
         ("hidden_batch_norm", "centring", Verdict.CONDITIONS),  # plain gradient descent only
         ("scalars", "scaling", Verdict.OPEN),
         ("scalars", "centring", Verdict.OPEN),
-        ("scalars", "conditioning", Verdict.OPEN),
+        pytest.param("scalars", "conditioning", Verdict.OPEN, marks=pytest.mark.full),
         ("scalars", "phase", Verdict.OPEN),
     ],
 )
@@ -87,6 +87,7 @@ def test_verdict(judged, name, check, verdict):
     assert (found.evidence.open != "") == (verdict is Verdict.OPEN)
 
 
+@pytest.mark.full  # a network of 20 layers, for the names alone
 def test_scaling_names_the_arrays(judged):
     (note,) = judged("hidden_batch_norm", "scaling").evidence.notes
     assert note == "Scale invariant: 0.w. Not: 3.w."
@@ -95,6 +96,7 @@ def test_scaling_names_the_arrays(judged):
     np.testing.assert_allclose(doubled[1].measured, 2.0**19 - 1, rtol=1e-4)  # 19 layers in one array
 
 
+@pytest.mark.full  # the verdict of the same network is shown by default
 def test_centring_finds_where_the_three_ways_part(judged):
     rows = judged("hidden_batch_norm", "centring").evidence.rows
     held = {

@@ -102,7 +102,7 @@ def test_float64_kernels_are_those_of_the_recursion(name, crossed):
     assert_alike(fast, slow, 2 * TOLERANCE["float64"])
 
 
-@pytest.mark.parametrize(("name", "x64"), [("relu 50", True), *full(("centred relu 10", False))])
+@pytest.mark.parametrize(("name", "x64"), full(("relu 50", True), ("centred relu 10", False)))
 def test_float32_kernels_with_and_without_x64(name, x64):
     """The recursion rounds 4 eps in each of up to 50 layers (2e-5), chaotic ones grow it; the distances are alike."""
     with jax.enable_x64(x64):
@@ -234,6 +234,7 @@ def test_any_network_is_a_function_of_the_angle_on_inputs_of_one_norm(name, dtyp
     assert_alike(fast, slow, 20 * TOLERANCE[np.dtype(dtype).name])
 
 
+@pytest.mark.full  # refusals of a private function
 def test_whose_norms_have_to_be_one(at_any_number_on_one_norm):
     network, x = ON_ONE_NORM["layer norm"], at_any_number_on_one_norm
     assert_alike(*both(network, x[:5], x[3:]), 20 * TOLERANCE["float64"])

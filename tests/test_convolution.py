@@ -187,8 +187,7 @@ LOOPS = {
     "name",
     [
         "same, stride",
-        "valid",
-        *full("circular, stride", "same", "same, even", "same, larger than the image", "circular"),
+        *full("valid", "circular, stride", "same", "same, even", "same, larger than the image", "circular"),
     ],
 )
 def test_all_pairs_of_positions_against_loops(name):
@@ -514,7 +513,7 @@ def test_vmap_and_dtypes_of_image_kernels(name):
 
 @pytest.mark.parametrize(
     ("readout", "normalization"),
-    [("flatten", "weight_mean"), *full(("flatten", "none"), ("pool", "none"), ("pool", "weight_mean"))],
+    [*full(("flatten", "weight_mean"), ("flatten", "none"), ("pool", "none"), ("pool", "weight_mean"))],
 )
 def test_the_program_of_a_convolutional_network_does_not_grow_with_depth(readout, normalization):
     x = jnp.asarray(photos(n=2))
@@ -591,8 +590,7 @@ def test_a_shortcut_stands_before_its_branch():
 @pytest.mark.parametrize(
     ("scale", "normalization"),
     [
-        ("1/sqrt(l)", "weight_mean"),
-        *full(("1/sqrt(l)", "none"), ("1/sqrt(L)", "none"), ("1/sqrt(L)", "weight_mean")),
+        *full(("1/sqrt(l)", "weight_mean"), ("1/sqrt(l)", "none"), ("1/sqrt(L)", "none"), ("1/sqrt(L)", "weight_mean")),
         *full((0.5, "none"), (0.5, "weight_mean")),
     ],
 )

@@ -70,6 +70,7 @@ def test_second_derivatives_of_a_network_with_a_kink():
     second_derivatives_agree(hidden("relu"), (SHUFFLED,))
 
 
+@pytest.mark.full  # as all of this file
 def test_a_linear_kernel_has_the_derivatives_of_a_product():
     def kernel(x, y):
         return infinite_kernel(Dense(1, 1.0, 0.1), x, y).nngp[0, 0]

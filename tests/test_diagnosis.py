@@ -50,6 +50,7 @@ def deep(name, depth=DEPTH, width=WIDTH):
     return network, meanfield.analyse(activation, normalization=normalization, **options), phase
 
 
+@pytest.mark.full  # a verdict of each phase is shown by test_own_network.py
 @pytest.mark.usefixtures("by_trace")
 def test_the_verdict_is_mean_fields_beside_it(digits):
     """And chi_1 itself is within the verdict's own interval."""
@@ -274,7 +275,7 @@ RELU = fully_connected(4, 32, "none", "relu", 3, 2.0, 0.1)
 
 @pytest.mark.usefixtures("by_trace")
 @pytest.mark.parametrize(
-    ("network", "changes", "likeness"), [(RELU, {"bias": -1e3}, 1.0), *full((TANH, {"weights": 1e3}, None))]
+    ("network", "changes", "likeness"), full((RELU, {"bias": -1e3}, 1.0), (TANH, {"weights": 1e3}, None))
 )
 def test_saturated_and_dead_networks_are_reported(network, changes, likeness, digits):
     """The read-out still learns, on constant features: the kernel has a spectrum, the phase cannot be told."""

@@ -32,6 +32,7 @@ def test_it_is_the_kernel_of_the_dense_jacobian(name, outputs):
     assert_close(found.ntk, in_layout(dense(network.apply, params, x), outputs))
 
 
+@pytest.mark.full  # one batch, whole, is shown by default
 def test_two_batches_and_tiles():
     network, shape = NETWORKS["last"]
     params, x, _ = drawn(network, shape, 7)

@@ -146,7 +146,7 @@ NEAR = [
     for normalization, b_var in (("none", 0.0), ("weight_mean", 0.0), ("weight_mean", 0.1))
     for depth in (1, 30)
 ]
-TELLING = [(np.float64, "weight_mean", 0.1, 30), (np.float32, "none", 0.0, 1)]
+TELLING = [(np.float32, "none", 0.0, 1)]
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_gradients_are_right_and_finite_at_the_edges(network):
     assert np.sum(total_and_gradient(x)[1] * direction) == pytest.approx(numeric, rel=1e-6)
 
 
-@pytest.mark.parametrize("network", [SHALLOW_CENTERED, *full(NETWORKS["centered"], NETWORKS["gelu"])])
+@pytest.mark.parametrize("network", full(SHALLOW_CENTERED, NETWORKS["centered"], NETWORKS["gelu"]))
 def test_jit_and_vmap(network):
     x = jnp.asarray(inputs(0))
     expected = infinite_kernel(network, x)

@@ -92,7 +92,7 @@ def relative_error(computed, expected):
 
 
 @pytest.mark.parametrize("eps", [1e-3, *full(0.0)])
-@pytest.mark.parametrize("normalization", ["none", *full("batch", "weight_mean")])
+@pytest.mark.parametrize("normalization", full("none", "batch", "weight_mean"))
 def test_the_kernel_of_a_whole_finite_network(normalization, eps):
     outputs, theta, whole = finite_network(normalization, eps)
     assert relative_error(ntk(theta, outputs, eps), whole) < 1e-12  # rounding; measured 2e-15 or less
@@ -196,6 +196,7 @@ def infinite(depth, normalization):
     return kernel.nngp, kernel.ntk_scaled
 
 
+@pytest.mark.full  # draws
 def test_drawn_outputs_have_the_nngp_as_covariance():
     nngp, draws = infinite(DEPTH, "none")[0], 40_000
     f = sample_outputs(nngp, draws, seed=1)
@@ -353,7 +354,7 @@ def test_numpy_is_float64_whatever_the_flag(flag, outputs):
 
 
 @pytest.mark.parametrize("outputs", [C, *full(None)])
-@pytest.mark.parametrize("eps", [0.1, *full(0.0)])
+@pytest.mark.parametrize("eps", full(0.1, 0.0))
 def test_jit_vmap_and_grad(outputs, eps):
     thetas = np.stack([random_theta(seed, outputs=outputs) for seed in (7, 8)])
     fs = np.stack([random_outputs(seed) for seed in (7, 8)])

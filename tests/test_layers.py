@@ -145,8 +145,7 @@ BLOCKS = {
 @pytest.mark.parametrize(
     ("name", "times"),
     [
-        ("nested", 1),
-        *full(*((name, times) for times in (3, 1) for name in BLOCKS if (name, times) != ("nested", 1))),
+        *full(*((name, times) for times in (3, 1) for name in BLOCKS)),
     ],
 )
 def test_repeat_equals_the_unrolled_network(name, times):

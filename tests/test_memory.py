@@ -69,6 +69,7 @@ def test_vectors_are_not_asked_for(monkeypatch):
     assert infinite_kernel(fully_connected(1, 4), np.ones((2, 3))).ntk.shape == (2, 2)
 
 
+@pytest.mark.full  # extrapolates
 def test_how_the_memory_grows():
     """n1 n2 pairs, times positions where equal ones are kept, times their square where all pairs are."""
     shape = (3, 4, 5, 2)

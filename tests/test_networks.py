@@ -54,7 +54,7 @@ def by_depth(x, deepest, *network):
 
 @pytest.mark.parametrize(
     ("normalization", "depth"),
-    [("weight_mean", 5), ("none", 1), *full(*((n, d) for n in CENTERED for d in (2, 10, 50, 200)))],
+    [("none", 1), *full(("weight_mean", 5), *((n, d) for n in CENTERED for d in (2, 10, 50, 200)))],
 )
 def test_a_network_of_any_depth_is_its_steps(normalization, depth):
     x = inputs_with_correlation(0.3, 10)
@@ -115,7 +115,7 @@ def test_weight_centering_is_the_standardised_relu():
 
 
 ONE_LAYER = [(activation, n, b_var) for activation in NAMED for n in CENTERED for b_var in (0.0, 0.2)]
-TELLING = [("relu", "weight_mean", 0.2), ("tanh", "none", 0.2)]
+TELLING = [("relu", "weight_mean", 0.2)]
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_batch_norm_kernels_of_two_batches_are_refused():
         (np.eye(3), "finite only from rank 3"),
         (np.eye(2)[[0, 1, 0, 1, 0]], "at least 4 distinct inputs"),
         (np.ones((5, 2)), "at least 4 distinct inputs"),
-        (np.concatenate([np.eye(5), -np.eye(5), np.zeros((1, 5))]), "no input lies at the mean"),
+        *full((np.concatenate([np.eye(5), -np.eye(5), np.zeros((1, 5))]), "no input lies at the mean")),
     ],
     ids=["three inputs", "rank one", "all the same", "at the mean"],
 )

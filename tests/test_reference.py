@@ -158,7 +158,7 @@ def test_weight_mean_is_the_standardised_relu(nt):
 
 @pytest.mark.parametrize(
     ("changed", "smallest"),
-    [({"w_var": 2.002}, 1e-3), *full(({"b_var": 1e-6}, 1e-7), ({"activation": "leaky_relu(0.01)"}, 1e-4))],
+    full(({"w_var": 2.002}, 1e-3), ({"b_var": 1e-6}, 1e-7), ({"activation": "leaky_relu(0.01)"}, 1e-4)),
     ids=["gain", "bias", "activation"],
 )
 def test_a_wrong_network_is_caught(monkeypatch, changed, smallest):

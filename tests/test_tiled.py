@@ -62,7 +62,7 @@ CASES = [
     *((name, np.float64, 9, 6) for name in ("gelu", "centered", "residual")),
     *((name, np.float32, 10, None) for name in ("erf", "relu")),
 ]
-TELLING = [("erf", np.float32, 10, None), ("layer", np.float64, 10, None)]
+TELLING = [("layer", np.float64, 10, None)]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_tiles_whose_ntk_grows_to_different_scales(joint):
     np.testing.assert_allclose(tiles.ntk_scaled * scale / diagonal, whole.ntk_scaled / diagonal, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["erf", *full("relu", "gelu", "residual")])
+@pytest.mark.parametrize("name", full("erf", "relu", "gelu", "residual"))
 def test_a_joint_kernel_is_symmetric_and_duplicates_stay_at_distance_zero(name):
     a, b = inputs(0, 2, np.float32)
     x = jnp.stack([a, b, 0 * a, -a, 2 * b, a, b, a, -b, 0 * a])

@@ -198,6 +198,7 @@ def test_command(run, tmp_path):
     assert first["kept"] == sum(first["by_kind"].values()) > second["kept"]
 
 
+@pytest.mark.full  # the numbers without it are shown by default
 def test_compiled(run):
     status, out, _ = run("mlp", "--normalization", "none", "--batch", 4, "--compile")
     assert status == 0

@@ -83,6 +83,7 @@ def trainers():
     return runs._trainer.cache_info().misses
 
 
+@pytest.mark.full  # spawns a cluster
 def test_workers_train_what_one_process_does(threads, digits, tmp_path):
     grid = replace(GRID, normalizations=("last_bn",), learning_rates=(0.01,))
     expected = sweep(grid, digits)

@@ -118,6 +118,7 @@ def test_one_hidden_layer_has_no_bias(one_hidden_layer):
     assert one_hidden_layer.summary().startswith("networks by width: 800 of 8, 300 of 64")
 
 
+@pytest.mark.full  # draws again
 def test_fluctuation_of_one_hidden_layer_is_exact(one_hidden_layer):
     # NNGP on the diagonal: 2 relu(g)^2 averaged over n units, of variance 4 * 3/2 - 1 = 5
     found = one_hidden_layer.nngp
