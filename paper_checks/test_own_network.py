@@ -68,8 +68,10 @@ def judged(tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "check", "verdict"),
     [
-        ("straight", "decorrelation", Verdict.FAILS),  # 20 layers: all outputs alike
-        ("straight", "scaling", Verdict.FAILS),  # homogeneous: doubling doubles
+        pytest.param(
+            "straight", "decorrelation", Verdict.FAILS, marks=pytest.mark.full
+        ),  # 20 layers: all outputs alike
+        pytest.param("straight", "scaling", Verdict.FAILS, marks=pytest.mark.full),  # homogeneous: doubling doubles
         pytest.param("last_batch_norm", "scaling", Verdict.HOLDS, marks=pytest.mark.full),  # no biases: every array
         ("hidden_batch_norm", "scaling", Verdict.CONDITIONS),  # the array before the norm, not the one behind
         ("hidden_batch_norm", "centring", Verdict.CONDITIONS),  # plain gradient descent only
@@ -118,6 +120,7 @@ def test_centred_weights_are_seen(judged):
     assert all(row.held for row in rows if "own start" in row.condition)
 
 
+@pytest.mark.full  # a network of 20 layers
 def test_layers_of_a_straight_network_grow_alike(judged):
     rows = judged("straight", "decorrelation").evidence.rows
     layers = [row for row in rows if row.condition.startswith("activation")]

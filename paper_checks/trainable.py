@@ -116,7 +116,7 @@ def infinite(evidence: Evidence, theory: Theory, x: np.ndarray, batch: int, sett
 
 def finite(evidence: Evidence, theory: Theory, x: np.ndarray, signs: np.ndarray, setting: Setting) -> None:
     """Rates by bisection against 2/lambda_max of the same networks' own kernels; steps at each one's own rate."""
-    depth, width, images, draws, steps = setting.size((10, 32, 24, 4, 40), (15, 128, 64, 8, 100))
+    depth, width, images, draws, steps = setting.size((10, 32, 24, 4, 20), (15, 128, 64, 8, 100))
     inputs, y = x[:images], signs[:images, None]
     keys = jax.random.split(jax.random.key(setting.seed), draws)
     rates, left = {}, {}

@@ -144,7 +144,7 @@ def test_chaotic_depths(depth, dtype):
     np.testing.assert_allclose(cross.distance, 1, atol=2 * TOLERANCE[np.dtype(dtype).name])
 
 
-@pytest.mark.parametrize("name", ["activated", *full("relu 50", "centred relu 50")])
+@pytest.mark.parametrize("name", full("activated", "relu 50", "centred relu 50"))
 def test_tiles_of_a_joint_kernel(name, monkeypatch):
     """20 rows, as in no other test here, in tiles of 7: three by three, the last ones overlapping, mirrored."""
     monkeypatch.setattr("ntk_analysis.angular.TILE", 7)

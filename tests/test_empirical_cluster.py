@@ -58,6 +58,7 @@ def threads():
         yield started
 
 
+@pytest.mark.full  # spawns a cluster
 def test_workers_compute_what_one_process_does(threads, tmp_path):
     on = Cluster(threads)
     assert (on.parallel, on.share) == (2, 2)

@@ -86,6 +86,7 @@ def test_batch_larger_than_the_fan_in_takes_the_other_order():
     assert_close(empirical_ntk(network, params, x, method="layerwise").ntk, dense(network.apply, params, x))
 
 
+@pytest.mark.full  # a wide network
 def test_auto_is_layerwise_for_wide_networks_and_tiles_agree():
     network = fully_connected(2, 32, "weight_mean", outputs=3)
     params, x, _ = drawn(network, VECTORS, 10)

@@ -98,7 +98,7 @@ def test_the_kernel_of_a_whole_finite_network(normalization, eps):
     assert relative_error(ntk(theta, outputs, eps), whole) < 1e-12  # rounding; measured 2e-15 or less
 
 
-@pytest.mark.parametrize("normalization", ["none", *full("batch", "weight_mean")])
+@pytest.mark.parametrize("normalization", full("none", "batch", "weight_mean"))
 def test_wrong_theories_are_caught(normalization):
     outputs, theta, whole = finite_network(normalization, 1e-3)
     centered, deviation = theta, np.sqrt(outputs.var(axis=0) + 1e-3)

@@ -132,6 +132,7 @@ def test_other_runs_are_refused(trainer, part, tmp_path):
         fit(trainer, folder=tmp_path)
 
 
+@pytest.mark.full  # the same through the command line
 def test_the_command(run):
     status, out, err = run("--epochs", 2, "--out", "run")
     assert (status, err) == (0, "")
