@@ -4,6 +4,7 @@ The cheapest are drawn here, all others in the tier `full`.
 """
 
 import functools
+import importlib
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -25,6 +27,7 @@ from ntk_analysis.cli.figures import announce
 
 SMALL = Config()
 CHEAP = ("fig4", "condition_number")
+DRAWN = ("fig4", "phase_diagram", "fig2", "supp1")
 COMMAND = [sys.executable, "-m", "ntk_analysis.cli", "figures"]
 
 
@@ -44,7 +47,7 @@ def drawn(tmp_path_factory):
     return of_name
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.full] * (n != CHEAP[0])) for n in NAMES])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.full] * (n not in DRAWN)) for n in NAMES])
 def test_picture_data_and_provenance(drawn, name):
     folder, facts = drawn(name)
     assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -60,6 +63,25 @@ def test_picture_data_and_provenance(drawn, name):
         assert {"data set", "images", "centering of images", "mean initial correlation"} <= set(facts)
     assert (images_shown(facts) == "no images") == (name in ("fig4", "phase_diagram", "table1"))
     assert ("observable" in facts) == (name in ("fig2", "fig3", "supp1", "supp2"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_full_sizes_are_the_larger_ones(name):
+    """Every figure has its computation and its picture; of what is counted, `--full` has at least as much."""
+    module = importlib.import_module(f"figures.{name}")
+    assert callable(module.compute)
+    assert callable(module.draw)
+    if hasattr(module, "settings"):
+        small, full = (module.settings(Config(full=chosen)) for chosen in (False, True))
+        assert small != full
+        for few, many in zip(small, full, strict=True):
+            assert largest(few) <= largest(many)
+
+
+def largest(size):
+    """Of the numbers in a size; 0 where it is a name or a grid of runs."""
+    numbers = [leaf for leaf in jax.tree.leaves(size) if isinstance(leaf, int | float)]
+    return max(numbers, default=0)
 
 
 def test_drawing_again_from_data_gives_the_same_picture(drawn, tmp_path):
