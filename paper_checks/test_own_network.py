@@ -68,9 +68,8 @@ def judged(tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "check", "verdict"),
     [
-        pytest.param(
-            "straight", "decorrelation", Verdict.FAILS, marks=pytest.mark.full
-        ),  # 20 layers: all outputs alike
+        # 20 layers: all outputs alike
+        pytest.param("straight", "decorrelation", Verdict.FAILS, marks=pytest.mark.full),
         pytest.param("straight", "scaling", Verdict.FAILS, marks=pytest.mark.full),  # homogeneous: doubling doubles
         pytest.param("last_batch_norm", "scaling", Verdict.HOLDS, marks=pytest.mark.full),  # no biases: every array
         ("hidden_batch_norm", "scaling", Verdict.CONDITIONS),  # the array before the norm, not the one behind

@@ -50,7 +50,7 @@ def deep(name, depth=DEPTH, width=WIDTH):
     return network, meanfield.analyse(activation, normalization=normalization, **options), phase
 
 
-@pytest.mark.full  # a verdict of each phase is shown by test_own_network.py
+@pytest.mark.full  # several networks; meanfield's own verdicts are in test_meanfield.py
 @pytest.mark.usefixtures("by_trace")
 def test_the_verdict_is_mean_fields_beside_it(digits):
     """And chi_1 itself is within the verdict's own interval."""

@@ -221,7 +221,7 @@ def test_batch_norm_kernels_of_two_batches_are_refused():
         (np.eye(3), "finite only from rank 3"),
         (np.eye(2)[[0, 1, 0, 1, 0]], "at least 4 distinct inputs"),
         (np.ones((5, 2)), "at least 4 distinct inputs"),
-        *full((np.concatenate([np.eye(5), -np.eye(5), np.zeros((1, 5))]), "no input lies at the mean")),
+        (np.concatenate([np.eye(5), -np.eye(5), np.zeros((1, 5))]), "no input lies at the mean"),
     ],
     ids=["three inputs", "rank one", "all the same", "at the mean"],
 )
