@@ -48,7 +48,7 @@ class Settings(NamedTuple):
 
 def settings(config: Config) -> Settings:
     """The small one has the same panels."""
-    return Settings(500, 5, 50) if config.full else Settings(60, 3, 20)
+    return Settings(500, 5, 50) if config.full else Settings(40, 3, 16)
 
 
 def image_sets(config: Config) -> list[data.ImageSet]:

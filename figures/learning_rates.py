@@ -41,7 +41,7 @@ def settings(config: Config) -> tuple[Grid, Dataset]:
     dataset = load_dataset(config.data or "digits")
     if not config.full:
         few = hold_out(dataset.train.subset(len(dataset.train.images) // 2, config.seed))
-        recipe = Recipe(depth=6, width=32, min_fan_in=2, batch=32, epochs=6)
+        recipe = Recipe(depth=5, width=32, min_fan_in=2, batch=32, epochs=6)
         return Grid(recipe, geometric(1e-3, 1.0, 4), (config.seed, config.seed + 1), TRAINED_HERE), few
     rates = geometric(1e-5, 1.0, 11)
     seeds = tuple(range(config.seed, config.seed + 3))

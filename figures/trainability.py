@@ -48,7 +48,7 @@ class Settings(NamedTuple):
 def settings(config: Config) -> Settings:
     """The small one has the same panels."""
     if not config.full:
-        return Settings(200, 50, 5, tuple(range(1, 26)), 64, 32, (1, 6), 2, 40)
+        return Settings(200, 50, 5, tuple(range(1, 26)), 64, 32, (1, 4), 2, 40)
     return Settings(1797, 128, 10, (*range(1, 31), 35, 40, 45, 50), 128, 64, (1, 2, 5, 10, 20), 3, 100)
 
 
