@@ -1,8 +1,9 @@
 """Activations and their Gaussian facts: E[phi], E[phi phi] and E[phi' phi'] for any variances and correlation.
 
 Closed forms: identity, ReLU, leaky ReLU, absolute value (exact, Cho & Saul 2009), erf (Williams 1998), sine and GELU
-(derived here by Stein's identity). tanh and functions of the user go by Gauss-Hermite quadrature, whose error grows
-with the variance and is measured by `quadrature_error`.
+(derived here by Stein's identity). All others and functions of the user are integrated between their kinks, at any
+variance (`expectations`); `quadrature_error` measures the error. Functions of JAX and NumPy that are one of these, such
+as `jax.nn.relu` and `jnp.tanh`, are taken for it.
 """
 
 import abc
@@ -11,24 +12,54 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from typing import NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_analysis import closed_forms
-from ntk_analysis.duals import ClosedForm, Dual, HermiteSeries
+from ntk_analysis import closed_forms, expectations
+from ntk_analysis.duals import ClosedForm, Dual, Moment, Numerical
 from ntk_analysis.gaussian import (
     angle,
     geometric_mean,
-    hermite_coefficients,
     safe_sqrt,
     sine_minus_angle_cosine,
 )
-from ntk_analysis.precision import Real, compiled, float_array, numpy_in_float64
+from ntk_analysis.panels import panels
+from ntk_analysis.precision import Real, compiled, float_array, is_traced, numpy_in_float64, wants_float64
 
 Elementwise: TypeAlias = Callable[[jax.Array], jax.Array]
+
+
+class Joint(NamedTuple):
+    """What phi makes of two Gaussians u and v.
+
+    Attributes:
+        phi: E[phi(u) phi(v)].
+        slope: E[phi'(u) phi'(v)].
+        squares: E[phi(u)^2] and E[phi(v)^2], in the shapes of the variances.
+        means: E[phi(u)] and E[phi(v)].
+    """
+
+    phi: Moment
+    slope: Moment
+    squares: tuple[jax.Array, jax.Array]
+    means: tuple[jax.Array, jax.Array]
+
+
+class InVariance(NamedTuple):
+    """Derivatives in the variance q of u, NumPy float64 in its shape.
+
+    Attributes:
+        square: d E[phi(u)^2] / dq.
+        mean: d E[phi(u)] / dq.
+        slope_square: d E[phi'(u)^2] / dq.
+    """
+
+    square: np.ndarray
+    mean: np.ndarray
+    slope_square: np.ndarray
 
 
 class Activation(abc.ABC):
@@ -67,10 +98,34 @@ class Activation(abc.ABC):
         """E[phi(u)], u ~ N(0, variance)."""
         return self._mean(float_array(variance))
 
-    def quadrature_error(self, variance: float = 1.0) -> float:
-        """Measured relative error of the second moments of phi and phi' at this variance; 0.0 for closed forms."""
-        del variance
-        return 0.0
+    def in_variance(self, variance: np.ndarray) -> InVariance:
+        """Derivatives of the averages in the variance, float64."""
+        with jax.enable_x64(True):
+            return InVariance(*(np.asarray(x) for x in _in_variance(self, jnp.asarray(variance, jnp.float64))))
+
+    @property
+    def largest_variance(self) -> float:
+        """Variance of u up to which the expectations are known; inf for closed forms."""
+        return math.inf
+
+    @numpy_in_float64
+    @compiled
+    def quadrature_error(self, variance: Real = 1.0) -> jax.Array:
+        """Bound of the relative errors of E[phi^2] and E[phi'^2], and of E[phi]'s to sqrt(E[phi^2]), at a variance.
+
+        0 for closed forms, NaN above `largest_variance`.
+        """
+        return self._quadrature_error(float_array(variance))
+
+    def _quadrature_error(self, variance: jax.Array) -> jax.Array:
+        return jnp.zeros_like(variance)
+
+    def joint(self, variance1: jax.Array, variance2: jax.Array, distance: jax.Array) -> Joint:
+        """All that a layer needs of u and v with 1 - rho = distance, computed together, for JAX arrays."""
+        arguments = variance1, variance2, distance
+        squares = self.dual.second_moment(variance1), self.dual.second_moment(variance2)
+        means = self.mean(variance1), self.mean(variance2)
+        return Joint(self.dual.moment(*arguments), self.derivative_dual.moment(*arguments), squares, means)
 
     def stable_gain(self, b_var: float = 0.0, *, centered: bool = False) -> float:
         """Weight variance that keeps a pre-activation variance of 1: (1 - b_var) / E[phi(z)^2], z ~ N(0, 1).
@@ -95,8 +150,21 @@ class Activation(abc.ABC):
             )
         return (1 - b_var) / kept
 
+    def stable_gain_error(self, b_var: float = 0.0, *, centered: bool = False) -> float:
+        """Bound of the absolute error of `stable_gain`, which divides by E[phi^2], less E[phi]^2 if `centered`."""
+        gain, square = self.stable_gain(b_var, centered=centered), float(self.dual.second_moment(1.0))
+        relative = max(float(self.quadrature_error(1.0)), 4 * float(np.finfo(np.float64).eps))
+        kept = (1 - b_var) / gain
+        return gain * 3 * relative * square / kept
+
     def __str__(self) -> str:
         return self.name
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _in_variance(phi: Activation, variance: jax.Array) -> list[jax.Array]:
+    averages = phi.dual.second_moment, phi.mean, phi.derivative_dual.second_moment
+    return [jax.jvp(average, (variance,), (jnp.ones_like(variance),))[1] for average in averages]
 
 
 @dataclass(frozen=True)
@@ -234,60 +302,67 @@ class Gelu(Activation):
         return variance / jnp.sqrt(2 * math.pi * (1 + variance))
 
 
-@functools.cache
-def derivative_of(function: Elementwise) -> Elementwise:
-    """phi'(x), elementwise, by forward-mode differentiation; one function for each, so that its programs are shared."""
-
-    def derivative(x: jax.Array) -> jax.Array:
-        _, slope = jax.jvp(function, (x,), (jnp.ones_like(x),))
-        return cast(jax.Array, slope)
-
-    return derivative
-
-
 @dataclass(frozen=True)
 class Quadrature(Activation):
-    """Any elementwise JAX function, by Gauss-Hermite quadrature with `nodes` nodes.
+    """Any elementwise JAX function, by quadrature between its kinks, adapted to the variance: see `expectations`.
 
-    tanh with 128 nodes: relative error of E[phi^2] and E[phi'^2] 6e-13 and 2e-11 at variance 1, 1e-6 and 6e-5 at
-    variance 4, 1e-3 and 5e-2 at variance 16; 256 nodes give 1e-9 and 1e-7 at variance 4. A function with a kink
-    converges like 1/nodes only: `quadrature_error` measures it for any function and variance.
+    Attributes:
+        function: JAX function of an array to one of the same shape and dtype.
+        kinks: where it or its derivatives jump, beside the points that are found by measurement.
+        label: its name; None is the function's own.
     """
 
     function: Elementwise
-    nodes: int = 128
+    kinks: tuple[float, ...] = ()
+    label: str | None = None
 
     @property
     def name(self) -> str:
-        return getattr(self.function, "__name__", str(self.function))
+        return self.label or getattr(self.function, "__name__", str(self.function))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.function(x)
 
     @property
     def dual(self) -> Dual:
-        return HermiteSeries(self.function, self.nodes)
+        return Numerical(self.function, self.kinks)
 
     @property
     def derivative_dual(self) -> Dual:
-        return HermiteSeries(derivative_of(self.function), self.nodes)
+        return Numerical(self.function, self.kinks, slope=True)
+
+    def joint(self, variance1: jax.Array, variance2: jax.Array, distance: jax.Array) -> Joint:
+        found, sides = expectations.pair(self.function, self.kinks, variance1, variance2, distance)
+        phi, slope = (Moment(*(part[i] for part in found)) for i in range(2))
+        squares, means = ((getattr(sides[0], name)[0], getattr(sides[1], name)[0]) for name in ("square", "mean"))
+        return Joint(phi, slope, squares, means)
+
+    def mean(self, variance: Real) -> jax.Array:
+        if is_traced(variance) or not wants_float64(variance):
+            return super().mean(variance)
+        return self._tabulated(variance)[0].mean[0][()]
+
+    def quadrature_error(self, variance: Real = 1.0) -> jax.Array:
+        if is_traced(variance) or not wants_float64(variance):
+            return super().quadrature_error(variance)
+        return np.max(self._tabulated(variance)[0].error, axis=0)  # type: ignore[return-value]
+
+    def in_variance(self, variance: np.ndarray) -> InVariance:
+        _, found = self._tabulated(variance)
+        return InVariance(*(np.asarray(x) for x in (found.square[0], found.mean[0], found.square[1])))
+
+    def _tabulated(self, variance: Real) -> tuple[expectations.Averages, expectations.Averages]:
+        return expectations.tabulated(self.function, self.kinks, np.asarray(variance, np.float64))
+
+    @property
+    def largest_variance(self) -> float:
+        return (panels(self.function, self.kinks).reach / expectations.ENOUGH) ** 2
 
     def _mean(self, variance: jax.Array) -> jax.Array:
-        return hermite_coefficients(self.function, variance, self.nodes)[0]
+        return expectations.averages(self.function, self.kinks, variance).mean[0]
 
-    def quadrature_error(self, variance: float = 1.0) -> float:
-        """Three times the relative change of E[phi^2] and E[phi'^2] (the larger) on three quarters of the nodes.
-
-        Correlation one is where a truncated Hermite series is worst. For a function with a kink, whose error falls
-        like 1/nodes, the change is a third of the error; for analytic functions it exceeds the error by itself.
-        """
-        coarse = Quadrature(self.function, 3 * self.nodes // 4)
-        errors = [0.0]
-        for fine_dual, coarse_dual in ((self.dual, coarse.dual), (self.derivative_dual, coarse.derivative_dual)):
-            fine = float(fine_dual.second_moment(variance))
-            if fine > 0:
-                errors.append(abs(float(coarse_dual.second_moment(variance)) / fine - 1))
-        return 3 * max(errors)
+    def _quadrature_error(self, variance: jax.Array) -> jax.Array:
+        return jnp.max(expectations.averages(self.function, self.kinks, variance).error, axis=0)
 
 
 identity = PiecewiseLinear(1.0, 0.0, "identity")
@@ -296,7 +371,15 @@ absolute = PiecewiseLinear(0.0, 1.0, "abs")
 erf = Erf()
 gelu = Gelu()
 sine = Sine()
-tanh = Quadrature(jnp.tanh)
+tanh = Quadrature(jnp.tanh, label="tanh")
+sigmoid = Quadrature(jax.nn.sigmoid, label="sigmoid")
+silu = Quadrature(jax.nn.silu, label="silu")
+softplus = Quadrature(jax.nn.softplus, label="softplus")
+elu = Quadrature(jax.nn.elu, (0.0,), "elu")
+selu = Quadrature(jax.nn.selu, (0.0,), "selu")
+celu = Quadrature(jax.nn.celu, (0.0,), "celu")
+relu6 = Quadrature(jax.nn.relu6, (0.0, 6.0), "relu6")
+softsign = Quadrature(jax.nn.soft_sign, (0.0,), "softsign")
 
 
 def leaky_relu(slope: float = 0.01) -> Activation:
@@ -315,8 +398,34 @@ NAMED: dict[str, Activation] = {
     "tanh": tanh,
     "sine": sine,
     "identity": identity,
+    "sigmoid": sigmoid,
+    "silu": silu,
+    "softplus": softplus,
+    "elu": elu,
+    "selu": selu,
+    "celu": celu,
+    "relu6": relu6,
+    "softsign": softsign,
 }
-ALIASES = {"linear": "identity", "absolute": "abs", "sin": "sine"}
+ALIASES = {"linear": "identity", "absolute": "abs", "sin": "sine", "swish": "silu", "soft_sign": "softsign"}
+FUNCTIONS: tuple[tuple[Callable[..., object], str], ...] = (
+    (jax.nn.relu, "relu"),
+    (jax.nn.leaky_relu, "leaky_relu"),
+    *((function, "abs") for function in (jnp.abs, jnp.absolute, jax.lax.abs, np.abs, abs)),
+    *((function, "tanh") for function in (jnp.tanh, jax.nn.tanh, jax.lax.tanh, np.tanh)),
+    *((function, "sine") for function in (jnp.sin, jax.lax.sin, np.sin)),
+    *((function, "erf") for function in (jax.scipy.special.erf, jax.lax.erf)),
+    (jax.nn.identity, "identity"),
+    *((function, "sigmoid") for function in (jax.nn.sigmoid, jax.lax.logistic)),
+    (jax.nn.silu, "silu"),
+    (jax.nn.softplus, "softplus"),
+    (jax.nn.elu, "elu"),
+    (jax.nn.selu, "selu"),
+    (jax.nn.celu, "celu"),
+    (jax.nn.relu6, "relu6"),
+    (jax.nn.soft_sign, "softsign"),
+)
+"""Functions of JAX and NumPy that are named activations; `jax.nn.gelu` is one where `approximate` is False."""
 
 
 def get(activation: object) -> Activation:
@@ -331,6 +440,9 @@ def get(activation: object) -> Activation:
     if isinstance(activation, str):
         return _named(activation)
     if callable(activation):
+        named = _of_function(activation)
+        if named is not None:
+            return named
         _check_elementwise(activation)
         return Quadrature(activation)
     raise TypeError(f"got {activation!r} as activation, expected a name ({', '.join(NAMED)}) or a JAX function")
@@ -347,6 +459,21 @@ def _named(name: str) -> Activation:
         except ValueError:
             raise ValueError(f"got {name!r}, expected a finite number as the slope, as in 'leaky_relu(0.2)'") from None
     raise ValueError(f"unknown activation {name!r}: choose one of {', '.join(NAMED)}, or pass a JAX function")
+
+
+def _of_function(function: Callable[..., object]) -> Activation | None:
+    """The named activation that this function of JAX or NumPy is, also with `functools.partial` settings; else None."""
+    settings: dict[str, object] = {}
+    if isinstance(function, functools.partial):
+        if function.args:
+            return None
+        function, settings = function.func, function.keywords
+    if function is jax.nn.gelu:
+        return gelu if settings.get("approximate") is False else None
+    name = next((name for known, name in FUNCTIONS if known is function), None)
+    if name == "leaky_relu" and settings.keys() == {"negative_slope"}:
+        return leaky_relu(float(cast(float, settings["negative_slope"])))
+    return NAMED[name] if name is not None and not settings else None
 
 
 def _check_elementwise(function: Elementwise) -> None:

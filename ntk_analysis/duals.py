@@ -8,23 +8,33 @@ E[f(u) f(v)] / sqrt(E[f(u)^2] E[f(v)^2]), which keeps its relative precision whe
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_analysis.gaussian import (
-    geometric_mean,
-    hermite_coefficients,
-    into_range,
-    safe_divide,
-    safe_quotient,
-    safe_sqrt,
-    zero_where,
-)
-from ntk_analysis.precision import Real, compiled, float_array, numpy_in_float64
+from ntk_analysis import expectations
+from ntk_analysis.gaussian import geometric_mean, into_range, safe_quotient, safe_sqrt, zero_where
+from ntk_analysis.precision import Real, compiled, float_array, is_traced, numpy_in_float64, wants_float64
 
 EQUAL_WITHIN = 64  # variances that differ by fewer roundings than this are the same number
+
+
+class Moment(NamedTuple):
+    """E[f(u) f(v)] in both forms, with the error of the quadrature, which is 0 for closed forms.
+
+    Attributes:
+        value: E[f(u) f(v)].
+        distance: 1 - corr(f(u), f(v)), uncentred.
+        distance_error: bound of the absolute error of `distance`.
+        error: bound of the error of `value`, relative to sqrt(E[f(u)^2] E[f(v)^2]).
+    """
+
+    value: jax.Array
+    distance: jax.Array
+    distance_error: jax.Array
+    error: jax.Array
 
 
 class Dual(abc.ABC):
@@ -38,7 +48,7 @@ class Dual(abc.ABC):
     def _second_moment(self, variance: jax.Array) -> jax.Array: ...
 
     @abc.abstractmethod
-    def _cosine_distance(self, variance1: jax.Array, variance2: jax.Array, distance: jax.Array) -> jax.Array: ...
+    def _moment(self, variance1: jax.Array, variance2: jax.Array, distance: jax.Array) -> Moment: ...
 
     @numpy_in_float64
     @compiled
@@ -48,23 +58,25 @@ class Dual(abc.ABC):
 
     @numpy_in_float64
     @compiled
+    def moment(self, variance1: Real, variance2: Real, distance: Real) -> Moment:
+        """E[f(u) f(v)] and the cosine distance between f(u) and f(v), with their errors, at 1 - rho = distance."""
+        return self._moment(float_array(variance1), float_array(variance2), float_array(distance))
+
+    @numpy_in_float64
+    @compiled
     def cosine_distance(self, variance1: Real, variance2: Real, distance: Real) -> jax.Array:
         """1 - corr(f(u), f(v)), uncentred, where distance = 1 - corr(u, v) is in [0, 2].
 
         With equal variances this is 1 - fhat(rho)/fhat(1), to full relative precision for distance -> 0. At variance
         0, where it is 0/0, the limit of a linear f stands: `distance` itself.
         """
-        return self._cosine_distance(float_array(variance1), float_array(variance2), float_array(distance))
+        return self.moment(variance1, variance2, distance).distance
 
     @numpy_in_float64
     @compiled
     def at_distance(self, variance1: Real, variance2: Real, distance: Real) -> jax.Array:
         """E[f(u) f(v)], given the cosine distance 1 - rho."""
-        return self._at_distance(float_array(variance1), float_array(variance2), float_array(distance))
-
-    def _at_distance(self, variance1: jax.Array, variance2: jax.Array, distance: jax.Array) -> jax.Array:
-        scale = geometric_mean(self._second_moment(variance1), self._second_moment(variance2))
-        return scale * (1 - self._cosine_distance(variance1, variance2, distance))
+        return self.moment(variance1, variance2, distance).value
 
     @numpy_in_float64
     @compiled
@@ -102,6 +114,11 @@ class ClosedForm(Dual):
             start = self.coincident(variance1, variance2)
         return start - self.drop(variance1, variance2, distance)
 
+    def _moment(self, variance1: jax.Array, variance2: jax.Array, distance: jax.Array) -> Moment:
+        value = self._at_distance(variance1, variance2, distance)
+        none = jnp.zeros((), value.dtype)
+        return Moment(value, self._cosine_distance(variance1, variance2, distance), none, none)
+
     def _cosine_distance(self, variance1: jax.Array, variance2: jax.Array, distance: jax.Array) -> jax.Array:
         moment1, moment2 = self._second_moment(variance1), self._second_moment(variance2)
         root1, root2 = safe_sqrt(moment1), safe_sqrt(moment2)
@@ -120,46 +137,28 @@ class ClosedForm(Dual):
 
 
 @dataclass(frozen=True)
-class HermiteSeries(Dual):
-    """The dual of any function, from its Hermite coefficients: sum_k a_k(q1) a_k(q2) rho^k (Mehler)."""
+class Numerical(Dual):
+    """The dual of any function or of its slope, see `expectations`.
+
+    Attributes:
+        function: elementwise.
+        kinks: points at which it or its derivatives jump, beside those that are found.
+        slope: whether f is the function's derivative.
+    """
 
     function: Callable[[jax.Array], jax.Array]
-    nodes: int
+    kinks: tuple[float, ...] = ()
+    slope: bool = False
+
+    def second_moment(self, variance: Real) -> jax.Array:
+        if is_traced(variance) or not wants_float64(variance):
+            return super().second_moment(variance)
+        found, _ = expectations.tabulated(self.function, self.kinks, np.asarray(variance, np.float64))
+        return found.square[int(self.slope)][()]  # type: ignore[return-value]  # NumPy, as for every NumPy caller
 
     def _second_moment(self, variance: jax.Array) -> jax.Array:
-        return jnp.sum(hermite_coefficients(self.function, variance, self.nodes) ** 2, axis=0)
+        return expectations.averages(self.function, self.kinks, variance).square[int(self.slope)]
 
-    def _unit_coefficients(self, variance: jax.Array) -> jax.Array:
-        coefficients = hermite_coefficients(self.function, variance, self.nodes)
-        norm = safe_sqrt(jnp.sum(coefficients**2, axis=0, keepdims=True))
-        linear = jnp.zeros((self.nodes,), variance.dtype).at[1].set(1).reshape((self.nodes,) + (1,) * variance.ndim)
-        return safe_divide(coefficients, norm, linear)
-
-    def _cosine_distance(self, variance1: jax.Array, variance2: jax.Array, distance: jax.Array) -> jax.Array:
-        """1/2 sum_k (a_k - b_k)^2 + sum_k a_k b_k (1 - rho^k): no cancellation, whatever the variances.
-
-        1 - rho^k = distance (1 + rho + ... + rho^(k-1)), so the second sum is distance times a polynomial in rho
-        whose coefficients are the tail sums of a_k b_k: one Horner pass from the top.
-        """
-        variance1, variance2, distance = _same_rank(variance1, variance2, distance)
-        shape = jnp.broadcast_shapes(variance1.shape, variance2.shape, distance.shape)
-        left, right = self._unit_coefficients(variance1), self._unit_coefficients(variance2)
-        correlation = 1 - distance
-
-        def horner(
-            state: tuple[jax.Array, jax.Array, jax.Array], pair: tuple[jax.Array, jax.Array]
-        ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], None]:
-            polynomial, tail, mismatch = state
-            a, b = pair
-            tail = tail + a * b
-            return (polynomial * correlation + tail, tail, mismatch + (a - b) ** 2), None
-
-        zero = jnp.zeros(shape, jnp.result_type(left, right, distance))
-        start = (zero, zero, zero + (left[0] - right[0]) ** 2)
-        (polynomial, _, mismatch), _ = jax.lax.scan(horner, start, (left[1:], right[1:]), reverse=True)
-        return into_range(mismatch / 2 + distance * polynomial)
-
-
-def _same_rank(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-    rank = max(array.ndim for array in arrays)
-    return tuple(array.reshape((1,) * (rank - array.ndim) + array.shape) for array in arrays)
+    def _moment(self, variance1: jax.Array, variance2: jax.Array, distance: jax.Array) -> Moment:
+        found, _ = expectations.pair(self.function, self.kinks, variance1, variance2, distance)
+        return Moment(*(part[int(self.slope)] for part in found))

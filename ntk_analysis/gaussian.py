@@ -1,4 +1,4 @@
-"""Mathematics of pairs of Gaussian pre-activations: angles that keep their digits, and Gauss-Hermite quadrature.
+"""Mathematics of pairs of Gaussian pre-activations: angles that keep their digits.
 
 A pair of centred Gaussians is described by two variances and the **cosine distance** d = 1 - correlation. Close to
 correlation one a float can hold d to full relative precision and 1 - d to none of it, so everything in this library
@@ -12,9 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import roots_hermitenorm
 
-MAX_NODES = 256  # beyond about 340 nodes the outermost weights underflow in float64 and orthonormality is lost
 
 
 @jax.custom_jvp
@@ -155,43 +153,3 @@ def _quadrant_angle_jvp(
     (opposite, adjacent), (turned, stretched) = primals, tangents
     square = opposite**2 + adjacent**2
     return quadrant_angle(opposite, adjacent), (adjacent * turned - opposite * stretched) / square
-
-
-@functools.cache
-def gauss_hermite(nodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights, float64 (nodes,) each, of E[f(z)] = sum_j w_j f(z_j), z ~ N(0, 1).
-
-    Exact for polynomials up to degree 2 nodes - 1. For analytic f the error falls like exp(-c sqrt(nodes)), c growing
-    with the distance of f's nearest pole from the real axis; for an f with a kink like 1/nodes.
-    """
-    if not 2 <= nodes <= MAX_NODES:
-        raise ValueError(f"got {nodes} Gauss-Hermite nodes, expected 2 to {MAX_NODES}")
-    points, weights = roots_hermitenorm(nodes)
-    return points, weights / weights.sum()
-
-
-@functools.cache
-def hermite_analysis(nodes: int) -> np.ndarray:
-    """Matrix (nodes, nodes) that turns values f(z_j) into the coefficients a_k = E[f(z) h_k(z)], k < nodes.
-
-    h_k are the orthonormal (probabilists') Hermite polynomials. They are orthonormal under the discrete rule too, so
-    sum_k a_k^2 equals the quadrature's own E[f^2] exactly: nothing is lost at correlation one.
-    """
-    points, weights = gauss_hermite(nodes)
-    basis = np.empty((nodes, nodes))
-    basis[0], basis[1] = 1.0, points
-    for k in range(1, nodes - 1):
-        basis[k + 1] = (points * basis[k] - np.sqrt(k) * basis[k - 1]) / np.sqrt(k + 1)
-    return (basis * weights).T
-
-
-def hermite_coefficients(f: Callable[[jax.Array], jax.Array], variance: jax.Array, nodes: int) -> jax.Array:
-    """Coefficients a_k(q) of f(sqrt(q) z) in the orthonormal Hermite polynomials, shape (nodes, *variance.shape).
-
-    By Mehler's formula E[f(u) g(v)] = sum_k a_k(q_u) b_k(q_v) rho^k for Gaussians u, v with correlation rho.
-    """
-    points, _ = gauss_hermite(nodes)
-    deviation = safe_sqrt(variance)[..., None]
-    values = f(deviation * jnp.asarray(points, variance.dtype).reshape((1,) * variance.ndim + (nodes,)))
-    matrix = jnp.asarray(hermite_analysis(nodes), variance.dtype)
-    return jnp.moveaxis(jnp.matmul(values, matrix, precision="highest"), -1, 0)

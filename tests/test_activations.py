@@ -8,11 +8,16 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
+from tiers import full
 
 from ntk_analysis import activations
 from ntk_analysis.activations import NAMED, Quadrature, get
+from ntk_analysis.panels import panels
 
-EVERY = list(NAMED)
+INTEGRATED = [name for name, activation in NAMED.items() if isinstance(activation, Quadrature)]
+SHOWN = ["tanh", "relu6"]  # of those: a smooth one and one with kinks
+EVERY = [name for name in NAMED if name not in INTEGRATED] + SHOWN
+EVERY += full(*(name for name in INTEGRATED if name not in SHOWN))
 SMOOTH_CLOSED = ["erf", "gelu", "sine"]
 DRAWS = 1_000_000
 AT_ONCE = 64
@@ -90,7 +95,7 @@ def mp_duals(name):
     }[name]
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY if name != "tanh"])
+@pytest.mark.parametrize("name", [name for name in NAMED if name not in INTEGRATED])
 def test_distances_keep_their_digits_against_mpmath(name):
     activation = get(name)
     variance, correlation = grid((1.0, 0.3, 2.5), (1 - 1e-12, 1 - 1e-6, 0.6, -0.4, -0.999))
@@ -129,7 +134,7 @@ def test_quadrature_reproduces_closed_forms(name):
     closed, quadrature = get(name), Quadrature(get(name))
     variances = (0.05, 0.7, 2.0)
     q1, q2, _ = points = grid(variances, variances, (-1.0, -0.83, -0.2, 0.0, 0.45, 0.97, 1.0))
-    errors = {q: 10 * quadrature.quadrature_error(q) + 1e-12 for q in variances}
+    errors = {q: quadrature.quadrature_error(q) + 1e-12 for q in variances}
     allowed = np.array([errors[q] for q in np.maximum(q1, q2)])
     for ours, exact, arguments in (
         (quadrature.dual, closed.dual, points),
@@ -139,29 +144,16 @@ def test_quadrature_reproduces_closed_forms(name):
         assert np.all(np.abs(at_once(ours, *arguments) - at_once(exact, *arguments)) <= allowed)
 
 
-def test_quadrature_error_covers_the_true_error():
-    """Measured against tanh's moments from a trapezoid rule, spectrally accurate for analytic integrands."""
-    z = np.arange(-14_000, 14_001) * 1e-3
-    weight = np.exp(-(z**2) / 2)
-    weight /= weight.sum()
-    for variance, stated in ((1.0, (6e-13, 2.5e-11)), (4.0, (1.2e-6, 6e-5)), (16.0, (1.5e-3, 5e-2))):
-        x = np.sqrt(variance) * z
-        tanh = get("tanh")
-        for dual, values, documented in zip(
-            (tanh.dual, tanh.derivative_dual), (np.tanh(x) ** 2, np.cosh(x) ** -4), stated, strict=True
-        ):
-            true_error = abs(dual.second_moment(variance) / np.sum(values * weight) - 1)
-            assert true_error <= documented
-            assert true_error <= tanh.quadrature_error(variance) + 1e-12
-
-
-def test_a_kinked_user_function_states_a_large_error():
+def test_a_user_function_with_kinks_is_integrated_between_them():
     def hard(x):
         return jnp.clip(x, -1, 1)
 
     activation = get(hard)
-    assert 1e-3 < activation.quadrature_error(1.0) < 0.5
     assert activation.name == "hard"
+    assert panels(hard).kinks == pytest.approx((-1, 1), abs=1e-12)
+    with mpmath.workdps(30):
+        exact = mpmath.quad(lambda z: min(z**2, 1) * mpmath.npdf(z), [-12, -1, 0, 1, 12])
+    assert abs(activation.dual.second_moment(1.0) / float(exact) - 1) <= activation.quadrature_error(1.0) < 1e-11
 
 
 @pytest.mark.parametrize("name", EVERY)

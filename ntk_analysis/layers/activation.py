@@ -1,13 +1,14 @@
 """Elementwise activation."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 
 import jax
 import jax.numpy as jnp
 
 from ntk_analysis import activations, batch_norm, gram
+from ntk_analysis.gaussian import safe_divide
 from ntk_analysis.kernel import BatchNormalized, Kernel, add_ntk, map_covariance, rounding
 from ntk_analysis.layers.base import Params, Shape, SingleLayer
 
@@ -51,20 +52,24 @@ class Activation(SingleLayer):
                 f"{self} needs Gaussian pre-activations, got units that are {kernel.law}: put a Dense layer before it"
             )
 
+        found: list[activations.Joint] = []  # of the pairs, and of positions within each side
+
         def moment(covariance: gram.Covariance, mean1: jax.Array, mean2: jax.Array) -> gram.Covariance:
             del mean1, mean2
-            q1, q2 = (phi.dual.second_moment(q) for q in (covariance.variance1, covariance.variance2))
-            return gram.Covariance(q1, q2, phi.dual.cosine_distance(*covariance))
+            found.append(phi.joint(*covariance))
+            return gram.Covariance(*found[-1].squares, found[-1].phi.distance)
 
-        error = 4 * rounding(kernel) + _quadrature_error(phi)
-        return map_covariance(
-            kernel,
-            moment,
-            law="activated",
-            mean1=phi.mean(kernel.variance1),
-            mean2=phi.mean(kernel.variance2),
-            ntk_scaled=kernel.ntk_scaled * phi.derivative_dual.at_distance(*kernel.covariance),
-            relative_error=kernel.relative_error + error,
+        changed = map_covariance(kernel, moment, law="activated")
+        pairs = found[0]
+        worst = [jnp.max(safe_divide(of.phi.distance_error, of.phi.distance, 0.0)) for of in found]
+        worst.append(jnp.max(pairs.slope.error))
+        error = jax.lax.stop_gradient(functools.reduce(jnp.maximum, worst))
+        return replace(
+            changed,
+            mean1=pairs.means[0].reshape(kernel.mean1.shape),
+            mean2=pairs.means[1].reshape(kernel.mean2.shape),
+            ntk_scaled=kernel.ntk_scaled * pairs.slope.value,
+            relative_error=kernel.relative_error + 4 * rounding(kernel) + error,
         )
 
 
@@ -97,8 +102,3 @@ def batch_normalized(kernel: Kernel, before: BatchNormalized, phi: activations.A
         new = add_ntk(new, result.slope)
     return new
 
-
-@cache
-def _quadrature_error(activation: activations.Activation) -> float:
-    with jax.ensure_compile_time_eval():  # a number about the function, not part of the caller's program
-        return activation.quadrature_error(1.0)

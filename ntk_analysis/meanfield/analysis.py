@@ -12,7 +12,7 @@ from ntk_analysis.activations import Activation
 from ntk_analysis.meanfield.batch import BatchNormField, batch_norm_field
 from ntk_analysis.meanfield.block import MeanField
 from ntk_analysis.meanfield.fixed_points import with_fixed_points
-from ntk_analysis.meanfield.phase import CLOSED_FORM_ERROR, chi_1_at, phase_of
+from ntk_analysis.meanfield.phase import chi_1_at, chi_1_error, phase_of
 from ntk_analysis.meanfield.variance import Vector, settled_variance, unbounded, variance_slope
 from ntk_analysis.networks import normalization_named
 from ntk_analysis.precision import Real
@@ -78,10 +78,15 @@ def analyse(
     hint = "leave it out for the stable gain"
     w = phi.stable_gain(b, centered=centered) if w_var is None else _variance("w_var", w_var, hint)
     q = float(settled_variance(phi, centered, np.array([w]), np.array([b]))[0])
+    if math.isnan(q):
+        raise ValueError(
+            f"the variance of {phi} with w_var={w:g}, b_var={b:g} settles above {phi.largest_variance:.3g}, up to which "
+            "its expectations are known: use a smaller w_var"
+        )
     if not math.isfinite(q):
         return MeanField(phi, normalization, w, b, reason=unbounded(phi, centered, w, b))
     chi_1 = float(chi_1_at(phi, np.array([w]), np.array([q]))[0])
-    error = max(phi.quadrature_error(q), CLOSED_FORM_ERROR) * max(chi_1, 1.0)
+    error = float(chi_1_error(phi, centered, np.array([w]), np.array([b]), np.array([q]))[0])
     scale_free = phi.homogeneous and b == 0 and q > 0
     slope = float(variance_slope(phi, centered, np.array([w]), np.array([q]))[0])
     phase = phase_of(chi_1, error)

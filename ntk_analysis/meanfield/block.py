@@ -43,11 +43,11 @@ class MeanField:
         b_var: bias variance.
         q_star: variance reached by iterating from q = 1; None where it grows without bound.
         chi_1: w_var E[phi'^2] at q_star: growth of a small perturbation, and of the NTK's diagonal, per layer.
-        chi_1_error: its absolute error: measured quadrature error at q_star, 1e-13 for closed forms.
+        chi_1_error: bound of its absolute error, from quadrature and from q_star; 1e-13 for closed forms.
         variance_slope: dq'/dq at q_star. Above 1 the variance leaves q_star at the slightest perturbation: so does GELU
             at its stable gain (1.1441 straight, 1.0621 with weight centring): q = 1 is kept in exact arithmetic only.
-        phase: "ordered" (chi_1 < 1), "critical" (equal within min(chi_1_error, 1e-8)) or "chaotic"; None without
-            q_star. Where q_star = 0 it still speaks of chi_1, not of the scale-free map: they differ, by the factor
+        phase: "ordered" (chi_1 < 1), "chaotic", "critical" (equal within chi_1_error, which is at most 1e-8)
+            or "undecided" (equal within a larger one); None without q_star. Where q_star = 0 it still speaks of chi_1, not of the scale-free map: they differ, by the factor
             variance_slope.
         fixed_points: of `transition`, in ascending order; empty where every correlation is fixed, or none is defined.
         correlation_length: -1/ln|slope| at the stable fixed point, in layers; inf at slope 1, 0 at slope 0.
@@ -106,25 +106,31 @@ class MeanField:
         return np.stack(correlations)
 
 
+AT_ONCE = 800  # distances in a call of `_move`
+
+
 @functools.partial(jax.jit, static_argnames=("phi", "centered"))
 def _move(
     phi: Activation, centered: bool, w: jax.Array, b: jax.Array, q: jax.Array, distance: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Cosine distance after the block, and T' = w q E[phi' phi'] / (w V + b)."""
-    second = phi.dual.second_moment(q)
-    covariance = gram.Covariance(second, second, phi.dual.cosine_distance(q, q, distance))
+    found = phi.joint(q, q, distance)
+    covariance = gram.Covariance(*found.squares, found.phi.distance)
     if centered:
-        covariance = gram.subtract_means(covariance, phi.mean(q), phi.mean(q))
+        covariance = gram.subtract_means(covariance, *found.means)
     bias = gram.Covariance(b, b, jnp.zeros_like(distance))
     after = gram.add(gram.scale(covariance, w), bias)
-    slope = w * q * phi.derivative_dual.at_distance(q, q, distance) / after.variance1
+    slope = w * q * found.slope.value / after.variance1
     return after.distance, slope
 
 
 def evaluated(block: MeanField, distance: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
     """Cosine distances after the block and slopes there, at q_star; at q_star = 0 in the limit q -> 0."""
     q = block.q_star or (1.0 if block.activation.homogeneous else NEARLY_ZERO)
+    flat = np.asarray(distance, np.float64).reshape(-1)
+    padded = np.append(flat, np.ones(-len(flat) % AT_ONCE)).reshape(-1, AT_ONCE)  # one program for any number
     with jax.enable_x64(True):
-        numbers = (jnp.asarray(x, jnp.float64) for x in (block.w_var, block.b_var, q, distance))
-        after, slope = _move(block.activation, block.normalization == "weight_mean", *numbers)
-        return np.asarray(after), np.asarray(slope)
+        numbers = [jnp.asarray(x, jnp.float64) for x in (block.w_var, block.b_var, q)]
+        rows = [_move(block.activation, block.normalization == "weight_mean", *numbers, row) for row in padded]
+    after, slope = (np.concatenate(x)[: len(flat)].reshape(np.shape(distance)) for x in zip(*rows, strict=True))
+    return after, slope

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float64
 
 from ntk_analysis import activations
 from ntk_analysis.meanfield.analysis import AnyActivation, supported, variances
-from ntk_analysis.meanfield.phase import CLOSED_FORM_ERROR, LARGEST_TOLERANCE, chi_1_at, phase_of
+from ntk_analysis.meanfield.phase import chi_1_at, chi_1_error, phase_of
 from ntk_analysis.meanfield.variance import NOISE, Vector, kept_variance, settled_variance, variance_slope
 from ntk_analysis.precision import Real
 
@@ -23,8 +23,10 @@ class PhaseDiagram:
         w_var: weight variances.
         b_var: bias variances.
         chi_1: inf where not `bounded`.
-        q_star: variance reached from q = 1; inf where not `bounded`.
-        phase: "ordered", "critical", "chaotic" or "unbounded".
+        q_star: variance reached from q = 1; inf where not `bounded`, NaN where it is not known.
+        chi_1_error: bound of its absolute error; NaN where not `bounded`.
+        phase: "ordered", "critical", "chaotic", "unbounded" or, where the error is too large to tell or the variance
+            settles beyond the activation's `largest_variance`, "undecided".
         bounded: whether the variance settles.
     """
 
@@ -32,6 +34,7 @@ class PhaseDiagram:
     b_var: Float64[np.ndarray, " b"]
     chi_1: Grid
     q_star: Grid
+    chi_1_error: Grid
     phase: np.ndarray
     bounded: Bool[np.ndarray, "b w"]
 
@@ -51,11 +54,13 @@ def phase_diagram(
     bounded = np.isfinite(q)
     chi_1 = np.full_like(q, np.inf)
     chi_1[bounded] = chi_1_at(phi, w[bounded], q[bounded])
-    phase = np.where(chi_1 < 1, "ordered", np.where(bounded, "chaotic", "unbounded"))
-    for i in np.flatnonzero(np.abs(chi_1 - 1) <= LARGEST_TOLERANCE):
-        phase[i] = phase_of(chi_1[i], max(phi.quadrature_error(float(q[i])), CLOSED_FORM_ERROR))
+    error = np.full_like(q, np.nan)
+    error[bounded] = chi_1_error(phi, centered, w[bounded], b[bounded], q[bounded])
+    phase = np.where(np.isnan(q), "undecided", "unbounded")
+    for i in np.flatnonzero(bounded):
+        phase[i] = phase_of(chi_1[i], error[i])
     shape = len(biases), len(weights)
-    return PhaseDiagram(weights, biases, *(grid.reshape(shape) for grid in (chi_1, q, phase, bounded)))
+    return PhaseDiagram(weights, biases, *(grid.reshape(shape) for grid in (chi_1, q, error, phase, bounded)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,14 +71,18 @@ class CriticalLine:
         w_var: weight variances.
         b_var: bias variances.
         q_star: fixed point of the variance at which chi_1 is 1.
-        variance_slope: dq'/dq there. Above 1 (straight GELU, all along) the variance leaves q_star, and iterating does
-            not reach the line.
+        variance_slope: dq'/dq there. Above 1 (straight GELU below q = (3 + sqrt 17)/2) the variance leaves q_star, and
+            iterating does not reach the line.
+        w_var_error: bound of the absolute error of `w_var`.
+        b_var_error: the same of `b_var`.
     """
 
     w_var: Vector
     b_var: Vector
     q_star: Vector
     variance_slope: Vector
+    w_var_error: Vector
+    b_var_error: Vector
 
 
 def critical_line(
@@ -88,11 +97,13 @@ def critical_line(
             line is one point, returned with q_star = 1.
 
     Raises:
-        ValueError: no line at these q.
+        ValueError: no line at these q, or a q above the activation's `largest_variance`.
         NotImplementedError: as `analyse`.
     """
     phi, centered = activations.get(activation), supported(normalization) == "weight_mean"
     variance = variances("q", np.linspace(0, 3, 301) if q is None else q)
+    if variance.max() > phi.largest_variance:
+        raise ValueError(f"got q up to {variance.max():g}, expected at most {phi.largest_variance:.4g} for {phi}")
     slope = chi_1_at(phi, np.ones_like(variance), variance)
     w = np.divide(1, slope, out=np.full_like(slope, np.inf), where=slope > 0)
     kept = kept_variance(phi, centered, variance)
@@ -107,4 +118,7 @@ def critical_line(
             "b_var < 0 or E[phi'^2] > 0; pass other q, or look at the phase diagram"
         )
     w, b, variance = w[on_line], b[on_line], variance[on_line]
-    return CriticalLine(w, b, variance, variance_slope(phi, centered, w, variance))
+    relative = np.maximum(phi.quadrature_error(variance), NOISE)
+    spent = w * np.asarray(phi.dual.second_moment(variance))
+    slope = variance_slope(phi, centered, w, variance)
+    return CriticalLine(w, b, variance, slope, relative * w, 4 * relative * spent + NOISE * variance)

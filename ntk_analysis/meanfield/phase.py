@@ -1,12 +1,12 @@
-"""chi_1 and the phase that it decides: ordered, critical or chaotic."""
+"""chi_1 and the phase that it decides: ordered, critical or chaotic, or undecided where its error crosses 1."""
 
 import numpy as np
 
 from ntk_analysis.activations import Activation
-from ntk_analysis.meanfield.variance import Vector
+from ntk_analysis.meanfield.variance import NOISE, Vector, kept_variance, variance_slope
 
 CLOSED_FORM_ERROR = 1e-13  # of chi_1 when no quadrature is involved: q_star is solved for, not given
-LARGEST_TOLERANCE = 1e-8  # a worse quadrature must not turn a whole region of the phase diagram into its boundary
+LARGEST_TOLERANCE = 1e-8  # a larger error must not turn a whole region of the phase diagram into its boundary
 
 
 def chi_1_at(phi: Activation, w: Vector, q: Vector) -> Vector:
@@ -15,8 +15,30 @@ def chi_1_at(phi: Activation, w: Vector, q: Vector) -> Vector:
     return w * np.asarray(phi.derivative_dual.second_moment(np.maximum(q, 1e-300)))
 
 
+def chi_1_error(phi: Activation, centered: bool, w: Vector, b: Vector, q: Vector) -> Vector:
+    """Bound of the absolute error of `chi_1_at` at a fixed point q of the variance.
+
+    Two parts: that of E[phi'^2], and that of q, which solves q = w V(q) + b and so is off by the error of V over
+    1 - w V'(q), times the slope of chi_1 in q.
+    """
+    relative = np.asarray(phi.quadrature_error(q))
+    chi_1 = chi_1_at(phi, w, q)
+    own = np.maximum(relative, CLOSED_FORM_ERROR) * np.maximum(chi_1, 1.0)
+    if phi.homogeneous:
+        return own
+    slope = w * phi.in_variance(np.maximum(q, np.finfo(float).tiny)).slope_square
+    kept = w * np.asarray(phi.dual.second_moment(q))
+    off = 2 * relative * kept + NOISE * q
+    apart = np.abs(1 - variance_slope(phi, centered, w, q))
+    moved = np.divide(off, apart, out=np.full_like(off, np.inf), where=apart > 0)
+    # an error of q that is no small part of it says nothing by its slope; q = 0 is exact where w V(0) + b is 0
+    shifted = np.where(moved < 0.1 * q, np.abs(slope) * moved, np.inf)
+    exact = (q == 0) | ((np.abs(w * kept_variance(phi, centered, q) + b - q) <= NOISE * q) & (q == 1.0))
+    return np.where(exact, own, own + shifted)
+
+
 def phase_of(chi_1: float, error: float) -> str:
     """Phase of a bounded variance, given chi_1 and its absolute error."""
-    if abs(chi_1 - 1) <= min(error, LARGEST_TOLERANCE):
-        return "critical"
+    if not abs(chi_1 - 1) > error:
+        return "critical" if error <= LARGEST_TOLERANCE else "undecided"
     return "ordered" if chi_1 < 1 else "chaotic"

@@ -1,11 +1,8 @@
 """q' = w_var V(q) + b_var: the variance that the layers settle at, reached from q = 1."""
 
-import functools
 from collections.abc import Callable
 from typing import TypeAlias
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float64
 
@@ -21,37 +18,30 @@ UPWARD = np.concatenate([np.geomspace(1, 1e6, 121), np.geomspace(1e7, 1e150, 144
 
 def kept_variance(phi: Activation, centered: bool, q: Vector) -> Vector:
     """V(q); overflow of fast-growing activations becomes a huge number."""
-    with jax.enable_x64(True):
-        kept = np.asarray(_kept(phi, centered, jnp.asarray(q)))
+    kept = np.asarray(phi.dual.second_moment(q))
+    if centered:
+        kept = kept - np.asarray(phi.mean(q)) ** 2
     return np.nan_to_num(np.maximum(kept, 0), nan=1e300, posinf=1e300)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _kept(phi: Activation, centered: bool, q: jax.Array) -> jax.Array:
-    moment = phi.dual.second_moment(q)
-    return moment - phi.mean(q) ** 2 if centered else moment
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _kept_slope(phi: Activation, centered: bool, q: jax.Array) -> jax.Array:
-    _, slope = jax.jvp(functools.partial(_kept, phi, centered), (q,), (jnp.ones_like(q),))
-    return slope
-
-
 def settled_variance(phi: Activation, centered: bool, w: Vector, b: Vector) -> Vector:
-    """Fixed points of q' = w V(q) + b reached from q = 1 (V increasing: monotonically); inf where there is none.
+    """Fixed points of q' = w V(q) + b reached from q = 1 (V increasing: monotonically); inf where there is none, NaN where it is
+    beyond the activation's `largest_variance`.
 
     The first sign change of q' - q in the direction in which the first step goes, on a grid, then by bisection. Signs
     below the rounding error do not count: at w_var = 2 and b_var > 0 ReLU would otherwise stop where q + b_var == q.
     """
+    up = UPWARD[phi.largest_variance >= UPWARD]
     start = w * kept_variance(phi, centered, np.ones(1)) + b - 1
     q = np.where(np.abs(start) <= NOISE, 1.0, np.inf)
     low, high = np.ones_like(q), np.ones_like(q)
-    kept_up, kept_down = kept_variance(phi, centered, UPWARD), kept_variance(phi, centered, DOWNWARD)
+    kept_up, kept_down = kept_variance(phi, centered, up), kept_variance(phi, centered, DOWNWARD)
     for i in np.flatnonzero(start > NOISE):
-        ends = np.flatnonzero(w[i] * kept_up + b[i] - UPWARD < -NOISE * UPWARD)
+        ends = np.flatnonzero(w[i] * kept_up + b[i] - up < -NOISE * up)
         if ends.size:
-            low[i], high[i] = UPWARD[ends[0] - 1], UPWARD[ends[0]]
+            low[i], high[i] = up[ends[0] - 1], up[ends[0]]
+        elif len(up) < len(UPWARD) and not (len(up) > 20 and kept_up[-1] / up[-1] >= 0.99 * kept_up[-20] / up[-20]):
+            q[i] = np.nan  # V / q still falls where the activation is known no further
     for i in np.flatnonzero(start < -NOISE):
         gain = w[i] * kept_down + b[i] - DOWNWARD
         end = np.flatnonzero(np.append(gain[:-1] > NOISE * DOWNWARD[:-1], True))[0]
@@ -76,14 +66,15 @@ def _bisected(after: Callable[[Vector], Vector], low: Vector, high: Vector) -> V
 
 def variance_slope(phi: Activation, centered: bool, w: Vector, q: Vector) -> Vector:
     """w dV/dq by automatic differentiation; at q = 0 the limit, up to 1e-7 for smooth activations."""
-    with jax.enable_x64(True):
-        inside = jnp.asarray(np.where(q > 0, q, 1.0 if phi.homogeneous else NEARLY_ZERO))
-        return w * np.asarray(_kept_slope(phi, centered, inside))
+    inside = np.where(q > 0, q, 1.0 if phi.homogeneous else NEARLY_ZERO)
+    slopes = phi.in_variance(inside)
+    slope = slopes.square - 2 * np.asarray(phi.mean(inside)) * slopes.mean if centered else slopes.square
+    return np.asarray(w * slope)
 
 
 def unbounded(phi: Activation, centered: bool, w: float, b: float) -> str:
     """Why the variance has no fixed point, and what would give it one."""
-    far = np.array([1e12])
+    far = np.array([min(1e12, phi.largest_variance)])
     kept = float(kept_variance(phi, centered, far)[0] / far[0])
     growth = w * kept
     rate = f"a factor {growth:.12g}" if growth > 1 + NOISE else f"b_var = {b:g}"

@@ -1,0 +1,408 @@
+"""Expectations of any function of one or of two Gaussians, and of its slope, with bounds of their errors.
+
+Of one Gaussian: Gauss-Legendre rules between the edges of the function's `panels` and of panels of the density, merged
+for every variance. Of two: with the Hermite coefficients a_k(q) of f(sqrt(q) z), Mehler's formula
+    E[f(u) f(v)] = sum_k a_k(q1) a_k(q2) rho^k,
+whose rest after `TERMS` terms is at most sqrt(R1 R2) |rho|^TERMS, R = E[f^2] - sum_k a_k^2 the squares left out. Where
+that is too much (|rho| near 1, and a function with kinks or one that is steep for the variance), the pair is integrated
+over the plane: u by panels, and v given u.
+
+Arrays have a leading axis of two, for the function and for its slope, which share nodes and programs.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntk_analysis.gaussian import into_range, safe_divide, safe_sqrt
+from ntk_analysis.panels import Panels, panels
+
+Function = Callable[[jax.Array], jax.Array]
+
+TERMS = {"float64": 256, "float32": 128}
+WIDTH = 0.75  # of the density's panels, in deviations: 12 nodes resolve the Hermite polynomial 256 on each
+DENSITY_EDGES = np.linspace(-12, 12, round(24 / WIDTH) + 1)  # from there on h_k(z) exp(-z^2/2) is below a rounding
+ENOUGH = 9.0  # deviations up to which the function has to be known; the density beyond holds 1e-19
+NODES, FEWER = 12, 9  # of a panel; what a rule of fewer nodes changes is the error stated
+BLOCK = 16  # terms that are skipped together where they are 0
+LOCAL = 20  # Legendre polynomials that a Hermite polynomial is on one of these panels
+AVERAGES_AT_ONCE = 2048  # variances
+TABULATED = 300  # variances in a call of the program that has their averages and derivatives
+VARIANCES_AT_ONCE = 64  # whose nodes stay in a processor's cache
+
+PAIR_TOLERANCE = 1e-11  # of the panels of a pair
+PAIR_EDGES = np.array([-8.5, -6, -4.2, -2.8, -1.4, 0, 1.4, 2.8, 4.2, 6, 8.5])  # of the density's panels, for a pair
+PAIR_NODES = 10
+LAYERS = np.array([-8.5, -4, -1.5, 0, 1.5, 4, 8.5])  # around what v's kinks are for u, in deviations of v given u
+FEW_PAIRS = 2**12  # up to here every pair is computed as exactly as can be
+RESOLVED = {"float64": (1e-11, 1e-5), "float32": (1e-5, 1e-5)}  # the rest of the series, for few pairs and for many
+NUMBERS_AT_ONCE = 2**22
+NEXT_TO_ENDS = {"float64": 1e-13, "float32": 1e-6}
+TINY = {"float64": 1e-100, "float32": 1e-15}  # deviations below which are this: edges over its square stay finite
+
+
+class Averages(NamedTuple):
+    """Of a function and its slope of a Gaussian, for variances of shape (...).
+
+    Attributes:
+        mean: (2, ...) E[f].
+        square: (2, ...) E[f^2].
+        error: (2, ...) relative error of `square`, and of `mean` to its root; NaN where the function is not known as
+            far as Gaussians of this variance reach, as are the others.
+    """
+
+    mean: jax.Array
+    square: jax.Array
+    error: jax.Array
+
+
+class Series(NamedTuple):
+    """Hermite coefficients of f(sqrt(q) z) over sqrt(E[f^2]), for variances q of shape (...).
+
+    Attributes:
+        unit: (terms, 2, ...) the coefficients, of which the squares sum to 1 - rest.
+        rest: (2, ...) what they leave out.
+        slope_rest: (2, ...) sum of k a_k^2 over those left out; inf where it is not known.
+    """
+
+    unit: jax.Array
+    rest: jax.Array
+    slope_rest: jax.Array
+
+
+def averages(function: Function, kinks: tuple[float, ...], variance: jax.Array) -> Averages:
+    """E[f] and E[f^2] of the function and its slope, and their errors.
+
+    The error is what a rule of fewer nodes changes, the residual of the panels and rounding.
+    """
+    found = panels(function, kinks)
+    if variance.size > AVERAGES_AT_ONCE:
+        flat = jax.lax.map(
+            functools.partial(averages, function, kinks), variance.reshape(-1), batch_size=AVERAGES_AT_ONCE
+        )
+        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1).reshape(2, *variance.shape), flat)
+    root = safe_sqrt(variance)[..., None]
+    edges = _merged(_scaled(found, root), DENSITY_EDGES)
+
+    def moments(nodes: int) -> tuple[jax.Array, jax.Array]:
+        z, weight = _between(edges, nodes)
+        values = with_slope(function, root * z)
+        weight = (weight * _density(z))[None]
+        return jnp.sum(weight * values, axis=-1), jnp.sum(weight * values**2, axis=-1)
+
+    (mean, square), (rough_mean, rough) = moments(NODES), moments(FEWER)
+    changed = jnp.abs(safe_divide(rough - square, square, 0.0))
+    changed = jnp.maximum(changed, jnp.abs(safe_divide(rough_mean - mean, safe_sqrt(square), 0.0)))
+    error = jax.lax.stop_gradient(changed + 8 * found.tolerance + 16 * _eps(variance))
+    known = (variance * ENOUGH**2 <= found.reach**2)[None]
+    return Averages(*(jnp.where(known, values, jnp.nan) for values in (mean, square, error)))
+
+
+def tabulated(function: Function, kinks: tuple[float, ...], variance: np.ndarray) -> tuple[Averages, Averages]:
+    """`averages` of NumPy float64 variances and their derivatives in the variance: one program for any number of them."""
+    flat = np.asarray(variance, np.float64).reshape(-1)
+    padded = np.append(flat, np.ones(-len(flat) % TABULATED)).reshape(-1, TABULATED)
+    with jax.enable_x64(True):
+        rows = [_with_derivatives(function, kinks, row) for row in padded]
+    values, derivatives = jax.tree.map(
+        lambda *x: np.concatenate(x, axis=-1)[..., : len(flat)].reshape(-1, *np.shape(variance)), *rows
+    )
+    return values, derivatives
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _with_derivatives(function: Function, kinks: tuple[float, ...], variance: jax.Array) -> tuple[Averages, Averages]:
+    return jax.jvp(functools.partial(averages, function, kinks), (variance,), (jnp.ones_like(variance),))
+
+
+def pair(
+    function: Function, kinks: tuple[float, ...], variance1: jax.Array, variance2: jax.Array, distance: jax.Array
+) -> tuple[tuple[jax.Array, ...], tuple[Averages, Averages]]:
+    """The fields of `duals.Moment` at 1 - rho = distance, (2, ...), and the averages of u and of v.
+
+    At variance 0 of an f with f(0) = 0, where the distance is 0/0, the limit of a linear f stands: `distance` itself.
+    """
+    shapes = variance1.shape, variance2.shape
+    variance1, variance2, distance = _same_rank(variance1, variance2, distance)
+    both = jnp.concatenate([variance1.reshape(-1), variance2.reshape(-1)])  # one program for both sides
+    of_one = averages(function, kinks, both)
+    of_both = of_one, series(function, kinks, both, of_one)
+    one1, series1 = jax.tree.map(lambda x: x[..., : variance1.size].reshape(*x.shape[:-1], *variance1.shape), of_both)
+    one2, series2 = jax.tree.map(lambda x: x[..., variance1.size :].reshape(*x.shape[:-1], *variance2.shape), of_both)
+    found, error = _by_series(series1, series2, variance1 == variance2, distance)
+    found, error = _corrected(function, kinks, (variance1, variance2, distance), (one1.square, one2.square), found, error)
+    known = one1.error + one2.error
+    error = jax.lax.stop_gradient(error + known * jnp.maximum(found, 0))
+    found = into_range(found + 0 * known)  # NaN where the averages are
+    value = safe_sqrt(one1.square) * safe_sqrt(one2.square) * (1 - found)
+    sides = (
+        jax.tree.map(lambda x, shape=shape: x.reshape(2, *shape), one)
+        for one, shape in zip((one1, one2), shapes, strict=True)
+    )
+    return (value, found, error, error + known), tuple(sides)  # type: ignore[return-value]
+
+
+def with_slope(function: Function, x: jax.Array) -> jax.Array:
+    """The function and its slope at x, (2, ...)."""
+    return jnp.stack(jax.jvp(function, (x,), (jnp.ones_like(x),)))
+
+
+def series(function: Function, kinks: tuple[float, ...], variance: jax.Array, of_one: Averages) -> Series:
+    """Hermite coefficients for variances (n,), and what they leave out."""
+    found, terms = panels(function, kinks), TERMS[variance.dtype.name]
+    coefficients = jax.lax.map(
+        functools.partial(_coefficients, found, function, terms),
+        variance,
+        batch_size=min(VARIANCES_AT_ONCE, variance.size),
+    )
+    linear = jnp.zeros((terms, 1, 1), variance.dtype).at[1].set(1)
+    unit = safe_divide(jnp.moveaxis(coefficients, 0, -1), safe_sqrt(of_one.square)[None], linear)
+    rest = _rest(unit)
+    # sum k a_k^2 = q E[f'^2] of a function that does not jump, and what the known terms leave of it
+    number = jnp.arange(terms, dtype=variance.dtype)[:, None]
+    whole = safe_divide(variance * of_one.square[1], of_one.square[0], 1.0)
+    noise = _noise(variance) * jnp.maximum(whole, 1)
+    left = whole - jnp.sum(number * unit[:, 0] ** 2, axis=0)
+    smooth = 2 * terms * rest  # coefficients that fall off as fast as can be seen
+    unknown = jnp.where(rest > _noise(variance), jnp.inf, smooth)
+    of_function = unknown[0] if found.jumps else jnp.where(left > noise, left + noise, jnp.minimum(noise, smooth[0]))
+    return jax.tree.map(
+        lambda x, gradient: x if gradient else jax.lax.stop_gradient(x),
+        Series(unit, rest, jnp.stack([of_function, unknown[1]])),
+        Series(True, True, False),  # type: ignore[arg-type]
+    )
+
+
+def _coefficients(found: Panels, function: Function, terms: int, variance: jax.Array) -> jax.Array:
+    """E[f(sqrt(q) z) h_k(z)] of one variance, (terms, 2), h_k the orthonormal Hermite polynomials.
+
+    In each of the density's panels h_k(z) times the density is a sum of Legendre polynomials, so that f is integrated
+    against these few, and a matrix that no variance changes makes all h_k of them.
+    """
+    root = safe_sqrt(variance)[None]
+    edges = _merged(_scaled(found, root), DENSITY_EDGES)
+    z, weight = _between(edges, NODES)
+    panel = jnp.clip(jnp.floor(((edges[1:] + edges[:-1]) / 2 - DENSITY_EDGES[0]) / WIDTH), 0, len(DENSITY_EDGES) - 2)
+    middle = DENSITY_EDGES[0] + WIDTH * (panel + 0.5)
+    inside = (z.reshape(-1, NODES) - middle[:, None]) * (2 / WIDTH)
+    weighted = (weight[None] * with_slope(function, root * z)).reshape(2, -1, NODES)
+
+    def legendre(two: tuple[jax.Array, jax.Array], degree: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        before, here = two
+        after = ((2 * degree + 1) * inside * here - degree * before) / (degree + 1)
+        return (here, after), jnp.sum(weighted * here[None], axis=-1)
+
+    start = jnp.zeros_like(inside), jnp.ones_like(inside)
+    _, local = jax.lax.scan(legendre, start, jnp.arange(LOCAL, dtype=z.dtype))
+    belongs = (panel[:, None] == jnp.arange(len(DENSITY_EDGES) - 1, dtype=z.dtype)[None]).astype(z.dtype)
+    of_panels = jnp.einsum("lcs,sp->cpl", local, belongs, precision="highest")
+    return jnp.einsum("cpl,kpl->kc", of_panels, jnp.asarray(_hermite(terms), z.dtype), precision="highest")
+
+
+@functools.cache
+def _hermite(terms: int) -> np.ndarray:
+    """h_k times the normal density in each of its panels, as Legendre coefficients: (terms, panels, LOCAL)."""
+    points, weights = np.polynomial.legendre.leggauss(2 * LOCAL)
+    z = (DENSITY_EDGES[:-1, None] + DENSITY_EDGES[1:, None]) / 2 + WIDTH / 2 * points
+    half = np.exp(-(z**2) / 4) / (2 * math.pi) ** 0.25  # h_k times this is bounded
+    basis = [half, z * half]
+    for k in range(1, terms - 1):
+        basis.append((z * basis[k] - math.sqrt(k) * basis[k - 1]) / math.sqrt(k + 1))
+    legendre = np.polynomial.legendre.legvander(points, LOCAL - 1) * (weights[:, None] * (np.arange(LOCAL) + 0.5))
+    return np.asarray(np.stack(basis) * half @ legendre)
+
+
+def _by_series(left: Series, right: Series, equal: jax.Array, distance: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The cosine distance from Hermite coefficients a and b of unit sum of squares, and the bound of what is left out.
+
+    1/2 sum (a_k - b_k)^2 + sum a_k b_k (1 - rho^k) + (R1 + R2)/2 - sqrt(R1 R2) rho^terms: nothing cancels. In the
+    second sum 1 - rho^k = distance (1 + rho + ... + rho^(k - 1)): the distance times a polynomial in rho whose
+    coefficients are the tail sums of a_k b_k, one Horner pass from the top.
+    """
+    equal, distance = equal[None], distance[None]
+    correlation = 1 - distance
+    shape = jnp.broadcast_shapes(left.rest.shape, right.rest.shape, distance.shape)
+
+    def horner(
+        state: tuple[jax.Array, jax.Array, jax.Array], two: tuple[jax.Array, jax.Array]
+    ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], None]:
+        polynomial, tail, mismatch = state
+        a, b = two
+        tail = tail + a * b
+        return (polynomial * correlation + tail, tail, mismatch + (a - b) ** 2), None
+
+    a, b = left.unit, right.unit
+    zero = jnp.zeros(shape, distance.dtype)
+    start = (zero, zero, zero + (a[0] - b[0]) ** 2)
+    blocks = [jnp.concatenate([x[1:], 0 * x[:1]]).reshape(-1, BLOCK, *x.shape[1:]) for x in (a, b)]
+
+    def block(state: tuple[jax.Array, ...], terms: list[jax.Array]) -> tuple[tuple[jax.Array, ...], None]:
+        # the highest terms of a smooth function are 0, and leave the state, which starts at 0, as it is
+        felt = jnp.any(jnp.abs(jnp.stack([jnp.max(jnp.abs(x)) for x in terms])) > _eps(distance))
+        return jax.lax.cond(felt, lambda: jax.lax.scan(horner, state, tuple(terms), reverse=True)[0], lambda: state), None
+
+    (polynomial, _, mismatch), _ = jax.lax.scan(block, start, blocks, reverse=True)
+    shared = safe_sqrt(left.rest) * safe_sqrt(right.rest)
+    apart = (safe_sqrt(left.rest) - safe_sqrt(right.rest)) ** 2 / 2
+    fading = jnp.abs(correlation) ** len(a)  # the number of terms is even
+    found = mismatch / 2 + distance * polynomial + apart + shared * (1 - fading)
+    left_out = 2 * shared * fading
+    steep = jnp.where(distance > 0, distance * safe_sqrt(left.slope_rest) * safe_sqrt(right.slope_rest), 0)
+    left_out = jnp.where(equal, jnp.minimum(left_out, steep), left_out)
+    rounding = 16 * _eps(distance) * (jnp.maximum(found, 0) + shared * (1 - fading))
+    return found, jax.lax.stop_gradient(left_out + rounding)
+
+
+def _corrected(
+    function: Function,
+    kinks: tuple[float, ...],
+    arguments: tuple[jax.Array, ...],
+    squares: tuple[jax.Array, jax.Array],
+    found: jax.Array,
+    error: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """`found` and `error`, (2, ...), with the pairs that the series leaves in doubt integrated over the plane."""
+    planes, shape = panels(function, kinks, PAIR_TOLERANCE), found.shape
+    count = math.prod(shape[1:])
+    few, many = RESOLVED[found.dtype.name]
+    doubtful = jnp.any(error > (few if count <= FEW_PAIRS else many) * found, axis=0).reshape(-1)
+    at_once = max(1, min(count, NUMBERS_AT_ONCE // _numbers(planes)))
+    steps = -(-count // at_once)
+
+    @jax.checkpoint
+    def integrated(chunk: list[jax.Array]) -> jax.Array:
+        doubtful, q1, q2, distance, *others = chunk
+        one, other, found, error = (jnp.stack(others[i : i + 2]) for i in range(0, 8, 2))
+        # the others stand at a pair with finite derivatives, which are multiplied by 0
+        q1, q2, distance = (jnp.where(doubtful, x, other) for x, other in ((q1, 1.0), (q2, 1.0), (distance, 0.5)))
+        one, other = (jnp.where(doubtful[None], x, 1.0) for x in (one, other))
+        new = _over_the_plane(planes, function, q1, q2, distance, one, other)
+        bound = 16 * _eps(new) * safe_sqrt(new) + 16 * planes.tolerance * new
+        return jnp.where(doubtful[None, None], jnp.stack([new, bound]), jnp.stack([found, error]))
+
+    def kept(chunk: list[jax.Array]) -> jax.Array:
+        return jnp.stack(chunk[-4:]).reshape(2, 2, -1)
+
+    def all_pairs() -> tuple[jax.Array, jax.Array]:
+        numbers = [jnp.broadcast_to(x, shape[1:]).reshape(-1) for x in arguments]
+        numbers += [jnp.broadcast_to(x, shape).reshape(2, -1)[i] for x in (*squares, found, error) for i in range(2)]
+        order = jnp.arange(count)
+        if steps > 1:  # those in doubt first, so that the others are passed over together
+            order = jnp.argsort(~doubtful, stable=True)
+        padded = jnp.concatenate([order, jnp.full(steps * at_once - count, order[-1], order.dtype)])
+        chunks = [x[padded].reshape(steps, at_once) for x in (doubtful, *numbers)]
+        new = jax.lax.map(lambda chunk: jax.lax.cond(jnp.any(chunk[0]), integrated, kept, chunk), chunks)
+        new = jnp.moveaxis(new, 0, 2).reshape(2, 2, -1)[..., :count]
+        new = jnp.zeros_like(new).at[..., order].set(new) if steps > 1 else new
+        return new[0].reshape(shape), new[1].reshape(shape)
+
+    new, bound = jax.lax.cond(jnp.any(doubtful), all_pairs, lambda: (found, error))
+    return new, jax.lax.stop_gradient(bound)
+
+
+def _over_the_plane(
+    planes: Panels,
+    function: Function,
+    variance1: jax.Array,
+    variance2: jax.Array,
+    distance: jax.Array,
+    square1: jax.Array,
+    square2: jax.Array,
+) -> jax.Array:
+    """Half of E[(f(u)/|f(u)| - f(v)/|f(v)|)^2] for pairs (n,), (2, n): a sum of squares, u on the outer of two rules.
+
+    v = sqrt(q2) (rho z + s y) for u = sqrt(q1) z, with s = sqrt(1 - rho^2). The mean over y of a function with a kink
+    bends, within s of it, where v meets the kink: u has panels there too.
+    """
+    larger = variance1 >= variance2  # the same order for (u, v) and (v, u)
+    q1, q2 = jnp.where(larger, variance1, variance2), jnp.where(larger, variance2, variance1)
+    norm1, norm2 = jnp.where(larger[None], square1, square2), jnp.where(larger[None], square2, square1)
+    tiny = TINY[q1.dtype.name]
+    root1, root2 = (jnp.maximum(safe_sqrt(q), tiny)[:, None] for q in (q1, q2))
+    # at both ends the derivative in the distance is that of a pair beside them: there s has none
+    beside = NEXT_TO_ENDS[distance.dtype.name]
+    inside = jnp.clip(distance, beside, 2 - beside)
+    distance = distance + jax.lax.stop_gradient(jnp.where((distance == 0) | (distance == 2), inside - distance, 0))
+    rho = (1 - distance)[:, None]
+    slant = jnp.where(jnp.abs(rho) < 0.1, 1, rho)  # such pairs have a series
+    spread = jnp.maximum(safe_sqrt(distance * (2 - distance))[:, None], tiny)
+    edges, kinks, layers = (jnp.asarray(np.array(x), q1.dtype)[None] for x in (planes.edges, planes.kinks, LAYERS))
+    bends = (kinks / (slant * root2))[..., None] + layers[None] * (spread / jnp.abs(slant))[..., None]
+    outer = jnp.concatenate([edges / root1, edges / (slant * root2), bends.reshape(len(q1), -1)], axis=-1)
+    z, weight = _between(_merged(outer, PAIR_EDGES), PAIR_NODES)
+    inner = (edges[None] / root2[..., None] - rho[..., None] * z[..., None]) / spread[..., None]
+    y, inner_weight = _between(_merged(inner, PAIR_EDGES), PAIR_NODES)
+    first = with_slope(function, root1 * z) * _inverse_root(norm1)[..., None]
+    second = with_slope(function, root2[..., None] * (rho[..., None] * z[..., None] + spread[..., None] * y))
+    second = second * _inverse_root(norm2)[..., None, None]
+    given = jnp.sum((inner_weight * _density(y))[None] * (first[..., None] - second) ** 2, axis=-1)
+    return jnp.sum((weight * _density(z))[None] * given, axis=-1) / 2
+
+
+def _numbers(planes: Panels) -> int:
+    """Nodes of one pair."""
+    density = len(PAIR_EDGES) - 1
+    outer = 2 * len(planes.edges) + len(planes.kinks) * len(LAYERS) + density
+    return outer * (len(planes.edges) + density) * PAIR_NODES**2
+
+
+def _inverse_root(square: jax.Array) -> jax.Array:
+    return safe_divide(jnp.ones_like(square), safe_sqrt(square), 0.0)
+
+
+def _scaled(found: Panels, root: jax.Array) -> jax.Array:
+    """The panels' edges in deviations, for roots (..., 1)."""
+    return _last(np.array(found.edges), root.ndim, root.dtype) / jnp.maximum(root, TINY[root.dtype.name])
+
+
+def _last(x: np.ndarray, rank: int, dtype: jnp.dtype) -> jax.Array:
+    """Numbers (m,) along the last of `rank` axes."""
+    return jnp.asarray(x, dtype).reshape(*(1,) * (rank - 1), -1)
+
+
+def _merged(edges: jax.Array, density_edges: np.ndarray) -> jax.Array:
+    """Edges (..., m) together with the density's, in order."""
+    last = float(density_edges[-1])
+    fixed = jnp.broadcast_to(_last(density_edges, edges.ndim, edges.dtype), (*edges.shape[:-1], len(density_edges)))
+    return jnp.sort(jnp.concatenate([jnp.clip(edges, -last, last), fixed], axis=-1), axis=-1)
+
+
+def _between(edges: jax.Array, nodes: int) -> tuple[jax.Array, jax.Array]:
+    """Gauss-Legendre nodes and weights, (..., n), between neighbouring edges (..., m)."""
+    points, weights = (_last(x, edges.ndim + 1, edges.dtype) for x in np.polynomial.legendre.leggauss(nodes))
+    middle, half = (edges[..., 1:] + edges[..., :-1]) / 2, (edges[..., 1:] - edges[..., :-1]) / 2
+    z = middle[..., None] + half[..., None] * points
+    flat = (*edges.shape[:-1], -1)
+    return z.reshape(flat), (half[..., None] * weights).reshape(flat)
+
+
+def _density(z: jax.Array) -> jax.Array:
+    return jnp.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+
+
+def _rest(unit: jax.Array) -> jax.Array:
+    """Squares that the coefficients (terms, ...) leave of 1; by how they fall off where that is below rounding."""
+    noise = _noise(unit)
+    left = 1 - jnp.sum(unit**2, axis=0)
+    eighth = len(unit) // 8
+    last, before = (jnp.sum(part**2, axis=0) for part in (unit[-eighth:], unit[-2 * eighth : -eighth]))
+    ratio = jnp.minimum(safe_divide(last, before, 0.0), 0.9)
+    return jnp.where(left > noise, left, jax.lax.stop_gradient(jnp.minimum(noise, 10 * last / (1 - ratio))))
+
+
+def _noise(x: jax.Array) -> float:
+    return 256 * _eps(x)
+
+
+def _eps(x: jax.Array) -> float:
+    return float(np.finfo(x.dtype).eps)
+
+
+def _same_rank(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    rank = max(array.ndim for array in arrays)
+    return tuple(array.reshape((1,) * (rank - array.ndim) + array.shape) for array in arrays)
