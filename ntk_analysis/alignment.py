@@ -11,10 +11,10 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Float64
 
+from ntk_analysis.arrays import concrete
 from ntk_analysis.empirical import EmpiricalKernel
 from ntk_analysis.kernel import Kernel
 from ntk_analysis.precision import AnyArray
-from ntk_analysis.spectrum.matrix import concrete
 
 ComparableKernel: TypeAlias = Kernel | EmpiricalKernel | AnyArray
 

@@ -135,7 +135,7 @@ def _angular_jvp(network: HasKernel, function: AngularFunction, primals: Any, ta
 
 
 def _checked(x: Any, name: str) -> jax.Array:
-    array = float_array(x)
+    array = float_array(x, name)
     if array.ndim not in (2, 4):
         raise ValueError(
             f"{name} must have shape (inputs, features) or (inputs, height, width, channels), got {array.shape}: "

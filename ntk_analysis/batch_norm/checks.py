@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from ntk_analysis.arrays import concrete
 from ntk_analysis.batch_norm.damping import Array, center, zero_mean_basis
 from ntk_analysis.precision import AnyArray, Real
 
@@ -49,7 +50,7 @@ def check_eps(eps: float) -> None:
 
 def checked(value: Any, name: str) -> np.ndarray:
     """A finite symmetric matrix in float64."""
-    given = np.asarray(value)
+    given = concrete(value, name)
     array = given.astype(np.float64)
     if array.ndim != 2 or array.shape[0] != array.shape[1] or array.size == 0:
         raise ValueError(f"{name} has shape {array.shape}, expected (B, B): one batch against itself")

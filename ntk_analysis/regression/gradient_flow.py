@@ -8,11 +8,12 @@ import numpy as np
 from jaxtyping import Float64
 
 from ntk_analysis.alignment import ComparableKernel, entries
+from ntk_analysis.arrays import concrete
 from ntk_analysis.kernel import Kernel
 from ntk_analysis.precision import AnyArray, Real
 from ntk_analysis.regression.positive_modes import positive_modes
 from ntk_analysis.spectrum.conditioning import times_exp
-from ntk_analysis.spectrum.matrix import as_matrix, concrete
+from ntk_analysis.spectrum.matrix import as_matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +109,10 @@ class GradientFlow:
         Raises:
             ValueError: kernels that do not fit, in shape, or because they give a negative variance.
         """
-        prior, mixed, start = (np.asarray(part, np.float64) for part in (nngp, nngp_test_train, nngp_test))
+        prior, mixed, start = (
+            concrete(part, name).astype(np.float64)
+            for part, name in ((nngp, "nngp"), (nngp_test_train, "nngp_test_train"), (nngp_test, "nngp_test"))
+        )
         in_modes, k = self._against_modes(test), len(mixed)
         if in_modes.shape != mixed.shape or prior.shape != self.modes.shape or start.shape not in ((k,), (k, k)):
             raise ValueError(
@@ -130,7 +134,7 @@ class GradientFlow:
 
     def _weights(self, time: Any, relative: bool) -> Float64[np.ndarray, "times n"]:
         """Eigenvalues of A_t times exp(log_scale): for log_scale beyond exp's range only their product with Theta_*."""
-        t = np.asarray(time, np.float64)
+        t = concrete(time, "time").astype(np.float64)
         if t.ndim > 1 or t.size == 0 or not (t >= 0).all():
             raise ValueError(f"time={time}, expected numbers >= 0, one or (times,)")
         values = self.eigenvalues_scaled

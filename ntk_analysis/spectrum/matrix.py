@@ -9,6 +9,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float64
 
+from ntk_analysis.arrays import concrete
 from ntk_analysis.precision import AnyArray, Real
 
 
@@ -94,16 +95,6 @@ def _complement(without: AnyArray, m: int) -> Float64[np.ndarray, "m r"]:
     if basis.shape[1] == 0:
         raise ValueError(f"without spans all {m} dimensions, no eigenvalue is left: remove fewer vectors")
     return basis
-
-
-def concrete(value: Any, name: str) -> np.ndarray:
-    """An array of real numbers outside any JAX transformation, of its own dtype."""
-    if isinstance(value, jax.core.Tracer):
-        raise TypeError(f"{name} is a JAX tracer, spectrum works on concrete arrays: call it outside jit, grad, vmap")
-    array = np.asarray(value)
-    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
-        raise TypeError(f"{name} has dtype {array.dtype}, expected real numbers: convert it")
-    return array
 
 
 def _check_entries(entries: Float64[np.ndarray, "..."]) -> None:
