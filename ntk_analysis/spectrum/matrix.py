@@ -62,7 +62,7 @@ def as_matrix(kernel: AnyKernel, which: str, without: AnyArray | None = None) ->
     log = float(concrete(log_scale, "log_scale"))
     if not math.isfinite(log):
         raise ValueError(f"log_scale is {log}, expected a finite number: check how the kernel was computed")
-    m, error = len(entries), _entry_error(entries, array.dtype)
+    m, error = len(entries), entry_error(entries, array.dtype)
     # a symmetric matrix of entries up to e has no eigenvalue beyond m e (Weyl's inequality)
     matrix = Matrix((entries + entries.T) / 2, m, log, m * error, array.dtype)
     return matrix if without is None else _restricted(matrix, _complement(without, m))
@@ -117,7 +117,7 @@ def _check_entries(entries: Float64[np.ndarray, "..."]) -> None:
         )
 
 
-def _entry_error(entries: Float64[np.ndarray, "m m"], dtype: np.dtype) -> float:
+def entry_error(entries: Float64[np.ndarray, "m m"], dtype: np.dtype) -> float:
     """How far entries may be off: rounding of the dtype, or the asymmetry where larger, if rounding can explain it."""
     eps, largest = machine_eps(dtype), float(np.max(np.abs(entries)))
     asymmetry = float(np.max(np.abs(entries - entries.T))) / 2
