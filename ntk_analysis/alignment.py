@@ -163,8 +163,8 @@ def target_alignment(
 
     Args:
         kernel: (n, n), or (n, n, C, C), which is aligned with the products Y[a, c] Y[b, d].
-        targets: (n,) integers or booleans are class labels, Y = one-hot - 1/classes; floats (n,) or (n, C) are Y itself. Two
-            classes give half the y y' of labels -1 and 1, and so the same alignment.
+        targets: (n,) integers or booleans are class labels, Y = one-hot - 1/classes; floats (n,) or (n, C) are Y
+            itself. Two classes give half the y y' of labels -1 and 1, and so the same alignment.
         centered: centre both kernels over inputs (Cortes et al. 2012) or not (Cristianini et al. 2001).
         unbiased: as for `centered_alignment`; nothing is to be taken off without `centered`.
         which: the part of a `Kernel` or `EmpiricalKernel` to take.

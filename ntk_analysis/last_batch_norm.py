@@ -20,6 +20,8 @@ The second is what gradient descent with one learning rate for all outputs sees.
 output, and holds max s_c^2 / min s_c^2 besides, which says how the outputs were drawn, not how inputs are told apart.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,7 +89,7 @@ def as_matrix(theta: AnyArray) -> Float[HeldArray, "BC BC"]:
     Raises:
         ValueError: theta is not (B, B, C, C).
     """
-    kernel = real_array(theta, "theta")  # which keeps its dtype, and with it what `spectrum` knows of its rounding
+    kernel: Any = real_array(theta, "theta")  # in its own dtype, by which `spectrum` knows its rounding
     if kernel.ndim != 4 or kernel.shape[0] != kernel.shape[1] or kernel.shape[2] != kernel.shape[3]:
         raise ValueError(f"theta has shape {kernel.shape}, expected (B, B, C, C): see ntk")
     B, _, C, _ = kernel.shape

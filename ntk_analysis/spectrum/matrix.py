@@ -3,7 +3,6 @@
 import math
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
