@@ -14,8 +14,12 @@ ROUNDINGS = 16  # eigenvalues and distances below this many roundings of Sigma's
 
 
 def rounding_of(array: AnyArray) -> float:
-    """Relative rounding of the entries: of the dtype they come in, no finer than float64."""
+    """Relative rounding of the entries: of the dtype they come in, no finer than float64, no coarser than float32.
+
+    Entries of fewer bits are taken at their word: with room for their rounding, few batches would have any rank.
+    """
     given = array.dtype if jnp.issubdtype(array.dtype, jnp.floating) else np.float64
+    given = given if np.dtype(given).itemsize >= 4 else np.float32
     return ROUNDINGS * max(float(jnp.finfo(given).eps), float(np.finfo(np.float64).eps))  # type: ignore[no-untyped-call]
 
 
