@@ -9,7 +9,7 @@ import importlib
 import pickle
 import sys
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 
 class PickledByName:
@@ -26,10 +26,10 @@ class PickledByName:
         for name, stored in state.items():
             object.__setattr__(self, name, _function(stored))
 
-    def __copy__(self) -> Self:
+    def __copy__(self) -> "PickledByName":
         return self
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PickledByName":
         return self
 
 

@@ -4,6 +4,7 @@ import warnings
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pandas as pd
 import pytest
@@ -60,6 +61,15 @@ ENTRIES = {
 }
 SLOW = {"width_study", "meanfield", "layer_correlations", "batch_norm", "classifier", "empirical_nngp"}
 ALL = [*(name for name in ENTRIES if name not in SLOW), *full(*(name for name in ENTRIES if name in SLOW))]
+
+
+@pytest.fixture(autouse=True)
+def annotations_unchecked():
+    """Where annotations are checked at run time they refuse, or take, before the library does."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 def masked(array, *places):

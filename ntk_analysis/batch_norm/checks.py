@@ -18,9 +18,9 @@ def rounding_of(array: AnyArray) -> float:
 
     Entries of fewer bits are taken at their word: with room for their rounding, few batches would have any rank.
     """
-    given = array.dtype if jnp.issubdtype(array.dtype, jnp.floating) else np.float64
-    given = given if np.dtype(given).itemsize >= 4 else np.float32
-    return ROUNDINGS * max(float(jnp.finfo(given).eps), float(np.finfo(np.float64).eps))  # type: ignore[no-untyped-call]
+    if not jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.itemsize > 4:
+        return ROUNDINGS * float(np.finfo(np.float64).eps)
+    return ROUNDINGS * float(np.finfo(np.float32).eps)
 
 
 def rounding_limit(sigma: Array, apart: Array | None, rounding: Real) -> Any:
