@@ -44,7 +44,8 @@ def real_array(value: Any, name: str) -> jax.Array | np.ndarray:
             f"Complex data not supported: {name} has dtype {array.dtype}, expected real numbers; pass {name}.real, or "
             "real and imaginary parts as separate features"
         )
-    if not (array.dtype == bool or any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer))):
+    known = array.dtype == bool or any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer))
+    if not known or array.dtype.kind == "m":  # durations, which NumPy counts among the integers
         raise NotRealNumbersError(f"{name} has dtype {array.dtype}, expected real numbers: convert it")
     return array
 

@@ -2,8 +2,8 @@
 
 Condition numbers, correlations near one and fixed points do not survive float32. So a public function that is given
 NumPy float64 arrays (or nothing but Python numbers) computes in float64 and answers in NumPy float64, with JAX's x64
-flag on or off. JAX arrays in, JAX arrays of the same dtype out. Inside a JAX transformation nothing is switched: the
-ambient dtype is followed.
+flag on or off. JAX arrays in, JAX arrays of the same dtype out (float32 for narrower ones). Inside a JAX transformation
+nothing is switched: the ambient dtype is followed. What is taken as an array at all says `arrays`.
 """
 
 import functools
