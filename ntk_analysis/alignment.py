@@ -3,20 +3,45 @@
 A kernel is a NumPy or JAX array, (n1, n2) or in the full layout (n1, n2, C, C) of networks with C outputs, a `Kernel`,
 or an `EmpiricalKernel`; all are compared entry by entry in float64. Distance and alignments do not see the scale of a
 kernel, so that an NTK beyond float64 needs no care.
+
+Centring takes away what the entries have in common, which may be all but their last digits. How many of those a kernel
+has is judged by the dtype in which it arrived: see `centered_alignment`.
 """
 
 import math
-from typing import TypeAlias
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float64
 
+from ntk_analysis.arrays import concrete
 from ntk_analysis.empirical import EmpiricalKernel
 from ntk_analysis.kernel import Kernel
 from ntk_analysis.precision import AnyArray
-from ntk_analysis.spectrum.matrix import concrete
+from ntk_analysis.spectrum.matrix import entry_error, machine_eps
 
 ComparableKernel: TypeAlias = Kernel | EmpiricalKernel | AnyArray
+
+RESOLVED = 0.01  # error of a centred alignment above which it comes with a warning
+ROUNDINGS = 2  # of the largest entry, by which entries count as off; a kernel that centring leaves little of has 1
+
+
+class UnresolvedAlignmentWarning(UserWarning):
+    """A centred alignment may be off by more than 0.01, for the rounding of its kernels; the message says how far."""
+
+
+class Direction(NamedTuple):
+    """A matrix of norm 1, and the largest angle in radians by which rounding may have turned it.
+
+    Attributes:
+        unit: of Frobenius norm 1, float64.
+        error: in [0, pi/2); cosines of angles between matrices are off by no more than the sum of both.
+    """
+
+    unit: np.ndarray
+    error: float
 
 
 def entries(kernel: ComparableKernel, which: str = "ntk") -> tuple[np.ndarray, float]:
@@ -74,6 +99,7 @@ def relative_change(before: ComparableKernel, after: ComparableKernel, *, which:
         OverflowError: the kernels' scales differ by more than float64 holds.
     """
     first, second = _pair(before, after, which)
+    first, second = first.astype(np.float64), second.astype(np.float64)
     ratio = entries(after, which)[1] - entries(before, which)[1]
     if ratio > math.log(np.finfo(np.float64).max) - 100:  # the squared entries need room, too
         raise OverflowError(f"after is exp({ratio:.1f}) times before, which float64 does not hold: compare directions")
@@ -85,45 +111,91 @@ def relative_change(before: ComparableKernel, after: ComparableKernel, *, which:
 def alignment(kernel1: ComparableKernel, kernel2: ComparableKernel, *, which: str = "ntk") -> float:
     """<K1, K2>_F / (|K1|_F |K2|_F), in [-1, 1], as in Cristianini et al. 2001. Errors as `kernel_distance`."""
     first, second = _pair(kernel1, kernel2, which)
-    return _cosine(first, second)
+    return _cosine(_unit(first), _unit(second))
 
 
-def centered_alignment(kernel1: ComparableKernel, kernel2: ComparableKernel, *, which: str = "ntk") -> float:
+def centered_alignment(
+    kernel1: ComparableKernel, kernel2: ComparableKernel, *, unbiased: bool = False, which: str = "ntk"
+) -> float:
     """Alignment of H K1 H and H K2 H with H = I - 11'/n, as in Cortes et al. 2012.
 
     Also known as CKA (Kornblith et al. 2019). Centring is over inputs, of each pair of outputs. It takes out the
     constant mode, which in a deep network without normalisation outweighs everything else and aligns any two kernels.
 
+    It is above 0 for kernels that have nothing to do with each other, and the more so the more features and the fewer
+    inputs they have: .93 for two times 100 independent features on 8 inputs, .76 on 32. With `unbiased` its three
+    products are the unbiased estimates of Song et al. 2012 (JMLR 13, equation 5), as in Nguyen et al. 2021
+    (2010.15327): 0 on average there, in [-1, 1]. It is the alignment of the kernels without their diagonals, projected
+    onto matrices whose rows sum to 0 (Szekely & Rizzo 2014).
+
+    A float32 kernel of nearly equal entries has no digits left once centred. Entries count as off by two roundings of
+    the largest one, in the dtype in which the kernel arrived, and the alignment by what that can turn the centred
+    kernels. What computing the kernel amplified further leaves no trace in it, and is not included.
+
+    Args:
+        kernel1: (n1, n2) or (n1, n2, C, C); with `unbiased` (n, n) of one set of inputs, n >= 4.
+        kernel2: of the same shape.
+        unbiased: take the unbiased estimates.
+        which: the part of a `Kernel` or `EmpiricalKernel` to take.
+
     Raises:
-        ValueError: as `kernel_distance`; a kernel that is zero once centred.
+        ValueError: as `kernel_distance`; a kernel that is zero once centred, up to rounding; with `unbiased`, one that
+            is not symmetric, has fewer than 4 inputs or pairs of outputs.
+
+    Warns:
+        UnresolvedAlignmentWarning: rounding may have moved the result by more than 0.01.
     """
-    first, second = (_centered(kernel) for kernel in _pair(kernel1, kernel2, which))
-    return _cosine(first, second)
+    first, second = (
+        _direction(kernel, _projection(kernel, unbiased), "a kernel") for kernel in _pair(kernel1, kernel2, which)
+    )
+    return _resolved_cosine(first, second)
 
 
 def target_alignment(
-    kernel: ComparableKernel, targets: AnyArray, *, centered: bool = True, which: str = "ntk"
+    kernel: ComparableKernel,
+    targets: AnyArray,
+    *,
+    centered: bool = True,
+    unbiased: bool = False,
+    which: str = "ntk",
 ) -> float:
     """Alignment of a kernel with the targets' Y Y': 1 where the kernel knows the labels and nothing else.
 
     Args:
         kernel: (n, n), or (n, n, C, C), which is aligned with the products Y[a, c] Y[b, d].
-        targets: (n,) integers are class labels, Y = one-hot - 1/classes; floats (n,) or (n, C) are Y itself. Two
-            classes give half the y y' of labels -1 and 1, and so the same alignment.
+        targets: (n,) integers or booleans are class labels, Y = one-hot - 1/classes; floats (n,) or (n, C) are Y
+            itself. Two classes give half the y y' of labels -1 and 1, and so the same alignment.
         centered: centre both kernels over inputs (Cortes et al. 2012) or not (Cristianini et al. 2001).
+        unbiased: as for `centered_alignment`; nothing is to be taken off without `centered`.
         which: the part of a `Kernel` or `EmpiricalKernel` to take.
 
     Raises:
-        ValueError: targets that do not fit the kernel; fewer than two classes; as `centered_alignment`.
+        ValueError: targets that do not fit the kernel; fewer than two classes, or targets that are all the same up to
+            rounding; `unbiased` without `centered`; as `centered_alignment`.
+
+    Warns:
+        UnresolvedAlignmentWarning: as `centered_alignment`.
     """
     values = entries(kernel, which)[0]
     if values.shape[0] != values.shape[1]:
         raise ValueError(f"kernel has shape {values.shape}, expected one set of inputs against itself")
+    if unbiased and not centered:
+        raise ValueError(
+            "unbiased=True with centered=False, expected one of them: only centring has a bias to take off"
+        )
     y = _targets(targets, len(values))
     if values.ndim == 4 and y.shape[1] != values.shape[2]:
         raise ValueError(f"targets of {y.shape[1]} outputs against a kernel of {values.shape[2]}: expected as many")
-    wanted = np.einsum("ac,bd->abcd", y, y) if values.ndim == 4 else y @ y.T
-    return (centered_alignment if centered else alignment)(values, wanted)
+    if not centered:
+        return alignment(values, _products(y, values.ndim))
+    # the targets are centred before they are squared, which leaves them twice the digits
+    known = _direction(y, lambda given: given - given.mean(axis=0), "targets")
+    project = _projection(values, unbiased)
+    wanted = _direction(_products(known.unit, values.ndim), project, "targets")
+    off = min(1.0, 2 * math.sqrt(y.shape[1]) * math.sin(known.error))  # |Y Y'| >= |Y|^2 / sqrt(C)
+    return _resolved_cosine(
+        _direction(values, project, "a kernel"), wanted._replace(error=wanted.error + math.asin(off))
+    )
 
 
 def centered_one_hot(labels: np.ndarray) -> Float64[np.ndarray, "n classes"]:
@@ -139,19 +211,28 @@ def centered_one_hot(labels: np.ndarray) -> Float64[np.ndarray, "n classes"]:
     return targets
 
 
-def _targets(targets: AnyArray, n: int) -> Float64[np.ndarray, "n outputs"]:
+def _targets(targets: AnyArray, n: int) -> np.ndarray:
+    """(n, outputs), in their own dtype."""
     given = concrete(targets, "targets")
     if given.ndim not in (1, 2) or len(given) != n:
         raise ValueError(f"targets have shape {given.shape}, expected ({n},) or ({n}, outputs): one row per input")
-    if given.ndim == 1 and np.issubdtype(given.dtype, np.integer):
+    if given.ndim == 1 and given.dtype.kind in "biu":
         return centered_one_hot(given)
     if not np.isfinite(given).all():
         raise ValueError("targets have NaN or infinite values, expected finite ones: clean them")
-    return given.astype(np.float64).reshape(n, -1)
+    return given.reshape(n, -1)
+
+
+def _products(y: np.ndarray, ndim: int) -> Float64[np.ndarray, "n n *outputs"]:
+    """Y Y', or with the outputs' products (n, n, C, C)."""
+    y = y.astype(np.float64)
+    products: np.ndarray = np.einsum("ac,bd->abcd", y, y) if ndim == 4 else y @ y.T
+    return products
 
 
 def _pair(kernel1: ComparableKernel, kernel2: ComparableKernel, which: str) -> tuple[np.ndarray, np.ndarray]:
-    first, second = (entries(kernel, which)[0].astype(np.float64) for kernel in (kernel1, kernel2))
+    """Both kernels, in their own dtypes."""
+    first, second = (entries(kernel, which)[0] for kernel in (kernel1, kernel2))
     if first.shape != second.shape:
         raise ValueError(f"kernels have shapes {first.shape} and {second.shape}, expected the same inputs and layout")
     if not first.any() or not second.any():
@@ -159,21 +240,69 @@ def _pair(kernel1: ComparableKernel, kernel2: ComparableKernel, which: str) -> t
     return first, second
 
 
+def _direction(given: np.ndarray, project: Callable[[np.ndarray], np.ndarray], name: str) -> Direction:
+    """What is left of a matrix behind a projection, as a direction; an error where that is rounding."""
+    values = given.astype(np.float64)
+    values = project(values / (float(np.max(np.abs(values))) or 1.0))
+    size = float(np.linalg.norm(values))
+    # a projection lengthens nothing, nor does it the matrix of rounding errors
+    rounding = ROUNDINGS * machine_eps(given.dtype) * math.sqrt(given.size)
+    if size <= rounding:
+        cure = "" if machine_eps(given.dtype) == machine_eps(np.dtype(np.float64)) else ", or compute it in float64"
+        raise ValueError(
+            f"{name} is zero once centred, up to the rounding of {given.dtype}: no direction is left to compare; take "
+            f"inputs that it tells apart{cure}"
+        )
+    return Direction(values / size, math.asin(rounding / size))
+
+
+def _projection(kernel: np.ndarray, unbiased: bool) -> Callable[[np.ndarray], np.ndarray]:
+    """What centres kernels like this one."""
+    if not unbiased:
+        return _centered
+    if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or len(kernel) < 4:
+        raise ValueError(
+            f"the unbiased alignment is one of kernels (n, n) of at least 4 inputs, got shape {kernel.shape}: take "
+            "one set of inputs against itself, of outputs their trace, or more inputs"
+        )
+    entry_error(kernel.astype(np.float64), kernel.dtype)  # refuses what is not symmetric
+    return _hollow
+
+
 def _centered(kernel: np.ndarray) -> np.ndarray:
     rows = kernel - kernel.mean(axis=0, keepdims=True)
     centered: np.ndarray = rows - rows.mean(axis=1, keepdims=True)
-    rounding = len(kernel) * np.finfo(np.float64).eps * np.max(np.abs(kernel))
-    if np.max(np.abs(centered)) <= rounding:
-        raise ValueError("a kernel is zero once centred, the same for all inputs: it has no direction left")
     return centered
 
 
-def _unit(kernel: np.ndarray) -> np.ndarray:
-    scaled = kernel / np.max(np.abs(kernel))  # first, so that no square leaves float64's range
+def _hollow(kernel: np.ndarray) -> np.ndarray:
+    """The kernel without its diagonal, projected onto such matrices whose rows and columns sum to 0."""
+    n = len(kernel)
+    off = ~np.eye(n, dtype=bool)
+    hollow = np.where(off, (kernel + kernel.T) / 2, 0)
+    rows = hollow.sum(axis=1, keepdims=True) / (n - 2)
+    projected: np.ndarray = np.where(off, hollow - rows - rows.T + hollow.sum() / ((n - 1) * (n - 2)), 0)
+    return projected
+
+
+def _unit(kernel: np.ndarray) -> Float64[np.ndarray, "..."]:
+    values = kernel.astype(np.float64)
+    scaled = values / np.max(np.abs(values))  # first, so that no square leaves float64's range
     unit: np.ndarray = scaled / np.linalg.norm(scaled)
     return unit
 
 
 def _cosine(first: np.ndarray, second: np.ndarray) -> float:
-    cosine = float(np.sum(_unit(first) * _unit(second)))
-    return min(1.0, max(-1.0, cosine))  # rounding
+    return min(1.0, max(-1.0, float(np.sum(first * second))))  # rounding
+
+
+def _resolved_cosine(first: Direction, second: Direction) -> float:
+    error = first.error + second.error
+    if error > RESOLVED:
+        warnings.warn(
+            f"the centred alignment may be off by {min(error, 2.0):.2g}, for the rounding of its kernels, which are "
+            "nearly the same for all inputs: compute them in float64",
+            UnresolvedAlignmentWarning,
+            stacklevel=3,
+        )
+    return _cosine(first.unit, second.unit)

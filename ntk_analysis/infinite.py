@@ -53,7 +53,7 @@ def infinite_kernel(
 
     Args:
         network: a layer or a composition of layers.
-        x1: (n1, d) vectors, or (n1, height, width, channels) images, float32 or float64.
+        x1: (n1, d) vectors, or (n1, height, width, channels) images, float32 or float64; see `arrays` for all else.
         x2: (n2, ...) inputs of the same features and dtype, or None.
         exact: take the kernel of every pair through all layers.
 
@@ -135,7 +135,7 @@ def _angular_jvp(network: HasKernel, function: AngularFunction, primals: Any, ta
 
 
 def _checked(x: Any, name: str) -> jax.Array:
-    array = float_array(x)
+    array = float_array(x, name)
     if array.ndim not in (2, 4):
         raise ValueError(
             f"{name} must have shape (inputs, features) or (inputs, height, width, channels), got {array.shape}: "

@@ -20,11 +20,14 @@ The second is what gradient descent with one learning rate for all outputs sees.
 output, and holds max s_c^2 / min s_c^2 besides, which says how the outputs were drawn, not how inputs are told apart.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float64
 
+from ntk_analysis.arrays import real_array
 from ntk_analysis.batch_norm.checks import check_eps
 from ntk_analysis.precision import AnyArray, HeldArray, Real, float_array, is_traced, numpy_in_float64
 from ntk_analysis.spectrum.conditioning import from_eigenvalues
@@ -77,7 +80,6 @@ def ntk(theta: AnyArray, outputs: AnyArray, eps: float = 0.0) -> Float[HeldArray
     return _ntk(_checked_theta(theta, standard), standard, deviation)
 
 
-@numpy_in_float64
 def as_matrix(theta: AnyArray) -> Float[HeldArray, "BC BC"]:
     """A kernel (B, B, C, C) as the symmetric matrix (B C, B C) over inputs and outputs that `spectrum` takes.
 
@@ -87,7 +89,7 @@ def as_matrix(theta: AnyArray) -> Float[HeldArray, "BC BC"]:
     Raises:
         ValueError: theta is not (B, B, C, C).
     """
-    kernel = float_array(theta)
+    kernel: Any = real_array(theta, "theta")  # in its own dtype, by which `spectrum` knows its rounding
     if kernel.ndim != 4 or kernel.shape[0] != kernel.shape[1] or kernel.shape[2] != kernel.shape[3]:
         raise ValueError(f"theta has shape {kernel.shape}, expected (B, B, C, C): see ntk")
     B, _, C, _ = kernel.shape
@@ -195,7 +197,7 @@ def _standardise(f: jax.Array, eps: Real) -> tuple[jax.Array, jax.Array]:
 
 
 def _checked_outputs(outputs: AnyArray, eps: float) -> jax.Array:
-    f = float_array(outputs)
+    f = float_array(outputs, "outputs")
     if f.ndim != 2 or 0 in f.shape:
         raise ValueError(f"outputs have shape {f.shape}, expected (B, C): one row per input, one column per output")
     needed = 3 if eps == 0 else 2
@@ -209,7 +211,7 @@ def _checked_outputs(outputs: AnyArray, eps: float) -> jax.Array:
 
 
 def _checked_theta(theta: AnyArray, outputs: jax.Array) -> jax.Array:
-    kernel = float_array(theta)
+    kernel = float_array(theta, "theta")
     B, C = outputs.shape
     if kernel.shape not in ((B, B), (B, B, C, C)):
         raise ValueError(

@@ -80,7 +80,9 @@ def _style(normalization: str, activation: AnyActivation, w_var: float | None, b
     normalization = normalization_named(normalization)
     if w_var is None:
         centered = normalization in ("weight_mean", "weight_standardization")
-        w_var = activations.get(activation).stable_gain(b_var, centered=centered)
+        # what a layer normalisation behind the activation hands on has a second moment of 1, whatever the activation
+        units = "identity" if normalization == "layer_post" else activation
+        w_var = activations.get(units).stable_gain(b_var, centered=centered)
     return _Style(normalization, activation, w_var, b_var, eps)
 
 
@@ -113,8 +115,10 @@ def fully_connected(
             activation).
         activation: name or elementwise JAX function.
         outputs: units of the read-out.
-        w_var: weight variance after the first layer; None is the activation's stable gain, centering included. It
-            keeps q = 1 and is the edge of chaos for homogeneous activations only (see meanfield.critical_line).
+        w_var: weight variance after the first layer; None keeps a pre-activation variance of q = 1: the activation's
+            stable gain, centering included, and 1 - b_var for "layer_post", whose units have a second moment of 1 (all
+            at eps = 0). Without normalisation it is the edge of chaos for homogeneous activations only (see
+            meanfield.critical_line).
         b_var: bias variance, in the first layer too.
         last_batch_norm: a BatchNorm without parameters on the outputs (finite networks only).
         center_readout: whether "weight_mean" and "weight_standardization" hold for the read-out too.

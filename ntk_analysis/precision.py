@@ -2,8 +2,8 @@
 
 Condition numbers, correlations near one and fixed points do not survive float32. So a public function that is given
 NumPy float64 arrays (or nothing but Python numbers) computes in float64 and answers in NumPy float64, with JAX's x64
-flag on or off. JAX arrays in, JAX arrays of the same dtype out. Inside a JAX transformation nothing is switched: the
-ambient dtype is followed.
+flag on or off. JAX arrays in, JAX arrays of the same dtype out (float32 for narrower ones). Inside a JAX transformation
+nothing is switched: the ambient dtype is followed. What is taken as an array at all says `arrays`.
 """
 
 import functools
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from ntk_analysis.arrays import real_array
 
 AnyArray: TypeAlias = jax.Array | np.ndarray
 Real: TypeAlias = AnyArray | np.floating | float | int
@@ -39,7 +41,15 @@ def wants_float64(*trees: Any) -> bool:
     arrays = [leaf for leaf in jax.tree.leaves(trees) if isinstance(leaf, jax.Array | np.ndarray | np.generic)]
     if any(isinstance(leaf, jax.Array) for leaf in arrays):
         return False
-    return not arrays or np.result_type(*arrays, 0.0) == np.float64
+    # NumPy does not know what bfloat16 and its own types make together; what is no number is refused later, by name
+    known = [np.dtype(np.float16) if _narrow(leaf.dtype) else leaf.dtype for leaf in arrays]
+    numeric = [dtype for dtype in known if dtype.kind in "biuf"]
+    return not numeric or np.result_type(*numeric, 0.0) in (np.float64, np.longdouble)
+
+
+def _narrow(dtype: np.dtype) -> bool:
+    """Whether these are floats of fewer bits than float32."""
+    return bool(jnp.issubdtype(dtype, jnp.floating)) and dtype.itemsize < 4
 
 
 def to_numpy(tree: Any) -> Any:
@@ -68,7 +78,17 @@ def compiled(method: Callable[P, R]) -> Callable[P, R]:
     return cast(Callable[P, R], functools.wraps(method)(jax.jit(method, static_argnums=0, inline=True)))
 
 
-def float_array(value: Any) -> jax.Array:
-    """A floating-point JAX array: floats keep their dtype as far as the x64 flag allows, integers become floats."""
-    array = jnp.asarray(value)
-    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.zeros(()).dtype)
+def float_array(value: Any, name: str = "the argument") -> jax.Array:
+    """A floating-point JAX array, of whatever `arrays.real_array` takes; `name` is that of the argument in its errors.
+
+    Float32 and float64 keep their dtype as far as the x64 flag allows, narrower floats become float32 without loss,
+    integers and booleans the default float.
+    """
+    if isinstance(value, float | int):
+        return jnp.asarray(value, jnp.zeros(()).dtype) if isinstance(value, int) else jnp.asarray(value)
+    array = real_array(value, name)
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        return jnp.asarray(array).astype(jnp.float32) if _narrow(array.dtype) else jnp.asarray(array)
+    if isinstance(array, np.ndarray):  # before JAX makes int32 of int64
+        array = array.astype(np.float64)
+    return jnp.asarray(array).astype(jnp.zeros(()).dtype)

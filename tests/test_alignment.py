@@ -1,14 +1,17 @@
 """Distance, change and alignments of kernels: known values, invariances, agreement with the definitions."""
 
 import math
+import warnings
 from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ntk_analysis.alignment import (
+    UnresolvedAlignmentWarning,
     alignment,
     centered_alignment,
     centered_one_hot,
@@ -113,6 +116,106 @@ def test_centring_takes_out_the_constant_mode_that_aligns_any_two_kernels():
     assert centered_alignment(a, b) < 0.9
 
 
+def offset_kernels(dtype, offset, n=32):
+    """The same kernel in float64 without an offset, and of features with it, rounded to a dtype."""
+    features = np.random.default_rng(0).standard_normal((n, 8))
+    far = features + offset
+    return features @ features.T, (far @ far.T).astype(dtype)
+
+
+def outcome(exact, rounded, unbiased):
+    """Whether an alignment is refused, or as good as is stated: by the warning, and without one to 0.01."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            error = abs(1 - centered_alignment(exact, rounded, unbiased=unbiased))
+        except ValueError as reason:
+            return "refused" if "zero once centred, up to the rounding of" in str(reason) else str(reason)
+    stated = float(str(caught[0].message).split("off by ")[1].split(",")[0]) if caught else 0.01
+    return f"wrong by {error}" if error > stated else "stated" if caught else "good"
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float32, np.float64], ids=lambda t: t.__name__)
+def test_what_rounding_leaves_of_a_centred_kernel_is_refused_or_stated_or_good(dtype):
+    limits = jnp.finfo(dtype)
+    offsets = np.geomspace(1e-2, 4, 9) / float(limits.eps) ** 0.5  # entries of offset^2 against a spread of about 1
+    held = [offset_kernels(dtype, offset) for offset in offsets if 32 * offset**2 < float(limits.max)]
+    outcomes = {outcome(*kernels, unbiased) for kernels in held for unbiased in (False, True)}
+    assert outcomes == {"stated", "refused"} | ({"good"} if limits.bits > 16 else set())  # too few digits on 32 inputs
+
+
+def test_the_float32_kernels_that_were_noise():
+    features = np.random.default_rng(0).standard_normal((32, 8)) + 1e4
+    exact, narrow = features @ features.T, features.astype(np.float32) @ features.astype(np.float32).T
+    assert centered_alignment(exact, (features - 1e4) @ (features - 1e4).T) == pytest.approx(1, abs=1e-6)
+    for kernels in ((exact, narrow), (narrow, exact), (narrow, narrow)):
+        with pytest.raises(ValueError, match=r"rounding of float32.*compute it in float64"):
+            centered_alignment(*kernels)
+    for targets in (features[:, 0], np.arange(32) % 2):
+        with pytest.raises(ValueError, match="rounding of float32"):
+            target_alignment(narrow, targets)
+
+
+@pytest.mark.full
+def test_the_float32_kernel_of_a_network_to_which_all_inputs_are_one():
+    x = np.random.default_rng(0).standard_normal((32, 8))
+    ordered = fully_connected(30, 1, activation="tanh", w_var=1.0, b_var=0.3)
+    exact, narrow = infinite_kernel(ordered, x), infinite_kernel(ordered, x.astype(np.float32))
+    for which in ("ntk", "nngp"):
+        with pytest.raises(ValueError, match="rounding of float32"):
+            centered_alignment(exact, narrow, which=which)
+        assert centered_alignment(exact, exact, which=which) == pytest.approx(1, abs=1e-12)
+
+
+def test_targets_are_centred_before_they_are_squared():
+    a = random_kernel(5)
+    y = np.random.default_rng(0).standard_normal((8, 2))
+    known = target_alignment(a, y)
+    assert target_alignment(a, y + 1e9) == pytest.approx(known, abs=1e-6)  # 1e9 rounds the targets by 1e-7
+    assert target_alignment(a, (y + 1e3).astype(np.float32)) == pytest.approx(known, abs=1e-3)
+    with pytest.warns(UnresolvedAlignmentWarning, match="may be off by 0"):
+        target_alignment(a, (y + 3e4).astype(np.float32))
+    for constant in (np.full(8, 5.1), np.full((8, 2), 1 / 3), (y + 1e9).astype(np.float32)):
+        with pytest.raises(ValueError, match="targets is zero once centred"):
+            target_alignment(a, constant)
+    assert target_alignment(a, y[:, 0] > 0) == target_alignment(a, (y[:, 0] > 0).astype(int))  # booleans are labels
+
+
+def song(first, second):
+    """Unbiased estimate of the Hilbert-Schmidt independence criterion: Song et al. 2012, equation 5, as it stands."""
+    n, ones = len(first), np.ones(len(first))
+    K, L = (kernel - np.diag(np.diag(kernel)) for kernel in (first, second))
+    sums = (ones @ K @ ones) * (ones @ L @ ones) / ((n - 1) * (n - 2))
+    return (np.trace(K @ L) + sums - 2 / (n - 2) * ones @ K @ L @ ones) / (n * (n - 3))
+
+
+@pytest.mark.parametrize("n", [4, 8, 31])
+def test_unbiased_alignment_is_that_of_unbiased_estimates(n):
+    a, b = random_kernel(0, n) + 1, random_kernel(1, n, rank=3) + np.diag(np.arange(n))
+    known = song(a, b) / math.sqrt(song(a, a) * song(b, b))
+    found = centered_alignment(a, b, unbiased=True)
+    assert found == pytest.approx(known, abs=1e-12)
+    assert abs(found - centered_alignment(a, b)) > 0.01
+    labels = np.arange(n) % 3
+    Y = centered_one_hot(labels)
+    wanted = song(a, Y @ Y.T) / math.sqrt(song(a, a) * song(Y @ Y.T, Y @ Y.T))
+    assert target_alignment(a, labels, unbiased=True) == pytest.approx(wanted, abs=1e-12)
+    # neither scale, nor constants, nor the diagonal, nor the order of inputs
+    order = np.random.default_rng(0).permutation(n)
+    for other in (3 * a, a + 7, a + np.diag(np.arange(n)), a.astype(np.float32)):
+        assert centered_alignment(other, b, unbiased=True) == pytest.approx(known, abs=1e-5)
+    shuffled = (kernel[np.ix_(order, order)] for kernel in (a, b))
+    assert centered_alignment(*shuffled, unbiased=True) == pytest.approx(known, abs=1e-12)
+    assert centered_alignment(a, a, unbiased=True) == pytest.approx(1, abs=ROUNDING)
+
+
+def test_unbiased_alignment_is_zero_on_average_where_there_is_nothing_to_align():
+    pairs = [(random_kernel(2 * draw, 8, 100), random_kernel(2 * draw + 1, 8, 100)) for draw in range(200)]
+    biased, unbiased = (np.array([centered_alignment(*pair, unbiased=u) for pair in pairs]) for u in (False, True))
+    assert abs(unbiased.mean()) < 4 * unbiased.std() / 200**0.5
+    assert biased.mean() == pytest.approx(0.93, abs=0.01)
+
+
 def test_kernels_of_networks_in_any_scale():
     x = np.random.default_rng(0).standard_normal((6, 4))
     network = fully_connected(2500, 1, "weight_mean")
@@ -168,6 +271,17 @@ def test_bad_input():
         alignment(a, a, which="gram")
     with pytest.raises(ValueError, match="zero once centred"):
         centered_alignment(a, np.ones((8, 8)))
+    with pytest.raises(ValueError, match=r"at least 4 inputs, got shape \(3, 3\)"):
+        centered_alignment(a[:3, :3], a[:3, :3], unbiased=True)
+    for other in (full(a), a[:4]):
+        with pytest.raises(ValueError, match="one set of inputs against itself"):
+            centered_alignment(other, other, unbiased=True)
+    with pytest.raises(ValueError, match="not symmetric"):
+        centered_alignment(a, np.triu(a), unbiased=True)
+    with pytest.raises(ValueError, match="zero once centred"):
+        centered_alignment(a, np.eye(8), unbiased=True)  # nothing but a diagonal
+    with pytest.raises(ValueError, match="unbiased=True with centered=False"):
+        target_alignment(a, np.arange(8) % 2, centered=False, unbiased=True)
     for targets, message in [
         (np.zeros(7), "one row per input"),
         (np.zeros(8, int), "at least 2"),

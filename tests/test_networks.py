@@ -243,10 +243,34 @@ def test_layer_norm_behind_a_relu_has_the_correlations_of_weight_centering(depth
     layer = infinite_kernel(fully_connected(depth, 1, "layer_post"), x)
     weight = infinite_kernel(fully_connected(depth, 1, "weight_mean"), x)
     np.testing.assert_allclose(layer.distance, weight.distance, rtol=1e-12, atol=1e-15)
-    np.testing.assert_allclose(layer.variance1, 2.0, rtol=1e-12)  # the read-out's gain
+    np.testing.assert_allclose(layer.variance1, 1.0, rtol=1e-12)  # the read-out's gain
     unit = inputs_with_correlation(0.4, 4)
     before = infinite_kernel(fully_connected(depth, 1, "layer"), unit)
     np.testing.assert_allclose(before.ntk, infinite_kernel(fully_connected(depth, 1), unit).ntk, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("normalization", "activation"),
+    [
+        ("layer_post", "relu"),
+        *full(
+            ("layer_post", "gelu"), ("layer_post", "tanh"), ("layer", "gelu"), ("none", "gelu"), ("weight_mean", "relu")
+        ),
+    ],
+)
+@pytest.mark.parametrize("b_var", [0.3, *full(0.0, 0.9)])
+def test_the_default_gain_keeps_the_variance_at_one(normalization, activation, b_var):
+    x = inputs_with_correlation(0.4, 4) * (1 - b_var) ** 0.5
+    if normalization == "layer_post":
+        x = x * np.array([[3.0], [0.1], [1.0], [30.0]])  # whatever comes in
+    kernel = infinite_kernel(fully_connected(3, 1, normalization, activation, b_var=b_var), x)
+    np.testing.assert_allclose(kernel.variance1, 1.0, rtol=1e-9)
+
+
+def test_a_bias_that_leaves_no_room_for_weights_is_refused():
+    for normalization in ("layer_post", "none"):
+        with pytest.raises(ValueError, match=r"b_var=1\.0 leaves no room"):
+            fully_connected(2, 1, normalization, b_var=1.0)
 
 
 WHERE = {

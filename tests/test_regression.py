@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import jax
+import mpmath
 import numpy as np
 import pytest
 import scipy.integrate
@@ -17,11 +18,11 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from ntk_analysis import data, spectrum
 from ntk_analysis.empirical import empirical_nngp, empirical_ntk
 from ntk_analysis.infinite import infinite_kernel
-from ntk_analysis.layers import Dense, LayerNorm, Serial
-from ntk_analysis.networks import convolutional, fully_connected
+from ntk_analysis.layers import BatchNorm, Dense, LayerNorm, Residual, Serial
+from ntk_analysis.networks import convolutional, fully_connected, residual
 from ntk_analysis.reference import load
 from ntk_analysis.reference.comparison import as_neural_tangents_expects
-from ntk_analysis.regression import GradientFlow, KernelClassifier, KernelRegressor
+from ntk_analysis.regression import GradientFlow, KernelClassifier, KernelRegressor, UnresolvedPredictionWarning
 
 NETWORK = fully_connected(2, 64)
 TIMES = np.array([0.0, 0.1, 1.0, 20.0, np.inf])
@@ -211,22 +212,148 @@ def test_relative_time_counts_in_the_fastest_mode(problem):
     np.testing.assert_allclose(relative.predict(x_test), model.predict(x_test, time=3 / largest), rtol=1e-12)
 
 
+def cure(refusal):
+    """The regularisation that a message recommends."""
+    return float(str(refusal.value).split("set regularization to ")[1].split()[0])
+
+
+def exact_mean(kernel, test, y, regularization, time=math.inf):
+    """The definition, Theta_* A_t y, in 60 digits."""
+    with mpmath.workdps(60):
+        theta = mpmath.matrix(kernel.astype(np.float64).tolist())
+        r = mpmath.mpf(regularization) * sum(theta[i, i] for i in range(len(kernel))) / len(kernel)
+        values, vectors = mpmath.eigsy(theta + r * mpmath.eye(len(kernel)))
+        a = [(1 if time == math.inf else -mpmath.expm1(-value * time)) / value for value in values]
+        found = mpmath.matrix(test.astype(np.float64).tolist()) * vectors * mpmath.diag(a) * vectors.T
+        return np.array((found * mpmath.matrix(y.tolist())).tolist(), dtype=np.float64).reshape(len(test), *y.shape[1:])
+
+
 def test_singular_kernel_names_its_eigenvalue_and_the_cure(problem):
     x, y, x_test = problem
     twice, targets = np.concatenate([x[:-1], x[:1]]), np.concatenate([y[:-1], y[:1] + 1])
     with pytest.raises(ValueError, match="NTK of 7 inputs is not positive definite: smallest eigenvalue") as refused:
         KernelRegressor(NETWORK).fit(twice, targets)
-    cure = float(str(refused.value).split("set regularization to ")[1].split()[0])
-    model = KernelRegressor(NETWORK, regularization=cure).fit(twice, targets)
-    assert np.isfinite(model.predict(x_test)).all()
+    assert "merge duplicated inputs, of which 6 are distinct, and average their targets" in str(refused.value)
+    merged = KernelRegressor(NETWORK).fit(x[:-1], np.concatenate([y[:1] + 0.5, y[1:-1]]))
+    model = KernelRegressor(NETWORK, regularization=cure(refused)).fit(twice, targets)
+    np.testing.assert_allclose(model.predict(x_test), merged.predict(x_test), atol=1e-6)
     # an indefinite matrix, too
-    with pytest.raises(ValueError, match=r"smallest eigenvalue -1 .* set regularization to 2 or more"):
+    with pytest.raises(ValueError, match=r"smallest eigenvalue -1 .* set regularization to 2 or more; it is no kernel"):
         GradientFlow.on(np.array([[1.0, 2.0], [2.0, 1.0]]), np.zeros(2))
     # float32 resolves less, and says so
     close = np.eye(2) + (1 - 1e-6) * (1 - np.eye(2))
     GradientFlow.on(close, np.zeros(2))
     with pytest.raises(ValueError, match="float32 resolves"):
         KernelRegressor("precomputed").fit(close.astype(np.float32) * 1e-3 + np.float32(1), np.zeros(2))
+
+
+@pytest.mark.parametrize("features", [1, 2, 5])
+def test_inputs_are_called_duplicated_only_where_they_are(features):
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((12, features))
+    with pytest.raises(ValueError, match=f"only {features} eigenvalues are above rounding") as refused:
+        GradientFlow.on(x @ x.T, np.zeros(12))  # a linear model has as many parameters as features
+    assert "fewer parameters or features than inputs" in str(refused.value)
+    assert "duplicated" not in str(refused.value)
+    both = np.concatenate([x[: features + 1], x[: features + 1]])  # of both kinds
+    with pytest.raises(ValueError, match=f"only {features} eigenvalues"):
+        GradientFlow.on(both @ both.T, np.zeros(len(both)))
+    full = np.concatenate([x[:features], x[:1], x[:1]])
+    with pytest.raises(ValueError, match=f"merge duplicated inputs, of which {features} are distinct"):
+        GradientFlow.on(full @ full.T, np.zeros(features + 2))
+
+
+SINGULAR = {  # inputs, targets, and the means of the targets of those that are the same
+    "four": (np.array([[0.2], [0.2], [1.4], [1.4]]), np.array([740.0, 680, 1260, 1200]), np.array([710.0, 1230])),
+    "thrice": (np.repeat([[0.2, 1], [1.4, -1]], 3, axis=0), np.array([1.0, 2, 6, -4, 0, 1]), np.array([3.0, -1])),
+    "offset": (np.array([[0.2], [0.2], [1.4], [1.4]]), np.array([1e6, 1e6 + 2, 5, 7.0]), np.array([1e6 + 1, 6.0])),
+}
+BIASED = fully_connected(1, 1, b_var=0.1)
+
+
+@pytest.fixture(scope="module")
+def singular_kernels():
+    return {name: np.asarray(infinite_kernel(BIASED, x).ntk) for name, (x, _, _) in SINGULAR.items()}
+
+
+@pytest.mark.parametrize("name", SINGULAR)
+def test_the_recommended_regularisation_is_accurate(name, singular_kernels):
+    _, y, means = SINGULAR[name]
+    kernel, copies = singular_kernels[name], len(y) // len(means)
+    with pytest.raises(ValueError, match="merge duplicated inputs, of which 2 are distinct") as refused:
+        KernelRegressor("precomputed").fit(kernel, y)
+    found, error = (
+        KernelRegressor("precomputed", regularization=cure(refused)).fit(kernel, y).predict(kernel, return_error=True)
+    )
+    np.testing.assert_allclose(found, np.repeat(means, copies), rtol=1e-6, atol=1e-7 * np.max(np.abs(y)))
+    assert np.all(error < 1e-5 * np.max(np.abs(y)))
+
+
+@pytest.mark.parametrize("name", SINGULAR)
+@pytest.mark.parametrize("time", [math.inf, 30.0, 0.01])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_the_stated_error_of_predictions_bounds_the_true_one(name, time, dtype, singular_kernels):
+    _, y, _ = SINGULAR[name]
+    kernel = singular_kernels[name]
+    eps, small = float(np.finfo(dtype).eps), 0
+    for regularization in np.geomspace(40 * eps, 1, 6):
+        # the true kernel is not the one that was rounded
+        expected = exact_mean(kernel, kernel, y, regularization, time)
+        model = KernelRegressor("precomputed", time=time, regularization=regularization).fit(kernel.astype(dtype), y)
+        found, error = model.predict(kernel.astype(dtype), return_error=True)
+        assert np.all(np.abs(found - expected) <= error)
+        small += np.max(error) < 1e4 * eps * np.max(np.abs(y))
+    assert small >= 1  # it is no bound that holds because it is large
+    if time == math.inf and dtype is np.float64:  # what rounding alone would say is wrong
+        model = KernelRegressor("precomputed", regularization=9e-15).fit(kernel, y)
+        with pytest.warns(UnresolvedPredictionWarning, match="may be off by .* use a larger regularization"):
+            found = model.predict(kernel)
+        off = np.max(np.abs(found - exact_mean(kernel, kernel, y, 9e-15)))
+        assert off > 1e6 * eps * np.max(np.abs(y))
+        assert off <= np.max(model.predict(kernel, return_error=True)[1])
+
+
+def test_error_has_the_shape_of_the_mean_and_comes_last(problem):
+    x, y, x_test = problem
+    model = KernelRegressor(NETWORK).fit(x, y)
+    mean, std, error = model.predict(x_test, time=TIMES, return_std=True, return_error=True)
+    assert mean.shape == error.shape == (len(TIMES), K, OUTPUTS)
+    assert std.shape == (len(TIMES), K)
+    np.testing.assert_array_equal(mean, model.predict(x_test, time=TIMES))
+    assert np.all(error[0] == 0)
+    assert np.all((error[1:] > 0) & (error[1:] < 1e-10))
+    wide = np.concatenate([10 * y, y], axis=1)  # of each output its own
+    several = KernelRegressor(NETWORK).fit(x, wide).predict(x_test, return_error=True)[1]
+    np.testing.assert_allclose(several[:, :2], 10 * several[:, 2:], rtol=1e-10)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("depth", [1, 3, 10])
+@pytest.mark.parametrize("activation", ["relu", "erf"])
+def test_the_stated_error_holds_for_float32_kernels_of_networks(depth, activation):
+    generator = np.random.default_rng(depth)
+    x, x_test, y = (generator.standard_normal(shape) for shape in ((40, 3), (10, 3), 40))
+    network = fully_connected(depth, 1, activation=activation, b_var=0.1)
+    theta, test = infinite_kernel(network, x).ntk, infinite_kernel(network, x_test, x).ntk
+    narrow, narrow_test = (
+        infinite_kernel(network, *(a.astype(np.float32) for a in pair)).ntk for pair in ((x,), (x_test, x))
+    )
+    for regularization in (1e-3, 1e-2, 1e-1):
+        expected = KernelRegressor("precomputed", regularization=regularization).fit(theta, y).predict(test)
+        model = KernelRegressor("precomputed", regularization=regularization).fit(narrow, y)
+        found, error = model.predict(narrow_test, return_error=True)
+        assert np.all(np.abs(found - expected) <= error)
+
+
+@pytest.mark.full
+def test_three_hundred_doubled_inputs():
+    generator = np.random.default_rng(0)
+    x, y, x_test = (generator.standard_normal(shape) for shape in ((150, 4), 300, (20, 4)))
+    expected = KernelRegressor(BIASED).fit(x, (y[:150] + y[150:]) / 2).predict(x_test)
+    with pytest.raises(ValueError, match="of which 150 are distinct") as refused:
+        KernelRegressor(BIASED).fit(np.concatenate([x, x]), y)
+    model = KernelRegressor(BIASED, regularization=cure(refused)).fit(np.concatenate([x, x]), y)
+    np.testing.assert_allclose(model.predict(x_test), expected, atol=1e-5)
 
 
 def test_precomputed_kernel_is_the_same_regression(problem):
@@ -293,22 +420,30 @@ def test_the_trace_of_an_empirical_kernel_stands_for_the_average_output(problem)
         KernelRegressor(nngp, which="nngp").fit(x, y)
 
 
-def test_batch_normalisation_is_refused_with_the_way_out(problem):
-    x, y, _ = problem
-    network = fully_connected(2, 8, "batch")
-    with pytest.raises(NotImplementedError, match="Compute the kernel of both together"):
-        KernelRegressor(network).fit(x, y)
+@pytest.mark.parametrize(
+    "network",
+    [
+        fully_connected(2, 8, "batch"),
+        fully_connected(2, 8, last_batch_norm=True),
+        residual(2, 8, "batch"),
+        Serial(Dense(8), Residual(Serial(BatchNorm(), Dense(8))), Dense(1)),
+    ],
+    ids=["batch", "last", "residual", "branch"],
+)
+def test_batch_normalisation_is_refused(network, problem):
+    x, _, _ = problem
+    for model in (KernelRegressor(network), KernelClassifier(network)):
+        with pytest.raises(NotImplementedError, match="is not that of a network that predicts") as refused:
+            model.fit(x, np.arange(N) % 2)
+        assert "precomputed" not in str(refused.value)
 
 
 @pytest.mark.full
-def test_the_way_out_of_batch_normalisation(problem):
-    x, y, x_test = problem
+def test_empirical_kernels_of_coupled_batches_are_refused(problem):
+    x, y, _ = problem
     network = fully_connected(2, 8, "batch")
-    joint = np.asarray(infinite_kernel(network, np.concatenate([x, x_test])).ntk)
-    found = KernelRegressor("precomputed").fit(joint[:N, :N], y).predict(joint[N:, :N])
-    np.testing.assert_allclose(found, joint[N:, :N] @ np.linalg.solve(joint[:N, :N], y), rtol=1e-9)
     _, params = network.init(jax.random.key(0), (-1, 4))
-    with pytest.raises(ValueError, match="depend on the other inputs of the batch"):
+    with pytest.raises(NotImplementedError, match="is not that of a network that predicts"):
         KernelRegressor(functools.partial(empirical_ntk, network.apply, params)).fit(x, y[:, :1])
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from ntk_analysis.arrays import concrete
 from ntk_analysis.batch_norm.damping import Array, center, zero_mean_basis
 from ntk_analysis.precision import AnyArray, Real
 
@@ -13,9 +14,13 @@ ROUNDINGS = 16  # eigenvalues and distances below this many roundings of Sigma's
 
 
 def rounding_of(array: AnyArray) -> float:
-    """Relative rounding of the entries: of the dtype they come in, no finer than float64."""
-    given = array.dtype if jnp.issubdtype(array.dtype, jnp.floating) else np.float64
-    return ROUNDINGS * max(float(jnp.finfo(given).eps), float(np.finfo(np.float64).eps))  # type: ignore[no-untyped-call]
+    """Relative rounding of the entries: of the dtype they come in, no finer than float64, no coarser than float32.
+
+    Entries of fewer bits are taken at their word: with room for their rounding, few batches would have any rank.
+    """
+    if not jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.itemsize > 4:
+        return ROUNDINGS * float(np.finfo(np.float64).eps)
+    return ROUNDINGS * float(np.finfo(np.float32).eps)
 
 
 def rounding_limit(sigma: Array, apart: Array | None, rounding: Real) -> Any:
@@ -49,7 +54,7 @@ def check_eps(eps: float) -> None:
 
 def checked(value: Any, name: str) -> np.ndarray:
     """A finite symmetric matrix in float64."""
-    given = np.asarray(value)
+    given = concrete(value, name)
     array = given.astype(np.float64)
     if array.ndim != 2 or array.shape[0] != array.shape[1] or array.size == 0:
         raise ValueError(f"{name} has shape {array.shape}, expected (B, B): one batch against itself")

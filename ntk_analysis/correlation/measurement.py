@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Integer, Real
 
+from ntk_analysis.arrays import real_array
 from ntk_analysis.correlation.pairs import checked_pairs, cosine, pearson
 from ntk_analysis.correlation.recording import LayersOf, Seen, hidden_layers
 from ntk_analysis.correlation.statistics import ChannelDistributions, CorrelationByLayer, UndefinedCorrelationWarning
@@ -63,7 +64,7 @@ def layer_correlations(
         OverflowError: a layer has NaN or infinite values: the gain is too large for the depth.
     """
     place = _checked_observable(network, observable)
-    _check_inputs(x)
+    x = _checked_inputs(x)
     index = checked_pairs(pairs, len(x))
     if draws < 1:
         raise ValueError(f"got draws={draws}, expected at least 1 network")
@@ -112,7 +113,7 @@ def channel_distributions(
     place = _checked_observable(network, observable, default="pre_activation")
     if place == "cosine":
         raise ValueError(f"channels have no 'cosine': choose one of {', '.join(OBSERVABLES[:3])}")
-    _check_inputs(x)
+    x = _checked_inputs(x)
     if channels < 1 or not layers:
         raise ValueError(f"got {channels} channels at layers {tuple(layers)}, expected at least 1 of each")
     with _precision_of(x):
@@ -149,13 +150,16 @@ def _checked_observable(network: Any, observable: str | None, default: str = "ac
     return observable
 
 
-def _check_inputs(x: Any) -> None:
-    array = np.asarray(x)
+def _checked_inputs(x: Any) -> AnyArray:
+    """x itself, where it is an array of NumPy or JAX."""
+    given = real_array(x, "x")
+    array = np.asarray(given)
     if array.ndim < 2 or 0 in array.shape:
         raise ValueError(f"x must have shape (inputs, features), none of them 0, got {array.shape}")
     bad = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
     if bad.size:
         raise ValueError(f"x has NaN or infinite values in {bad.size} of {len(array)} inputs, first in row {bad[0]}")
+    return given
 
 
 def _initial(x: Any, pairs: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Integer
 
+from ntk_analysis.arrays import concrete
 from ntk_analysis.gaussian import safe_divide
 
 PAIRS_AT_ONCE = 1024  # pairs whose channels are gathered together; bounds memory when there are millions of pairs
@@ -32,7 +33,7 @@ def random_pairs(count_inputs: int, pairs: int, seed: int | np.integer) -> Integ
 
 def checked_pairs(pairs: Any, inputs: int) -> np.ndarray:
     """Pairs as an int32 array (P, 2) of two different rows each, or a ValueError."""
-    index = np.asarray(pairs)
+    index = concrete(pairs, "pairs")
     if index.ndim != 2 or index.shape[1] != 2 or len(index) == 0 or index.dtype.kind not in "iu":
         raise ValueError(f"pairs must be integers of shape (P, 2), P >= 1, got {index.dtype} {index.shape}")
     bad = np.flatnonzero(((index < 0) | (index >= inputs)).any(axis=1))

@@ -12,6 +12,7 @@ import numpy as np
 from ntk_analysis.kernel import Kernel
 from ntk_analysis.layers import Activation, BatchNorm, Layer, LayerNorm, Repeat, Residual, ResidualChain, Serial
 from ntk_analysis.layers.base import Params, Shape, SingleLayer
+from ntk_analysis.precision import float_array
 
 LayersOf: TypeAlias = Callable[[jax.Array, Any], Iterable[Any]]
 Statistic: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
@@ -32,8 +33,7 @@ def hidden_layers(
     if not isinstance(network, Layer):
         yield from _given_layers(network, statistic, key, x, chosen)
         return
-    array = jnp.asarray(x)
-    array = array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(jnp.zeros(()).dtype)
+    array = float_array(x)
     params = network.init(key, array.shape)[1]  # not jitted: its draws are compiled once a shape, for all networks
     seen, record = jax.tree.map(np.asarray, _run(network, statistic, params, array, jnp.asarray(chosen)))
     last = unnormalized = seen

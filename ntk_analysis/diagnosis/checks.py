@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ntk_analysis.arrays import concrete
 from ntk_analysis.diagnosis.loading import first_line
 from ntk_analysis.empirical.functions import Flat, check_inputs, check_params, count_outputs, flattened
 from ntk_analysis.empirical.tiles import Network
@@ -19,7 +20,7 @@ LARGEST_COUNT = 256  # inputs taken unless asked for more
 
 def chosen_inputs(x: Any, count: int | None, seed: int) -> np.ndarray:
     """`count` of the inputs, in their order; all of them up to LARGEST_COUNT for None."""
-    array = np.asarray(x)
+    array = concrete(x, "x")
     try:
         check_inputs(array, None)
     except ValueError as error:

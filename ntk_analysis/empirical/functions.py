@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ntk_analysis.arrays import check_dense
 from ntk_analysis.layers import (
     Activation,
     AvgPool,
@@ -87,8 +88,9 @@ def check_params(params: Params) -> None:
         raise ValueError("params holds no arrays: a tangent kernel needs parameters to move along")
     for path, leaf in leaves:
         name = f"params{jax.tree_util.keystr(path)}"
+        check_dense(leaf, name)
         dtype = getattr(leaf, "dtype", None)
-        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating) or dtype.itemsize > 8:
             raise TypeError(
                 f"{name} is {type(leaf).__name__ if dtype is None else dtype}, expected an array of floats: keep what "
                 "is not trained outside params, as in lambda params, x: f(params, constants, x)"

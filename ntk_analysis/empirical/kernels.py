@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ntk_analysis.arrays import concrete
 from ntk_analysis.empirical.devices import Devices
 from ntk_analysis.empirical.manifest import manifest, read_manifest
 from ntk_analysis.empirical.plans import TilePlan
@@ -220,7 +221,7 @@ def _compute(
         limit = available_bytes() // on.share if free else cut.budget_bytes
         cut = continued(path, cut, begun, auto=options.get("method", "auto") == "auto", limit=limit)
     float64 = computes_in_float64(params, x1, x2)
-    job = Job(f, params, np.asarray(x1), None if x2 is None else np.asarray(x2), cut, float64)
+    job = Job(f, params, concrete(x1, "x1"), None if x2 is None else concrete(x2, "x2"), cut, float64)
     if path is None:
         held = Held(_room(cut), cut)
         on.run(job, list(cut.tiles), held, track)

@@ -10,6 +10,7 @@ are computed again, and give the same bits.
 
 import errno
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -47,7 +48,7 @@ class Stored:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        return np.asarray(_zarr(self.path, "r")[index])
+        return np.asarray(_zarr(self.path, "r")[index]).astype(self.dtype, copy=False)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
@@ -131,7 +132,7 @@ def open_store(path: Path, wanted: Manifest) -> KernelStore:
 
     Raises:
         FileExistsError: there is something that is not a store.
-        ValueError: there is a store of another kernel; a dtype that Zarr has no name for.
+        ValueError: there is a store of another kernel.
         OSError: the disk has not the space for it.
     """
     store = KernelStore(path, stored_plan(wanted))
@@ -177,8 +178,6 @@ def _create(store: KernelStore, wanted: Manifest) -> None:
     import zarr  # half a second to import, which kernels in memory do without
 
     plan, path = store.plan, store.path
-    if plan.dtype.kind != "f":
-        raise ValueError(f"a store cannot hold {plan.dtype}: give float32 parameters")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as scratch:
         new = Path(scratch) / path.name
@@ -187,13 +186,18 @@ def _create(store: KernelStore, wanted: Manifest) -> None:
             store=new / ARRAY,
             shape=plan.shape,
             chunks=(plan.rows, plan.columns, *plan.shape[2:]),
-            dtype=plan.dtype,
+            dtype=_on_disk(plan.dtype),
             compressors=None,  # the digits of a kernel are noise
             fill_value=float("nan"),
             config={"write_empty_chunks": True},
         )
         (new / NAME).write_text(json.dumps(wanted, indent=1))
         os.replace(new, path)
+
+
+def _on_disk(dtype: np.dtype) -> np.dtype:
+    """The dtype itself, or float32, which holds it without loss, for bfloat16, of which Zarr knows nothing."""
+    return dtype if dtype.kind == "f" else np.dtype(np.float32)
 
 
 def _zarr(path: Path, mode: Any) -> Any:
@@ -212,7 +216,7 @@ def _reach_disk(path: Path) -> None:
 
 
 def _require_space(path: Path, plan: TilePlan, todo: list[Tile]) -> None:
-    chunk = plan.rows * plan.columns * (plan.storage_bytes // (plan.n1 * plan.n2))
+    chunk = plan.rows * plan.columns * math.prod(plan.shape[2:]) * _on_disk(plan.dtype).itemsize
     needed = chunk * sum(2 if plan.symmetric and i != j else 1 for i, j in todo)
     folder = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
     free = shutil.disk_usage(folder).free

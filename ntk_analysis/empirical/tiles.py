@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ntk_analysis.arrays import concrete
 from ntk_analysis.empirical.cost import described
 from ntk_analysis.empirical.functions import (
     Flat,
@@ -81,7 +82,10 @@ def plan(
         raise TypeError(
             "empirical kernels are computed tile by tile outside JAX transformations: call them outside jit"
         )
-    x1, x2 = (x if x is None or isinstance(x, jax.ShapeDtypeStruct) else np.asarray(x) for x in (x1, x2))
+    x1, x2 = (
+        x if x is None or isinstance(x, jax.ShapeDtypeStruct) else concrete(x, name)
+        for name, x in (("x1", x1), ("x2", x2))
+    )
     check_inputs(x1, x2)
     check_params(params)
     shape1, shape2 = _abstract(x1), None if x2 is None else _abstract(x2)
@@ -115,8 +119,8 @@ class Tiles:
         self.plan = plan
         self._float64 = computes_in_float64(params, x1, x2) if float64 is None else float64
         self._programs = tile_programs(f, plan.method, plan.outputs)
-        self._x1 = np.asarray(x1)
-        self._x2 = self._x1 if x2 is None else np.asarray(x2)
+        self._x1 = concrete(x1, "x1")
+        self._x2 = self._x1 if x2 is None else concrete(x2, "x2")
         self._row: tuple[int, Any] = (-1, None)
         with jax.enable_x64(self._float64):
             self._params = jax.tree.map(jnp.asarray, params)

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 
 from ntk_analysis import activations, batch_norm, gram
 from ntk_analysis.gaussian import safe_divide
+from ntk_analysis.importable import PickledByName
 from ntk_analysis.kernel import BatchNormalized, Kernel, add_ntk, map_covariance, rounding
 from ntk_analysis.layers.base import Params, Shape, SingleLayer
 
 
 @dataclass(frozen=True)
-class Activation(SingleLayer):
+class Activation(PickledByName, SingleLayer):
     """y = phi(x); phi by name ("relu", "leaky_relu(0.2)", "gelu", ...) or any elementwise JAX function.
 
     At infinite width: second moments and means from the activation's dual, Theta' = E[phi'(u) phi'(v)] o Theta. Behind

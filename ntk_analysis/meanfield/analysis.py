@@ -9,6 +9,7 @@ import numpy as np
 
 from ntk_analysis import activations
 from ntk_analysis.activations import Activation
+from ntk_analysis.arrays import concrete
 from ntk_analysis.meanfield.batch import BatchNormField, batch_norm_field
 from ntk_analysis.meanfield.block import MeanField
 from ntk_analysis.meanfield.fixed_points import with_fixed_points
@@ -124,7 +125,7 @@ def _check_undone(w_var: Real | None, b_var: Real) -> None:
 
 def variances(name: str, value: Real, hint: str = "use variances, not deviations") -> Vector:
     """Finite numbers >= 0, one or several, as a vector."""
-    array = np.atleast_1d(np.asarray(value, np.float64))
+    array = np.atleast_1d(concrete(value, name).astype(np.float64))
     if array.ndim > 1 or array.size == 0 or not np.all(np.isfinite(array) & (array >= 0)):
         raise ValueError(f"got {name}={value}, expected finite numbers >= 0: {hint}")
     return array

@@ -11,6 +11,7 @@ from jaxtyping import Float64
 
 from ntk_analysis import gram
 from ntk_analysis.activations import Activation
+from ntk_analysis.arrays import concrete
 from ntk_analysis.meanfield.variance import NEARLY_ZERO
 from ntk_analysis.precision import Real
 
@@ -81,7 +82,7 @@ class MeanField:
         """
         if self.q_star is None or self.w_var == self.b_var == 0:
             raise ValueError(self.reason)
-        before = np.asarray(distance, np.float64)
+        before = concrete(distance, "distance").astype(np.float64)
         if not np.all((before >= 0) & (before <= 2)):
             raise ValueError(
                 "got a correlation outside [-1, 1], expected E[uv] / sqrt(E[u^2] E[v^2]); clip rounding off"
@@ -91,13 +92,13 @@ class MeanField:
 
     def transition(self, rho: Real) -> Float64[np.ndarray, "..."] | float:
         """T(rho): correlation after the block; see `transition_distance` for the limits and errors."""
-        return 1 - self.transition_distance(1 - np.asarray(rho, np.float64))
+        return 1 - self.transition_distance(1 - concrete(rho, "rho").astype(np.float64))
 
     def trajectory(self, rho: Real, depth: Real) -> Float64[np.ndarray, "layers *batch"]:
         """rho, T(rho), T(T(rho)), ...: correlations after 0 to `depth` blocks, iterated in the cosine distance."""
         if isinstance(depth, float) or not np.issubdtype(np.asarray(depth).dtype, np.integer) or depth < 0:
             raise ValueError(f"got depth {depth}, expected an integer >= 0: the number of blocks")
-        first = np.asarray(rho, np.float64)
+        first = concrete(rho, "rho").astype(np.float64)
         distance, correlations = 1 - first, [first]
         self.transition_distance(distance)  # rejects what is no correlation, at depth 0 too
         for _ in range(operator.index(depth)):  # type: ignore[arg-type]

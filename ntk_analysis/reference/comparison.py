@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
+from ntk_analysis.arrays import concrete
 from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.layers import Layer
 from ntk_analysis.precision import AnyArray
@@ -46,8 +47,8 @@ def compare(network: Layer, x1: AnyArray, x2: AnyArray | None = None) -> Compari
         ImportError: neural-tangents cannot be loaded.
         NotImplementedError: one of the two libraries has no such infinite-width kernel.
     """
-    first = np.asarray(x1, np.float64)
-    second = None if x2 is None else np.asarray(x2, np.float64)
+    first = concrete(x1, "x1").astype(np.float64)
+    second = None if x2 is None else concrete(x2, "x2").astype(np.float64)
     kernel_fn = translate(network)[2]
     ours = infinite_kernel(network, first, second)
     try:

@@ -1,6 +1,7 @@
 """Kernel prediction, scikit-learn's way: regression and classification."""
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,16 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ntk_analysis.alignment import centered_one_hot
+from ntk_analysis.arrays import check_dense, concrete
 from ntk_analysis.kernel import Kernel
 from ntk_analysis.regression.gradient_flow import GradientFlow
 from ntk_analysis.regression.kernel_source import input_by_input, is_precomputed, kernel_between
+
+RESOLVED = 0.01  # error of predictions, as a fraction of the largest target, above which they come with a warning
+
+
+class UnresolvedPredictionWarning(UserWarning):
+    """Rounding may have moved predictions by more than 0.01 of the largest target; the message says how far."""
 
 
 class _KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -39,10 +47,14 @@ class _KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has
         return tags
 
     def _validated(self, X: Any, *y: Any, **options: Any) -> Any:
-        # a precomputed float32 kernel stays one, for what it resolves depends on it
         precomputed = is_precomputed(self.kernel)
-        dtype = [np.float64, np.float32] if precomputed else np.float64
-        return validate_data(self, X, *y, dtype=dtype, allow_nd=not precomputed, **options)
+        given = X if X is None else _readable(X, "X")
+        found = validate_data(self, given, *y, dtype=np.float64, allow_nd=not precomputed, **options)
+        if not precomputed:
+            return found
+        # a precomputed kernel keeps the dtype that it arrived in, for what it resolves depends on it
+        kernel = concrete(X, "X")
+        return (kernel, found[1]) if y else kernel
 
     def _fit(self, X: np.ndarray, targets: np.ndarray) -> None:
         kernel = kernel_between(self.kernel, X)
@@ -51,22 +63,45 @@ class _KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has
         y = targets if isinstance(matrix, Kernel) or len(matrix) == len(targets) else targets.reshape(-1)
         self.flow_ = GradientFlow.on(matrix, y, which=self.which, regularization=self.regularization)
         self.X_fit_, self._targets_shape = X, targets.shape[1:]
+        self._largest_target = float(np.max(np.abs(targets)))
         self.nngp_ = np.asarray(kernel.nngp) if isinstance(kernel, Kernel) else None
 
-    def _predict(self, X: Any, time: Any, return_std: bool = False, return_cov: bool = False) -> Any:
+    def _predict(
+        self, X: Any, time: Any, return_std: bool = False, return_cov: bool = False, return_error: bool = False
+    ) -> Any:
         check_is_fitted(self)
         X = self._validated(X, reset=False)
         kernel = kernel_between(self.kernel, X, self.X_fit_)
         options: Any = {"time": self.time if time is None else time, "relative": self.relative_time}
         matrix = input_by_input(kernel, self.which)
-        mean = self.flow_.mean(matrix, **options).reshape(*np.shape(options["time"]), len(X), *self._targets_shape)
-        if not (return_std or return_cov):
-            return mean
+        shape = (*np.shape(options["time"]), len(X), *self._targets_shape)
+        mean, error = (part(matrix, **options).reshape(shape) for part in (self.flow_.mean, self.flow_.mean_error))
+        if not return_error and np.max(error) > RESOLVED * self._largest_target:
+            warnings.warn(
+                f"predictions may be off by {np.max(error):.2g}, for rounding, with targets up to "
+                f"{self._largest_target:.3g}: use a larger regularization, or return_error=True for the error of each",
+                UnresolvedPredictionWarning,
+                stacklevel=3,
+            )
+        found = [mean, *self._spread(X, kernel, options, return_cov)] if return_std or return_cov else [mean]
+        found += [error] if return_error else []
+        return found[0] if len(found) == 1 else tuple(found)
+
+    def _spread(self, X: np.ndarray, kernel: Any, options: Any, return_cov: bool) -> list[np.ndarray]:
+        """Covariance or standard deviation of the predictions."""
         if not isinstance(kernel, Kernel) or self.nngp_ is None:
             raise ValueError("variances need an NNGP beside the kernel: give a network, or use GradientFlow.covariance")
         start = kernel_between(self.kernel, X).nngp if return_cov else kernel.variance1  # type: ignore[union-attr]
         spread = self.flow_.covariance(kernel, self.nngp_, kernel.nngp, start, **options)
-        return mean, spread if return_cov else np.sqrt(spread)
+        return [spread if return_cov else np.sqrt(spread)]
+
+
+def _readable(value: Any, name: str) -> Any:
+    """What scikit-learn is given: a table as it is, for the names of its columns, all else as an array it knows."""
+    array = concrete(value, name)
+    if hasattr(value, "columns"):
+        return value
+    return array.astype(np.float32) if array.dtype.itemsize < 4 and array.dtype.kind not in "biu" else array
 
 
 class KernelRegressor(RegressorMixin, _KernelEstimator):  # type: ignore[misc]
@@ -74,8 +109,11 @@ class KernelRegressor(RegressorMixin, _KernelEstimator):  # type: ignore[misc]
 
     With which="ntk" all layers train; with which="nngp" the read-out alone, which ends, for an infinite network, in the
     posterior of its Gaussian process. A network linearised where it started: fit y - f(x), add f to predictions.
-    A network with a batch normalisation has a kernel of training and test inputs jointly: compute that, cut it, and use
-    kernel="precomputed".
+    A network with a batch normalisation is refused: in training mode its outputs are functions of a whole batch, and
+    the kernel of training and test inputs as one batch, cut in two, is that of no network that predicts.
+
+    Predictions are exact for the kernel as it came but for rounding, which small regularisations of singular kernels
+    amplify; `predict` states by how much where asked for, and warns where it is more than 0.01 of the largest target.
 
     Args:
         kernel: a network (its infinite-width kernel); a function (x1, x2) of float64 inputs, x2 = None for x1 with
@@ -106,23 +144,36 @@ class KernelRegressor(RegressorMixin, _KernelEstimator):  # type: ignore[misc]
             ValueError: the kernel is not positive definite, see `GradientFlow.on`; inputs or targets that do not fit.
             NotImplementedError: the network has no kernel between two sets of inputs.
         """
-        X, y = self._validated(X, y, multi_output=True, y_numeric=True)
+        X, y = self._validated(X, y if y is None else _readable(y, "y"), multi_output=True, y_numeric=True)
         self._fit(X, y)
         return self
 
-    def predict(self, X: Any, *, time: Any = None, return_std: bool = False, return_cov: bool = False) -> Any:
-        """Mean prediction (k, *outputs), and with it, where asked for, the spread over networks, of each output.
+    def predict(
+        self,
+        X: Any,
+        *,
+        time: Any = None,
+        return_std: bool = False,
+        return_cov: bool = False,
+        return_error: bool = False,
+    ) -> Any:
+        """Mean prediction (k, *outputs); where asked for, with the spread over networks of each output, and its error.
 
         Args:
             X: (k, d) inputs, images, or a precomputed (k, n) kernel.
             time: in place of the estimator's; of (times,), all results have this as their first axis.
             return_std: also the standard deviation (k,).
             return_cov: also the covariance (k, k).
+            return_error: also, as the last, a bound (k, *outputs) on how far rounding may have moved the mean: of the
+                kernel's entries and of solving, see `GradientFlow.mean_error`.
 
         Raises:
             ValueError: inputs or times that do not fit; a spread without an NNGP.
+
+        Warns:
+            UnresolvedPredictionWarning: that bound is above 0.01 of the largest target, and was not asked for.
         """
-        return self._predict(X, time, return_std, return_cov)
+        return self._predict(X, time, return_std, return_cov, return_error)
 
 
 class KernelClassifier(ClassifierMixin, _KernelEstimator):  # type: ignore[misc]
@@ -134,6 +185,7 @@ class KernelClassifier(ClassifierMixin, _KernelEstimator):  # type: ignore[misc]
 
     def fit(self, X: Any, y: Any) -> "KernelClassifier":
         """Decomposes the kernel of the training inputs, with labels (n,); as `KernelRegressor.fit`."""
+        check_dense(y, "y")
         X, y = self._validated(X, y)
         check_classification_targets(y)
         self.classes_ = np.unique(y)

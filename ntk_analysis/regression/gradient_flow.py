@@ -8,11 +8,12 @@ import numpy as np
 from jaxtyping import Float64
 
 from ntk_analysis.alignment import ComparableKernel, entries
+from ntk_analysis.arrays import concrete
 from ntk_analysis.kernel import Kernel
 from ntk_analysis.precision import AnyArray, Real
-from ntk_analysis.regression.positive_modes import positive_modes
+from ntk_analysis.regression.positive_modes import EPS, positive_modes
 from ntk_analysis.spectrum.conditioning import times_exp
-from ntk_analysis.spectrum.matrix import as_matrix, concrete
+from ntk_analysis.spectrum.matrix import as_matrix, machine_eps
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,9 @@ class GradientFlow:
         coefficients: (n, *outputs) the targets in these modes.
         log_scale: of the kernel, 0 for arrays and for an NNGP.
         which: "ntk" or "nngp".
+        rounding_scaled: what the kernel may be off by (Frobenius norm): a rounding of its largest entry in each entry,
+            in the dtype in which it arrived, and the eigensolver's. What computing the kernel amplified further leaves
+            no trace in it, and is not included.
     """
 
     eigenvalues_scaled: Float64[np.ndarray, " n"]
@@ -36,6 +40,7 @@ class GradientFlow:
     coefficients: Float64[np.ndarray, "n *outputs"]
     log_scale: float
     which: str
+    rounding_scaled: float
 
     @classmethod
     def on(
@@ -59,8 +64,8 @@ class GradientFlow:
             raise ValueError(
                 f"targets have shape {y.shape}, expected finite ({matrix.inputs},) or ({matrix.inputs}, outputs)"
             )
-        eigenvalues, modes = positive_modes(matrix, regularization, which.upper())
-        return cls(eigenvalues, modes, modes.T @ y, matrix.log_scale, which)
+        eigenvalues, modes, rounding = positive_modes(matrix, regularization, which.upper())
+        return cls(eigenvalues, modes, modes.T @ y, matrix.log_scale, which, rounding)
 
     def mean(
         self, test: ComparableKernel, time: Any = math.inf, *, relative: bool = False
@@ -76,10 +81,39 @@ class GradientFlow:
         Raises:
             ValueError: a kernel or times that do not fit.
         """
-        in_modes = self._against_modes(test)
+        in_modes, _ = self._against_modes(test)
         return np.stack([(in_modes * a) @ self.coefficients for a in self._weights(time, relative)]).reshape(
             np.shape(time) + in_modes.shape[:1] + self.coefficients.shape[1:]
         )
+
+    def mean_error(
+        self, test: ComparableKernel, time: Any = math.inf, *, relative: bool = False
+    ) -> Float64[np.ndarray, "..."]:
+        """Bound on how far rounding may have moved `mean`, of its shape; infinite where no bound exists.
+
+        With phi(x) = (1 - exp(-x t)) / x, a kernel off by E and one of test inputs off by e move Theta_* A_t y by at
+        most (|e| + |E| |w|) |A_t y|, w = A_t Theta_*' of the true kernels: phi has the divided differences
+        |phi[x, x']| <= phi(x) phi(x'), which is an equality for t = infinity. It is what makes small regularisations
+        of singular kernels inexact: A_t y has the part of the targets that differs between duplicated inputs over r.
+
+        Arguments and errors as for `mean`. E is `rounding_scaled`, and e the same of `test`.
+        """
+        in_modes, test_error = self._against_modes(test)
+        solver = (len(self.modes) + 4 + abs(self.log_scale)) * EPS
+        off = test_error + solver * np.linalg.norm(in_modes, axis=1)
+        y = np.linalg.norm(self.coefficients, axis=0)
+        # of the step in relative time, and of the targets' coefficients
+        relatively = solver + self.rounding_scaled / self.eigenvalues_scaled[-1]
+        errors = []
+        for a in self._weights(time, relative):
+            left = 1 - self.rounding_scaled * np.max(a)  # of the smallest eigenvalue, where it was resolved at all
+            w = np.linalg.norm(in_modes * a, axis=1)
+            true_w = (w + off * np.max(a)) / left if left > 0 else np.full(len(w), np.inf)
+            moved = np.linalg.norm(a.reshape(-1, *(1,) * (self.coefficients.ndim - 1)) * self.coefficients, axis=0)
+            errors.append(
+                np.multiply.outer(off + self.rounding_scaled * true_w, moved) + relatively * np.multiply.outer(w, y)
+            )
+        return np.stack(errors).reshape(np.shape(time) + in_modes.shape[:1] + self.coefficients.shape[1:])
 
     def covariance(
         self,
@@ -108,8 +142,11 @@ class GradientFlow:
         Raises:
             ValueError: kernels that do not fit, in shape, or because they give a negative variance.
         """
-        prior, mixed, start = (np.asarray(part, np.float64) for part in (nngp, nngp_test_train, nngp_test))
-        in_modes, k = self._against_modes(test), len(mixed)
+        prior, mixed, start = (
+            concrete(part, name).astype(np.float64)
+            for part, name in ((nngp, "nngp"), (nngp_test_train, "nngp_test_train"), (nngp_test, "nngp_test"))
+        )
+        (in_modes, _), k = self._against_modes(test), len(mixed)
         if in_modes.shape != mixed.shape or prior.shape != self.modes.shape or start.shape not in ((k,), (k, k)):
             raise ValueError(
                 f"NNGP of shapes {prior.shape}, {mixed.shape}, {start.shape}, expected {self.modes.shape}, "
@@ -120,17 +157,21 @@ class GradientFlow:
         ]
         return np.stack(covariances).reshape(np.shape(time) + start.shape)
 
-    def _against_modes(self, test: ComparableKernel) -> Float64[np.ndarray, "k n"]:
+    def _against_modes(self, test: ComparableKernel) -> tuple[Float64[np.ndarray, "k n"], float]:
+        """Rows of the test kernel in the modes, and the length of what a row may be off by, in the modes' scale."""
         values, log_scale = entries(test, self.which)
         if values.ndim != 2 or values.shape[1] != len(self.modes):
             raise ValueError(
                 f"kernel of test with training inputs has shape {values.shape}, expected (k, {len(self.modes)})"
             )
-        return _scaled(values.astype(np.float64) @ self.modes, log_scale - self.log_scale)
+        scale = log_scale - self.log_scale
+        rows = values.astype(np.float64)
+        error = np.array([math.sqrt(rows.shape[1]) * machine_eps(values.dtype) * np.max(np.abs(rows))])
+        return _scaled(rows @ self.modes, scale), float(_scaled(error, scale)[0])
 
     def _weights(self, time: Any, relative: bool) -> Float64[np.ndarray, "times n"]:
         """Eigenvalues of A_t times exp(log_scale): for log_scale beyond exp's range only their product with Theta_*."""
-        t = np.asarray(time, np.float64)
+        t = concrete(time, "time").astype(np.float64)
         if t.ndim > 1 or t.size == 0 or not (t >= 0).all():
             raise ValueError(f"time={time}, expected numbers >= 0, one or (times,)")
         values = self.eigenvalues_scaled

@@ -7,8 +7,16 @@ import numpy as np
 
 from ntk_analysis.alignment import ComparableKernel, entries
 from ntk_analysis.empirical import EmpiricalKernel
+from ntk_analysis.empirical.functions import known_coupling
 from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.kernel import HasKernel, Kernel
+from ntk_analysis.layers import Layer
+
+COUPLED = (
+    "the network's outputs depend on the other inputs of their batch, as behind a batch normalisation in training "
+    "mode: the kernel of one joint batch is not that of a network that predicts, and no other is known here yet; use "
+    "a network without batch normalisation, such as normalization='weight_mean', or of a finite one its evaluation mode"
+)
 
 
 def is_precomputed(source: Any) -> bool:
@@ -20,12 +28,15 @@ def kernel_between(source: Any, x1: np.ndarray, x2: np.ndarray | None = None) ->
     """Kernel of x1 with x2, or of x1 with itself.
 
     Raises:
-        ValueError: the source is none of the three; an empirical kernel whose outputs couple the batch.
-        NotImplementedError: the network has no kernel between two sets of inputs.
+        ValueError: the source is none of the three.
+        NotImplementedError: a network, or an empirical kernel, whose outputs depend on the other inputs of the batch; a
+            network without a kernel between two sets of inputs.
     """
     if is_precomputed(source):
         return x1
     if isinstance(source, HasKernel):
+        if isinstance(source, Layer) and known_coupling(source):
+            raise NotImplementedError(COUPLED)
         if x2 is None:  # a network that only has a joint kernel refuses here, not after the work
             jax.eval_shape(lambda a, b: infinite_kernel(source, a, b).distance, x1[:1], x1[:1])
         return infinite_kernel(source, x1, x2)
@@ -33,10 +44,7 @@ def kernel_between(source: Any, x1: np.ndarray, x2: np.ndarray | None = None) ->
         raise ValueError(f"kernel={source!r}, expected a network, a function (x1, x2) or 'precomputed'")
     kernel: ComparableKernel = source(x1, x2)
     if isinstance(kernel, EmpiricalKernel) and kernel.coupled:
-        raise ValueError(
-            "the network's outputs depend on the other inputs of the batch: compute the kernel of training and test "
-            "inputs as one batch, cut it, and use kernel='precomputed'"
-        )
+        raise NotImplementedError(COUPLED)
     return kernel
 
 

@@ -3,12 +3,12 @@
 import math
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 from jaxtyping import Float64
 
+from ntk_analysis.arrays import concrete
 from ntk_analysis.precision import AnyArray, Real
 
 
@@ -61,7 +61,7 @@ def as_matrix(kernel: AnyKernel, which: str, without: AnyArray | None = None) ->
     log = float(concrete(log_scale, "log_scale"))
     if not math.isfinite(log):
         raise ValueError(f"log_scale is {log}, expected a finite number: check how the kernel was computed")
-    m, error = len(entries), _entry_error(entries, array.dtype)
+    m, error = len(entries), entry_error(entries, array.dtype)
     # a symmetric matrix of entries up to e has no eigenvalue beyond m e (Weyl's inequality)
     matrix = Matrix((entries + entries.T) / 2, m, log, m * error, array.dtype)
     return matrix if without is None else _restricted(matrix, _complement(without, m))
@@ -96,16 +96,6 @@ def _complement(without: AnyArray, m: int) -> Float64[np.ndarray, "m r"]:
     return basis
 
 
-def concrete(value: Any, name: str) -> np.ndarray:
-    """An array of real numbers outside any JAX transformation, of its own dtype."""
-    if isinstance(value, jax.core.Tracer):
-        raise TypeError(f"{name} is a JAX tracer, spectrum works on concrete arrays: call it outside jit, grad, vmap")
-    array = np.asarray(value)
-    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
-        raise TypeError(f"{name} has dtype {array.dtype}, expected real numbers: convert it")
-    return array
-
-
 def _check_entries(entries: Float64[np.ndarray, "..."]) -> None:
     if entries.ndim != 2 or entries.shape[0] != entries.shape[1]:
         raise ValueError(f"kernel has shape {entries.shape}, expected (m, m): take one set of inputs against itself")
@@ -126,7 +116,7 @@ def _check_entries(entries: Float64[np.ndarray, "..."]) -> None:
         )
 
 
-def _entry_error(entries: Float64[np.ndarray, "m m"], dtype: np.dtype) -> float:
+def entry_error(entries: Float64[np.ndarray, "m m"], dtype: np.dtype) -> float:
     """How far entries may be off: rounding of the dtype, or the asymmetry where larger, if rounding can explain it."""
     eps, largest = machine_eps(dtype), float(np.max(np.abs(entries)))
     asymmetry = float(np.max(np.abs(entries - entries.T))) / 2

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from ntk_analysis.arrays import concrete
 from ntk_analysis.precision import AnyArray, Real
 from ntk_analysis.spectrum.conditioning import Spectrum, convention_of, examples_per_loss, from_eigenvalues, times_exp
-from ntk_analysis.spectrum.matrix import AnyKernel, as_matrix, concrete
+from ntk_analysis.spectrum.matrix import AnyKernel, as_matrix
 
 
 @dataclass(frozen=True, eq=False)

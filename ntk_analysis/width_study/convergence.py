@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
+from ntk_analysis.arrays import concrete
 from ntk_analysis.width_study.laws import UNRESOLVED, PowerLaw, fit_power_law
 from ntk_analysis.width_study.statistics import FEWEST_DRAWS, diagonal_fluctuation, squared_bias
 
@@ -45,7 +46,7 @@ class Convergence:
         Raises:
             ValueError: shapes that do not fit, NaN or infinite kernels, fewer than 4 draws, a limit of 0.
         """
-        limit = np.asarray(limit, np.float64)
+        limit = concrete(limit, "limit").astype(np.float64)
         draws = [_checked(kernels, limit, width) for width, kernels in zip(widths, samples, strict=True)]
         size = float(np.linalg.norm(limit))
         if not 0 < size < np.inf:
@@ -109,7 +110,7 @@ class Convergence:
 
 
 def _checked(kernels: np.ndarray, limit: np.ndarray, width: int) -> np.ndarray:
-    kernels = np.asarray(kernels, np.float64)
+    kernels = concrete(kernels, f"kernels at width {width}").astype(np.float64)
     if kernels.ndim != 3 or kernels.shape[1:] != limit.shape:
         raise ValueError(f"kernels at width {width} have shape {kernels.shape}, expected (draws, *{limit.shape})")
     if len(kernels) < FEWEST_DRAWS:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from ntk_analysis.arrays import concrete
 from ntk_analysis.empirical.functions import Side, couples_batch, flattened, known_coupling
 from ntk_analysis.empirical.layerwise import layerwise_method
 from ntk_analysis.layers import Dense, Serial
@@ -21,7 +22,7 @@ def draw_kernels(networks: Sequence[Serial], x: AnyArray, seeds: Sequence[int], 
     Networks have different widths or depths and are alike otherwise: the first one says whether outputs couple the
     batch. Each is compiled, which takes most of the time, beside another on a thread of its own.
     """
-    x = np.asarray(x)
+    x = concrete(x, "x")
     x = x if x.dtype == np.float64 else x.astype(np.float32)
     coupled = _couples(networks[0], x)
     keys = [jax.random.fold_in(jax.random.key(seed), number) for number in range(len(networks))]

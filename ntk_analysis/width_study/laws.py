@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import curve_fit
 
+from ntk_analysis.arrays import concrete
+
 
 class PowerLaw(NamedTuple):
     """values ~ prefactor * width^exponent, fitted.
@@ -35,7 +37,10 @@ def fit_power_law(widths: np.ndarray, values: np.ndarray, errors: np.ndarray) ->
     Of the values, not of their logarithms, which is the same where errors are small and still right for a value that
     noise has taken below zero.
     """
-    widths, values, errors = (np.asarray(a, np.float64) for a in (widths, values, errors))
+    widths, values, errors = (
+        concrete(given, name).astype(np.float64)
+        for given, name in ((widths, "widths"), (values, "values"), (errors, "errors"))
+    )
     positive = values > 0
     if np.count_nonzero(positive) < 2 or not np.all(errors > 0):
         return UNRESOLVED

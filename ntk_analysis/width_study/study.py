@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from ntk_analysis.arrays import concrete
 from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.kernel import HasKernel
 from ntk_analysis.layers import Dense, Layer, Serial
@@ -75,7 +76,7 @@ def width_study(
     widths, draws = _checked_widths(widths, seeds)
     networks = [_checked_network(make(width), width) for width in widths]
     # before any network is drawn, with its checks of the inputs; NumPy float64 gives float64
-    exact = infinite_kernel(networks[0] if limit is None else limit, np.asarray(x).astype(np.float64))
+    exact = infinite_kernel(networks[0] if limit is None else limit, concrete(x, "x").astype(np.float64))
     samples = draw_kernels(networks, x, draws, seed)
     ntk, nngp = (
         Convergence.of(widths, [kernels[which] for kernels in samples], np.asarray(expected))

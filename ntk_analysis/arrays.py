@@ -1,0 +1,108 @@
+"""What the library takes as an array of real numbers: one rule, for inputs, kernels, targets and single numbers.
+
+Taken are floating-point numbers, integers and booleans (0 and 1), from JAX, NumPy, pandas or nested lists. All
+computation is in float32 or float64, and so numbers of other widths are converted once, where they come in:
+    bfloat16, float16   have their exact values in float32, in which functions of arrays compute. Kernels and targets
+                        that are analysed in float64 (`spectrum`, `alignment`, `regression`) keep the rounding that they
+                        arrived with. A network of one's own computes in whatever its parameters are; see `empirical`.
+    longdouble          becomes float64.
+Refused are masked arrays, whose mask no computation here would see, complex numbers, whose imaginary part would be
+lost, even where it is 0, sparse matrices, text, dates, missing values and other objects.
+"""
+
+import numbers
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class NotRealNumbersError(TypeError, ValueError):
+    """What was passed is no array of real numbers. A ValueError too, which scikit-learn expects of its estimators."""
+
+
+def real_array(value: Any, name: str) -> jax.Array | np.ndarray:
+    """`value` as an array: of JAX and tracers as they are, all else of NumPy, in its own dtype or else in float64.
+
+    Args:
+        value: an array of JAX or NumPy, or what NumPy reads as an array.
+        name: of the argument, for the message.
+
+    Raises:
+        NotRealNumbersError: as above; the message says what to do.
+    """
+    check_dense(value, name)
+    if isinstance(value, jax.Array):
+        array: jax.Array | np.ndarray = value
+    elif any(isinstance(leaf, jax.Array) for leaf in _parts(value)):
+        array = jnp.asarray(value)
+    else:
+        array = _from_numpy(value, name)
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise NotRealNumbersError(
+            f"Complex data not supported: {name} has dtype {array.dtype}, expected real numbers; pass {name}.real, or "
+            "real and imaginary parts as separate features"
+        )
+    known = array.dtype == bool or any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer))
+    if not known or array.dtype.kind == "m":  # durations, which NumPy counts among the integers
+        raise NotRealNumbersError(f"{name} has dtype {array.dtype}, expected real numbers: convert it")
+    return array
+
+
+def concrete(value: Any, name: str) -> np.ndarray:
+    """The same as a NumPy array, outside JAX's transformations.
+
+    Raises:
+        NotRealNumbersError: as `real_array`.
+        TypeError: a tracer.
+    """
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in _parts(value)):
+        raise TypeError(f"{name} is a JAX tracer, expected concrete arrays: call it outside jit, grad, vmap")
+    return np.asarray(real_array(value, name))
+
+
+def check_dense(value: Any, name: str) -> None:
+    """Raises NotRealNumbersError for a masked array, whether or not an entry is masked, or a sparse matrix; also for
+    one that is a row of a list.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        raise NotRealNumbersError(
+            f"{name} is a masked array, whose mask would be ignored: leave masked inputs out, or fill them and pass "
+            f"{name}.filled(0)"
+        )
+    if isinstance(value, list | tuple):
+        for part in value:
+            check_dense(part, name)
+    if hasattr(value, "toarray"):
+        raise NotRealNumbersError(f"{name} is a sparse matrix, expected a dense array: pass {name}.toarray()")
+
+
+def _parts(value: Any) -> list[Any]:
+    """The entries of nested lists; of anything else, itself."""
+    return jax.tree.leaves(value) if isinstance(value, list | tuple) else [value]
+
+
+def _from_numpy(value: Any, name: str) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, and what other libraries refuse to hand over
+        raise NotRealNumbersError(f"{name} is not read as an array: {str(error).splitlines()[0]}") from error
+    if array.dtype == object:
+        return _from_objects(array, name)
+    if array.dtype == np.longdouble:
+        with np.errstate(over="ignore"):  # infinite values are refused where they come to be used
+            return array.astype(np.float64)
+    return array
+
+
+def _from_objects(array: np.ndarray, name: str) -> np.ndarray:
+    """Objects that are real numbers, as a table of mixed columns has them, in float64."""
+    for place, entry in np.ndenumerate(array):
+        if not isinstance(entry, numbers.Real | np.bool_):
+            where = f"{name}[{', '.join(map(str, place))}]" if place else name
+            raise NotRealNumbersError(
+                f"{where} is a {type(entry).__name__}: the argument must be free of strings, missing values and other "
+                "objects, an array of numbers"
+            )
+    return array.astype(np.float64)
