@@ -75,6 +75,7 @@ def mimic(
     skip_scale: str = "paper",
     momentum: float = 0.9,
     eps: float = 1e-5,
+    running_variance: str = "unbiased",
 ) -> tuple[WithLastBatchNorm, Report]:
     """The model without hidden batch norms, with centred weights, residual scalars and a last batch norm.
 
@@ -92,9 +93,10 @@ def mimic(
         skip_scale: the law of residual scalars, "paper" or "authors".
         momentum: of the last batch norm's running statistics.
         eps: added to its variances.
+        running_variance: what it remembers for evaluation, "unbiased" or "biased" variances.
 
     Raises:
-        ValueError: no unique read-out; an unknown skip_scale; a model that has a last batch norm.
+        ValueError: no unique read-out; an unknown skip_scale or running_variance; a model that has a last batch norm.
     """
     check("skip_scale", skip_scale, SKIP_SCALES)
     if any(isinstance(module, LastBatchNorm) for _, module in nnx.iter_modules(model)):
@@ -107,7 +109,8 @@ def mimic(
         Change("/".join(path), _redraw(layer, mask((*path, "kernel"), layer.kernel[...]), gain, path == head, rngs))
         for path, layer in layers.items()
     ]
-    last = LastBatchNorm(layers[head].kernel.shape[-1], momentum=momentum, eps=eps)
+    classes = layers[head].kernel.shape[-1]
+    last = LastBatchNorm(classes, momentum=momentum, eps=eps, running_variance=running_variance)
     changed = WithLastBatchNorm(copy, last)
     added = Change("/".join(head), f"last batch norm of {last.mean.shape[0]} classes behind the model")
     report = Report(
