@@ -19,17 +19,24 @@ class NNXFunction:
         graph: the model without its arrays.
         state: every `nnx.Variable` that is no `nnx.Param`: statistics, caches, random keys.
         arguments: of its call, behind x.
+        shapes: of the parameters.
         mode: "eval" or "train".
     """
 
     graph: Any = field(repr=False)
     state: Any = field(repr=False)
+    shapes: Any = field(repr=False)
     arguments: dict[str, Any]
     mode: str
 
     def __call__(self, params: Params, x: Any) -> Any:
         """The model's output."""
         return self.applied(self.model(params, x), x)
+
+    @property
+    def module(self) -> Any:
+        """The model, with shapes in place of its parameters."""
+        return nnx.merge(self.graph, self.shapes, self.state, copy=True)
 
     def model(self, params: Params, x: Any) -> Any:
         """A model of these parameters that may be written into, under every transformation of JAX."""
@@ -54,7 +61,7 @@ def from_nnx(module: nnx.Module, x: Any, mode: str, given: dict[str, Any]) -> tu
             if isinstance(vars(part).get(name, 0), bool | None):
                 setattr(part, name, value)
     graph, params, state = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
-    f = NNXFunction(graph, state, said, mode)
+    f = NNXFunction(graph, state, jax.eval_shape(lambda: params), said, mode)
     check_obeyed(mode, _try(f, params, x))
     return f, params, x
 
