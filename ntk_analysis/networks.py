@@ -248,7 +248,7 @@ def from_linen(
     module: Any,
     variables: Any,
     x: Any,
-    mode: Literal["eval", "train"] = "eval",
+    mode: str = "eval",
     *,
     rngs: Any = None,
     **arguments: Any,
@@ -279,9 +279,7 @@ def from_linen(
     return linen.from_linen(module, variables, x, mode, rngs, arguments)
 
 
-def from_nnx(
-    module: Any, x: Any, mode: Literal["eval", "train"] = "eval", **arguments: Any
-) -> tuple[Callable[..., Any], Params, Any]:
+def from_nnx(module: Any, x: Any, mode: str = "eval", **arguments: Any) -> tuple[Callable[..., Any], Params, Any]:
     """A Flax NNX model as (f, params, x), what `empirical_ntk`, `diagnose` and the commands take.
 
     `params` is the state of its `nnx.Param`s alone. All other variables (running statistics, caches, random keys) are

@@ -313,6 +313,16 @@ def test_axes_that_are_stated(place):
         np.testing.assert_allclose(leaf, centred[name], atol=1e-6, err_msg=name)
 
 
+def test_numpy_in_float64_and_halves_keep_their_precision():
+    w = np.random.default_rng(0).standard_normal((64, 8)) + 1e3
+    found = center({"w": w})["w"]
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found.mean(0), 0, atol=1e-12)  # 1e3 eps
+    half = center({"w": jnp.asarray(w - 1e3, jnp.float16)})["w"]
+    assert half.dtype == jnp.float16
+    np.testing.assert_allclose(np.asarray(half, np.float64).mean(0), 0, atol=1e-3)
+
+
 def test_other_ways_to_state_axes_and_errors():
     stack = {"w": tree()["stack"]["kernel"]}
     expected = stack["w"] - stack["w"].mean(1, keepdims=True)

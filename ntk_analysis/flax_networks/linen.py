@@ -46,8 +46,8 @@ class LinenFunction:
 
 
 def from_linen(
-    module: nn.Module,
-    variables: Mapping[str, Any],
+    module: Any,
+    variables: Any,
     x: Any,
     mode: str,
     rngs: jax.Array | Mapping[str, jax.Array] | None,

@@ -50,7 +50,7 @@ class NNXFunction:
         return model(x, **nnx.clone(self.arguments))
 
 
-def from_nnx(module: nnx.Module, x: Any, mode: str, given: dict[str, Any]) -> tuple[NNXFunction, Params, Any]:
+def from_nnx(module: Any, x: Any, mode: str, given: dict[str, Any]) -> tuple[NNXFunction, Params, Any]:
     """See `networks.from_nnx`."""
     if not isinstance(module, nnx.Module):
         raise TypeError(f"got {type(module).__name__}, expected a module of flax.nnx: from_linen takes those of linen")

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import optax
 
+from ntk_analysis.precision import AnyArray
 from ntk_analysis.training.fan_in import Axes, FanIn, Path, keys, named
 from ntk_analysis.training.module_axes import as_axes
 
-Mask: TypeAlias = Callable[[Path, jax.Array], bool]
+Mask: TypeAlias = Callable[[Path, AnyArray], bool]
 """mask(path, array): whether the array is centred; the path is the keys that lead to it. A mask may bring `axes` of its
 own, as `selected` does."""
 
@@ -41,11 +41,11 @@ class Selected:
     without: frozenset[str]
     axes: Any
 
-    def __call__(self, path: Path, weights: jax.Array) -> bool:
+    def __call__(self, path: Path, weights: AnyArray) -> bool:
         """Whether the array is to be centred, by the mask's own axes."""
         return self.wants(path, weights, as_axes(self.axes)(path, weights))
 
-    def wants(self, path: Path, weights: jax.Array, fan_in: FanIn | None) -> bool:
+    def wants(self, path: Path, weights: AnyArray, fan_in: FanIn | None) -> bool:
         """Whether an array that is read so is to be centred."""
         if set(path) & self.without:
             return False
@@ -143,8 +143,8 @@ def center_weights(mask: Mask | None = None, *, axes: Any = None) -> optax.Gradi
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _centered(weights: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    return weights - jnp.mean(weights, axis=axes, keepdims=True)
+def _centered(weights: AnyArray, axes: tuple[int, ...]) -> AnyArray:
+    return weights - weights.mean(axis=axes, keepdims=True)  # NumPy stays NumPy, float64 too
 
 
 def _reading(mask: Mask | None, axes: Any) -> tuple[Mask, Axes]:
