@@ -9,6 +9,9 @@ optax chain, `center_weights` changes the update so that the parameters are cent
 Whatever stands before it, the result is centred to rounding. Under SGD with momentum, Nesterov's or weight decay that
 is the same as training V with W = V P: gradients with respect to V are centred already. Under Adam it is not: it
 divides by each entry's own size.
+
+The fan-in of dense weights and convolutions is read off their shapes; of stacked layers, attention and others it comes
+from the module, `center_weights(axes=fan_in_axes(model, x))`, or is stated.
 """
 
 import warnings
