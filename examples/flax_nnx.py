@@ -1,4 +1,4 @@
-"""A Flax NNX model: nnx.split takes its parameters out, nnx.merge puts them back."""
+"""A Flax NNX model with batch norm: from_nnx takes its parameters out, and keeps its running statistics apart."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -6,15 +6,21 @@ from flax import nnx
 from ntk_analysis import spectrum
 from ntk_analysis.data import load_digits, preprocess
 from ntk_analysis.empirical import empirical_ntk
+from ntk_analysis.networks import from_nnx
 
 
 def network():
     """(f, params, x), as `ntk-analysis diagnose` takes them."""
     rngs = nnx.Rngs(0)
-    model = nnx.Sequential(nnx.Linear(64, 128, rngs=rngs), nnx.relu, nnx.Linear(128, 10, rngs=rngs))
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    model = nnx.Sequential(
+        nnx.Linear(64, 128, rngs=rngs),
+        # the fast variance, Flax's default, loses the digits of units whose mean is far from 0
+        nnx.BatchNorm(128, use_fast_variance=False, rngs=rngs),
+        nnx.relu,
+        nnx.Linear(128, 10, rngs=rngs),
+    )
     x = jnp.asarray(preprocess(load_digits().subset(32, seed=0).images), jnp.float32)
-    return lambda params, x: nnx.merge(graph, params, rest)(x), params, x
+    return from_nnx(model, x, mode="eval")  # mode="train": of the batch's own statistics
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A PyTorch user's network: its weights as arrays, and its forward pass in a few lines of JAX.
 
-`ntk-analysis diagnose examples/pytorch_weights.py:network` says how well it can be trained.
+`ntk-analysis diagnose examples/pytorch_weights.py:network` says how well it can be trained. Units stand first here:
+`ntk-analysis check --network examples/pytorch_weights.py:network --axes weight=1`.
 """
 
 from itertools import pairwise

@@ -21,6 +21,7 @@ from ntk_analysis.layers import (
     ResidualChain,
     Serial,
 )
+from ntk_analysis.layers.base import Params
 
 Normalization: TypeAlias = Literal["none", "weight_mean", "weight_standardization", "batch", "layer", "layer_post"]
 NORMALIZATIONS: tuple[str, ...] = get_args(Normalization)
@@ -245,6 +246,64 @@ def residual(
         *(() if kernel_size is None else (_readout_named(readout),)),
         *style.readout(outputs, center=center_readout, last_batch_norm=last_batch_norm),
     )
+
+
+def from_linen(
+    module: Any,
+    variables: Any,
+    x: Any,
+    mode: str = "eval",
+    *,
+    rngs: Any = None,
+    **arguments: Any,
+) -> tuple[Callable[..., Any], Params, Any]:
+    """A Flax Linen module as (f, params, x), what `empirical_ntk`, `diagnose` and the commands take.
+
+    `params` is the collection "params" alone. All others (running statistics, caches) are constants of f, and what the
+    module writes into them is forgotten: f(params, x) is a function. The mode is set wherever the module's call has an
+    argument, or a module among its attributes a flag, called train, training, is_training, update_stats, deterministic
+    or use_running_average.
+
+    Args:
+        module: of flax.linen.
+        variables: all collections, as `module.init` returns them.
+        x: (n, ...) inputs.
+        mode: "eval": running statistics, no dropout; "train": statistics of the batch, units dropped.
+        rngs: random keys by stream, or one for all, as of dropout; key(0) for None. They are the same in every call,
+            and a mask depends on a unit's place in the batch: dropout couples the batch.
+        arguments: of the module's call, behind x.
+
+    Raises:
+        TypeError: the module is not Linen's.
+        ValueError: variables without "params", or that lack what the module reads; an unknown mode, or one that the
+            module does not follow.
+    """
+    from ntk_analysis.flax_networks import linen  # Flax takes a second to import, which other networks do not need
+
+    return linen.from_linen(module, variables, x, mode, rngs, arguments)
+
+
+def from_nnx(module: Any, x: Any, mode: str = "eval", **arguments: Any) -> tuple[Callable[..., Any], Params, Any]:
+    """A Flax NNX model as (f, params, x), what `empirical_ntk`, `diagnose` and the commands take.
+
+    `params` is the state of its `nnx.Param`s alone. All other variables (running statistics, caches, random keys) are
+    constants of f, as they are now; what the model writes into them is forgotten, and the given model does not change.
+    The mode is set as by `model.train()` and `model.eval()`, and as for `from_linen`.
+
+    Args:
+        module: of flax.nnx.
+        x: (n, ...) inputs.
+        mode: "eval": running statistics, no dropout; "train": statistics of the batch, units dropped, with the model's
+            own keys, the same in every call.
+        arguments: of the model's call, behind x.
+
+    Raises:
+        TypeError: the module is not NNX's.
+        ValueError: an unknown mode, or one that the model does not follow.
+    """
+    from ntk_analysis.flax_networks import nnx
+
+    return nnx.from_nnx(module, x, mode, arguments)
 
 
 def _scales(scale: str | float, blocks: int) -> tuple[float, ...]:

@@ -1,6 +1,6 @@
 """What `ntk-analysis check` does: runs the checks, tells of each, writes the report, compares with the record."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,14 @@ Progress: TypeAlias = Callable[[], AbstractContextManager[Track]]
 Job: TypeAlias = tuple[str, Callable[[Setting], Judged]]
 
 
-def check(only: Sequence[str], network: str | None, setting: Setting, report: Path | None, progress: Progress) -> int:
+def check(
+    only: Sequence[str],
+    network: str | None,
+    setting: Setting,
+    report: Path | None,
+    progress: Progress,
+    axes: Mapping[str, tuple[int, ...]] | None = None,
+) -> int:
     """Runs, prints and reports the checks; the exit status.
 
     Args:
@@ -32,6 +39,7 @@ def check(only: Sequence[str], network: str | None, setting: Setting, report: Pa
         setting: sizes and seed.
         report: folder of the report.
         progress: makes a `track` whose bars end with the block.
+        axes: the fan-in of the network's arrays by the end of their path; None: its modules say.
 
     Returns:
         0 if every check came to its end with the verdict on record (of the user's own network nothing is on record), 1
@@ -43,7 +51,7 @@ def check(only: Sequence[str], network: str | None, setting: Setting, report: Pa
     """
     if report is not None:
         prepare_folder(report)
-    jobs = claim_jobs(only) if network is None else network_jobs(network, only, setting)
+    jobs = claim_jobs(only) if network is None else network_jobs(network, only, setting, axes)
     judged = []
     for one in run_jobs(jobs, setting, progress):
         print(f"{one.claim.id:<16}  {one.verdict:<22}  {one.seconds:6.1f} s", flush=True)
@@ -62,7 +70,9 @@ def claim_jobs(only: Iterable[str]) -> list[Job]:
     return [(name, _job(judge.module_of(name))) for name in judge.check_ids(only)]
 
 
-def network_jobs(target: str, only: Iterable[str], setting: Setting) -> list[Job]:
+def network_jobs(
+    target: str, only: Iterable[str], setting: Setting, axes: Mapping[str, tuple[int, ...]] | None
+) -> list[Job]:
     """The checks of a user's own network, which is loaded and measured here."""
     from paper_checks.own_network import CHECKS, subject_of  # they take as long to import as a short check to run
 
@@ -70,7 +80,7 @@ def network_jobs(target: str, only: Iterable[str], setting: Setting) -> list[Job
     for name in wanted:
         if name not in CHECKS:
             raise ValueError(f"unknown check of a network {name!r}: choose from {', '.join(CHECKS)}")
-    subject = subject_of(target, setting)
+    subject = subject_of(target, setting, axes)
     return [(name, _job(module, subject)) for name, module in CHECKS.items() if name in wanted]
 
 

@@ -10,16 +10,20 @@ import numpy as np
 import pytest
 
 from ntk_analysis import cli
+from ntk_analysis.diagnosis import load_network
+from ntk_analysis.training.module_axes import axes_of
 from paper_checks.contract import Setting, Verdict
 from paper_checks.judge import attempt
-from paper_checks.own_network import CHECKS, subject_of
+from paper_checks.own_network import CHECKS, Subject, subject_of
+from paper_checks.own_network.centring import check as check_centring
 from paper_checks.own_network.decorrelation import cosines, mean_off_diagonal
 
 ROOT = Path(__file__).parents[1]
 FILE = """
 import jax, jax.numpy as jnp, numpy as np
-from ntk_analysis.layers import Activation, BatchNorm, Dense, Serial
-from ntk_analysis.networks import fully_connected
+from flax import linen as nn
+from ntk_analysis.layers import Activation, BatchNorm, Dense, Repeat, Serial
+from ntk_analysis.networks import from_linen, fully_connected
 from paper_checks.test_own_network import inputs
 
 def made(network, dtype="float32"):
@@ -41,6 +45,20 @@ def centred_weights():
     f, params, x = made(fully_connected(1, 64, outputs=2), "float64")
     params = jax.tree.map(lambda w: w - w.mean(0) if np.ndim(w) > 1 else w, params)
     return f.apply, params, x
+
+def repeated():
+    return made(Serial(Dense(8), Repeat(Serial(Activation("relu"), Dense(8, 2.0, 0.1)), 3), Dense(2)), "float64")
+
+def flax():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            x = nn.DenseGeneral((4, 2))(x)
+            x = nn.BatchNorm(use_running_average=not train, use_fast_variance=False)(nn.relu(x).reshape(len(x), 8))
+            return nn.Dense(2)(x)
+
+    x = jnp.asarray(inputs(), jnp.float32)
+    return from_linen(Net(), Net().init(jax.random.key(0), x, train=False), x)
 
 def scalars():
     f = lambda params, x: jnp.tanh(x * params["a"][None] + params["b"][None])
@@ -129,6 +147,37 @@ def test_layers_of_a_straight_network_grow_alike(judged):
     assert np.all(np.diff([row.measured for row in layers]) > 0)
 
 
+def test_the_fan_in_comes_from_the_modules(tmp_path):
+    """Of stacked layers, of attention's in-projection, and as stated of PyTorch's weights; rows are of units' means."""
+    file = tmp_path / "nets.py"
+    file.write_text(FILE)
+    expected = {"repeated": {"0.w": 0, "1.1.w": 1, "2.w": 0}, "flax": {"DenseGeneral_0.kernel": 0, "Dense_0.kernel": 0}}
+    for name, axes in expected.items():
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            network, params, x = load_network(f"{file}:{name}")
+            subject = Subject(network, network, params, x, None, axes_of(network, x))
+            read = {name: fan_in.axes for name, fan_in in subject.fan_ins.items() if fan_in.axes}
+        assert read == {name: (axis,) for name, axis in axes.items()}
+    network, params, x = load_network(f"{ROOT}/examples/pytorch_weights.py:network")
+    subject = Subject(network, network, params, x, None, axes_of(network, x))
+    assert set(subject.fan_ins.values()) == {None}
+    told = check_centring(Setting(), subject)
+    assert "fan-in above 1" in told.open
+    assert told.notes[0].startswith("Left as they are, as their fan-in is not known: 0.weight (128, 64), 2.weight")
+    subject = subject._replace(axes=axes_of(network, x, {"weight": (1,)}))
+    assert {fan_in.axes for fan_in in subject.fan_ins.values()} == {(1,)}
+    assert subject.longest_sum == 128
+
+
+@pytest.mark.full  # three networks measured
+@pytest.mark.parametrize("name", ["repeated", "flax"])
+def test_centring_of_stacked_layers(judged, name):
+    rows = judged(name, "centring").evidence.rows
+    held = [row.held for row in rows if row.condition == "gradient descent, centred start"]
+    assert held == [True, True]
+    assert sum("mean of a unit" in row.quantity for row in rows) == (3 if name == "repeated" else 2)
+
+
 def test_jackknife_of_a_mean_over_pairs():
     """Against leaving every input out by hand."""
     matrix = cosines(inputs()[:12])
@@ -152,6 +201,19 @@ def test_the_command_reports_a_network(tmp_path, monkeypatch, capsys):
     assert {one["run"]["network"] for one in records} == {target}
     assert records[1]["verdict"] == "does not hold"
     assert "Scale invariant: none. Not: 0, 1, 2." in records[1]["notes"]
+
+
+def test_axes_of_the_command(monkeypatch, capsys):
+    for arguments, told in (
+        (["--network", "x.py:f", "--axes", "weight"], "got --axes weight: expected the end of a path and axes"),
+        (["--network", "x.py:f", "--axes", "weight=one"], "got --axes weight=one: expected"),
+        (["--axes", "weight=1"], "--axes states the fan-in of a network's arrays: give --network too"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["ntk-analysis", "check", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 2
+        assert told in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_unknown_check_is_told(monkeypatch, capsys):

@@ -30,6 +30,15 @@ def check(
             show_default=False,
         ),
     ] = None,
+    axes: Annotated[
+        list[str] | None,
+        Option(
+            metavar="END=AXIS,...",
+            help="The fan-in axes of the network's arrays whose path ends so, as weight=1 for PyTorch's; may be given "
+            "several times. Default: its modules say, or shapes (fan-in, units) and (height, width, channels, units).",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """The paper's claims, each computed, measured and judged: it holds, under conditions, does not, or is open.
 
@@ -47,5 +56,18 @@ def check(
     if quick and full:
         raise ValueError("--quick and --full exclude each other: leave one out")
     bars = partial(progress, transient=True)
-    status = command.check(only or [], network, Setting(seed=seed, full=full), report, bars)
+    if axes and network is None:
+        raise ValueError("--axes states the fan-in of a network's arrays: give --network too")
+    stated = dict(map(_stated, axes)) if axes else None
+    status = command.check(only or [], network, Setting(seed=seed, full=full), report, bars, stated)
     raise typer.Exit(status)
+
+
+def _stated(text: str) -> tuple[str, tuple[int, ...]]:
+    end, _, numbers = text.rpartition("=")
+    try:
+        if end:
+            return end, tuple(int(number) for number in numbers.split(","))
+    except ValueError:
+        pass
+    raise ValueError(f"got --axes {text}: expected the end of a path and axes, as weight=1 or query/kernel=0")

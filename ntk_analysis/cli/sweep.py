@@ -37,6 +37,9 @@ def sweep(
     weight_decay: Annotated[float, Option(help="Of all parameters.")] = 0.0,
     warmup: Annotated[int, Option(help="Epochs of linear warm-up.")] = 0,
     min_fan_in: Annotated[int | None, Option(help="Smallest fan-in that is centred. [default: 51]")] = None,
+    running_variance: Annotated[
+        str, Option(help="What batch norms remember: unbiased (PyTorch) or biased (Flax).")
+    ] = "unbiased",
     augment: Annotated[bool, Option("--augment", help="Random crops and flips.")] = False,
     together: Annotated[
         int | None,
@@ -63,7 +66,7 @@ def sweep(
     given: dict[str, Any] = {} if min_fan_in is None else {"min_fan_in": min_fan_in}
     recipe = Recipe(
         model=model, depth=depth, width=width, batch=batch, epochs=epochs, optimizer=optimizer, momentum=momentum,
-        weight_decay=weight_decay, warmup_epochs=warmup, augment=augment, **given,
+        weight_decay=weight_decay, warmup_epochs=warmup, running_variance=running_variance, augment=augment, **given,
     )  # fmt: skip
     if first is not None and first > epochs:
         raise ValueError(f"got --first {first}: expected at most --epochs {epochs}")

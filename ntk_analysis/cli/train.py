@@ -49,6 +49,9 @@ def train(
     min_fan_in: Annotated[int | None, Option(help="Smallest fan-in that is centred. [default: 51]")] = None,
     gain: Annotated[float | None, Option(help="Of centred weights behind a ReLU. [default: 2.934]")] = None,
     skip_scale: Annotated[str | None, Option(help="MimicNorm's scalars: paper or authors. [default: paper]")] = None,
+    running_variance: Annotated[
+        str | None, Option(help="What batch norms remember: unbiased (PyTorch) or biased (Flax). [default: unbiased]")
+    ] = None,
     loss: Annotated[str | None, Option(help="cross_entropy or squared. [default: cross_entropy]")] = None,
     optimizer: Annotated[str | None, Option(help="sgd, adam or adamw. [default: sgd]")] = None,
     lr: Annotated[float | None, Option(help="Largest learning rate. [default: 0.1]")] = None,
@@ -87,6 +90,7 @@ def train(
         "min_fan_in": min_fan_in,
         "gain": gain,
         "skip_scale": skip_scale,
+        "running_variance": running_variance,
         "loss": loss,
         "optimizer": optimizer,
         "learning_rate": lr,

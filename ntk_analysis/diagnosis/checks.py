@@ -11,6 +11,7 @@ from ntk_analysis.arrays import concrete
 from ntk_analysis.diagnosis.loading import first_line
 from ntk_analysis.empirical.functions import Flat, check_inputs, check_params, count_outputs, flattened
 from ntk_analysis.empirical.tiles import Network
+from ntk_analysis.empirical.whole_models import refuse_whole_models
 from ntk_analysis.layers import Layer
 from ntk_analysis.layers.base import Params
 from ntk_analysis.precision import wants_float64
@@ -46,6 +47,7 @@ def checked_function(f: Network, params: Params, x: np.ndarray) -> Flat:
     """f with its outputs flattened, after one call of it that must give finite numbers."""
     if not isinstance(f, Layer) and not callable(f):
         raise TypeError(f"f must be a function of (params, x) or a network of layers, got {type(f).__name__}")
+    refuse_whole_models(f, params)
     check_params(params)
     try:
         y: Any = (f.apply if isinstance(f, Layer) else f)(params, jnp.asarray(x))

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ntk_analysis.empirical.whole_models import refuse_whole_models
 from ntk_analysis.layers import Layer
 from ntk_analysis.layers.base import Params
 
@@ -39,6 +40,7 @@ def load_network(target: str) -> tuple[Any, Params, Any]:
     f, params, x = made
     if not isinstance(f, Layer) and not callable(f):
         raise TypeError(f"{target} returned f of type {type(f).__name__}, expected a function of (params, x)")
+    refuse_whole_models(f, params)
     if not hasattr(x, "shape") or not hasattr(x, "dtype"):
         raise TypeError(f"{target} returned x of type {type(x).__name__}, expected an array (n, ...)")
     return f, params, x

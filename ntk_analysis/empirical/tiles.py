@@ -28,6 +28,7 @@ from ntk_analysis.empirical.layerwise import layerwise_method
 from ntk_analysis.empirical.layouts import LAYOUTS, arranged, symmetric
 from ntk_analysis.empirical.methods import Method, Programs, jacobian_method, outputs_method, products_method
 from ntk_analysis.empirical.plans import TilePlan, memory_budget, plan_tiles
+from ntk_analysis.empirical.whole_models import refuse_whole_models
 from ntk_analysis.layers import Layer
 from ntk_analysis.layers.base import Params
 from ntk_analysis.precision import is_traced, numpy_in_float64, wants_float64
@@ -77,6 +78,7 @@ def plan(
         TypeError, ValueError: as `empirical_ntk`.
         MemoryError: not even one pair of inputs fits into the budget.
     """
+    refuse_whole_models(f, params)
     _check_choices(f, outputs, which, method, coupled)
     if is_traced(params, x1, x2):
         raise TypeError(

@@ -27,6 +27,7 @@ from ntk_analysis.training.mimic import Report as Report
 from ntk_analysis.training.mimic import mimic as mimic
 from ntk_analysis.training.models import MODELS as MODELS
 from ntk_analysis.training.models import build as build
+from ntk_analysis.training.module_axes import fan_in_axes as fan_in_axes
 from ntk_analysis.training.normalization import NORMALIZATIONS as NORMALIZATIONS
 from ntk_analysis.training.normalization import LastBatchNorm as LastBatchNorm
 from ntk_analysis.training.normalization import SkipScale as SkipScale

@@ -9,31 +9,63 @@ optax chain, `center_weights` changes the update so that the parameters are cent
 Whatever stands before it, the result is centred to rounding. Under SGD with momentum, Nesterov's or weight decay that
 is the same as training V with W = V P: gradients with respect to V are centred already. Under Adam it is not: it
 divides by each entry's own size.
+
+The fan-in of dense weights and convolutions is read off their shapes; of stacked layers, attention and others it comes
+from the module, `center_weights(axes=fan_in_axes(model, x))`, or is stated.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import optax
 
-Path: TypeAlias = tuple[str, ...]
-Mask: TypeAlias = Callable[[Path, jax.Array], bool]
-"""mask(path, array): whether the array is centred; the path is the keys that lead to it."""
+from ntk_analysis.precision import AnyArray
+from ntk_analysis.training.fan_in import Axes, FanIn, Path, keys, named
+from ntk_analysis.training.module_axes import as_axes
+
+Mask: TypeAlias = Callable[[Path, AnyArray], bool]
+"""mask(path, array): whether the array is centred; the path is the keys that lead to it. A mask may bring `axes` of its
+own, as `selected` does."""
 
 MIN_FAN_IN = 51  # the authors centre a convolution whose fan-in exceeds 50
 READ_OUTS = ("head", "readout", "read_out", "classifier", "logits", "output")
 
 
-def fan_in(weights: Any) -> int:
-    """Weights of one unit: every axis but the last; of a depthwise convolution (kh, kw, 1, C) its kh kw."""
-    return weights.size // weights.shape[-1] if weights.ndim and weights.shape[-1] else 0
+@dataclass(frozen=True)
+class Selected:
+    """The mask of `selected`, which see. Arrays of which the fan-in is not known are wanted, and so named."""
+
+    min_fan_in: int
+    dense: bool
+    convolutions: bool
+    without: frozenset[str]
+    axes: Any
+
+    def __call__(self, path: Path, weights: AnyArray) -> bool:
+        """Whether the array is to be centred, by the mask's own axes."""
+        return self.wants(path, weights, as_axes(self.axes)(path, weights))
+
+    def wants(self, path: Path, weights: AnyArray, fan_in: FanIn | None) -> bool:
+        """Whether an array that is read so is to be centred."""
+        if set(path) & self.without:
+            return False
+        if fan_in is None:
+            return True
+        kind = self.convolutions if fan_in.convolution else self.dense
+        return kind and bool(fan_in.axes) and fan_in.size(weights) >= self.min_fan_in
 
 
 def selected(
-    *, min_fan_in: int = MIN_FAN_IN, dense: bool = True, convolutions: bool = True, without: Sequence[str] = READ_OUTS
-) -> Mask:
+    *,
+    min_fan_in: int = MIN_FAN_IN,
+    dense: bool = True,
+    convolutions: bool = True,
+    without: Sequence[str] = READ_OUTS,
+    axes: Any = None,
+) -> Selected:
     """A mask by kind of layer, fan-in and name.
 
     The defaults centre dense layers and convolutions of more than 50 weights a unit, which leaves out 3 x 3 depthwise
@@ -43,77 +75,112 @@ def selected(
 
     Args:
         min_fan_in: smallest fan-in that is centred.
-        dense: whether arrays (fan-in, units) are.
-        convolutions: whether arrays of more axes, (..., channels, units), are.
+        dense: whether dense layers are.
+        convolutions: whether convolutions are; of axes that are given, those of several for one array.
         without: keys under which nothing is, wherever in the path they stand.
+        axes: as for `center`, which takes them from here where it is given none.
     """
-
-    def mask(path: Path, weights: jax.Array) -> bool:
-        kind = dense if weights.ndim == 2 else convolutions
-        return kind and fan_in(weights) >= min_fan_in and not set(path) & set(without)
-
-    return mask
+    return Selected(min_fan_in, dense, convolutions, frozenset(without), axes)
 
 
-def center(params: Any, mask: Mask | None = None) -> Any:
+def center(params: Any, mask: Mask | None = None, *, axes: Any = None) -> Any:
     """The parameters, the selected weights with each unit's mean over the fan-in subtracted; the others as they are.
 
+    Selected weights of which the fan-in is not known stay as they are, and one warning names them.
+
     Args:
-        params: a tree of arrays, units on the last axis.
-        mask: which arrays; None is `selected()`. Arrays of fewer than 2 axes (biases, scales) are never centred.
+        params: a tree of arrays.
+        mask: which arrays; None is `selected()`. Biases, scales and other arrays of fewer than 2 axes never are.
+        axes: which axes of an array are the fan-in of its units. None: all but the last of 2 and 4, dense weights and
+            convolutions. For others, as stacked layers, embeddings, attention's projections: a network of layers, a
+            module of Flax NNX, or `fan_in_axes(module, x)`; or one's own: (0, 1) for all, a dictionary by the end of
+            the path, {"query/kernel": 0, "layers/kernel": (1,), "embedding": ()}, or a function of (path, array). What
+            a dictionary does not name is read as for None.
 
     Raises:
-        ValueError: the mask selects nothing: there is nothing to centre.
+        TypeError: axes of another kind.
+        ValueError: the mask selects nothing that can be centred; axes that an array does not have.
     """
-    chosen = _chosen(params, mask)
-    if not any(jax.tree.leaves(chosen)):
-        raise ValueError(
-            "the mask selects no weights to centre: lower min_fan_in, or give a mask(path, array) of your own"
-        )
-    return jax.tree.map(lambda leaf, wanted: _centered(leaf) if wanted else leaf, params, chosen)
+    mask, read = _reading(mask, axes)
+    leaves, tree = jax.tree.flatten(params)
+    chosen = _chosen(params, mask, read)
+    centred = [_centered(leaf, over) if over else leaf for leaf, over in zip(leaves, chosen, strict=True)]
+    return jax.tree.unflatten(tree, centred)
 
 
-def center_weights(mask: Mask | None = None) -> optax.GradientTransformationExtraArgs:
+def center_weights(mask: Mask | None = None, *, axes: Any = None) -> optax.GradientTransformationExtraArgs:
     """An optax transformation, to be put last in a chain, behind which the selected weights are centred.
 
     The projection is of the weights, not of their change: rounding does not add up, and a start that is not centred is
-    centred by the first step. Stateless; works under jit and vmap and with any tree, those of Flax NNX included.
+    centred by the first step. Stateless; works under jit and vmap and with any tree, those of Flax NNX included. `init`
+    names what stays as it is for want of a known fan-in.
 
     Args:
         mask: as for `center`.
+        axes: as for `center`.
 
     Raises:
-        ValueError: from `init`, the mask selects nothing; from `update`, no parameters are given.
+        TypeError: axes of another kind.
+        ValueError: from `init`, as `center`; from `update`, no parameters are given.
     """
 
+    mask, read = _reading(mask, axes)
+
     def init(params: Any) -> optax.EmptyState:
-        center(params, mask)
+        _chosen(params, mask, read)
         return optax.EmptyState()
 
     def update(updates: Any, state: optax.EmptyState, params: Any = None, **extra: Any) -> tuple[Any, optax.EmptyState]:
         del extra
         if params is None:
             raise ValueError("center_weights needs the parameters: optimiser.update(grads, state, params)")
-
-        def projected(change: jax.Array, leaf: jax.Array, wanted: bool) -> jax.Array:
-            return _centered(leaf + change) - leaf if wanted else change
-
-        return jax.tree.map(projected, updates, params, _chosen(params, mask)), state
+        changes, tree = jax.tree.flatten(updates)
+        weights = jax.tree.leaves(params)
+        chosen = _chosen(params, mask, read, told=True)
+        projected = [
+            _centered(leaf + change, over) - leaf if over else change
+            for change, leaf, over in zip(changes, weights, chosen, strict=True)
+        ]
+        return jax.tree.unflatten(tree, projected), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _centered(weights: jax.Array) -> jax.Array:
-    return weights - jnp.mean(weights, axis=tuple(range(weights.ndim - 1)), keepdims=True)
+def _centered(weights: AnyArray, axes: tuple[int, ...]) -> AnyArray:
+    return weights - weights.mean(axis=axes, keepdims=True)  # NumPy stays NumPy, float64 too
 
 
-def _chosen(params: Any, mask: Mask | None) -> Any:
-    """The tree with True where a leaf is to be centred."""
-    wanted = mask or selected()
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf.ndim >= 2 and bool(wanted(tuple(map(_key, path)), leaf)), params
-    )
+def _reading(mask: Mask | None, axes: Any) -> tuple[Mask, Axes]:
+    mask = selected() if mask is None else mask
+    return mask, as_axes(getattr(mask, "axes", None) if axes is None else axes)
 
 
-def _key(entry: Any) -> str:
-    return jax.tree_util.keystr((entry,), simple=True)
+def _chosen(params: Any, mask: Mask, read: Axes, *, told: bool = False) -> list[tuple[int, ...]]:
+    """The axes over which each leaf is centred, none of what is not; unless told before, names what is not known."""
+    leaves = [(keys(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
+    found = [_wanted(mask, path, leaf, read) for path, leaf in leaves]
+    unknown = [
+        f"{'/'.join(named(path))} {tuple(leaf.shape)}"
+        for (path, leaf), over in zip(leaves, found, strict=True)
+        if over is None
+    ]
+    advice = f"the fan-in of {', '.join(unknown)} is not known: give axes=, as fan_in_axes(model, x)"
+    if not any(found):
+        raise ValueError(
+            "the mask selects no weights to centre: lower min_fan_in, or give a mask(path, array) of your own"
+            + (f"; {advice}" if unknown else "")
+        )
+    if unknown and not told:
+        warnings.warn(f"not centred, as {advice}", stacklevel=3)
+    return [over or () for over in found]
+
+
+def _wanted(mask: Mask, path: Path, leaf: Any, read: Axes) -> tuple[int, ...] | None:
+    """The axes over which an array is centred, () if it is not to be; None if it is and they are not known."""
+    if leaf.ndim < 2:
+        return ()
+    fan_in = read(path, leaf)
+    wanted = mask.wants(path, leaf, fan_in) if isinstance(mask, Selected) else mask(path, leaf)
+    if not wanted:
+        return ()
+    return None if fan_in is None else fan_in.axes

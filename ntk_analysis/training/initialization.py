@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ntk_analysis.training.centering import MIN_FAN_IN, READ_OUTS, Mask, Path, center
+from ntk_analysis.training.centering import MIN_FAN_IN, READ_OUTS, Mask
+from ntk_analysis.training.fan_in import Axes, Path, named
+from ntk_analysis.training.module_axes import fan_in_axes
 
 HE_GAIN = 2.0
 CENTERED_GAIN = HE_GAIN / (1 - 1 / math.pi)
@@ -44,7 +46,8 @@ def centered_init(gain: float = CENTERED_GAIN) -> Initializer:
 
     def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         fan_in = _fan_in(shape, at_least=2)
-        return center(math.sqrt(gain / (fan_in - 1)) * jax.random.normal(key, shape, dtype), lambda path, leaf: True)
+        drawn = math.sqrt(gain / (fan_in - 1)) * jax.random.normal(key, shape, dtype)
+        return drawn - jnp.mean(drawn, tuple(range(len(shape) - 1)), keepdims=True)
 
     return init
 
@@ -99,12 +102,29 @@ def centering_mask(model: nnx.Module, centering: Centering = DEFAULT_CENTERING, 
         ValueError: from `read_out_path`.
     """
     excluded = read_out_path(model, read_out)
-    kernels = {
+    kernels = frozenset(
         (*path, "kernel")
         for path, layer in linear_layers(model).items()
-        if path != excluded and FIRST not in path and centering.selects(layer.kernel.shape, _groups(layer))
-    }
-    return lambda path, _: any(path[:end] in kernels for end in (len(path), len(path) - 1))  # Variables may add a key
+        if path != excluded and FIRST not in path and centering.selects(kernel_shape(layer), _groups(layer))
+    )
+    return _Kernels(kernels, fan_in_axes(model))
+
+
+@dataclass(frozen=True)
+class _Kernels:
+    """The mask of these kernels of a model, and how the model's arrays are read."""
+
+    paths: frozenset[Path]
+    axes: Axes
+
+    def __call__(self, path: Path, weights: Any) -> bool:
+        del weights
+        return named(path) in self.paths
+
+
+def kernel_shape(layer: nnx.Conv | nnx.Linear) -> tuple[int, ...]:
+    """Of the kernel of one layer, where the array may hold many that are stacked."""
+    return tuple(layer.kernel_shape) if isinstance(layer, nnx.Conv) else (layer.in_features, layer.out_features)
 
 
 def linear_layers(model: nnx.Module) -> dict[Path, nnx.Conv | nnx.Linear]:

@@ -13,9 +13,11 @@ from ntk_analysis.training.initialization import (
     DEFAULT_CENTERING,
     HE_GAIN,
     Centering,
+    Initializer,
     centered_init,
     centering_mask,
     he_normal,
+    kernel_shape,
     linear_layers,
     read_out_path,
 )
@@ -75,6 +77,7 @@ def mimic(
     skip_scale: str = "paper",
     momentum: float = 0.9,
     eps: float = 1e-5,
+    running_variance: str = "unbiased",
 ) -> tuple[WithLastBatchNorm, Report]:
     """The model without hidden batch norms, with centred weights, residual scalars and a last batch norm.
 
@@ -92,9 +95,11 @@ def mimic(
         skip_scale: the law of residual scalars, "paper" or "authors".
         momentum: of the last batch norm's running statistics.
         eps: added to its variances.
+        running_variance: what it remembers for evaluation, "unbiased" or "biased" variances.
 
     Raises:
-        ValueError: no unique read-out; an unknown skip_scale; a model that has a last batch norm.
+        ValueError: no unique read-out; layers stacked along another axis than the first; an unknown skip_scale or
+            running_variance; a model that has a last batch norm.
     """
     check("skip_scale", skip_scale, SKIP_SCALES)
     if any(isinstance(module, LastBatchNorm) for _, module in nnx.iter_modules(model)):
@@ -107,7 +112,8 @@ def mimic(
         Change("/".join(path), _redraw(layer, mask((*path, "kernel"), layer.kernel[...]), gain, path == head, rngs))
         for path, layer in layers.items()
     ]
-    last = LastBatchNorm(layers[head].kernel.shape[-1], momentum=momentum, eps=eps)
+    classes = layers[head].kernel.shape[-1]
+    last = LastBatchNorm(classes, momentum=momentum, eps=eps, running_variance=running_variance)
     changed = WithLastBatchNorm(copy, last)
     added = Change("/".join(head), f"last batch norm of {last.mean.shape[0]} classes behind the model")
     report = Report(
@@ -137,11 +143,23 @@ def _redraw(layer: nnx.Conv | nnx.Linear, centered: bool, gain: float, last: boo
     """New weights in place; says which."""
     gain = gain if centered else 1.0 if last else HE_GAIN
     law = centered_init(gain) if centered else he_normal(gain)
-    layer.kernel[...] = law(rngs.params(), layer.kernel.shape, layer.kernel.dtype)
+    layer.kernel[...] = _drawn(law, layer, rngs.params())
     if layer.bias is not None:
         layer.bias[...] = 0 * layer.bias[...]
-    fan_in = math.prod(layer.kernel.shape[:-1])
+    fan_in = math.prod(kernel_shape(layer)[:-1])
     return f"{'centred' if centered else 'He normal'} weights of gain {gain:.4g}, fan-in {fan_in}"
+
+
+def _drawn(law: Initializer, layer: nnx.Conv | nnx.Linear, key: jax.Array) -> jax.Array:
+    """Weights of one layer, or of each of those stacked along leading axes."""
+    one, whole = kernel_shape(layer), layer.kernel.shape
+    stack = whole[: len(whole) - len(one)]
+    if (*stack, *one) != whole:
+        raise ValueError(f"got stacked kernels {whole} of layers {one}: expected them stacked along their first axes")
+    if not stack:
+        return law(key, one, layer.kernel.dtype)
+    keys = jax.random.split(key, math.prod(stack))
+    return jax.vmap(lambda key: law(key, one, layer.kernel.dtype))(keys).reshape(whole)
 
 
 def _notes(model: nnx.Module, replaced: list[Change]) -> list[str]:

@@ -58,6 +58,11 @@ SKIP_SCALES: dict[str, Callable[[int, int], float]] = {
 the authors' code."""
 
 
+RUNNING_VARIANCES = ("unbiased", "biased")
+"""What batch norm's running variance averages: the variance of a batch with Bessel's correction, as in PyTorch, or
+without, as in Flax."""
+
+
 class Identity(nnx.Module):
     """What stands where nothing is normalised; ignores further arguments, which the caller of a removed norm gives."""
 
@@ -66,28 +71,89 @@ class Identity(nnx.Module):
         return x
 
 
+class BatchNorm(nnx.BatchNorm):
+    """Flax's batch norm of the last axis, with the running variance of one's choice.
+
+    The variance is the mean of squared deviations: Flax's fast one, a difference of two mean squares, is lost in
+    float32 where the mean is much larger than the deviation.
+
+    Args:
+        units: size of the last axis.
+        momentum: of the running statistics; 0.9 is what PyTorch calls 0.1.
+        eps: added to the variance.
+        running_variance: a name of `RUNNING_VARIANCES`.
+        rngs: Flax's generators; no random number is drawn.
+
+    Raises:
+        ValueError: an unknown running_variance.
+    """
+
+    def __init__(
+        self,
+        units: int,
+        *,
+        momentum: float = 0.9,
+        eps: float = 1e-5,
+        running_variance: str = "unbiased",
+        rngs: nnx.Rngs,
+    ) -> None:
+        super().__init__(units, momentum=momentum, epsilon=eps, use_fast_variance=False, rngs=rngs)
+        self.running_variance = _known(running_variance)
+
+    def __call__(self, x: jax.Array, use_running_average: bool | None = None, *, mask: jax.Array | None = None) -> Any:
+        """The normalised x, in its shape (..., units).
+
+        Raises:
+            ValueError: while training, one sample a unit, which would become 0.
+        """
+        kept = self.momentum * self.var[...]
+        running = self.use_running_average if use_running_average is None else use_running_average
+        if not running:
+            _check_samples(x, "batch norm")
+        y = super().__call__(x, use_running_average, mask=mask)
+        if not running and self.running_variance == "unbiased":
+            self.var[...] = kept + _bessel(self._samples(x, mask)) * (self.var[...] - kept)
+        return y
+
+    def _samples(self, x: jax.Array, mask: jax.Array | None) -> Any:
+        if mask is None:
+            return x.size // x.shape[-1]
+        return jnp.sum(jnp.broadcast_to(mask, x.shape), tuple(range(x.ndim - 1)), dtype=self.var.dtype)
+
+
 class LastBatchNorm(nnx.Module):
     """Batch norm of the logits without affine parameters: (x - mean) / sqrt(var + eps) of each class over the batch.
 
-    `mean` and `var` are the running statistics, `batch_var` the variance of the last batch trained on, all (classes,)
-    float32 `nnx.BatchStat`s. `model.train()` and `model.eval()` switch between the batch and the running statistics.
-    Variances are biased, and computed in float32 at least.
+    `mean` and `var` are the running statistics, `batch_var` the variance of the last batch trained on, by which it is
+    divided and so biased, all (classes,) float32 `nnx.BatchStat`s. `model.train()` and `model.eval()` switch between
+    the batch and the running statistics. Variances are computed in float32 at least.
 
     Args:
         classes: size of the last axis.
         momentum: of the running statistics; 0.9 is what PyTorch calls 0.1.
         eps: added to the variance.
+        running_variance: a name of `RUNNING_VARIANCES`.
         use_running_average: whether to start in evaluation mode.
+
+    Raises:
+        ValueError: an unknown running_variance.
     """
 
     def __init__(
-        self, classes: int, *, momentum: float = 0.9, eps: float = 1e-5, use_running_average: bool | None = False
+        self,
+        classes: int,
+        *,
+        momentum: float = 0.9,
+        eps: float = 1e-5,
+        running_variance: str = "unbiased",
+        use_running_average: bool | None = False,
     ) -> None:
         self.mean = nnx.BatchStat(jnp.zeros(classes, jnp.float32))
         self.var = nnx.BatchStat(jnp.ones(classes, jnp.float32))
         self.batch_var = nnx.BatchStat(jnp.ones(classes, jnp.float32))
         self.momentum = momentum
         self.eps = eps
+        self.running_variance = _known(running_variance)
         self.use_running_average = use_running_average
 
     def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
@@ -104,19 +170,34 @@ class LastBatchNorm(nnx.Module):
         if running:
             mean, var = self.mean[...].astype(wide.dtype), self.var[...].astype(wide.dtype)
         else:
-            if x.size == classes:
-                raise ValueError("the last batch norm got one example while training: expected 2 or more, or .eval()")
+            _check_samples(x, "the last batch norm")
             mean = jnp.mean(wide, tuple(range(x.ndim - 1)))
             var = jnp.mean((wide - _row(mean, x.ndim)) ** 2, tuple(range(x.ndim - 1)))
-            self._remember(mean, var)
+            self._remember(mean, var, x.size // classes)
         normalized = (wide - _row(mean, x.ndim)) * jax.lax.rsqrt(_row(var, x.ndim) + self.eps)
         return normalized.astype(x.dtype)
 
-    def _remember(self, mean: jax.Array, var: jax.Array) -> None:
+    def _remember(self, mean: jax.Array, var: jax.Array, samples: int) -> None:
         mean, var = (jax.lax.stop_gradient(value.astype(jnp.float32)) for value in (mean, var))
+        remembered = var * _bessel(samples) if self.running_variance == "unbiased" else var
         self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * mean
-        self.var[...] = self.momentum * self.var[...] + (1 - self.momentum) * var
+        self.var[...] = self.momentum * self.var[...] + (1 - self.momentum) * remembered
         self.batch_var[...] = var
+
+
+def _known(running_variance: str) -> str:
+    if running_variance not in RUNNING_VARIANCES:
+        raise ValueError(f"unknown running_variance {running_variance!r}: choose one of {', '.join(RUNNING_VARIANCES)}")
+    return running_variance
+
+
+def _check_samples(x: jax.Array, name: str) -> None:
+    if x.size == x.shape[-1]:
+        raise ValueError(f"{name} got one example while training: expected 2 or more, or .eval()")
+
+
+def _bessel(samples: Any) -> Any:
+    return samples / (samples - 1)
 
 
 def _row(values: jax.Array, ndim: int) -> jax.Array:
@@ -202,8 +283,14 @@ class Standardized:
 
 
 def hidden_norm(
-    kind: str, units: int, *, rngs: nnx.Rngs, momentum: float = 0.9, eps: float = 1e-5
-) -> Identity | nnx.BatchNorm | nnx.LayerNorm | Shift:
+    kind: str,
+    units: int,
+    *,
+    rngs: nnx.Rngs,
+    momentum: float = 0.9,
+    eps: float = 1e-5,
+    running_variance: str = "unbiased",
+) -> Identity | BatchNorm | nnx.LayerNorm | Shift:
     """The module behind a hidden layer, features on the last axis.
 
     Args:
@@ -212,9 +299,10 @@ def hidden_norm(
         rngs: Flax's generators; no random number is drawn.
         momentum: of batch norm's running statistics.
         eps: added to the variance. Layer norm is over the channels of each position.
+        running_variance: what batch norm remembers, a name of `RUNNING_VARIANCES`.
 
     Raises:
-        ValueError: an unknown kind.
+        ValueError: an unknown kind or running_variance.
     """
     if kind in NORMALIZATIONS:
         kind = NORMALIZATIONS[kind].hidden
@@ -222,9 +310,9 @@ def hidden_norm(
         case "none":
             return Identity()
         case "batch_norm":
-            return nnx.BatchNorm(units, momentum=momentum, epsilon=eps, rngs=rngs)
+            return BatchNorm(units, momentum=momentum, eps=eps, running_variance=running_variance, rngs=rngs)
         case "layer_norm":
-            return nnx.LayerNorm(units, epsilon=eps, rngs=rngs)
+            return nnx.LayerNorm(units, epsilon=eps, use_fast_variance=False, rngs=rngs)
         case "shift":
             return Shift()
     raise ValueError(f"unknown normalization {kind!r}: choose one of {', '.join(NORMALIZATIONS)}")

@@ -15,7 +15,7 @@ from ntk_analysis.training.centering import MIN_FAN_IN, Mask, center_weights
 from ntk_analysis.training.initialization import CENTERED_GAIN, VGG_GAIN, Centering, centering_mask
 from ntk_analysis.training.models import MODELS, RESIDUAL, SCALABLE, build
 from ntk_analysis.training.models.layers import check
-from ntk_analysis.training.normalization import NORMALIZATIONS, SKIP_SCALES
+from ntk_analysis.training.normalization import NORMALIZATIONS, RUNNING_VARIANCES, SKIP_SCALES
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 LOSSES = ("cross_entropy", "squared")
@@ -35,6 +35,8 @@ class Recipe:
         min_fan_in: smallest fan-in that is centred or standardised; the authors' 51, 2 for the paper's text.
         gain: of centred weights behind a ReLU.
         skip_scale: law of MimicNorm's scalars, "paper" or "authors".
+        running_variance: what batch norms remember for evaluation: "unbiased" variances, as the paper's framework
+            PyTorch, or "biased" ones, as Flax.
         loss: "cross_entropy", or "squared", 1/2 |f - onehot|^2; both averaged over the batch.
         optimizer: "sgd", "adam" or "adamw".
         learning_rate: the largest, behind warm-up and before decay.
@@ -62,6 +64,7 @@ class Recipe:
     min_fan_in: int = MIN_FAN_IN
     gain: Number = CENTERED_GAIN
     skip_scale: str = "paper"
+    running_variance: str = "unbiased"
     loss: str = "cross_entropy"
     optimizer: str = "sgd"
     learning_rate: Number = 0.1
@@ -146,6 +149,7 @@ class Recipe:
             centering=self.centering,
             gain=self.gain,
             skip_scale=self.skip_scale,
+            running_variance=self.running_variance,
             **options,
         )
         for _, module in nnx.iter_modules(model):
@@ -207,6 +211,7 @@ def _check_names(recipe: Recipe) -> None:
     check("model", recipe.model, MODELS)
     check("normalization", recipe.normalization, NORMALIZATIONS)
     check("skip_scale", recipe.skip_scale, SKIP_SCALES)
+    check("running_variance", recipe.running_variance, RUNNING_VARIANCES)
     check("loss", recipe.loss, LOSSES)
     check("optimizer", recipe.optimizer, OPTIMIZERS)
     if NORMALIZATIONS[recipe.normalization].residual and recipe.model not in RESIDUAL:

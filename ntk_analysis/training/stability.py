@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from ntk_analysis.empirical.whole_models import refuse_whole_models
 from ntk_analysis.layers import Layer
 from ntk_analysis.layers.base import Params
 from ntk_analysis.precision import AnyArray, HeldArray, Real, numpy_in_float64
@@ -123,6 +124,7 @@ def checked(f: Layer | Apply, params: Params, x: Any, y: Any, steps: int) -> App
     """The function f(params, x), once its outputs are known to be what y is compared with."""
     if steps < 1:
         raise ValueError(f"got steps={steps}: expected at least 1")
+    refuse_whole_models(f, params)
     apply = FunctionOf(f) if isinstance(f, Layer) else f
     shape = jax.eval_shape(apply, params, x).shape
     if shape != np.shape(y):

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ntk_analysis.training.centering import center, center_weights, fan_in, selected
+from ntk_analysis.training.centering import Mask, center, center_weights
+from ntk_analysis.training.fan_in import Path
 from paper_checks.contract import Claim, Evidence, Setting
 from paper_checks.own_network.subject import Subject
 
 STEPS = 10
-MASK = selected(min_fan_in=2, without=())
 Change: TypeAlias = Callable[[Any], Any]
 
 CLAIM = Claim(
@@ -32,30 +32,45 @@ CLAIM = Claim(
 def check(setting: Setting, subject: Subject) -> Evidence:
     """Ten steps three ways, from a centred start as stated; momentum, Adam and the network's own start beside it."""
     evidence = Evidence()
-    weights = {name: leaf for name, leaf in subject.weights.items() if fan_in(leaf) > 1}
-    if not weights:
-        evidence.open = "no array of two or more axes with a fan-in above 1: there is nothing to centre"
+    unknown = [f"{name} {leaf.shape}" for name, leaf in subject.weights.items() if subject.fan_ins[name] is None]
+    if unknown:
+        evidence.note(
+            f"Left as they are, as their fan-in is not known: {', '.join(unknown)}. --axes END=AXES states it."
+        )
+    summed = {name: read for name, read in subject.fan_ins.items() if read and read.size(subject.weights[name]) > 1}
+    if not summed:
+        evidence.open = "no array of two or more axes with a known fan-in above 1: there is nothing to centre"
         return evidence
     with subject.precision, jax.numpy_dtype_promotion("standard"):  # optax's Adam adds an integer to a float
         _compare_training(evidence, subject, setting)
-    for name, leaf in weights.items():
-        values = np.asarray(leaf, np.float64)
-        means = values.mean(axis=tuple(range(leaf.ndim - 1)))
+    for name, fan_in in summed.items():
+        values = np.asarray(subject.weights[name], np.float64)
+        means = values.mean(axis=fan_in.axes)
         evidence.varied(
             "largest mean of a unit's weights / their root mean square",
             0,
             float(np.abs(means).max() / np.sqrt(np.mean(values**2))) if values.any() else 0.0,
             subject.rounding,
             "rounding of a mean",
-            condition=f"as given, {name} {leaf.shape}",
+            condition=f"as given, {name} {values.shape}",
         )
     return evidence
+
+
+def _of_sums(subject: Subject) -> Mask:
+    """Every array of which the fan-in is known, and more than one weight."""
+
+    def mask(path: Path, leaf: Any) -> bool:
+        fan_in = subject.axes(path, leaf)
+        return fan_in is not None and fan_in.size(leaf) > 1
+
+    return mask
 
 
 def _compare_training(evidence: Evidence, subject: Subject, setting: Setting) -> None:
     rate = subject.found.spectrum.learning_rate / 2
     own = jax.tree.map(jnp.asarray, subject.params)
-    centred = center(own, MASK)
+    centred = center(own, _of_sums(subject), axes=subject.axes)
     size = float(np.sqrt(np.mean(np.concatenate([np.ravel(w) for w in subject.weights.values()]) ** 2)))
     momentum, adam = optax.sgd(rate / 4, momentum=0.9), optax.adam(1e-2 * size)
     cases = [
@@ -64,7 +79,7 @@ def _compare_training(evidence: Evidence, subject: Subject, setting: Setting) ->
         (evidence.varied, "Adam, centred start", adam, centred),
         (evidence.varied, "gradient descent, the network's own start", optax.sgd(rate), own),
     ]
-    roundings = STEPS * max(subject.found.products, 1) * math.sqrt(max(map(fan_in, subject.weights.values())))
+    roundings = STEPS * max(subject.found.products, 1) * math.sqrt(subject.longest_sum)
     because = f"what the last bit of the inputs changes, times {roundings:.0f} roundings of {STEPS} steps"
     for row, condition, optimiser, start in setting.track(cases, "centring: optimisers"):
         after, gradient, through, control = _three_ways(subject, optimiser, start, setting.seed)
@@ -91,15 +106,17 @@ def _three_ways(subject: Subject, optimiser: Any, start: Any, seed: int) -> tupl
     y = y + jnp.sqrt(jnp.mean(y**2)) * jax.random.normal(targets, y.shape, y.dtype)
     last_bit = jnp.finfo(x.dtype).eps * jax.random.rademacher(bits, x.shape, x.dtype)  # type: ignore[no-untyped-call]
 
+    mask, axes = _of_sums(subject), subject.axes
+
     def same(params: Any) -> Any:
         return params
 
     def projected(params: Any) -> Any:
-        return center(params, MASK)
+        return center(params, mask, axes=axes)
 
     @jax.jit
     def runs(start: Any) -> tuple[Any, Any, Any, Any]:
-        after = optax.chain(optimiser, center_weights(MASK))
+        after = optax.chain(optimiser, center_weights(mask, axes=axes))
         return (
             _train(subject, after, start, x, y, same, same),
             _train(subject, optimiser, start, x, y, same, projected),

@@ -46,6 +46,7 @@ def build(
     skip_scale: str = "paper",
     momentum: float = 0.9,
     eps: float = 1e-5,
+    running_variance: str = "unbiased",
     **options: Any,
 ) -> nnx.Module:
     """A network in training mode; `.eval()` and `.train()` switch.
@@ -65,16 +66,25 @@ def build(
         skip_scale: MimicNorm's scalars in residual branches: "paper", 1/sqrt(l), or "authors", as in their code.
         momentum: of running statistics.
         eps: added to variances.
+        running_variance: what batch norms remember for evaluation: "unbiased" variances, as the paper's framework
+            PyTorch, or "biased" ones, as Flax.
         options: of the network's own: depth, width and inputs of an MLP, width of a VGG or ResNet, ...
 
     Raises:
-        ValueError: an unknown name, normalization, stem or skip_scale; a normalization or stem that is not for this
-            network.
+        ValueError: an unknown name, normalization, stem, skip_scale or running_variance; a normalization or stem that
+            is not for this network.
     """
     check("model", name, MODELS)
     check("stem", stem, STEMS)
     layers = Layers(
-        normalization, rngs, centering=centering, gain=gain, skip_scale=skip_scale, momentum=momentum, eps=eps
+        normalization,
+        rngs,
+        centering=centering,
+        gain=gain,
+        skip_scale=skip_scale,
+        momentum=momentum,
+        eps=eps,
+        running_variance=running_variance,
     )
     if layers.parts.residual and name not in RESIDUAL:
         raise ValueError(

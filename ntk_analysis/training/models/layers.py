@@ -18,6 +18,7 @@ from ntk_analysis.training.initialization import (
 )
 from ntk_analysis.training.normalization import (
     NORMALIZATIONS,
+    RUNNING_VARIANCES,
     SKIP_SCALES,
     Identity,
     LastBatchNorm,
@@ -44,6 +45,7 @@ class Layers:
         skip_scale: a name of `SKIP_SCALES`, the law of MimicNorm's scalars.
         momentum: of running statistics.
         eps: added to variances.
+        running_variance: a name of `RUNNING_VARIANCES`, what batch norms remember for evaluation.
     """
 
     normalization: str
@@ -53,10 +55,12 @@ class Layers:
     skip_scale: str = "paper"
     momentum: float = 0.9
     eps: float = 1e-5
+    running_variance: str = "unbiased"
 
     def __post_init__(self) -> None:
         check("normalization", self.normalization, NORMALIZATIONS)
         check("skip_scale", self.skip_scale, SKIP_SCALES)
+        check("running_variance", self.running_variance, RUNNING_VARIANCES)
 
     @property
     def parts(self) -> Normalization:
@@ -113,11 +117,11 @@ class Layers:
 
     def last(self, classes: int) -> LastBatchNorm | Identity:
         """What stands behind the read-out."""
-        return LastBatchNorm(classes, momentum=self.momentum, eps=self.eps) if self.parts.last else Identity()
+        return LastBatchNorm(classes, **self._batch_norm) if self.parts.last else Identity()
 
     def norm(self, units: int) -> nnx.Module:
         """What stands behind a hidden layer."""
-        return hidden_norm(self.parts.hidden, units, rngs=self.rngs, momentum=self.momentum, eps=self.eps)
+        return hidden_norm(self.parts.hidden, units, rngs=self.rngs, **self._batch_norm)
 
     def branch_scale(self, block: int, convs: int) -> SkipScale | Identity:
         """The scalar of residual branch 1, 2, ... of so many convolutions."""
@@ -134,6 +138,10 @@ class Layers:
     def dropout(self, stem: str) -> nnx.Dropout | Identity:
         """Half of the features dropped while training at ImageNet size, as in torchvision; none at CIFAR size."""
         return nnx.Dropout(0.5, rngs=self.rngs) if stem == "imagenet" else Identity()
+
+    @property
+    def _batch_norm(self) -> dict[str, Any]:
+        return {"momentum": self.momentum, "eps": self.eps, "running_variance": self.running_variance}
 
     def _init(self, selected: bool, rectified: bool) -> Initializer:
         centered = self.parts.centered and selected

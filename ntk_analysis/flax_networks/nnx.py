@@ -1,0 +1,105 @@
+"""A Flax NNX model as f(params, x)."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ntk_analysis.flax_networks.modes import Seen, arguments, check_obeyed, flags
+from ntk_analysis.layers.base import Params
+
+
+@dataclass(frozen=True, eq=False)
+class NNXFunction:
+    """f(params, x) of an NNX model; what the model writes into itself is forgotten.
+
+    Attributes:
+        graph: the model without its arrays.
+        state: every `nnx.Variable` that is no `nnx.Param`: statistics, caches, random keys.
+        arguments: of its call, behind x.
+        shapes: of the parameters.
+        mode: "eval" or "train".
+    """
+
+    graph: Any = field(repr=False)
+    state: Any = field(repr=False)
+    shapes: Any = field(repr=False)
+    arguments: dict[str, Any]
+    mode: str
+
+    def __call__(self, params: Params, x: Any) -> Any:
+        """The model's output."""
+        return self.applied(self.model(params, x), x)
+
+    @property
+    def module(self) -> Any:
+        """The model, with shapes in place of its parameters."""
+        return nnx.merge(self.graph, self.shapes, self.state, copy=True)
+
+    def model(self, params: Params, x: Any) -> Any:
+        """A model of these parameters that may be written into, under every transformation of JAX."""
+        # running statistics in float32 cannot take those of a batch in float64
+        widest = max((leaf.dtype for leaf in _floats((params, x))), key=_bits, default=None)
+        state = jax.tree.map(lambda leaf: leaf.astype(widest) if _narrower(leaf, widest) else leaf, self.state)
+        return nnx.merge(self.graph, params, state, copy=True)
+
+    def applied(self, model: Any, x: Any) -> Any:
+        """The output of such a model."""
+        return model(x, **nnx.clone(self.arguments))
+
+
+def from_nnx(module: Any, x: Any, mode: str, given: dict[str, Any]) -> tuple[NNXFunction, Params, Any]:
+    """See `networks.from_nnx`."""
+    if not isinstance(module, nnx.Module):
+        raise TypeError(f"got {type(module).__name__}, expected a module of flax.nnx: from_linen takes those of linen")
+    wanted, said = flags(mode), arguments(type(module).__call__, mode, given)
+    model = nnx.clone(module)  # whose training goes on without f
+    for _, part in nnx.iter_modules(model):
+        for name, value in wanted.items():
+            if isinstance(vars(part).get(name, 0), bool | None):
+                setattr(part, name, value)
+    graph, params, state = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
+    f = NNXFunction(graph, state, jax.eval_shape(lambda: params), said, mode)
+    check_obeyed(mode, _try(f, params, x))
+    return f, params, x
+
+
+def _try(f: NNXFunction, params: Params, x: Any) -> list[Seen]:
+    """The layers with a mode, and whether one call wrote into their statistics or drew from their keys."""
+    seen: list[Seen] = []
+
+    def watch(params: Params, x: Any) -> Any:
+        model = f.model(params, x)
+        watched = [
+            (f"{type(part).__name__} {'/'.join(map(str, path))}".strip(), variable, variable.get_value())
+            for path, part in nnx.iter_modules(model)
+            if (variable := _written_in_training(part)) is not None
+        ]
+        y = f.applied(model, x)
+        seen.extend(Seen(name, variable.get_value() is not before) for name, variable, before in watched)
+        return y
+
+    jax.eval_shape(watch, params, x)
+    return sorted(seen)
+
+
+def _written_in_training(part: nnx.Module) -> nnx.Variable[Any] | None:
+    if isinstance(part, nnx.BatchNorm):
+        return part.mean
+    if isinstance(part, nnx.Dropout) and part.rate != 0 and part.rngs is not None:
+        return part.rngs.count
+    return None
+
+
+def _floats(tree: Any) -> list[Any]:
+    return [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+
+
+def _bits(dtype: Any) -> int:
+    return int(jnp.finfo(dtype).bits)  # type: ignore[no-untyped-call]
+
+
+def _narrower(leaf: Any, widest: Any) -> bool:
+    return widest is not None and jnp.issubdtype(leaf.dtype, jnp.floating) and _bits(leaf.dtype) < _bits(widest)

@@ -1,0 +1,129 @@
+"""Which axes of an array of weights are the fan-in of its units.
+
+An array by itself does not say: (64, 4, 16) is an in-projection of attention, whose fan-in is 64, a convolution in one
+dimension, 64 · 4, or 64 stacked layers, 4. Dense and two-dimensional convolutional weights with their units last are
+read so by their shape; for all others the module that holds them knows.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from itertools import combinations
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+
+Path: TypeAlias = tuple[str, ...]
+
+
+class FanIn(NamedTuple):
+    """How an array of weights is read.
+
+    Attributes:
+        axes: over which a unit sums; none of biases, scales and embeddings.
+        convolution: whether it is a convolution.
+    """
+
+    axes: tuple[int, ...]
+    convolution: bool = False
+
+    def size(self, weights: Any) -> int:
+        """Weights of one unit; 0 where units sum over nothing."""
+        return math.prod(weights.shape[axis] for axis in self.axes) if self.axes else 0
+
+
+Axes: TypeAlias = Callable[[Path, Any], FanIn | None]
+"""axes(path, array): how the array is read, None where that is not known. The path is the keys that lead to it."""
+
+NOT_SUMMED = FanIn(())
+VECTORS = ("bias", "b", "scale", "gamma", "beta", "shift")  # of one axis; those of two are stacked
+ATTENTION = ("query", "key", "value", "out")
+
+
+def by_shape(path: Path, weights: Any) -> FanIn | None:
+    """The reading without a module: (fan-in, units) and (height, width, channels, units).
+
+    Not known are other numbers of axes, embeddings, PyTorch's `weight`, whose units come first, biases and scales of
+    stacked layers, and four axes under attention's names, which are stacked layers too.
+    """
+    path = named(path)
+    name = path[-1].lower() if path else ""
+    if weights.ndim < 2:
+        return NOT_SUMMED
+    if weights.ndim not in (2, 4) or name in VECTORS or name == "weight" or "embed" in name:
+        return None
+    if weights.ndim == 4 and set(path) & set(ATTENTION):
+        return None
+    return FanIn(tuple(range(weights.ndim - 1)), weights.ndim == 4)
+
+
+def named(path: Path) -> Path:
+    """The path without what a tree adds to the module's own: Linen's collection, the value of an NNX variable, dots."""
+    path = tuple(part for key in path for part in key.split("."))
+    path = path[1:] if path[:1] == ("params",) else path
+    return path[:-1] if len(path) > 1 and path[-1] in ("value", "raw_value") else path
+
+
+def from_table(table: Mapping[Path, Callable[[tuple[int, ...]], FanIn | None]]) -> Axes:
+    """The reading of each array of a module by its path and shape; by the shape alone of those not in the table."""
+
+    def axes(path: Path, weights: Any) -> FanIn | None:
+        read = table.get(named(path))
+        return by_shape(path, weights) if read is None else read(tuple(weights.shape))
+
+    return axes
+
+
+def given(axes: Any) -> Axes:
+    """What the caller states: axes of all arrays, by the end of their path, or as a function of path and array.
+
+    Raises:
+        TypeError: something else.
+    """
+    if isinstance(axes, Mapping):
+        ends = {named(tuple(end.split("/"))): stated for end, stated in axes.items()}
+
+        def by_end(path: Path, weights: Any) -> FanIn | None:
+            path = named(path)
+            found = max((end for end in ends if path[-len(end) :] == end), key=len, default=None)
+            return by_shape(path, weights) if found is None else _stated(ends[found], path, weights)
+
+        return by_end
+    if callable(axes):
+        return lambda path, weights: _stated(axes(path, weights), path, weights)
+    if isinstance(axes, int) or (isinstance(axes, tuple) and all(isinstance(axis, int) for axis in axes)):
+        return lambda path, weights: _stated(axes, path, weights) if weights.ndim >= 2 else NOT_SUMMED
+    raise TypeError(
+        f"got axes={axes!r}: expected axes of the fan-in as (0, 1), a dictionary of them by the end of the path, as "
+        '{"query/kernel": 0}, a function of (path, array), or a network'
+    )
+
+
+def _stated(axes: Any, path: Path, weights: Any) -> FanIn | None:
+    if axes is None or isinstance(axes, FanIn):
+        return axes
+    wanted = (axes,) if isinstance(axes, int) else tuple(axes)
+    inside = [axis for axis in wanted if isinstance(axis, int) and -weights.ndim <= axis < weights.ndim]
+    whole = tuple(sorted({axis % weights.ndim for axis in inside}))
+    if len(whole) != len(wanted):
+        raise ValueError(f"got axes {axes!r} for {'/'.join(path)} {weights.shape}: expected different ones of its own")
+    return FanIn(whole, len(whole) > 1)
+
+
+def stacked(inner: tuple[int, ...], axes: tuple[int, ...], convolution: bool = False) -> Callable[..., FanIn | None]:
+    """The reading of an array that holds one layer's (`inner`) or many of them, stacked along further axes.
+
+    Where the stack could be more than one of its axes, as in (64, 64, 64), the reading is not known.
+    """
+
+    def read(outer: tuple[int, ...]) -> FanIn | None:
+        places = combinations(range(len(outer)), len(inner))
+        fits = (kept for kept in places if tuple(outer[axis] for axis in kept) == inner)
+        found = {tuple(kept[axis] for axis in axes) for kept in fits}
+        return FanIn(found.pop(), convolution) if len(found) == 1 else None
+
+    return read
+
+
+def keys(path: Any) -> Path:
+    """The keys of a path of `jax.tree_util`."""
+    return tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path)

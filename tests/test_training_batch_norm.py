@@ -1,0 +1,161 @@
+"""What batch norms divide by while training, and what they remember for evaluation."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from scipy.special import gammaln
+from tiers import full
+
+from ntk_analysis.training import Recipe, build, mimic
+from ntk_analysis.training.normalization import RUNNING_VARIANCES, BatchNorm, LastBatchNorm, hidden_norm
+
+FACTOR = {"unbiased": lambda n: n / (n - 1), "biased": lambda n: 1.0}
+# Second moment of a test point's normalised pre-activation in evaluation mode, layers 2, 5, 10 and 20 of a ReLU network
+# behind running averages over many batches of uncorrelated inputs
+LAYERS = (2, 5, 10, 20)
+GOLDEN = {
+    (4, "biased"): (1.4617, 1.9753, 3.923, 62.6),
+    (4, "unbiased"): (0.8236, 0.5228, 0.4224, 0.4156),
+    (16, "biased"): (1.0859, 1.1473, 1.2685, 1.683),
+    (16, "unbiased"): (0.9545, 0.8349, 0.7009, 0.6088),
+}
+
+
+@pytest.mark.parametrize("name", RUNNING_VARIANCES)
+def test_the_running_variance_is_the_chosen_one(name):
+    """Of samples at N(100, .1^2), float32, where a difference of mean squares is off by 43 %; over every position."""
+    x = (100 + 0.1 * np.random.default_rng(0).standard_normal((6, 2, 2, 3))).astype(np.float32)
+    exact = x.astype(np.float64).var((0, 1, 2))
+    for norm in (
+        BatchNorm(3, momentum=0.75, running_variance=name, rngs=nnx.Rngs(0)),
+        LastBatchNorm(3, momentum=0.75, running_variance=name),
+    ):
+        y = norm(jnp.asarray(x))
+        # rounding of 100 to float32 is 4e-6, 4e-5 of the deviation
+        np.testing.assert_allclose(norm.var[...], 0.75 + 0.25 * FACTOR[name](24) * exact, rtol=1e-6)
+        np.testing.assert_allclose(y, (x - x.mean((0, 1, 2), dtype=np.float64)) / np.sqrt(exact + 1e-5), atol=2e-4)
+        norm.eval()
+        norm(jnp.asarray(x))
+        np.testing.assert_allclose(norm.var[...], 0.75 + 0.25 * FACTOR[name](24) * exact, rtol=1e-6)
+    layer = hidden_norm("layer_norm", 24, rngs=nnx.Rngs(0))
+    row = x.reshape(3, 24)
+    exact = row.astype(np.float64) - row.mean(1, keepdims=True, dtype=np.float64)
+    expected = exact / np.sqrt(np.mean(exact**2, 1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(layer(jnp.asarray(row)), expected, atol=2e-4)
+
+
+def test_masked_samples_are_not_counted():
+    x = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
+    mask = np.array([True, True, False, True, False, True])[:, None]
+    norm = BatchNorm(3, momentum=0.0, rngs=nnx.Rngs(0))
+    norm(jnp.asarray(x), mask=jnp.asarray(mask))
+    np.testing.assert_allclose(norm.var[...], x[mask[:, 0]].var(0, ddof=1), rtol=1e-5)
+
+
+def test_the_paper_s_recipes_remember_what_its_framework_does():
+    assert Recipe().running_variance == Recipe.cifar100().running_variance == "unbiased"
+    for name in RUNNING_VARIANCES:
+        recipe = Recipe(depth=1, width=4, normalization="batch_norm", running_variance=name)
+        model = recipe.build(nnx.Rngs(0), classes=2, inputs=3)
+        last = build(
+            "mlp",
+            classes=2,
+            inputs=3,
+            depth=1,
+            width=4,
+            normalization="last_bn",
+            running_variance=name,
+            rngs=nnx.Rngs(0),
+        )
+        new, _ = mimic(model, rngs=nnx.Rngs(0), running_variance=name)
+        found = [
+            module.running_variance
+            for one in (model, last, new)
+            for _, module in nnx.iter_modules(one)
+            if isinstance(module, BatchNorm | LastBatchNorm)
+        ]
+        assert found == [name] * 3
+    for made in (partial(Recipe), partial(LastBatchNorm, 3), partial(BatchNorm, 3, rngs=nnx.Rngs(0))):
+        with pytest.raises(ValueError, match="unknown running_variance 'flax': choose one of unbiased, biased"):
+            made(running_variance="flax")
+    with pytest.raises(ValueError, match="batch norm got one example while training"):
+        BatchNorm(3, rngs=nnx.Rngs(0))(jnp.ones((1, 3)))
+
+
+def recursion(batch, name, depth):
+    """Second moments of layers 1 to depth, of a test point behind running averages over many batches."""
+    c = -1 / (batch - 1)
+    dual = (math.sqrt(1 - c * c) + c * (math.pi - math.acos(c))) / math.pi
+    mean = math.sqrt(batch - 1) * math.exp(gammaln((batch - 1) / 2) - gammaln(batch / 2)) / (2 * math.sqrt(math.pi))
+    s2, moments = {"unbiased": 1.0, "biased": batch / (batch - 1)}[name], []
+    variance = {"unbiased": 1.0, "biased": 1 - 1 / batch}[name] * (1 - dual) / 2
+    for _ in range(depth):
+        moments.append(s2)
+        s2 = (s2 / 2 - 2 * math.sqrt(s2) * mean / math.sqrt(2 * math.pi) + mean**2) / variance
+    return np.array(moments)
+
+
+@pytest.mark.parametrize(("batch", "name"), list(GOLDEN))
+def test_golden_values_of_the_recursion(batch, name):
+    moments = recursion(batch, name, 400)
+    np.testing.assert_allclose(moments[[layer - 1 for layer in LAYERS]], GOLDEN[batch, name], rtol=1e-3)  # as printed
+    if name == "biased":
+        assert np.argmax(moments > 10) + 1 == {4: 15, 16: 39}[batch]
+    else:
+        np.testing.assert_allclose(moments[-1], {4: 0.4156, 16: 0.5932}[batch], rtol=2e-4)
+
+
+class Network(nnx.Module):
+    """Pre-activations of dense layers behind batch norms and ReLUs."""
+
+    def __init__(self, width, depth, name, rngs):
+        self.layers = nnx.List([nnx.Linear(width, width, use_bias=False, rngs=rngs) for _ in range(depth)])
+        self.norms = nnx.List([BatchNorm(width, eps=0.0, running_variance=name, rngs=rngs) for _ in range(depth)])
+
+    def __call__(self, x):
+        seen = []
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = norm(layer(x))
+            seen.append(jnp.mean(x**2))
+            x = jax.nn.relu(x)
+        return jnp.stack(seen)
+
+
+def measured(batch, name, width, depth, batches):
+    """Second moments on test points in evaluation mode, after averaging the statistics of so many batches."""
+    model = Network(width, depth, name, nnx.Rngs(0))
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+
+    @jax.jit
+    def run(params, rest, key):
+        def step(carry, number):
+            rest, key = carry
+            key, drawn = jax.random.split(key)
+            model = nnx.merge(graph, params, rest, copy=True)
+            for norm in model.norms:
+                norm.momentum = number / (number + 1)  # the plain average over batches
+            model(jax.random.normal(drawn, (batch, width), jnp.float32))
+            return (nnx.split(model, nnx.Param, ...)[2], key), None
+
+        (rest, key), _ = jax.lax.scan(step, (rest, key), jnp.arange(batches, dtype=jnp.float32))
+        model = nnx.merge(graph, params, rest, copy=True)
+        model.eval()
+        return model(jax.random.normal(key, (256, width), jnp.float32))
+
+    return np.asarray(run(params, rest, jax.random.key(1)))
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "depth", "batches"),
+    [("unbiased", 256, 5, 200), ("biased", 256, 5, 200), *full(("unbiased", 400, 20, 1000), ("biased", 400, 10, 1000))],
+)
+def test_evaluation_mode_of_a_network_follows_the_golden_values(name, width, depth, batches):
+    """Batches of 4. One draw's deviation in the last layer, measured over 8 networks, is 2 %, at depth 20 4 %."""
+    layers = [layer - 1 for layer in LAYERS if layer <= depth]
+    found = measured(4, name, width, depth, batches)[layers]
+    np.testing.assert_allclose(found, GOLDEN[4, name][: len(layers)], rtol=5 * (0.02 if depth == 5 else 0.04))
