@@ -7,6 +7,8 @@ import numpy as np
 
 from ntk_analysis.alignment import ComparableKernel, entries
 from ntk_analysis.empirical import EmpiricalKernel
+from ntk_analysis.empirical.functions import name_of
+from ntk_analysis.finite import require_finite
 from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.kernel import HasKernel, Kernel
 
@@ -20,7 +22,8 @@ def kernel_between(source: Any, x1: np.ndarray, x2: np.ndarray | None = None) ->
     """Kernel of x1 with x2, or of x1 with itself.
 
     Raises:
-        ValueError: the source is none of the three; an empirical kernel whose outputs couple the batch.
+        ValueError: the source is none of the three; a kernel that is not finite; an empirical kernel whose
+            outputs couple the batch.
         NotImplementedError: the network has no kernel between two sets of inputs.
     """
     if is_precomputed(source):
@@ -37,6 +40,8 @@ def kernel_between(source: Any, x1: np.ndarray, x2: np.ndarray | None = None) ->
             "the network's outputs depend on the other inputs of the batch: compute the kernel of training and test "
             "inputs as one batch, cut it, and use kernel='precomputed'"
         )
+    if not isinstance(kernel, Kernel | EmpiricalKernel):  # those have told of it themselves
+        require_finite(kernel, f"the kernel of {name_of(source)}")
     return kernel
 
 
