@@ -135,7 +135,9 @@ def pair(
     one1, series1 = jax.tree.map(lambda x: x[..., : variance1.size].reshape(*x.shape[:-1], *variance1.shape), of_both)
     one2, series2 = jax.tree.map(lambda x: x[..., variance1.size :].reshape(*x.shape[:-1], *variance2.shape), of_both)
     found, error = _by_series(series1, series2, variance1 == variance2, distance)
-    found, error = _corrected(function, kinks, (variance1, variance2, distance), (one1.square, one2.square), found, error)
+    found, error = _corrected(
+        function, kinks, (variance1, variance2, distance), (one1.square, one2.square), found, error
+    )
     known = one1.error + one2.error
     error = jax.lax.stop_gradient(error + known * jnp.maximum(found, 0))
     found = into_range(found + 0 * known)  # NaN where the averages are
@@ -244,7 +246,9 @@ def _by_series(left: Series, right: Series, equal: jax.Array, distance: jax.Arra
     def block(state: tuple[jax.Array, ...], terms: list[jax.Array]) -> tuple[tuple[jax.Array, ...], None]:
         # the highest terms of a smooth function are 0, and leave the state, which starts at 0, as it is
         felt = jnp.any(jnp.abs(jnp.stack([jnp.max(jnp.abs(x)) for x in terms])) > _eps(distance))
-        return jax.lax.cond(felt, lambda: jax.lax.scan(horner, state, tuple(terms), reverse=True)[0], lambda: state), None
+        return jax.lax.cond(
+            felt, lambda: jax.lax.scan(horner, state, tuple(terms), reverse=True)[0], lambda: state
+        ), None
 
     (polynomial, _, mismatch), _ = jax.lax.scan(block, start, blocks, reverse=True)
     shared = safe_sqrt(left.rest) * safe_sqrt(right.rest)

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 
-
 @jax.custom_jvp
 def safe_sqrt(x: jax.Array) -> jax.Array:
     """Square root of max(x, 0) whose gradient at 0 is 0 and not infinite."""

@@ -237,5 +237,7 @@ def _jumps(values: Values, kinks: np.ndarray) -> bool:
         return False
     near = 1e-9 * (np.abs(kinks) + 1e-6)
     left, right = (values((kinks + side)[:, None])[:, 0] for side in (-near, near))
-    explained = 4 * near * (np.abs(left[:, 1]) + np.abs(right[:, 1])) + 1e-13 * (np.abs(left[:, 0]) + np.abs(right[:, 0]))
+    explained = 4 * near * (np.abs(left[:, 1]) + np.abs(right[:, 1])) + 1e-13 * (
+        np.abs(left[:, 0]) + np.abs(right[:, 0])
+    )
     return bool(np.any(np.abs(right[:, 0] - left[:, 0]) > explained))

@@ -64,7 +64,8 @@ def meanfield_table(field: MeanField | BatchNormField) -> dict[str, str]:
         "b_var": number(field.b_var),
         "q*": number(field.q_star) + (" (scale-free: any variance is kept)" if field.scale_free else ""),
         "dq'/dq at q*": number(field.variance_slope) + _runs_away(field),
-        "chi_1": number(field.chi_1) + ("" if field.chi_1_error is None else f" (error at most {field.chi_1_error:.1g})"),
+        "chi_1": number(field.chi_1)
+        + ("" if field.chi_1_error is None else f" (error at most {field.chi_1_error:.1g})"),
         "phase": field.phase or "none",
         "fixed points": fixed or "none",
         "correlation length": number(field.correlation_length),
@@ -116,7 +117,9 @@ def phase_map(diagram: PhaseDiagram) -> str:
         f"b_var {bias:7.3f}  " + "".join(PHASE_LETTERS[str(phase)] for phase in phases)
         for bias, phases in zip(diagram.b_var, diagram.phase, strict=True)
     ]
-    legend = ", ".join(f"{letter} {phase}" if letter.strip() else f"blank {phase}" for phase, letter in PHASE_LETTERS.items())
+    legend = ", ".join(
+        f"{letter} {phase}" if letter.strip() else f"blank {phase}" for phase, letter in PHASE_LETTERS.items()
+    )
     axis = f"w_var from {diagram.w_var[0]:g} (left) to {diagram.w_var[-1]:g} (right); {legend}"
     return "\n".join([*reversed(rows), axis])
 

@@ -1,4 +1,4 @@
-"""Whether the outputs of a batch depend on each other: found on values, also where chaos amplifies rounding."""
+"""Whether outputs depend on the rest of their batch, their place or its size: found on outputs and derivatives."""
 
 import itertools
 
@@ -6,10 +6,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_empirical import assert_close, dense
 from test_empirical import drawn as drawn_at_random
 from tiers import full
 
-from ntk_analysis.empirical.functions import couples_batch, flattened, known_coupling
+from ntk_analysis.empirical import empirical_nngp, empirical_ntk
+from ntk_analysis.empirical.coupling import (
+    BY_LAYERS,
+    OTHERS,
+    PLACE,
+    SIZE,
+    coupling,
+    few_that_differ,
+    known_coupling,
+    tried_coupling,
+)
+from ntk_analysis.empirical.directions import random_direction
 from ntk_analysis.layers import (
     Activation,
     BatchNorm,
@@ -28,37 +40,206 @@ def draw(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape)
 
 
-def plain(params, x):
-    return (jnp.tanh(x @ params["in"] + params["b"][None]) @ params["out"]).reshape(len(x), 2, -1)
+def net(params, x):
+    return jnp.tanh(x @ params["in"] + params["b"][None]) @ params["out"]
 
 
-def coupled(params, x):
-    hidden = x @ params["in"]
-    hidden = (hidden - jnp.mean(hidden, 0, keepdims=True)) / jnp.std(hidden, 0, keepdims=True)
-    return jnp.tanh(hidden + params["b"][None]) @ params["out"]
+def normed(x):
+    """Batch norm without an affine part, as a user writes it; 0 for a batch of one."""
+    centered = x - jnp.mean(x, 0, keepdims=True)
+    return centered / jnp.sqrt(jnp.mean(centered**2, 0, keepdims=True) + 1e-5)
+
+
+def batch_norm(params, x):
+    return jnp.tanh(normed(x @ params["in"]) + params["b"][None]) @ params["out"]
+
+
+def column(x, values):
+    """(n, 1), for strict dtypes."""
+    return jnp.asarray(values, x.dtype)[:, None]
+
+
+def heads(params, x):
+    return jnp.concatenate([1e6 * net(params, x), batch_norm(params, x)], 1)
+
+
+def groups_of_three(params, x):
+    parts = x.reshape(-1, 3, x.shape[1])
+    return net(params, (parts - jnp.mean(parts, 1, keepdims=True)).reshape(x.shape))
+
+
+def dropped(params, x):
+    return net(params, jnp.where(jax.random.bernoulli(jax.random.key(0), 0.5, x.shape), x, 0))
 
 
 PARAMS = {"in": draw(3, 5), "b": draw(5, seed=1), "out": draw(5, 4, seed=2)}
-COUPLINGS = {
-    "batch norm": (coupled, True),
-    "stopped statistics": (
-        lambda p, x: plain(p, x) - jax.lax.stop_gradient(jnp.mean(plain(p, x), 0, keepdims=True)),
-        True,
-    ),
-    "maximum": (lambda p, x: plain(p, x) / jnp.max(jnp.abs(plain(p, x))), True),
-    "size of the batch": (lambda p, x: plain(p, x) / len(x), True),
-    "none": (plain, False),
-    "layer norm": (lambda p, x: plain(p, x - jnp.mean(x, 1, keepdims=True)), False),
+OF_OTHERS = {
+    "batch norm": batch_norm,
+    "large offset": lambda p, x: batch_norm(p, x) + 3e5,
+    "second head of another scale": heads,
+    "weak": lambda p, x: net(p, x) + 1e-3 * jnp.mean(net(p, x), 0, keepdims=True),
+    "stopped statistics": lambda p, x: net(p, x) - jax.lax.stop_gradient(jnp.mean(net(p, x), 0, keepdims=True)),
+    "first": lambda p, x: net(p, x - x[:1]),
+    "maximum": lambda p, x: net(p, x) / jnp.max(jnp.abs(net(p, x))),
+    "last": lambda p, x: net(p, x - x[-1:]),
+    "neighbour": lambda p, x: net(p, jnp.roll(x, 1, 0)),
+    "reversed": lambda p, x: net(p, x)[::-1],
+    "sorted": lambda p, x: jnp.sort(net(p, x), 0),
+    "softmax over the batch": lambda p, x: jax.nn.softmax(net(p, x), 0),
+    "attention over the batch": lambda p, x: jax.nn.softmax(x @ x.T) @ net(p, x),
+    "sum so far": lambda p, x: jnp.cumsum(net(p, x), 0),
+}
+OF_PLACE = {
+    "dropout of a fixed key": dropped,
+    "number in the input": lambda p, x: net(p, x + column(x, np.arange(len(x)))),
+    "number in the output": lambda p, x: net(p, x) + column(x, np.arange(len(x))),
+    "every second": lambda p, x: net(p, x) * column(x, 1 + np.arange(len(x)) % 2),
+    "noise of a fixed key": lambda p, x: net(p, x) + jax.random.normal(jax.random.key(0), (len(x), 1), x.dtype),
+}
+OF_SIZE = {
+    "divided": lambda p, x: net(p, x) / len(x),
+    "multiplied": lambda p, x: net(p, x) * len(x),
+    "a little": lambda p, x: net(p, x) * (1 + 1e-3 * len(x)),
+}
+OF_NOTHING = {
+    "none": net,
+    "layer norm": lambda p, x: net(p, x - jnp.mean(x, 1, keepdims=True)),
+    "kinks and jumps": lambda p, x: jax.nn.relu(net(p, jnp.round(2 * x))),
+    "of no slope": lambda p, x: jnp.sign(net(p, x)),
+    "of rounding only": lambda p, x: jnp.sum(jax.nn.softmax(net(p, x), 1), 1),
+    "saturated": lambda p, x: jax.nn.softmax(100 * net(p, x), 1),
+    "not defined everywhere": lambda p, x: jnp.log(net(p, x)),
+    "masked": lambda p, x: jnp.where(net(p, x) > 0, net(p, x), -jnp.inf),
+}
+SHOWN = {
+    "large offset", "second head of another scale", "stopped statistics", "dropout of a fixed key",
+    "number in the output", "a little", "none",
+}  # fmt: skip
+EXPECTED = {OTHERS: OF_OTHERS, PLACE: OF_PLACE, SIZE: OF_SIZE, "": OF_NOTHING}
+CASES = [(name, f, why) for why, functions in EXPECTED.items() for name, f in functions.items()]
+
+
+@pytest.mark.parametrize(
+    ("name", "f", "why"), [*(c for c in CASES if c[0] in SHOWN), *full(*(c for c in CASES if c[0] not in SHOWN))]
+)
+def test_what_couples_is_found(name, f, why):
+    """In float32: an offset of 3e5 leaves no digits of what a batch norm does to the outputs."""
+    params, x = jax.tree.map(np.float32, PARAMS), draw(6, 3, seed=3).astype(np.float32)
+    assert coupling(f, params, x) == why, name
+    assert not coupling(f, params, x[:1]), "one input has nothing to be coupled to"
+
+
+@pytest.mark.parametrize("name", ["batch norm", *full("a little", "number in the output", "none")])
+def test_half_precision(name):
+    """Looked at in float32."""
+    f = {**OF_OTHERS, **OF_SIZE, **OF_PLACE, **OF_NOTHING}[name]
+    with jax.numpy_dtype_promotion("standard"):
+        for dtype in (jnp.float16, jnp.bfloat16):
+            params = jax.tree.map(lambda leaf, dtype=dtype: leaf.astype(dtype), PARAMS)
+            assert bool(coupling(f, params, draw(6, 3, seed=3).astype(dtype))) == (name != "none")
+
+
+def late(params, x):
+    return net(params, x) * column(x, 1 + (np.arange(len(x)) >= 18))
+
+
+def test_of_a_larger_batch_the_whole_is_looked_at():
+    """A function that treats inputs from the 18th on in another way."""
+    x = draw(20, 3)
+    assert coupling(late, PARAMS, x) == SIZE
+    assert coupling(late, PARAMS, x[:10], x) == SIZE
+    assert not coupling(late, PARAMS, x, budget=0), "what does not fit into memory as one batch cannot be coupled"
+
+
+def test_batches_that_are_not_taken():
+    assert coupling(groups_of_three, PARAMS, draw(6, 3)) == "f does not take a batch of 1"
+
+
+def test_place_by_the_dense_jacobian():
+    """Of 1 to 4 with themselves: without the places all ones."""
+
+    def f(params, x):
+        return (x[:, :1] + column(x, np.arange(len(x)))) * params["w"]
+
+    params, x = {"w": np.ones((1, 1))}, np.arange(1.0, 5)[:, None]
+    found = empirical_ntk(f, params, x)
+    assert found.coupled
+    assert f"batch coupled ({PLACE})" in found.summary()
+    np.testing.assert_allclose(found.ntk[:, :, 0, 0], np.outer([1, 3, 5, 7], [1, 3, 5, 7]), rtol=1e-14)
+    assert "batch coupled (as stated)" in empirical_ntk(net, PARAMS, draw(3, 3), coupled=True).summary()
+
+
+def of_tokens(params, tokens):
+    return normed(jnp.mean(params["table"][tokens], 1)) @ params["out"]
+
+
+def of_frames(params, frames):
+    return batch_norm(params, frames.reshape(len(frames), -1).astype(params["in"].dtype) / 255)
+
+
+SORTED = np.sort(np.random.default_rng(0).integers(1, 5, (30, 1)), axis=0)
+SORTED[:12] = 0
+FRAMES = np.zeros((20, 1, 3), np.uint8)
+FRAMES[11:, 0, 1] = np.arange(9) * 25
+TOKENS = {"table": draw(5, 3), "out": draw(3, 2, seed=1)}
+INTEGERS = {
+    "sorted categories": (of_tokens, TOKENS, SORTED),
+    "black frames": (of_frames, PARAMS, FRAMES),
+    "padded tokens": (of_tokens, TOKENS, np.pad(SORTED, ((0, 0), (0, 2)))),
+    "only the last differs": (of_tokens, TOKENS, np.array([[0]] * 23 + [[3]])),
+    "one category": (of_tokens, TOKENS, np.zeros((6, 1), int)),
 }
 
 
-@pytest.mark.parametrize("name", COUPLINGS)
-def test_coupling_is_detected(name):
-    f, couples = COUPLINGS[name]
-    f = jax.jit(flattened(f))
-    for n in (3, 20):
-        assert couples_batch(f, PARAMS, draw(n, 3)) == couples
-    assert not couples_batch(f, PARAMS, draw(1, 3)), "one input has nothing to be coupled to"
+@pytest.mark.parametrize("name", ["sorted categories", *full(*list(INTEGERS)[1:])])
+def test_equal_first_inputs_hide_no_coupling(name):
+    f, params, x = INTEGERS[name]
+    found = empirical_ntk(f, params, x, outputs="trace", method="jacobian")
+    assert found.coupled
+    if name in ("sorted categories", "black frames"):
+        assert_close(found.ntk, np.einsum("abcc->ab", dense(f, params, x)))
+
+
+def test_few_inputs_differ_wherever_they_can():
+    """A feature that differs in one input of a thousand is among them, beside others that differ everywhere."""
+    x = np.stack([np.arange(1000), np.zeros(1000), np.arange(1000) == 777], axis=1).astype(int)
+    assert len(few_that_differ(x)) == 8
+    assert few_that_differ(x)[:, 2].any()
+    assert few_that_differ(np.zeros((30, 3))).shape == (8, 3)
+    first, second = np.zeros((30, 3)), np.ones((30, 3))
+    assert len(np.unique(few_that_differ(first, second), axis=0)) == 2
+
+
+@jax.custom_vjp
+def without_forward_mode(x):
+    return jnp.tanh(x)
+
+
+without_forward_mode.defvjp(lambda x: (jnp.tanh(x), x), lambda x, g: (g * (1 - jnp.tanh(x) ** 2),))
+
+
+@pytest.mark.parametrize("coupled", [True, *full(False)])
+def test_functions_without_forward_mode(coupled):
+    def f(params, x):
+        hidden = x @ params["in"]
+        return without_forward_mode(normed(hidden) if coupled else hidden) @ params["out"] + 3e5
+
+    params = jax.tree.map(np.float32, {name: PARAMS[name] for name in ("in", "out")})
+    assert coupling(f, params, draw(6, 3).astype(np.float32)) == (OTHERS if coupled else "")
+
+
+@pytest.mark.full
+def test_outputs_without_derivatives():
+    """A function of the host has outputs, and so an NNGP."""
+
+    def f(params, x):
+        shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        return (
+            jax.pure_callback(lambda x: np.asarray(x) - np.mean(np.asarray(x), 0, keepdims=True), shape, x)
+            @ params["in"]
+        )
+
+    assert empirical_nngp(f, PARAMS, draw(6, 3)).coupled
 
 
 class MeanTaker(Activation):
@@ -85,7 +266,8 @@ def test_what_is_known_of_layers_is_what_is_found(name):
     network, known = OF_LAYERS[name]
     assert known_coupling(network) is known
     params, x, _ = drawn_at_random(network, (3,), 8)
-    assert couples_batch(jax.jit(flattened(network)), params, x) == (known is not False)
+    assert coupling(network, params, x) == {True: BY_LAYERS, False: "", None: OTHERS}[known]
+    assert bool(coupling(network.apply, params, x)) == (known is not False)
 
 
 CHAOTIC = {
@@ -112,10 +294,10 @@ def first_differs(f, params, x):
 def test_chaos_is_not_coupling(name):
     """float32, 60 layers: rounding is amplified until it is a good part of the outputs."""
     network = CHAOTIC[name]
-    f, params = jax.jit(flattened(network)), drawn(network)
+    f, params = network.apply, drawn(network)
     if name != "batch norm":
         assert first_differs(f, params, X) > 1e4 * np.finfo(np.float32).eps, "there is something to be mistaken for it"
-    assert couples_batch(f, params, X) == (name == "batch norm")
+    assert bool(coupling(f, params, X)) == (name == "batch norm")
 
 
 def test_chaos_behind_indices_is_not_coupling():
@@ -126,9 +308,7 @@ def test_chaos_behind_indices_is_not_coupling():
         table, inner = params
         return network.apply(inner, table[tokens])
 
-    assert not couples_batch(
-        jax.jit(flattened(f)), (jnp.asarray(X), drawn(network)), np.array([3, 1, 4, 1, 5, 0, 2, 6])
-    )
+    assert not coupling(f, (X, drawn(network)), np.array([3, 1, 4, 1, 5, 0, 2, 6]))
 
 
 HIDDEN = {
@@ -140,14 +320,14 @@ HIDDEN = {
 
 @pytest.mark.parametrize("name", ["stopped statistics", "size of the batch", *full("maximum")])
 def test_chaos_hides_no_coupling(name):
-    assert couples_batch(jax.jit(flattened(HIDDEN[name])), drawn(SHALLOWER), X)
+    assert coupling(HIDDEN[name], drawn(SHALLOWER), X)
 
 
 def test_noise_of_one_program_is_not_coupling():
     """As of sums whose order changes from run to run."""
     calls = itertools.count()
 
-    def f(params, x):
-        return flattened(plain)(params, x) * (1 + 1e-6 * (next(calls) % 2))
+    def respond(params, direction, x):
+        return net(params, x)[None] * (1 + 1e-6 * (next(calls) % 2))
 
-    assert not couples_batch(f, PARAMS, draw(8, 3))
+    assert not tried_coupling(respond, PARAMS, random_direction(PARAMS), draw(8, 3))

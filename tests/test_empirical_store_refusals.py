@@ -1,6 +1,7 @@
 """What a store of kernels refuses, in one line and with nothing lost: another kernel, a path, a disk too small."""
 
 import errno
+import functools
 import shutil
 from types import SimpleNamespace
 
@@ -8,9 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_empirical_store import OPTIONS, PARAMS, SMALL, X, interrupted, net
+from test_empirical_store import OPTIONS, PARAMS, SMALL, Stop, X, interrupted, net, stop_after
+from tiers import full
 
-from ntk_analysis.empirical import empirical_nngp, empirical_ntk, open_kernel
+from ntk_analysis.empirical import empirical_nngp, empirical_ntk, open_kernel, plan
+from ntk_analysis.empirical.identity import identity, same_function
+from ntk_analysis.empirical.runs import Job
 
 
 def other_net(params, x):
@@ -32,6 +36,107 @@ OTHER_CALLS = {
     "function": ({"f": other_net}, r"f is another function \(.*:net there, .*:other_net here\)"),
     "stopped gradient": ({"f": stopped_net}, "f is another function"),
 }
+
+
+def adapted(params, x, *, trained=("bias", "down", "up", "scale"), constant=None, clip=50.0):
+    """A network with parameters that are zero: a bias, an adapter down @ up, the scale of a branch."""
+    p = {name: leaf if name in trained else jax.lax.stop_gradient(leaf) for name, leaf in params.items()}
+    weights = p["in"] + p["down"] @ p["up"]
+    hidden = jnp.tanh(x @ jax.lax.stop_gradient(weights - weights) + x @ weights + p["bias"][None])
+    hidden = hidden + p["scale"] * jnp.sin(hidden)
+    if constant is not None:
+        hidden = hidden * constant
+    return jnp.clip(hidden @ p["out"], -clip, clip)
+
+
+ADAPTED = PARAMS | {
+    "bias": np.zeros(5), "down": np.random.default_rng(4).standard_normal((3, 2)), "up": np.zeros((2, 5)),
+    "scale": np.zeros(()),
+}  # fmt: skip
+TRAINED = ("in", "out", "bias", "down", "up", "scale")
+BEGUN = functools.partial(adapted, trained=TRAINED)
+ALTERED = {
+    "frozen zero bias": functools.partial(adapted, trained=[name for name in TRAINED if name != "bias"]),
+    "frozen adapter": functools.partial(adapted, trained=[name for name in TRAINED if name != "up"]),
+    "frozen zero scale": functools.partial(adapted, trained=[name for name in TRAINED if name != "scale"]),
+    "another size of a zero": lambda p, x: BEGUN(p | {"bias": 1.001 * p["bias"]}, x),
+    "a little": lambda p, x: BEGUN(p, x) * (1 + 1e-10),
+    "one input of another value": lambda p, x: BEGUN(p, x) * jnp.where(x[:, :1] == X[10, 0], 1.01, 1.0),
+    "one output": lambda p, x: BEGUN(p, x) * jnp.array([[1.0, 1.0 + 1e-9]]),
+    "a bound that is not reached": functools.partial(adapted, trained=TRAINED, clip=51.0),
+    "a constant": functools.partial(adapted, trained=TRAINED, constant=np.ones((1, 5))),
+}
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A store that is half done and one that is finished."""
+    folder = tmp_path_factory.mktemp("stores")
+    with pytest.raises(Stop):
+        empirical_ntk(BEGUN, ADAPTED, X, store=folder / "half", track=stop_after(5), **SMALL)
+    empirical_ntk(BEGUN, ADAPTED, X, store=folder / "done", **SMALL)
+    return folder
+
+
+SHOWN = ("frozen zero bias", "frozen adapter", "a bound that is not reached")
+
+
+@pytest.mark.parametrize("name", [*SHOWN, *full(*(name for name in ALTERED if name not in SHOWN))])
+def test_a_function_that_changed_is_another_one(begun, name):
+    """Where it changed derivatives by parameters that are zero, or state of any kind, and hardly any number."""
+    for store in ("half", "done"):
+        with pytest.raises(ValueError, match="f is another function"):
+            empirical_ntk(ALTERED[name], ADAPTED, X, store=begun / store, **SMALL)
+
+
+@pytest.mark.full
+def test_the_same_function_made_anew_is_the_same(begun):
+    again = functools.partial(lambda p, x: adapted(p, x, trained=TRAINED))
+    found = empirical_ntk(again, ADAPTED, X, store=begun / "done", track=stop_after(0), **SMALL)
+    np.testing.assert_array_equal(found.ntk, empirical_ntk(BEGUN, ADAPTED, X, **SMALL).ntk)
+
+
+def closing_over(state):
+    def f(params, x):
+        far = (x[:, 0] > 1e9).astype(int) * 40
+        return net(params, x) * state["scale"] + jnp.asarray(state["table"])[far]
+
+    return f
+
+
+@pytest.mark.parametrize("change", ["a number", *full("an entry of no use", "in place")])
+def test_state_that_changed_is_another_function(tmp_path, change):
+    state = {"scale": 1.0, "table": np.zeros((50, 2))}
+    f = closing_over(state)
+    empirical_ntk(f, PARAMS, X, store=tmp_path / "k", **SMALL)
+    if change == "a number":
+        state["scale"] = 1 + 1e-9
+    elif change == "an entry of no use":
+        state["table"] = np.where(np.arange(50)[:, None] == 40, 1e-9, state["table"])
+    else:
+        state["table"][40, 1] = 1
+    with pytest.raises(ValueError, match="f is another function"):
+        empirical_ntk(f, PARAMS, X, store=tmp_path / "k", **SMALL)
+    found = empirical_ntk(f, PARAMS, X, store=tmp_path / "new", **SMALL)
+    expected = empirical_ntk(closing_over(state), PARAMS, X, **SMALL)
+    np.testing.assert_array_equal(found.ntk, expected.ntk)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rounding_is_not_another_function(begun, tmp_path, dtype):
+    """The same sums in another order, as other devices and versions compute them."""
+    params, x = jax.tree.map(lambda leaf: leaf.astype(dtype), (ADAPTED, X))
+    order = np.array([2, 0, 1])
+
+    def reordered(p, x):
+        return BEGUN(p | {"in": p["in"][order], "down": p["down"][order]}, x[:, order])
+
+    job = functools.partial(Job, params=params, x1=x, x2=None, float64=dtype == np.float64)
+    cut = plan(BEGUN, params, x, **SMALL)
+    one, other, third = (identity(job(f, plan=cut)) for f in (BEGUN, reordered, ALTERED["frozen adapter"]))
+    assert same_function(one, other | {"name": one["name"]}, same_jax=False)
+    assert not same_function(one, third | {"name": one["name"]}, same_jax=False)
 
 
 @pytest.mark.parametrize("name", OTHER_CALLS)

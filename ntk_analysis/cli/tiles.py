@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,10 +96,10 @@ def plan_elsewhere(
     size; on one of the inputs at hand, where that does not fit.
     """
     f, params, x = subject
-    coupled = planned(f, params, x, **options | {"memory": None}).coupled
-    options = options | {"coupled": coupled}
+    at_hand = planned(f, params, x, **options | {"memory": None})
+    options = options | {"coupled": at_hand.coupled}
     like = _described((inputs or len(x), *x.shape[1:]), x.dtype)
-    cut = planned(f, params, like, **options, parallel=devices)
+    cut = replace(planned(f, params, like, **options, parallel=devices), coupling=at_hand.coupling)
     if flops_per_second is None:
         rows = np.arange(cut.rows if _fits(cut) else len(x)) % len(x)
         sample = x if _is_described(x) else x[rows]

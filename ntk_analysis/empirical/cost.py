@@ -61,10 +61,10 @@ def _cost(jaxpr: Jaxpr) -> Cost:
     for index, eqn in enumerate(jaxpr.eqns):
         arguments = _variables(eqn.invars)
         results = sum(_bytes(var.aval) for var in eqn.outvars)
-        bodies = [_cost(body) for body in _bodies(eqn)]
-        flops += max(body.flops for body in bodies) * eqn.params.get("length", 1) if bodies else _flops(eqn)
+        inner = [_cost(body) for body in bodies(eqn)]
+        flops += max(body.flops for body in inner) * eqn.params.get("length", 1) if inner else _flops(eqn)
         # a body's own inputs are alive already (those of a scan: a slice of them)
-        inside = max((body.memory_bytes for body in bodies), default=0) - sum(_bytes(var.aval) for var in arguments)
+        inside = max((body.memory_bytes for body in inner), default=0) - sum(_bytes(var.aval) for var in arguments)
         peak = max(peak, alive + max(results, inside))
         done = {var for var in arguments if last_use[var] == index} | {
             var for var in eqn.outvars if var not in last_use
@@ -77,10 +77,11 @@ def _variables(atoms: Iterable[Any]) -> set[Any]:
     return {atom for atom in atoms if not isinstance(atom, Literal)}
 
 
-def _bodies(eqn: Any) -> list[Jaxpr]:
+def bodies(eqn: Any) -> list[Jaxpr]:
+    """The programs inside a step: those of a loop, of branches, of a function that is called."""
     params = [param if isinstance(param, tuple | list) else [param] for param in eqn.params.values()]
-    bodies = [value for values in params for value in values if isinstance(value, ClosedJaxpr | Jaxpr)]
-    return [body.jaxpr if isinstance(body, ClosedJaxpr) else body for body in bodies]
+    found = [value for values in params for value in values if isinstance(value, ClosedJaxpr | Jaxpr)]
+    return [body.jaxpr if isinstance(body, ClosedJaxpr) else body for body in found]
 
 
 def _flops(eqn: Any) -> float:

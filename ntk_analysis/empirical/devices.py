@@ -16,7 +16,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ntk_analysis.empirical.functions import Side
-from ntk_analysis.empirical.layouts import symmetric
 from ntk_analysis.empirical.methods import Method
 from ntk_analysis.empirical.runs import Job, Runner, Sink, Steps, Tile, Track, description
 from ntk_analysis.empirical.tiles import NETWORKS, Network, Tiles, padded_rows, tile_programs
@@ -95,7 +94,7 @@ class ShardedTiles(Tiles):
                 values = np.asarray(self._sharded.contract(self._params, lefts, rights))
             for device, (i, j) in enumerate(batch):
                 if device * rounds + step < len(todo):
-                    yield (i, j), self._cut(i, j, values[device])
+                    yield (i, j), self.finished(i, j, values[device])
 
     def _features(self, x: np.ndarray, indices: list[int], size: int) -> Any:
         rows = np.stack([padded_rows(index, size, len(x)) for index in indices])
@@ -106,11 +105,6 @@ class ShardedTiles(Tiles):
         else:
             side = Side(jax.device_put(x[rows], each))
         return self._sharded.features(self._params, side)
-
-    def _cut(self, i: int, j: int, tile: np.ndarray) -> np.ndarray:
-        rows, columns = self.plan.slices(i, j)
-        tile = tile[: rows.stop - rows.start, : columns.stop - columns.start]
-        return symmetric(tile) if self.plan.symmetric and i == j else tile
 
 
 @lru_cache(maxsize=NETWORKS)

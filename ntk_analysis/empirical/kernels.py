@@ -8,11 +8,12 @@ import numpy as np
 
 from ntk_analysis.arrays import concrete
 from ntk_analysis.empirical.devices import Devices
+from ntk_analysis.empirical.identity import as_it_is
 from ntk_analysis.empirical.manifest import manifest, read_manifest
 from ntk_analysis.empirical.plans import TilePlan
 from ntk_analysis.empirical.runs import Held, Job, Runner, Track, untracked
 from ntk_analysis.empirical.store import Stored, continued, find_store, open_store
-from ntk_analysis.empirical.tiles import Network, computes_in_float64, plan
+from ntk_analysis.empirical.tiles import Network, checked_call, computes_in_float64, plan
 from ntk_analysis.last_batch_norm import as_matrix
 from ntk_analysis.layers.base import Params
 from ntk_analysis.memory import available_bytes, gib
@@ -135,8 +136,9 @@ def empirical_ntk(
             diagonal over outputs.
         method: "jacobian", "products", "layerwise", "last_norm", or "auto": the one of least time by its FLOPs.
         coupled: whether an output depends on the other inputs of its batch (batch normalisation in training mode): then
-            x1 is one batch and x2 another, never cut, and the kernel that of the batch's outputs. "detect" knows it
-            of layers, and tries it out on up to 8 inputs for all else.
+            x1 is one batch and x2 another, never cut, and the kernel that of the batch's outputs. So it is where an
+            output depends on its place in the batch or on its size. "detect" knows it of layers and tries all else
+            out, outputs and derivatives, on inputs that differ; the summary says what was found.
         memory: what one tile may take: bytes, "4GiB", or None for half of what is free.
         store: where the kernel is to stand on disk, None for the host's memory. The same call continues a store that
             was interrupted, with the store's tiles, and ends with the same bits; see `store`.
@@ -146,7 +148,7 @@ def empirical_ntk(
 
     Raises:
         TypeError: f does not return one array of floats; parameters that are no floats; called under a transformation.
-        ValueError: NaN or infinite parameters or inputs; shapes that do not fit; unknown options.
+        ValueError: NaN or infinite parameters, inputs or results; shapes that do not fit; unknown options.
         MemoryError: one pair of inputs needs more than the budget, or the kernel more than the host has.
         NotImplementedError: "layerwise" for a network with compositions of one's own, "last_norm" for one that does not
             end in a batch norm.
@@ -214,6 +216,9 @@ def _compute(
 ) -> EmpiricalKernel:
     path = None if store is None else Path(store)
     begun = None if path is None else read_manifest(path)
+    if path is not None:
+        stated = {name: options[name] for name in ("outputs", "which", "method", "coupled") if name in options}
+        f = as_it_is(f, params, checked_call(f, params, x1, x2, **stated)[0])
     free = options["memory"] is None
     cut = plan(f, params, x1, x2, parallel=on.parallel, **options | {"memory": budget(options["memory"], on)})
     if path is not None and begun is not None:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ntk_analysis.empirical.functions import Side, known_coupling
+from ntk_analysis.empirical.coupling import known_coupling
+from ntk_analysis.empirical.functions import Side
 from ntk_analysis.empirical.layerwise import Factors, layerwise_method
 from ntk_analysis.empirical.methods import Method
 from ntk_analysis.layers import BatchNorm, LastBatchNorm, Layer, Serial

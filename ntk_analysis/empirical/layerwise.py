@@ -27,6 +27,7 @@ from ntk_analysis.empirical.functions import Side
 from ntk_analysis.empirical.layouts import inner, weighted
 from ntk_analysis.empirical.methods import Method
 from ntk_analysis.empirical.probes import Flow, Place, flows, over_stacks, probed
+from ntk_analysis.gaussian import safe_divide
 from ntk_analysis.layers import Conv, Dense, Layer
 from ntk_analysis.layers.base import Params, SingleLayer
 
@@ -105,7 +106,7 @@ def factors(
     if weights.standardize:
         y = layer.compute(params, x)
         z = y - weights.b_var**0.5 * params["b"].reshape((1,) * (y.ndim - 1) + (u,)) if weights.b_var > 0 else y
-        signals = signals / jnp.std(params["w"].reshape(m, u), axis=0).reshape(1, 1, 1, u)
+        signals = safe_divide(signals, weights.deviation(params).reshape(1, 1, 1, u), 0.0)
         z = z.reshape(-1, u) if coupled else z.reshape(n, -1, u)
         removed.append(_einsum("pu,ncpu->ncu" if coupled else "npu,ncpu->ncu", z, signals) / m**0.5)
     if weights.centered:

@@ -125,7 +125,7 @@ def products_method(f: Flat, layout: str) -> Method:
         size = len(right.x) if right.rows is None else len(right.rows)
         return jnp.moveaxis(jax.lax.map(column, jnp.arange(size)), 0, 2 if layout == "full" else 1)
 
-    return Method("products", lambda params, side: side, _forward_mode()(contract))
+    return Method("products", lambda params, side: side, forward_mode()(contract))
 
 
 def _gradients(f: Flat, params: Params, side: Side) -> Callable[[jax.Array], Any]:
@@ -138,7 +138,8 @@ def _gradients(f: Flat, params: Params, side: Side) -> Callable[[jax.Array], Any
 
 
 @contextmanager
-def _forward_mode() -> Iterator[None]:
+def forward_mode() -> Iterator[None]:
+    """Where forward-mode derivatives are taken: NotImplementedError for functions that have none."""
     try:
         yield
     except TypeError as error:

@@ -51,6 +51,7 @@ class TilePlan:
         memory_bytes: the most that one tile takes on the device at one time, by the same count and a margin.
         budget_bytes: what it may take.
         seconds: estimate from a measured tile, None if it was not asked for.
+        coupling: what couples the batch, in words; empty where nothing does.
     """
 
     n1: int
@@ -68,6 +69,7 @@ class TilePlan:
     memory_bytes: int
     budget_bytes: int
     seconds: float | None = None
+    coupling: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -148,11 +150,12 @@ class TilePlan:
 
     def summary(self) -> str:
         """One line."""
+        coupled = f", batch coupled ({self.coupling})" if self.coupled else ""
         time = "" if self.seconds is None else f", about {self.seconds:.3g} s"
         return (
             f"{self.which} {self.shape} {self.dtype} ({self.outputs}) by {self.method}: {self.count} tiles of "
             f"{self.rows} x {self.columns}, {self.flops:.3g} FLOPs, {gib(self.memory_bytes)} of the "
-            f"{gib(self.budget_bytes)} allowed{', batch coupled' * self.coupled}{time}"
+            f"{gib(self.budget_bytes)} allowed{coupled}{time}"
         )
 
 

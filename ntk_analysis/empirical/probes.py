@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ntk_analysis.empirical.functions import Side
+from ntk_analysis.empirical.functions import Side, nan_with_derivatives
 from ntk_analysis.empirical.methods import unit_cotangents
 from ntk_analysis.layers import Layer, Repeat, Residual, ResidualChain, Serial
 from ntk_analysis.layers.base import Params, Shape, SingleLayer, as_params_dtype
@@ -103,7 +103,7 @@ def flows(template: Layer, places: list[Place], params: Params, side: Side) -> l
         merged = jax.tree.unflatten(tree, list(zip(own, probes, strict=True)))
         y, records = template.forward(merged, x, record=True)
         seen = [node for node in jax.tree.leaves(records, is_leaf=_is_seen) if _is_seen(node)]
-        return y.reshape(y.shape[0], -1), {node.number: node.inputs for node in seen}
+        return nan_with_derivatives(y.reshape(y.shape[0], -1)), {node.number: node.inputs for node in seen}
 
     shapes = jax.eval_shape(run, [None] * len(own))[1]
     probes = [

@@ -12,15 +12,18 @@ import numpy as np
 
 from ntk_analysis.arrays import concrete
 from ntk_analysis.empirical.cost import described
+from ntk_analysis.empirical.coupling import WHOLE, coupling
+from ntk_analysis.empirical.faults import Place, fault
 from ntk_analysis.empirical.functions import (
-    Flat,
     Side,
     check_inputs,
     check_params,
     count_outputs,
-    couples_batch,
+    defined,
     flattened,
-    known_coupling,
+    name_of,
+    precise,
+    shortened,
 )
 from ntk_analysis.empirical.halves import symmetric_tile
 from ntk_analysis.empirical.last_norm import last_norm_method
@@ -29,6 +32,7 @@ from ntk_analysis.empirical.layouts import LAYOUTS, arranged, symmetric
 from ntk_analysis.empirical.methods import Method, Programs, jacobian_method, outputs_method, products_method
 from ntk_analysis.empirical.plans import TilePlan, memory_budget, plan_tiles
 from ntk_analysis.empirical.whole_models import refuse_whole_models
+from ntk_analysis.finite import require_finite
 from ntk_analysis.layers import Layer
 from ntk_analysis.layers.base import Params
 from ntk_analysis.precision import is_traced, numpy_in_float64, wants_float64
@@ -40,6 +44,7 @@ KERNELS = ("ntk", "nngp")
 # time of a FLOP, in that of others: gradients of single inputs, by convolutions above all, make small matrix products;
 # measured on a CPU: CNN 2.3, batch-norm MLP 3
 SLOWNESS = {"jacobian": 2.0}
+AS_STATED = "as stated"
 NETWORKS = 32  # networks whose compiled tiles are kept for the next call
 
 
@@ -68,8 +73,8 @@ def plan(
         outputs: layout, "full", "diagonal" or "trace".
         which: "ntk" or "nngp".
         method: "auto" takes the one of least time by its FLOPs.
-        coupled: True, False or "detect", which knows layers, and runs other f on up to 8 inputs (random ones, where x1
-            is not at hand).
+        coupled: True, False or "detect", which knows layers, and tries other f out (on random inputs, where x1 is not
+            at hand); the summary says what was found.
         memory: budget of one tile: bytes, "4GiB", or None for half of what is free.
         measure: whether to run one tile (on random inputs, where x1 is not at hand) and estimate the time.
         parallel: devices or workers that tiles are cut for, several for each; the budget is that of each.
@@ -78,6 +83,41 @@ def plan(
         TypeError, ValueError: as `empirical_ntk`.
         MemoryError: not even one pair of inputs fits into the budget.
     """
+    x1, x2 = checked_call(f, params, x1, x2, outputs=outputs, which=which, method=method, coupled=coupled)
+    shape1, shape2 = _abstract(x1), None if x2 is None else _abstract(x2)
+    features, dtype = _outputs(f, *_hashable(params), shape1, computes_in_float64())
+    budget = memory_budget(memory)
+    why = AS_STATED if coupled else ""
+    if coupled == "detect":
+        some = (x if x is None or isinstance(x, np.ndarray) else _concrete(x, WHOLE) for x in (x1, x2))
+        why = coupling(f, params, *some, which=which, budget=budget)
+    facts: dict[str, Any] = {
+        "features": features,
+        "outputs": outputs,
+        "which": which,
+        "coupled": bool(why),
+        "coupling": why,
+        "dtype": dtype,
+    }
+    facts |= {"budget_bytes": budget, "parallel": parallel}
+    best = _cheapest(f, params, shape1, shape2, _candidates(f, which, method), facts)
+    if measure:
+        best = replace(best, seconds=_measured(f, params, _concrete(x1), None if x2 is None else _concrete(x2), best))
+    return best
+
+
+def checked_call(
+    f: Network,
+    params: Params,
+    x1: Any,
+    x2: Any,
+    *,
+    outputs: str = "full",
+    which: str = "ntk",
+    method: str = "auto",
+    coupled: bool | str = "detect",
+) -> tuple[Any, Any]:
+    """The inputs on the host, or their descriptions; raises what `plan` says of arguments, without calling f."""
     refuse_whole_models(f, params)
     _check_choices(f, outputs, which, method, coupled)
     if is_traced(params, x1, x2):
@@ -90,29 +130,14 @@ def plan(
     )
     check_inputs(x1, x2)
     check_params(params)
-    shape1, shape2 = _abstract(x1), None if x2 is None else _abstract(x2)
-    features, dtype = _outputs(f, *_hashable(params), shape1, computes_in_float64())
-    if coupled == "detect":
-        known = known_coupling(f)
-        coupled = couples_batch(_compiled(f), params, _concrete(x1)) if known is None else known
-    facts: dict[str, Any] = {
-        "features": features,
-        "outputs": outputs,
-        "which": which,
-        "coupled": bool(coupled),
-        "dtype": dtype,
-    }
-    facts |= {"budget_bytes": memory_budget(memory), "parallel": parallel}
-    best = _cheapest(f, params, shape1, shape2, _candidates(f, which, method), facts)
-    if measure:
-        best = replace(best, seconds=_measured(f, params, _concrete(x1), None if x2 is None else _concrete(x2), best))
-    return best
+    return x1, x2
 
 
 class Tiles:
     """Computes the tiles of a plan, each a pure function of (i, j): the same bits in any order and any process.
 
-    Holds the features of the last row of tiles, so that going row by row computes them once.
+    Holds the features of the last row of tiles, so that going row by row computes them once. A tile that is not finite
+    raises ValueError.
     """
 
     def __init__(
@@ -120,7 +145,7 @@ class Tiles:
     ) -> None:
         self.plan = plan
         self._float64 = computes_in_float64(params, x1, x2) if float64 is None else float64
-        self._programs = tile_programs(f, plan.method, plan.outputs)
+        self._f, self._programs = f, tile_programs(f, plan.method, plan.outputs)
         self._x1 = concrete(x1, "x1")
         self._x2 = self._x1 if x2 is None else concrete(x2, "x2")
         self._row: tuple[int, Any] = (-1, None)
@@ -129,15 +154,30 @@ class Tiles:
 
     def __call__(self, i: int, j: int) -> np.ndarray:
         """Tile (i, j) without its padding; the diagonal ones of a symmetric kernel are exactly symmetric."""
-        rows, columns = self.plan.slices(i, j)
         same = self.plan.symmetric and i == j
         with jax.enable_x64(self._float64):
             if same and self.plan.count == 1:
-                return np.asarray(self._programs.square(self._params, self._side(self._x1, i, self.plan.rows)))
+                return self.finished(0, 0, self._programs.square(self._params, self._side(self._x1, 0, self.plan.rows)))
             left = self.left(i)
-            padded = self.contract(left, left if same else self.right(j))
-            tile = np.asarray(padded)[: rows.stop - rows.start, : columns.stop - columns.start]
-        return symmetric(tile) if same else tile
+            return self.finished(i, j, self.contract(left, left if same else self.right(j)))
+
+    def finished(self, i: int, j: int, padded: Any) -> np.ndarray:
+        """The tile (i, j) that was computed, without its padding; ValueError where it is not finite."""
+        rows, columns = self.plan.slices(i, j)
+        tile = np.asarray(padded)[: rows.stop - rows.start, : columns.stop - columns.start]
+        what = f"the {self.plan.which.upper()} of {shortened(name_of(self._f))}"
+        require_finite(tile, what, rows=rows.start, columns=columns.start, why=self._fault)
+        return symmetric(tile) if self.plan.symmetric and i == j else tile
+
+    def _fault(self, row: int, column: int) -> str:
+        def place(name: str, number: int, x: np.ndarray) -> Place:
+            if self.plan.coupled:
+                return Place(name, number, x, number)
+            return Place(name, number, x[number : number + 1], 0)
+
+        pair = place("x1", row, self._x1), place("x1" if self.plan.symmetric else "x2", column, self._x2)
+        with jax.enable_x64(self._float64):
+            return fault(self._f, self._params, pair, self.plan.which, self.plan.dtype)
 
     def left(self, i: int) -> Any:
         """Features of the rows of tiles (i, .), on the device."""
@@ -188,8 +228,8 @@ def _method(f: Network, name: str, layout: str) -> Method:
         method = OF_LAYERS[name](f, layout)
     else:
         make = {"jacobian": jacobian_method, "products": products_method, "outputs": outputs_method}[name]
-        method = make(flattened(f), layout)
-    return method._replace(features=_precise(method.features), contract=_precise(method.contract))
+        method = make(defined(flattened(f)), layout)
+    return method._replace(features=precise(method.features), contract=precise(method.contract))
 
 
 @lru_cache(maxsize=NETWORKS)
@@ -205,19 +245,6 @@ def _hashable(params: Params) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
     """The structure of parameters and the descriptions of their arrays."""
     leaves, tree = jax.tree.flatten(params)
     return tree, tuple(described(leaf.shape, leaf.dtype) for leaf in leaves)
-
-
-@lru_cache(maxsize=NETWORKS)
-def _compiled(f: Network) -> Flat:
-    return jax.jit(flattened(f))
-
-
-def _precise(function: Callable[..., Any]) -> Callable[..., Any]:
-    def precise(*arguments: Any) -> Any:
-        with jax.default_matmul_precision("highest"):
-            return function(*arguments)
-
-    return precise
 
 
 def _candidates(f: Network, which: str, method: str) -> tuple[str, ...]:
@@ -264,11 +291,12 @@ def _abstract(x: Any) -> jax.ShapeDtypeStruct:
     return described(x.shape, jax.dtypes.canonicalize_dtype(x.dtype))
 
 
-def _concrete(x: Any) -> np.ndarray:
-    """The inputs, or random ones of their shape."""
+def _concrete(x: Any, count: int | None = None) -> np.ndarray:
+    """The inputs, or random ones of their shape, `count` at most."""
     if not isinstance(x, jax.ShapeDtypeStruct):
         return x
-    return np.random.default_rng(0).standard_normal(x.shape).astype(x.dtype)
+    shape = (min(x.shape[0], count or x.shape[0]), *x.shape[1:])
+    return np.random.default_rng(0).standard_normal(shape).astype(x.dtype)
 
 
 def _check_choices(f: Any, outputs: str, which: str, method: str, coupled: Any) -> None:

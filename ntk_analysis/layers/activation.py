@@ -102,4 +102,3 @@ def batch_normalized(kernel: Kernel, before: BatchNormalized, phi: activations.A
     if before.train_shift:
         new = add_ntk(new, result.slope)
     return new
-

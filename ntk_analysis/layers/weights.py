@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ntk_analysis import gram
+from ntk_analysis.gaussian import safe_divide, safe_sqrt
 from ntk_analysis.kernel import Kernel, add_ntk, map_covariance, rounding
 
 
@@ -35,6 +36,16 @@ class Weights(NamedTuple):
             params["b"] = jax.random.normal(b_key, shape[-1:])
         return params
 
+    def deviation(self, params: Any) -> jax.Array:
+        """Standard deviation of each unit's weights (units,); 0, with derivatives 0, of a unit whose weights are equal.
+
+        Not the rounding of their mean, which would be standardised to 1: the unit is dead, its outputs are the bias.
+        """
+        w = params["w"].reshape(-1, params["w"].shape[-1])
+        equal = jnp.max(w, 0, keepdims=True) == jnp.min(w, 0, keepdims=True)
+        centered = jnp.where(equal, 0, w - jnp.mean(w, 0, keepdims=True))
+        return safe_sqrt(jnp.mean(centered**2, 0))
+
     def apply(self, params: Any, product: Callable[[jax.Array], jax.Array]) -> jax.Array:
         """sqrt(w_var / fan-in) product(weights) + sqrt(b_var) biases."""
         w = params["w"]
@@ -42,7 +53,7 @@ class Weights(NamedTuple):
         if self.centered:
             w = w - jnp.mean(w, axes, keepdims=True)
         if self.standardize:
-            w = w / jnp.sqrt(jnp.mean(w**2, axes, keepdims=True))
+            w = safe_divide(w, self.deviation(params).reshape((1,) * len(axes) + (-1,)), 0.0)
         elif self.center:
             fan_in -= 1
         y = product(w) * (self.w_var / fan_in) ** 0.5

@@ -7,7 +7,9 @@ import numpy as np
 
 from ntk_analysis.alignment import ComparableKernel, entries
 from ntk_analysis.empirical import EmpiricalKernel
-from ntk_analysis.empirical.functions import known_coupling
+from ntk_analysis.empirical.coupling import known_coupling
+from ntk_analysis.empirical.functions import name_of
+from ntk_analysis.finite import require_finite
 from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.kernel import HasKernel, Kernel
 from ntk_analysis.layers import Layer
@@ -28,7 +30,7 @@ def kernel_between(source: Any, x1: np.ndarray, x2: np.ndarray | None = None) ->
     """Kernel of x1 with x2, or of x1 with itself.
 
     Raises:
-        ValueError: the source is none of the three.
+        ValueError: the source is none of the three; a kernel that is not finite.
         NotImplementedError: a network, or an empirical kernel, whose outputs depend on the other inputs of the batch; a
             network without a kernel between two sets of inputs.
     """
@@ -45,6 +47,8 @@ def kernel_between(source: Any, x1: np.ndarray, x2: np.ndarray | None = None) ->
     kernel: ComparableKernel = source(x1, x2)
     if isinstance(kernel, EmpiricalKernel) and kernel.coupled:
         raise NotImplementedError(COUPLED)
+    if not isinstance(kernel, Kernel | EmpiricalKernel):  # those have told of it themselves
+        require_finite(kernel, f"the kernel of {name_of(source)}")
     return kernel
 
 

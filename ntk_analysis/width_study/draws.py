@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ntk_analysis.arrays import concrete
-from ntk_analysis.empirical.functions import Side, couples_batch, flattened, known_coupling
+from ntk_analysis.empirical.coupling import coupling, known_coupling
+from ntk_analysis.empirical.functions import Side
 from ntk_analysis.empirical.layerwise import layerwise_method
 from ntk_analysis.layers import Dense, Serial
 from ntk_analysis.layers.base import Params
@@ -39,7 +40,7 @@ def _couples(network: Serial, x: np.ndarray) -> bool:
         return known
     with jax.enable_x64(x.dtype == np.float64):
         params = jax.jit(lambda key: network.init(key, (-1, *x.shape[1:]))[1])(jax.random.key(0))
-        return couples_batch(jax.jit(flattened(network)), params, x)
+        return bool(coupling(network, params, x))
 
 
 def _drawn(network: Serial, x: np.ndarray, key: jax.Array, draws: int, coupled: bool) -> np.ndarray:

@@ -1,0 +1,48 @@
+"""Rounding of a program: how coarse it is, and inputs that are one rounding off, which show what becomes of it."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Jaxpr
+
+from ntk_analysis.empirical.cost import bodies
+
+
+def program_rounding(function: Callable[..., Any], *arguments: Any) -> float:
+    """The coarsest eps of its arguments and of what it computes: a network of float32 may go through bfloat16."""
+    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
+    return max(map(_eps, [*_floats(var.aval for var in jaxpr.invars), *_computed(jaxpr)]))
+
+
+def one_rounding_off(tree: Any, eps: float, seed: int) -> Any:
+    """Every float times 1 + eps or 1 - eps, by chance; eps of its own dtype where that is coarser."""
+    generator = np.random.default_rng(seed)
+
+    def moved(leaf: Any) -> np.ndarray:
+        array = np.asarray(leaf)
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            return array
+        step = max(_eps(array.dtype), eps)
+        factors = np.asarray([1 - step, 1 + step], array.dtype)
+        return np.asarray(array * factors[generator.integers(2, size=array.shape, dtype=np.int8)])
+
+    return jax.tree.map(moved, tree)
+
+
+def _computed(jaxpr: Jaxpr) -> Iterator[Any]:
+    for eqn in jaxpr.eqns:
+        yield from _floats(var.aval for var in eqn.outvars)
+        for body in bodies(eqn):
+            yield from _computed(body)
+
+
+def _floats(avals: Iterator[Any]) -> Iterator[Any]:
+    dtypes = (getattr(aval, "dtype", None) for aval in avals)
+    return (dtype for dtype in dtypes if dtype is not None and jnp.issubdtype(dtype, jnp.floating))
+
+
+def _eps(dtype: Any) -> float:
+    return float(jnp.finfo(dtype).eps)  # type: ignore[no-untyped-call]
