@@ -26,6 +26,7 @@ from ntk_analysis.gaussian import (
     safe_sqrt,
     sine_minus_angle_cosine,
 )
+from ntk_analysis.importable import PickledByName
 from ntk_analysis.panels import panels
 from ntk_analysis.precision import Real, compiled, float_array, is_traced, numpy_in_float64, wants_float64
 
@@ -257,13 +258,17 @@ class Sine(Activation):
     @property
     def dual(self) -> Dual:
         return ClosedForm(
-            functools.partial(closed_forms.wave_coincident, -1), functools.partial(closed_forms.wave_drop, -1)
+            functools.partial(closed_forms.wave_coincident, -1),
+            functools.partial(closed_forms.wave_drop, -1),
+            mismatch=functools.partial(closed_forms.wave_mismatch, -1),
         )
 
     @property
     def derivative_dual(self) -> Dual:
         return ClosedForm(
-            functools.partial(closed_forms.wave_coincident, 1), functools.partial(closed_forms.wave_drop, 1)
+            functools.partial(closed_forms.wave_coincident, 1),
+            functools.partial(closed_forms.wave_drop, 1),
+            mismatch=functools.partial(closed_forms.wave_mismatch, 1),
         )
 
     def _mean(self, variance: jax.Array) -> jax.Array:
@@ -303,7 +308,7 @@ class Gelu(Activation):
 
 
 @dataclass(frozen=True)
-class Quadrature(Activation):
+class Quadrature(PickledByName, Activation):
     """Any elementwise JAX function, by quadrature between its kinks, adapted to the variance: see `expectations`.
 
     Attributes:
@@ -318,7 +323,7 @@ class Quadrature(Activation):
 
     @property
     def name(self) -> str:
-        return self.label or getattr(self.function, "__name__", str(self.function))
+        return self.label or str(getattr(self.function, "__name__", self.function))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.function(x)
@@ -345,7 +350,7 @@ class Quadrature(Activation):
     def quadrature_error(self, variance: Real = 1.0) -> jax.Array:
         if is_traced(variance) or not wants_float64(variance):
             return super().quadrature_error(variance)
-        return np.max(self._tabulated(variance)[0].error, axis=0)  # type: ignore[return-value]
+        return self._tabulated(variance)[0].error.max(axis=0)
 
     def in_variance(self, variance: np.ndarray) -> InVariance:
         _, found = self._tabulated(variance)
@@ -467,7 +472,7 @@ def _of_function(function: Callable[..., object]) -> Activation | None:
     if isinstance(function, functools.partial):
         if function.args:
             return None
-        function, settings = function.func, function.keywords
+        settings, function = function.keywords, function.func
     if function is jax.nn.gelu:
         return gelu if settings.get("approximate") is False else None
     name = next((name for known, name in FUNCTIONS if known is function), None)

@@ -10,7 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ntk_analysis.gaussian import geometric_mean, nearly_equal, quadrant_angle, safe_divide, safe_sqrt, zero_where
+from ntk_analysis.gaussian import geometric_mean, quadrant_angle, safe_divide, safe_sqrt
 
 
 def determinant(p1: jax.Array, p2: jax.Array, distance: jax.Array) -> jax.Array:
@@ -39,14 +39,17 @@ def erf_lost(q1: jax.Array, q2: jax.Array, distance: jax.Array) -> jax.Array:
     With p = 2 q, w_i = sqrt(1 + 2 p_i), the angles a_i = arcsin(p_i / (1 + p_i)), their mean b and the angle c of the
     moment, the tangent of (b - c) / 2 is (sin b - sin c) / (cos b + cos c). Here it is extended by
     2 sqrt((1 + p1)(1 + p2)), and sin b - sin c is split at sqrt(sin a_1 sin a_2), from which sin b is
-    sin^2((a_1 - a_2) / 2) away over their sum. Last, sqrt(a_1 a_2) = b - (sqrt(a_1) - sqrt(a_2))^2 / 2.
+    sin^2((a_1 - a_2) / 2) away over their sum. Last, sqrt(a_1 a_2) = b - (sqrt(a_1) - sqrt(a_2))^2 / 2. All differences
+    are those of p1 and p2 over sums: tan(a_i / 2) = (w_i - 1) / (w_i + 1).
     """
     p1, p2 = 2 * q1, 2 * q2
     w1, w2, largest = jnp.sqrt(1 + 2 * p1), jnp.sqrt(1 + 2 * p2), geometric_mean(p1, p2)
     v1, v2 = 2 * p1 / (1 + w1), 2 * p2 / (1 + w2)  # w - 1
-    apart = safe_divide((v1 - v2) ** 2, v1 * v2 + v1 + v2 + 2 * largest, 0.0)
-    shares = (safe_sqrt(arcsine(p1, p1)) - safe_sqrt(arcsine(p2, p2))) ** 2 / 2
-    apart, shares = (zero_where(nearly_equal(q1, q2), value) for value in (apart, shares))
+    wider = 2 * (p1 - p2) / (w1 + w2)  # w1 - w2
+    apart = safe_divide(wider**2, v1 * v2 + v1 + v2 + 2 * largest, 0.0)
+    tangent = 2 * wider / ((w1 + 1) * (w2 + 1) + v1 * v2)  # of (a_1 - a_2) / 2
+    roots = safe_sqrt(arcsine(p1, p1)) + safe_sqrt(arcsine(p2, p2))
+    shares = safe_divide(2 * jnp.arctan(tangent), roots, 0.0) ** 2 / 2
     turned = quadrant_angle(apart + 2 * largest * distance, w1 + w2 + 2 * jnp.sqrt(determinant(p1, p2, distance)))
     return (2 / math.pi) * (2 * turned - shares)
 
@@ -89,6 +92,44 @@ def wave_drop(sign: int, q1: jax.Array, q2: jax.Array, distance: jax.Array) -> j
     lost = covariance * distance
     waves = jnp.exp(covariance - mean_variance) - sign * jnp.exp(lost - covariance - mean_variance)
     return -jnp.expm1(-lost) * waves / 2
+
+
+def wave_mismatch(sign: int, q1: jax.Array, q2: jax.Array) -> jax.Array:
+    """sqrt(E[f(u)^2] E[f(v)^2]) - E[f(u) f(v)] at rho = 1, f as in `wave_coincident`: a quotient of sums.
+
+    The difference of the squares is exp(-q1 - q2) (sinh q1 sinh q2 - sinh^2 sqrt(q1 q2)), and for the cosine
+    2 sinh^2((q1 - q2)/2) more. With s, t = sqrt(q1) +- sqrt(q2) the bracket is also that of s^2/2 and t^2/2, whose
+    ratio is large where that of q1 and q2 is near 1.
+    """
+    sum_ = safe_sqrt(q1) + safe_sqrt(q2)
+    difference = safe_divide(q1 - q2, sum_, 0.0)
+    larger, smaller = jnp.maximum(q1, q2), jnp.minimum(q1, q2)
+    near = smaller > larger / 4
+    a, b = jnp.where(near, sum_**2 / 2, larger), jnp.where(near, difference**2 / 2, smaller)
+    apart = _sinh_bracket(a, b)
+    if sign > 0:
+        apart = apart + jnp.exp(jnp.abs(q1 - q2) - q1 - q2) * jnp.expm1(-jnp.abs(q1 - q2)) ** 2 / 2
+    whole = geometric_mean(wave_coincident(sign, q1, q1), wave_coincident(sign, q2, q2))
+    return safe_divide(apart, whole + wave_coincident(sign, q1, q2), 0.0)
+
+
+def _sinh_bracket(a: jax.Array, b: jax.Array) -> jax.Array:
+    """exp(-a - b) (sinh a sinh b - sinh^2 sqrt(a b)) for a > b >= 0 of different size, which do not cancel."""
+    middle = geometric_mean(a, b)
+    # T(x) = sinh(x)/x - 1, with which the bracket over a b is T(a) + T(b) - 2 T(m) + T(a) T(b) - T(m)^2
+    x, y, z = (_sinh_over_argument(jnp.minimum(value, 1)) for value in (a, b, middle))
+    small = jnp.exp(-a - b) * a * b * (x + y - 2 * z + x * y - z**2)
+    large = jnp.expm1(-2 * a) * jnp.expm1(-2 * b)
+    large = large - jnp.exp(-((safe_sqrt(a) - safe_sqrt(b)) ** 2)) * jnp.expm1(-2 * middle) ** 2
+    return jnp.where(a < 1, small, large / 4)
+
+
+def _sinh_over_argument(x: jax.Array) -> jax.Array:
+    """sinh(x)/x - 1 for x in [0, 1], by its power series."""
+    square, total = x**2, jnp.zeros_like(x)
+    for n in range(8, 0, -1):
+        total = (total + 1) * square / (2 * n * (2 * n + 1))
+    return total
 
 
 def gelu_orthant(q1: jax.Array, q2: jax.Array) -> jax.Array:

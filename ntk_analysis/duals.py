@@ -6,6 +6,7 @@ E[f(u) f(v)] / sqrt(E[f(u)^2] E[f(v)^2]), which keeps its relative precision whe
 """
 
 import abc
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_analysis import expectations
-from ntk_analysis.gaussian import geometric_mean, into_range, safe_quotient, safe_sqrt, zero_where
+from ntk_analysis.gaussian import geometric_mean, into_range, safe_divide, safe_quotient, safe_sqrt, zero_where
 from ntk_analysis.precision import Real, compiled, float_array, is_traced, numpy_in_float64, wants_float64
 
+CLOSE = {"float64": 0.02, "float32": 0.3}  # difference of variances below which their mismatch is integrated
 EQUAL_WITHIN = 64  # variances that differ by fewer roundings than this are the same number
 
 
@@ -85,6 +87,14 @@ class Dual(abc.ABC):
         return self.at_distance(variance1, variance2, 1 - float_array(correlation))
 
 
+def opposite_error(distance: jax.Array) -> jax.Array:
+    """What the rounding of a cosine distance above 1, absolute and not relative, does to that behind an activation.
+
+    Nearly opposite inputs are close again behind an even function, and 2 - distance has lost its digits.
+    """
+    return jnp.where(distance > 1, 8 * float(np.finfo(distance.dtype).eps), 0)
+
+
 @dataclass(frozen=True)
 class ClosedForm(Dual):
     """A dual given by its value for rho = 1 and by how far it falls from there.
@@ -95,12 +105,15 @@ class ClosedForm(Dual):
         whole: `drop` counts from sqrt(E[f(u)^2] E[f(v)^2]), so that it holds what unequal variances cost. For
             homogeneous f, f(s x) = s^k f(x) with s > 0, both are the same.
         value: (q1, q2, distance) -> E[f(u) f(v)], where that costs less than the difference.
+        mismatch: (q1, q2) -> sqrt(E[f(u)^2] E[f(v)^2]) - coincident without cancellation, where it is known; unless
+            `whole`.
     """
 
     coincident: Callable[[jax.Array, jax.Array], jax.Array]
     drop: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
     whole: bool = False
     value: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
+    mismatch: Callable[[jax.Array, jax.Array], jax.Array] | None = None
 
     def _second_moment(self, variance: jax.Array) -> jax.Array:
         return self.coincident(variance, variance)
@@ -116,8 +129,21 @@ class ClosedForm(Dual):
 
     def _moment(self, variance1: jax.Array, variance2: jax.Array, distance: jax.Array) -> Moment:
         value = self._at_distance(variance1, variance2, distance)
-        none = jnp.zeros((), value.dtype)
-        return Moment(value, self._cosine_distance(variance1, variance2, distance), none, none)
+        found = self._cosine_distance(variance1, variance2, distance)
+        error = jax.lax.stop_gradient(self._distance_error(variance1, variance2, distance, found))
+        return Moment(value, found, error, jnp.zeros((), value.dtype))
+
+    def _distance_error(self, q1: jax.Array, q2: jax.Array, distance: jax.Array, found: jax.Array) -> jax.Array:
+        """What is more than a few roundings of the cosine distance itself: see `opposite_error` and `_mismatch`."""
+        eps = float(np.finfo(found.dtype).eps)
+        error = opposite_error(distance)
+        if self.mismatch is not None:
+            return error + 2 * eps * (q1 + q2) * found  # the exponents' rounding
+        if self.whole:
+            return error
+        step = jnp.abs(safe_divide(q1 - q2, jnp.minimum(q1, q2), 0.0))
+        close = step < CLOSE[found.dtype.name]
+        return error + 4 * eps * jnp.minimum(step**2, 1) + jnp.where(close, step**4 / 1000, 0) * found
 
     def _cosine_distance(self, variance1: jax.Array, variance2: jax.Array, distance: jax.Array) -> jax.Array:
         moment1, moment2 = self._second_moment(variance1), self._second_moment(variance2)
@@ -129,11 +155,39 @@ class ClosedForm(Dual):
         return into_range(jnp.where(inverse > 0, lost * inverse, distance))
 
     def _mismatch(self, variance1: jax.Array, variance2: jax.Array, scale: jax.Array) -> jax.Array:
-        """What unequal variances alone cost; second order in their difference, and rounding noise below that."""
+        """What unequal variances alone cost, of second order in their difference.
+
+        With L = log coincident as a function of x = log q1 and y = log q2 it is exp(L(x, y)) (exp(m) - 1), where
+        2 m = L(x, x) + L(y, y) - 2 L(x, y) is the integral of d^2 L / dx dy over the square from y to x: for variances
+        that are close a rule of two nodes in either direction takes the place of the difference.
+        """
+        if self.mismatch is not None:
+            return self.mismatch(variance1, variance2)
         larger = jnp.maximum(variance1, variance2)
         equal = jnp.abs(variance1 - variance2) <= EQUAL_WITHIN * float(np.finfo(larger.dtype).eps) * larger
-        lost = scale - self.coincident(variance1, variance2)
-        return zero_where(equal | (lost < 0), lost)
+        together = self.coincident(variance1, variance2)
+        lost = scale - together
+        direct = zero_where(equal | (lost < 0), lost)
+        step = safe_divide(variance1 - variance2, variance2, 0.0)
+        near = (jnp.abs(step) < CLOSE[step.dtype.name]) & (variance2 > 0)
+
+        def close() -> jax.Array:
+            apart = jnp.log1p(jnp.where(near, step, 0))
+            low, high = (
+                jnp.log(jnp.where(near, variance2, 1)) + apart * (0.5 + side / math.sqrt(12)) for side in (-1, 1)
+            )
+            mean = (self._mixed(low, low) + 2 * self._mixed(low, high) + self._mixed(high, high)) / 4
+            return jnp.where(near, together * jnp.expm1(apart**2 * mean / 2), direct)
+
+        return jax.lax.cond(jnp.any(near & (step != 0)), close, lambda: direct)
+
+    def _mixed(self, x: jax.Array, y: jax.Array) -> jax.Array:
+        """d^2 log coincident(e^x, e^y) / dx dy."""
+
+        def by_x(y: jax.Array) -> jax.Array:
+            return jax.jvp(lambda x: jnp.log(self.coincident(jnp.exp(x), jnp.exp(y))), (x,), (jnp.ones_like(x),))[1]
+
+        return jax.jvp(by_x, (y,), (jnp.ones_like(y),))[1]
 
 
 @dataclass(frozen=True)
@@ -154,7 +208,7 @@ class Numerical(Dual):
         if is_traced(variance) or not wants_float64(variance):
             return super().second_moment(variance)
         found, _ = expectations.tabulated(self.function, self.kinks, np.asarray(variance, np.float64))
-        return found.square[int(self.slope)][()]  # type: ignore[return-value]  # NumPy, as for every NumPy caller
+        return found.square[int(self.slope)][()]  # NumPy, as for every NumPy caller
 
     def _second_moment(self, variance: jax.Array) -> jax.Array:
         return expectations.averages(self.function, self.kinks, variance).square[int(self.slope)]

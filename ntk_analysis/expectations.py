@@ -13,16 +13,17 @@ Arrays have a leading axis of two, for the function and for its slope, which sha
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ntk_analysis.gaussian import into_range, safe_divide, safe_sqrt
-from ntk_analysis.panels import Panels, panels
+from ntk_analysis.panels import TOLERANCES, Panels, panels
 
-Function = Callable[[jax.Array], jax.Array]
+Function: TypeAlias = Callable[[jax.Array], jax.Array]
+Horner: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
 
 TERMS = {"float64": 256, "float32": 128}
 WIDTH = 0.75  # of the density's panels, in deviations: 12 nodes resolve the Hermite polynomial 256 on each
@@ -37,12 +38,13 @@ VARIANCES_AT_ONCE = 64  # whose nodes stay in a processor's cache
 
 PAIR_TOLERANCE = 1e-11  # of the panels of a pair
 PAIR_EDGES = np.array([-8.5, -6, -4.2, -2.8, -1.4, 0, 1.4, 2.8, 4.2, 6, 8.5])  # of the density's panels, for a pair
-PAIR_NODES = 10
-LAYERS = np.array([-8.5, -4, -1.5, 0, 1.5, 4, 8.5])  # around what v's kinks are for u, in deviations of v given u
+PAIR_NODES = 12
+LAYERS = np.array(
+    [-8.5, -5, -2.7, -1.2, 0, 1.2, 2.7, 5, 8.5]
+)  # around what v's kinks are for u, in deviations of v given u
 FEW_PAIRS = 2**12  # up to here every pair is computed as exactly as can be
 RESOLVED = {"float64": (1e-11, 1e-5), "float32": (1e-5, 1e-5)}  # the rest of the series, for few pairs and for many
 NUMBERS_AT_ONCE = 2**22
-NEXT_TO_ENDS = {"float64": 1e-13, "float32": 1e-6}
 TINY = {"float64": 1e-100, "float32": 1e-15}  # deviations below which are this: edges over its square stay finite
 
 
@@ -98,13 +100,14 @@ def averages(function: Function, kinks: tuple[float, ...], variance: jax.Array) 
     (mean, square), (rough_mean, rough) = moments(NODES), moments(FEWER)
     changed = jnp.abs(safe_divide(rough - square, square, 0.0))
     changed = jnp.maximum(changed, jnp.abs(safe_divide(rough_mean - mean, safe_sqrt(square), 0.0)))
-    error = jax.lax.stop_gradient(changed + 8 * found.tolerance + 16 * _eps(variance))
+    residual = 8 * found.tolerance if found.tolerance > TOLERANCES[0] else 0.0  # the tightest is no more than rounding
+    error = jax.lax.stop_gradient(changed + residual + 512 * _eps(variance))
     known = (variance * ENOUGH**2 <= found.reach**2)[None]
     return Averages(*(jnp.where(known, values, jnp.nan) for values in (mean, square, error)))
 
 
 def tabulated(function: Function, kinks: tuple[float, ...], variance: np.ndarray) -> tuple[Averages, Averages]:
-    """`averages` of NumPy float64 variances and their derivatives in the variance: one program for any number of them."""
+    """`averages` of NumPy float64 variances and their derivatives in the variance: one program for any number."""
     flat = np.asarray(variance, np.float64).reshape(-1)
     padded = np.append(flat, np.ones(-len(flat) % TABULATED)).reshape(-1, TABULATED)
     with jax.enable_x64(True):
@@ -142,11 +145,10 @@ def pair(
     error = jax.lax.stop_gradient(error + known * jnp.maximum(found, 0))
     found = into_range(found + 0 * known)  # NaN where the averages are
     value = safe_sqrt(one1.square) * safe_sqrt(one2.square) * (1 - found)
-    sides = (
-        jax.tree.map(lambda x, shape=shape: x.reshape(2, *shape), one)
-        for one, shape in zip((one1, one2), shapes, strict=True)
+    side1, side2 = (
+        Averages(*(x.reshape(2, *shape) for x in one)) for one, shape in zip((one1, one2), shapes, strict=True)
     )
-    return (value, found, error, error + known), tuple(sides)  # type: ignore[return-value]
+    return (value, found, error, error + known), (side1, side2)
 
 
 def with_slope(function: Function, x: jax.Array) -> jax.Array:
@@ -168,7 +170,7 @@ def series(function: Function, kinks: tuple[float, ...], variance: jax.Array, of
     # sum k a_k^2 = q E[f'^2] of a function that does not jump, and what the known terms leave of it
     number = jnp.arange(terms, dtype=variance.dtype)[:, None]
     whole = safe_divide(variance * of_one.square[1], of_one.square[0], 1.0)
-    noise = _noise(variance) * jnp.maximum(whole, 1)
+    noise = 16 * _noise(variance) * jnp.maximum(whole, 1)  # errors of a_k count k times
     left = whole - jnp.sum(number * unit[:, 0] ** 2, axis=0)
     smooth = 2 * terms * rest  # coefficients that fall off as fast as can be seen
     unknown = jnp.where(rest > _noise(variance), jnp.inf, smooth)
@@ -230,9 +232,7 @@ def _by_series(left: Series, right: Series, equal: jax.Array, distance: jax.Arra
     correlation = 1 - distance
     shape = jnp.broadcast_shapes(left.rest.shape, right.rest.shape, distance.shape)
 
-    def horner(
-        state: tuple[jax.Array, jax.Array, jax.Array], two: tuple[jax.Array, jax.Array]
-    ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], None]:
+    def horner(state: Horner, two: list[jax.Array]) -> tuple[Horner, None]:
         polynomial, tail, mismatch = state
         a, b = two
         tail = tail + a * b
@@ -243,12 +243,16 @@ def _by_series(left: Series, right: Series, equal: jax.Array, distance: jax.Arra
     start = (zero, zero, zero + (a[0] - b[0]) ** 2)
     blocks = [jnp.concatenate([x[1:], 0 * x[:1]]).reshape(-1, BLOCK, *x.shape[1:]) for x in (a, b)]
 
-    def block(state: tuple[jax.Array, ...], terms: list[jax.Array]) -> tuple[tuple[jax.Array, ...], None]:
+    def block(state: Horner, terms: list[jax.Array]) -> tuple[Horner, None]:
         # the highest terms of a smooth function are 0, and leave the state, which starts at 0, as it is
-        felt = jnp.any(jnp.abs(jnp.stack([jnp.max(jnp.abs(x)) for x in terms])) > _eps(distance))
-        return jax.lax.cond(
-            felt, lambda: jax.lax.scan(horner, state, tuple(terms), reverse=True)[0], lambda: state
-        ), None
+        felt = jnp.maximum(*(jnp.max(jnp.abs(x)) for x in terms)) > _eps(distance)
+        felt = felt | jnp.any(state[1] != 0)
+
+        def summed() -> Horner:
+            after, _ = jax.lax.scan(horner, state, terms, reverse=True)
+            return after
+
+        return jax.lax.cond(felt, summed, lambda: state), None
 
     (polynomial, _, mismatch), _ = jax.lax.scan(block, start, blocks, reverse=True)
     shared = safe_sqrt(left.rest) * safe_sqrt(right.rest)
@@ -258,7 +262,10 @@ def _by_series(left: Series, right: Series, equal: jax.Array, distance: jax.Arra
     left_out = 2 * shared * fading
     steep = jnp.where(distance > 0, distance * safe_sqrt(left.slope_rest) * safe_sqrt(right.slope_rest), 0)
     left_out = jnp.where(equal, jnp.minimum(left_out, steep), left_out)
-    rounding = 16 * _eps(distance) * (jnp.maximum(found, 0) + shared * (1 - fading))
+    # of the coefficients, which are small beside the largest of an f that is nearly constant, and of the sums
+    steps = jnp.where(equal, safe_sqrt(distance), 1) * safe_sqrt(found)
+    rounding = 16 * _eps(distance) * (steps + jnp.maximum(found, 0) + shared * (1 - fading))
+    rounding = rounding + jnp.where(distance > 1, 8 * _eps(distance), 0)  # as `duals.opposite_error`
     return found, jax.lax.stop_gradient(left_out + rounding)
 
 
@@ -274,7 +281,8 @@ def _corrected(
     planes, shape = panels(function, kinks, PAIR_TOLERANCE), found.shape
     count = math.prod(shape[1:])
     few, many = RESOLVED[found.dtype.name]
-    doubtful = jnp.any(error > (few if count <= FEW_PAIRS else many) * found, axis=0).reshape(-1)
+    doubtful = error > jnp.maximum((few if count <= FEW_PAIRS else many) * found, _plane_error(planes, found))
+    doubtful = jnp.any(doubtful, axis=0).reshape(-1)
     at_once = max(1, min(count, NUMBERS_AT_ONCE // _numbers(planes)))
     steps = -(-count // at_once)
 
@@ -285,9 +293,18 @@ def _corrected(
         # the others stand at a pair with finite derivatives, which are multiplied by 0
         q1, q2, distance = (jnp.where(doubtful, x, other) for x, other in ((q1, 1.0), (q2, 1.0), (distance, 0.5)))
         one, other = (jnp.where(doubtful[None], x, 1.0) for x in (one, other))
-        new = _over_the_plane(planes, function, q1, q2, distance, one, other)
-        bound = 16 * _eps(new) * safe_sqrt(new) + 16 * planes.tolerance * new
-        return jnp.where(doubtful[None, None], jnp.stack([new, bound]), jnp.stack([found, error]))
+        end = (distance == 0) | (distance == 2)
+        fixed = jax.lax.stop_gradient(distance)
+        new = _over_the_plane(planes, function, q1, q2, jnp.where(end, fixed, distance), one, other)
+        if not planes.jumps:
+            # where s = 0 has no derivative in the distance, that of E[f f] is sqrt(q1 q2) E[f' f'] (Price)
+            slope = (
+                safe_sqrt(q1 * q2 * one[1] * other[1]) * (1 - new[1]) * _inverse_root(one[0]) * _inverse_root(other[0])
+            )
+            new = new.at[0].add(jnp.where(end, slope * (distance - fixed), 0))
+        bound = _plane_error(planes, new) + jnp.where(distance > 1, 8 * _eps(new), 0)[None]
+        better = doubtful[None] & (bound < error)
+        return jnp.where(better[None], jnp.stack([new, bound]), jnp.stack([found, error]))
 
     def kept(chunk: list[jax.Array]) -> jax.Array:
         return jnp.stack(chunk[-4:]).reshape(2, 2, -1)
@@ -320,22 +337,18 @@ def _over_the_plane(
 ) -> jax.Array:
     """Half of E[(f(u)/|f(u)| - f(v)/|f(v)|)^2] for pairs (n,), (2, n): a sum of squares, u on the outer of two rules.
 
-    v = sqrt(q2) (rho z + s y) for u = sqrt(q1) z, with s = sqrt(1 - rho^2). The mean over y of a function with a kink
-    bends, within s of it, where v meets the kink: u has panels there too.
+    v = sqrt(q2) (rho z + s y) for u = sqrt(q1) z, with s = sqrt(1 - rho^2). The mean over y of a function with a kink,
+    or of one that is steep for the variance, bends within s of where v meets it: u has panels there too.
     """
     larger = variance1 >= variance2  # the same order for (u, v) and (v, u)
     q1, q2 = jnp.where(larger, variance1, variance2), jnp.where(larger, variance2, variance1)
     norm1, norm2 = jnp.where(larger[None], square1, square2), jnp.where(larger[None], square2, square1)
     tiny = TINY[q1.dtype.name]
     root1, root2 = (jnp.maximum(safe_sqrt(q), tiny)[:, None] for q in (q1, q2))
-    # at both ends the derivative in the distance is that of a pair beside them: there s has none
-    beside = NEXT_TO_ENDS[distance.dtype.name]
-    inside = jnp.clip(distance, beside, 2 - beside)
-    distance = distance + jax.lax.stop_gradient(jnp.where((distance == 0) | (distance == 2), inside - distance, 0))
     rho = (1 - distance)[:, None]
     slant = jnp.where(jnp.abs(rho) < 0.1, 1, rho)  # such pairs have a series
     spread = jnp.maximum(safe_sqrt(distance * (2 - distance))[:, None], tiny)
-    edges, kinks, layers = (jnp.asarray(np.array(x), q1.dtype)[None] for x in (planes.edges, planes.kinks, LAYERS))
+    edges, kinks, layers = (jnp.asarray(np.array(x), q1.dtype)[None] for x in (planes.edges, planes.centers, LAYERS))
     bends = (kinks / (slant * root2))[..., None] + layers[None] * (spread / jnp.abs(slant))[..., None]
     outer = jnp.concatenate([edges / root1, edges / (slant * root2), bends.reshape(len(q1), -1)], axis=-1)
     z, weight = _between(_merged(outer, PAIR_EDGES), PAIR_NODES)
@@ -348,10 +361,16 @@ def _over_the_plane(
     return jnp.sum((weight * _density(z))[None] * given, axis=-1) / 2
 
 
+def _plane_error(planes: Panels, found: jax.Array) -> jax.Array:
+    """Bound of the error of `_over_the_plane` where it finds this: rounding of a difference, and of the panels."""
+    found = jnp.maximum(found, 0)
+    return 16 * _eps(found) * safe_sqrt(found) + 400 * planes.tolerance * found
+
+
 def _numbers(planes: Panels) -> int:
     """Nodes of one pair."""
     density = len(PAIR_EDGES) - 1
-    outer = 2 * len(planes.edges) + len(planes.kinks) * len(LAYERS) + density
+    outer = 2 * len(planes.edges) + len(planes.centers) * len(LAYERS) + density
     return outer * (len(planes.edges) + density) * PAIR_NODES**2
 
 

@@ -48,6 +48,13 @@ class Panels:
     tolerance: float
 
     @property
+    def centers(self) -> tuple[float, ...]:
+        """The kinks, and the edge between the narrowest panels: to wide Gaussians a steep place is a kink."""
+        widths = np.diff(self.edges)
+        steepest = self.edges[1 + int(np.argmin(widths[:-1] + widths[1:]))] if len(widths) > 1 else 0.0
+        return tuple(sorted({*self.kinks, steepest}))
+
+    @property
     def reach(self) -> float:
         """Largest |x| looked at on both sides."""
         return min(-self.edges[0], self.edges[-1])
@@ -213,10 +220,10 @@ def _halved(judge: _Judge, edges: np.ndarray) -> tuple[np.ndarray, list[float]] 
 
 
 def _merged(judge: _Judge, edges: np.ndarray) -> list[float]:
-    """Fewer edges: neighbours are joined as long as one polynomial does."""
+    """Fewer edges: neighbours are joined as long as one polynomial does; not across 0, where small variances look."""
     kept, start = [float(edges[0])], 0
     for i in range(1, len(edges) - 1):
-        if not judge.joined(edges[start], edges[i + 1], edges[start : i + 2]):
+        if edges[i] == 0 or not judge.joined(edges[start], edges[i + 1], edges[start : i + 2]):
             kept.append(float(edges[i]))
             start = i
     return [*kept, float(edges[-1])]

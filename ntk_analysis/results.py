@@ -64,8 +64,8 @@ def meanfield_table(field: MeanField | BatchNormField) -> dict[str, str]:
         "b_var": number(field.b_var),
         "q*": number(field.q_star) + (" (scale-free: any variance is kept)" if field.scale_free else ""),
         "dq'/dq at q*": number(field.variance_slope) + _runs_away(field),
-        "chi_1": number(field.chi_1)
-        + ("" if field.chi_1_error is None else f" (error at most {field.chi_1_error:.1g})"),
+        "chi_1": number(field.chi_1),
+        "chi_1 error": "none" if field.chi_1_error is None else f"at most {field.chi_1_error:.1g}",
         "phase": field.phase or "none",
         "fixed points": fixed or "none",
         "correlation length": number(field.correlation_length),

@@ -54,7 +54,8 @@ def test_moments_agree_with_monte_carlo(name, normal_pairs):
         value2, slope2 = map(np.asarray, value_and_slope(np.sqrt(q2) * (rho * z1 + np.sqrt(1 - rho**2) * z2)))
         for samples, moment in zip((value1 * value2, slope1 * slope2, value1), moments, strict=True):
             standard_error = np.std(samples) / np.sqrt(DRAWS)
-            assert abs(np.mean(samples) - moment) <= 5 * standard_error + 1e-12
+            # 1e-9 is more than the error stated anywhere here, for products that are 0 in every draw
+            assert abs(np.mean(samples) - moment) <= 5 * standard_error + 1e-9
 
 
 def mp_duals(name):

@@ -214,7 +214,7 @@ def test_table():
         ({"batch_size": 8, "normalization": "none"}, ValueError, "it goes with 'batch' only"),
         ({"batch_size": 8, "normalization": "weight_mean"}, ValueError, "it goes with 'batch' only"),
         ({"activation": "tanh"}, NotImplementedError, "'tanh' has no closed form"),
-        ({"activation": jax.nn.relu}, NotImplementedError, "positively homogeneous"),
+        ({"activation": jax.nn.silu}, NotImplementedError, "positively homogeneous"),
         ({"w_var": 0.0}, ValueError, "got w_var=0, expected a number > 0"),
         ({"w_var": -1.0}, ValueError, "got w_var=-1.0"),
         ({"b_var": math.nan}, ValueError, "got b_var=nan"),

@@ -81,8 +81,8 @@ def analyse(
     q = float(settled_variance(phi, centered, np.array([w]), np.array([b]))[0])
     if math.isnan(q):
         raise ValueError(
-            f"the variance of {phi} with w_var={w:g}, b_var={b:g} settles above {phi.largest_variance:.3g}, up to which "
-            "its expectations are known: use a smaller w_var"
+            f"the variance of {phi} with w_var={w:g}, b_var={b:g} settles above {phi.largest_variance:.3g}, up to "
+            "which its expectations are known: use a smaller w_var"
         )
     if not math.isfinite(q):
         return MeanField(phi, normalization, w, b, reason=unbounded(phi, centered, w, b))

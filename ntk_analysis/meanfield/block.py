@@ -12,6 +12,7 @@ from jaxtyping import Float64
 from ntk_analysis import gram
 from ntk_analysis.activations import Activation
 from ntk_analysis.arrays import concrete
+from ntk_analysis.gaussian import safe_divide
 from ntk_analysis.meanfield.variance import NEARLY_ZERO
 from ntk_analysis.precision import Real
 
@@ -48,8 +49,8 @@ class MeanField:
         variance_slope: dq'/dq at q_star. Above 1 the variance leaves q_star at the slightest perturbation: so does GELU
             at its stable gain (1.1441 straight, 1.0621 with weight centring): q = 1 is kept in exact arithmetic only.
         phase: "ordered" (chi_1 < 1), "chaotic", "critical" (equal within chi_1_error, which is at most 1e-8)
-            or "undecided" (equal within a larger one); None without q_star. Where q_star = 0 it still speaks of chi_1, not of the scale-free map: they differ, by the factor
-            variance_slope.
+            or "undecided" (equal within a larger one); None without q_star. Where q_star = 0 it still speaks of chi_1,
+            not of the scale-free map: they differ, by the factor variance_slope.
         fixed_points: of `transition`, in ascending order; empty where every correlation is fixed, or none is defined.
         correlation_length: -1/ln|slope| at the stable fixed point, in layers; inf at slope 1, 0 at slope 0.
         scale_free: homogeneous activation without bias at its stable gain: every q is fixed, q_star = 1 stands for all.
@@ -113,25 +114,30 @@ AT_ONCE = 800  # distances in a call of `_move`
 @functools.partial(jax.jit, static_argnames=("phi", "centered"))
 def _move(
     phi: Activation, centered: bool, w: jax.Array, b: jax.Array, q: jax.Array, distance: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Cosine distance after the block, and T' = w q E[phi' phi'] / (w V + b)."""
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Cosine distance after the block, T' = w q E[phi' phi'] / (w V + b), and the distance's relative error."""
     found = phi.joint(q, q, distance)
     covariance = gram.Covariance(*found.squares, found.phi.distance)
+    error = safe_divide(found.phi.distance_error, found.phi.distance, 0.0)
     if centered:
         covariance = gram.subtract_means(covariance, *found.means)
+        error = error * safe_divide(found.squares[0], covariance.variance1, 1.0)
     bias = gram.Covariance(b, b, jnp.zeros_like(distance))
     after = gram.add(gram.scale(covariance, w), bias)
     slope = w * q * found.slope.value / after.variance1
-    return after.distance, slope
+    return after.distance, slope, jnp.broadcast_to(error, slope.shape)
 
 
-def evaluated(block: MeanField, distance: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine distances after the block and slopes there, at q_star; at q_star = 0 in the limit q -> 0."""
+def evaluated(block: MeanField, distance: np.ndarray | float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cosine distances after the block, slopes there and relative errors of quadrature, at q_star.
+
+    At q_star = 0 in the limit q -> 0.
+    """
     q = block.q_star or (1.0 if block.activation.homogeneous else NEARLY_ZERO)
     flat = np.asarray(distance, np.float64).reshape(-1)
     padded = np.append(flat, np.ones(-len(flat) % AT_ONCE)).reshape(-1, AT_ONCE)  # one program for any number
     with jax.enable_x64(True):
         numbers = [jnp.asarray(x, jnp.float64) for x in (block.w_var, block.b_var, q)]
         rows = [_move(block.activation, block.normalization == "weight_mean", *numbers, row) for row in padded]
-    after, slope = (np.concatenate(x)[: len(flat)].reshape(np.shape(distance)) for x in zip(*rows, strict=True))
-    return after, slope
+    after, slope, error = (np.concatenate(x)[: len(flat)].reshape(np.shape(distance)) for x in zip(*rows, strict=True))
+    return after, slope, error

@@ -17,7 +17,7 @@ def with_fixed_points(block: MeanField) -> MeanField:
     """The block with its fixed points and correlation length, or the reason why it has none."""
     if block.w_var == block.b_var == 0:
         return replace(block, reason="w_var = b_var = 0: every pre-activation is 0, and 0 has no correlation")
-    after, _ = evaluated(block, DISTANCES)
+    after, _, error = evaluated(block, DISTANCES)
     gain = after / DISTANCES - 1
     smooth_limit = block.q_star == 0 and not block.activation.homogeneous
     if np.all(np.abs(gain) <= (100 * NEARLY_ZERO if smooth_limit else NOISE)):
@@ -27,8 +27,7 @@ def with_fixed_points(block: MeanField) -> MeanField:
         return replace(block, every_correlation_fixed=True, variance_slope=slope, reason=reason)
     # sin t - t cos t, which bends the maps of kinked activations, has lost the digits eps/t at the angle t
     noise = NOISE / 4 * (1 + 1 / np.sqrt(DISTANCES)) if block.activation.homogeneous else NOISE
-    # the series of T and of T' differ by the quadrature's error: a slope of 1 must not turn into a root beside rho = 1
-    noise = np.maximum(noise, min(block.activation.quadrature_error(block.q_star or 0.0), LARGEST_TOLERANCE))
+    noise = np.maximum(noise, error)
     signs = np.where(np.abs(gain) <= noise, 0, np.sign(gain))
     points = tuple(_fixed_point(block, distance, signs) for distance in _fixed_distances(block, after, signs))
     block = replace(block, fixed_points=points)

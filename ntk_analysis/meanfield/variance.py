@@ -25,8 +25,9 @@ def kept_variance(phi: Activation, centered: bool, q: Vector) -> Vector:
 
 
 def settled_variance(phi: Activation, centered: bool, w: Vector, b: Vector) -> Vector:
-    """Fixed points of q' = w V(q) + b reached from q = 1 (V increasing: monotonically); inf where there is none, NaN where it is
-    beyond the activation's `largest_variance`.
+    """Fixed points of q' = w V(q) + b reached from q = 1 (V increasing: monotonically).
+
+    inf where there is none, NaN where it is beyond the activation's `largest_variance`.
 
     The first sign change of q' - q in the direction in which the first step goes, on a grid, then by bisection. Signs
     below the rounding error do not count: at w_var = 2 and b_var > 0 ReLU would otherwise stop where q + b_var == q.
