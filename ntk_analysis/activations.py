@@ -345,18 +345,18 @@ class Quadrature(PickledByName, Activation):
     def mean(self, variance: Real) -> jax.Array:
         if is_traced(variance) or not wants_float64(variance):
             return super().mean(variance)
-        return self._tabulated(variance)[0].mean[0][()]
+        return self._tabulated(variance).mean[0][()]
 
     def quadrature_error(self, variance: Real = 1.0) -> jax.Array:
         if is_traced(variance) or not wants_float64(variance):
             return super().quadrature_error(variance)
-        return self._tabulated(variance)[0].error.max(axis=0)
+        return self._tabulated(variance).error.max(axis=0)
 
     def in_variance(self, variance: np.ndarray) -> InVariance:
-        _, found = self._tabulated(variance)
+        found = expectations.in_variance(self.function, self.kinks, variance)
         return InVariance(*(np.asarray(x) for x in (found.square[0], found.mean[0], found.square[1])))
 
-    def _tabulated(self, variance: Real) -> tuple[expectations.Averages, expectations.Averages]:
+    def _tabulated(self, variance: Real) -> expectations.Averages:
         return expectations.tabulated(self.function, self.kinks, np.asarray(variance, np.float64))
 
     @property

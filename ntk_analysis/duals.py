@@ -207,7 +207,7 @@ class Numerical(Dual):
     def second_moment(self, variance: Real) -> jax.Array:
         if is_traced(variance) or not wants_float64(variance):
             return super().second_moment(variance)
-        found, _ = expectations.tabulated(self.function, self.kinks, np.asarray(variance, np.float64))
+        found = expectations.tabulated(self.function, self.kinks, np.asarray(variance, np.float64))
         return found.square[int(self.slope)][()]  # NumPy, as for every NumPy caller
 
     def _second_moment(self, variance: jax.Array) -> jax.Array:

@@ -33,7 +33,7 @@ NODES, FEWER = 12, 9  # of a panel; what a rule of fewer nodes changes is the er
 BLOCK = 16  # terms that are skipped together where they are 0
 LOCAL = 20  # Legendre polynomials that a Hermite polynomial is on one of these panels
 AVERAGES_AT_ONCE = 2048  # variances
-TABULATED = 300  # variances in a call of the program that has their averages and derivatives
+TABULATED = 300  # variances in a call of a program
 VARIANCES_AT_ONCE = 64  # whose nodes stay in a processor's cache
 
 PAIR_TOLERANCE = 1e-11  # of the panels of a pair
@@ -106,21 +106,38 @@ def averages(function: Function, kinks: tuple[float, ...], variance: jax.Array) 
     return Averages(*(jnp.where(known, values, jnp.nan) for values in (mean, square, error)))
 
 
-def tabulated(function: Function, kinks: tuple[float, ...], variance: np.ndarray) -> tuple[Averages, Averages]:
-    """`averages` of NumPy float64 variances and their derivatives in the variance: one program for any number."""
+def tabulated(function: Function, kinks: tuple[float, ...], variance: np.ndarray) -> Averages:
+    """`averages` of NumPy float64 variances: one program for any number of them."""
+    return _in_rows(_averages, function, kinks, variance)
+
+
+def in_variance(function: Function, kinks: tuple[float, ...], variance: np.ndarray) -> Averages:
+    """The derivatives of `tabulated` in the variance."""
+    return _in_rows(_derivatives, function, kinks, variance)
+
+
+def _in_rows(
+    program: Callable[..., Averages], function: Function, kinks: tuple[float, ...], variance: np.ndarray
+) -> Averages:
     flat = np.asarray(variance, np.float64).reshape(-1)
     padded = np.append(flat, np.ones(-len(flat) % TABULATED)).reshape(-1, TABULATED)
     with jax.enable_x64(True):
-        rows = [_with_derivatives(function, kinks, row) for row in padded]
-    values, derivatives = jax.tree.map(
-        lambda *x: np.concatenate(x, axis=-1)[..., : len(flat)].reshape(-1, *np.shape(variance)), *rows
+        rows = [program(function, kinks, row) for row in padded]
+    return Averages(
+        *(
+            np.concatenate(parts, axis=-1)[..., : len(flat)].reshape(2, *np.shape(variance))
+            for parts in zip(*rows, strict=True)
+        )
     )
-    return values, derivatives
+
+
+_averages = jax.jit(averages, static_argnums=(0, 1))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _with_derivatives(function: Function, kinks: tuple[float, ...], variance: jax.Array) -> tuple[Averages, Averages]:
-    return jax.jvp(functools.partial(averages, function, kinks), (variance,), (jnp.ones_like(variance),))
+def _derivatives(function: Function, kinks: tuple[float, ...], variance: jax.Array) -> Averages:
+    _, found = jax.jvp(functools.partial(averages, function, kinks), (variance,), (jnp.ones_like(variance),))
+    return found
 
 
 def pair(

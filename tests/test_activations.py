@@ -15,7 +15,7 @@ from ntk_analysis.activations import NAMED, Quadrature, get
 from ntk_analysis.panels import panels
 
 INTEGRATED = [name for name, activation in NAMED.items() if isinstance(activation, Quadrature)]
-SHOWN = ["tanh", "relu6"]  # of those: a smooth one and one with kinks
+SHOWN = ["tanh"]  # of those: one with kinks is in test_quadrature.py
 EVERY = [name for name in NAMED if name not in INTEGRATED] + SHOWN
 EVERY += full(*(name for name in INTEGRATED if name not in SHOWN))
 SMOOTH_CLOSED = ["erf", "gelu", "sine"]
@@ -130,6 +130,7 @@ def test_tanh_keeps_its_digits_at_correlation_one():
     assert at_once(tanh.derivative_dual.cosine_distance, [1.0], 1.0, distance) == pytest.approx(expected, rel=1e-7)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", SMOOTH_CLOSED)
 def test_quadrature_reproduces_closed_forms(name):
     closed, quadrature = get(name), Quadrature(get(name))

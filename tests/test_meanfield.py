@@ -141,6 +141,7 @@ def test_phase_diagram_agrees_with_analyse(name, normalization):
             assert diagram.q_star[i, j] == pytest.approx(field.q_star, rel=1e-12)
 
 
+@pytest.mark.full
 def test_tanh_critical_line():
     line = critical_line("tanh", q=np.linspace(0, 1.5, 16))
     assert (line.w_var[0], line.b_var[0]) == (pytest.approx(1, abs=1e-14), 0.0)
@@ -228,6 +229,7 @@ def test_gelu_keeps_one_unstably():
     assert analyse("gelu", w_var=field.w_var * 0.999).q_star == 0
 
 
+@pytest.mark.full
 def test_decaying_variance():
     relu = analyse("relu", w_var=1.0)
     assert (relu.q_star, relu.chi_1, relu.variance_slope, relu.phase) == (0.0, 0.5, 0.5, "ordered")
