@@ -28,7 +28,7 @@ from ntk_analysis.gaussian import (
 )
 from ntk_analysis.importable import PickledByName
 from ntk_analysis.panels import panels
-from ntk_analysis.precision import Real, compiled, float_array, is_traced, numpy_in_float64, wants_float64
+from ntk_analysis.precision import HeldArray, Real, compiled, float_array, is_traced, numpy_in_float64, wants_float64
 
 Elementwise: TypeAlias = Callable[[jax.Array], jax.Array]
 
@@ -342,12 +342,12 @@ class Quadrature(PickledByName, Activation):
         squares, means = ((getattr(sides[0], name)[0], getattr(sides[1], name)[0]) for name in ("square", "mean"))
         return Joint(phi, slope, squares, means)
 
-    def mean(self, variance: Real) -> jax.Array:
+    def mean(self, variance: Real) -> HeldArray:
         if is_traced(variance) or not wants_float64(variance):
             return super().mean(variance)
         return self._tabulated(variance).mean[0][()]
 
-    def quadrature_error(self, variance: Real = 1.0) -> jax.Array:
+    def quadrature_error(self, variance: Real = 1.0) -> HeldArray:
         if is_traced(variance) or not wants_float64(variance):
             return super().quadrature_error(variance)
         return self._tabulated(variance).error.max(axis=0)

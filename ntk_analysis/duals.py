@@ -17,7 +17,7 @@ import numpy as np
 
 from ntk_analysis import expectations
 from ntk_analysis.gaussian import geometric_mean, into_range, safe_divide, safe_quotient, safe_sqrt, zero_where
-from ntk_analysis.precision import Real, compiled, float_array, is_traced, numpy_in_float64, wants_float64
+from ntk_analysis.precision import HeldArray, Real, compiled, float_array, is_traced, numpy_in_float64, wants_float64
 
 CLOSE = {"float64": 0.02, "float32": 0.3}  # difference of variances below which their mismatch is integrated
 EQUAL_WITHIN = 64  # variances that differ by fewer roundings than this are the same number
@@ -204,7 +204,7 @@ class Numerical(Dual):
     kinks: tuple[float, ...] = ()
     slope: bool = False
 
-    def second_moment(self, variance: Real) -> jax.Array:
+    def second_moment(self, variance: Real) -> HeldArray:
         if is_traced(variance) or not wants_float64(variance):
             return super().second_moment(variance)
         found = expectations.tabulated(self.function, self.kinks, np.asarray(variance, np.float64))

@@ -21,6 +21,7 @@ import numpy as np
 
 from ntk_analysis.gaussian import into_range, safe_divide, safe_sqrt
 from ntk_analysis.panels import TOLERANCES, Panels, panels
+from ntk_analysis.precision import HeldArray
 
 Function: TypeAlias = Callable[[jax.Array], jax.Array]
 Horner: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
@@ -58,9 +59,9 @@ class Averages(NamedTuple):
             far as Gaussians of this variance reach, as are the others.
     """
 
-    mean: jax.Array
-    square: jax.Array
-    error: jax.Array
+    mean: HeldArray
+    square: HeldArray
+    error: HeldArray
 
 
 class Series(NamedTuple):
@@ -123,12 +124,11 @@ def _in_rows(
     padded = np.append(flat, np.ones(-len(flat) % TABULATED)).reshape(-1, TABULATED)
     with jax.enable_x64(True):
         rows = [program(function, kinks, row) for row in padded]
-    return Averages(
-        *(
-            np.concatenate(parts, axis=-1)[..., : len(flat)].reshape(2, *np.shape(variance))
-            for parts in zip(*rows, strict=True)
-        )
+    mean, square, error = (
+        np.concatenate(parts, axis=-1)[..., : len(flat)].reshape(2, *np.shape(variance))
+        for parts in zip(*rows, strict=True)
     )
+    return Averages(mean, square, error)  # type: ignore[arg-type]  # NumPy, for a NumPy caller
 
 
 _averages = jax.jit(averages, static_argnums=(0, 1))
