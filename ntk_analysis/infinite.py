@@ -58,7 +58,8 @@ def infinite_kernel(
         exact: take the kernel of every pair through all layers.
 
     Raises:
-        ValueError: wrong shapes, no inputs, NaN or infinite inputs; a batch too small for its batch normalisation.
+        ValueError: wrong shapes, no inputs, NaN or infinite inputs; a batch too small for its batch normalisation; a
+            variance beyond what an activation given as a function is known for.
         OverflowError: the pre-activation variance left the dtype's range (a gain too large for the depth).
         MemoryError: the kernel of images of this size, at equal or at all pairs of positions, does not fit.
         NotImplementedError: the network has a layer without an infinite-width kernel here; the message says why.
@@ -181,6 +182,12 @@ def _positions_left(network: HasKernel, shape: tuple[int, ...], dtype: str) -> i
 
 
 def _check_finite(kernel: Kernel) -> None:
+    if any(bool(jnp.any(jnp.isnan(q))) for q in (kernel.variance1, kernel.variance2)):
+        raise ValueError(
+            "a variance is not a number: an activation given as a function is known up to some variance only "
+            "(`activations.get(function).largest_variance`), and pre-activations reach beyond; use a smaller w_var or "
+            "inputs of |x|^2 = d"
+        )
     if not all(bool(jnp.all(jnp.isfinite(q))) for q in (kernel.variance1, kernel.variance2)):
         raise OverflowError(
             f"a pre-activation variance left {kernel.variance1.dtype}'s range: gain or inputs are too large; "

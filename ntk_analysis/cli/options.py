@@ -15,7 +15,12 @@ class Centering(StrEnum):
 
 
 Activation = Annotated[
-    str, Option(help="relu, leaky_relu(SLOPE), abs, erf, gelu, tanh, sine or identity.", show_default=True)
+    str,
+    Option(
+        help="relu, leaky_relu(SLOPE), abs, erf, gelu, tanh, sine, identity, sigmoid, silu, softplus, elu, selu, celu, "
+        "relu6 or softsign.",
+        show_default=True,
+    ),
 ]
 NormalizationName = Annotated[
     str,
