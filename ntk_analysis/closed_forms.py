@@ -106,22 +106,25 @@ def wave_mismatch(sign: int, q1: jax.Array, q2: jax.Array) -> jax.Array:
     larger, smaller = jnp.maximum(q1, q2), jnp.minimum(q1, q2)
     near = smaller > larger / 4
     a, b = jnp.where(near, sum_**2 / 2, larger), jnp.where(near, difference**2 / 2, smaller)
-    apart = _sinh_bracket(a, b)
+    apart = _sinh_bracket(a, b, jnp.where(near, (q1 - q2) / 2, safe_sqrt(q1) * safe_sqrt(q2)))
     if sign > 0:
         apart = apart + jnp.exp(jnp.abs(q1 - q2) - q1 - q2) * jnp.expm1(-jnp.abs(q1 - q2)) ** 2 / 2
     whole = geometric_mean(wave_coincident(sign, q1, q1), wave_coincident(sign, q2, q2))
     return safe_divide(apart, whole + wave_coincident(sign, q1, q2), 0.0)
 
 
-def _sinh_bracket(a: jax.Array, b: jax.Array) -> jax.Array:
-    """exp(-a - b) (sinh a sinh b - sinh^2 sqrt(a b)) for a > b >= 0 of different size, which do not cancel."""
-    middle = geometric_mean(a, b)
+def _sinh_bracket(a: jax.Array, b: jax.Array, middle: jax.Array) -> jax.Array:
+    """exp(-a - b) (sinh a sinh b - sinh^2 m), m^2 = a b, for a > b >= 0 of different size, which do not cancel.
+
+    m is given, for it may be of either sign: as a root of b it would have no derivatives at 0.
+    """
     # T(x) = sinh(x)/x - 1, with which the bracket over a b is T(a) + T(b) - 2 T(m) + T(a) T(b) - T(m)^2
-    x, y, z = (_sinh_over_argument(jnp.minimum(value, 1)) for value in (a, b, middle))
+    inside = jnp.where(middle**2 < 1, middle, 0)
+    x, y, z = (_sinh_over_argument(value) for value in (jnp.minimum(a, 1), jnp.minimum(b, 1), inside))
     small = jnp.exp(-a - b) * a * b * (x + y - 2 * z + x * y - z**2)
-    large = jnp.expm1(-2 * a) * jnp.expm1(-2 * b)
-    large = large - jnp.exp(-((safe_sqrt(a) - safe_sqrt(b)) ** 2)) * jnp.expm1(-2 * middle) ** 2
-    return jnp.where(a < 1, small, large / 4)
+    far = jnp.exp(-((safe_sqrt(a) - safe_sqrt(b)) ** 2)) * jnp.expm1(-2 * jnp.abs(middle)) ** 2 / 4
+    square = jnp.where(middle**2 < 1, jnp.exp(-a - b) * inside**2 * (1 + z) ** 2, far)
+    return jnp.where(a < 1, small, jnp.expm1(-2 * a) * jnp.expm1(-2 * b) / 4 - square)
 
 
 def _sinh_over_argument(x: jax.Array) -> jax.Array:
