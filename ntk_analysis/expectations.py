@@ -28,7 +28,10 @@ Horner: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
 
 TERMS = {"float64": 256, "float32": 128}
 WIDTH = 0.75  # of the density's panels, in deviations: 12 nodes resolve the Hermite polynomial 256 on each
-DENSITY_EDGES = np.linspace(-12, 12, round(24 / WIDTH) + 1)  # from there on h_k(z) exp(-z^2/2) is below a rounding
+FIRST = -12.0
+DENSITY_EDGES = np.linspace(
+    FIRST, -FIRST, round(-2 * FIRST / WIDTH) + 1
+)  # from there on h_k(z) exp(-z^2/2) is below a rounding
 ENOUGH = 9.0  # deviations up to which the function has to be known; the density beyond holds 1e-19
 NODES, FEWER = 12, 9  # of a panel; what a rule of fewer nodes changes is the error stated
 BLOCK = 16  # terms that are skipped together where they are 0
@@ -208,8 +211,8 @@ def _coefficients(found: Panels, function: Function, terms: int, variance: jax.A
     root = safe_sqrt(variance)[None]
     edges = _merged(_scaled(found, root), DENSITY_EDGES)
     z, weight = _between(edges, NODES)
-    panel = jnp.clip(jnp.floor(((edges[1:] + edges[:-1]) / 2 - DENSITY_EDGES[0]) / WIDTH), 0, len(DENSITY_EDGES) - 2)
-    middle = DENSITY_EDGES[0] + WIDTH * (panel + 0.5)
+    panel = jnp.clip(jnp.floor(((edges[1:] + edges[:-1]) / 2 - FIRST) / WIDTH), 0, len(DENSITY_EDGES) - 2)
+    middle = FIRST + WIDTH * (panel + 0.5)
     inside = (z.reshape(-1, NODES) - middle[:, None]) * (2 / WIDTH)
     weighted = (weight[None] * with_slope(function, root * z)).reshape(2, -1, NODES)
 
