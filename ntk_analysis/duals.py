@@ -16,7 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_analysis import expectations
-from ntk_analysis.gaussian import geometric_mean, into_range, safe_divide, safe_quotient, safe_sqrt, zero_where
+from ntk_analysis.gaussian import (
+    geometric_mean,
+    into_range,
+    opposite_error,
+    safe_divide,
+    safe_quotient,
+    safe_sqrt,
+    zero_where,
+)
 from ntk_analysis.precision import HeldArray, Real, compiled, float_array, is_traced, numpy_in_float64, wants_float64
 
 CLOSE = {"float64": 0.02, "float32": 0.3}  # difference of variances below which their mismatch is integrated
@@ -85,14 +93,6 @@ class Dual(abc.ABC):
     def __call__(self, variance1: Real, variance2: Real, correlation: Real) -> jax.Array:
         """E[f(u) f(v)], given the correlation rho in [-1, 1]."""
         return self.at_distance(variance1, variance2, 1 - float_array(correlation))
-
-
-def opposite_error(distance: jax.Array) -> jax.Array:
-    """What the rounding of a cosine distance above 1, absolute and not relative, does to that behind an activation.
-
-    Nearly opposite inputs are close again behind an even function, and 2 - distance has lost its digits.
-    """
-    return jnp.where(distance > 1, 8 * float(np.finfo(distance.dtype).eps), 0)
 
 
 @dataclass(frozen=True)

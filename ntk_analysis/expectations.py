@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_analysis.gaussian import into_range, safe_divide, safe_sqrt
+from ntk_analysis.gaussian import into_range, opposite_error, safe_divide, safe_sqrt
 from ntk_analysis.panels import TOLERANCES, Panels, panels
 from ntk_analysis.precision import HeldArray
 
@@ -28,10 +28,8 @@ Horner: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
 
 TERMS = {"float64": 256, "float32": 128}
 WIDTH = 0.75  # of the density's panels, in deviations: 12 nodes resolve the Hermite polynomial 256 on each
-FIRST = -12.0
-DENSITY_EDGES = np.linspace(
-    FIRST, -FIRST, round(-2 * FIRST / WIDTH) + 1
-)  # from there on h_k(z) exp(-z^2/2) is below a rounding
+FIRST = -12.0  # h_k(z) exp(-z^2/2) is below a rounding beyond
+DENSITY_EDGES = np.linspace(FIRST, -FIRST, round(-2 * FIRST / WIDTH) + 1)
 ENOUGH = 9.0  # deviations up to which the function has to be known; the density beyond holds 1e-19
 NODES, FEWER = 12, 9  # of a panel; what a rule of fewer nodes changes is the error stated
 BLOCK = 16  # terms that are skipped together where they are 0
@@ -43,9 +41,8 @@ VARIANCES_AT_ONCE = 64  # whose nodes stay in a processor's cache
 PAIR_TOLERANCE = 1e-11  # of the panels of a pair
 PAIR_EDGES = np.array([-8.5, -6, -4.2, -2.8, -1.4, 0, 1.4, 2.8, 4.2, 6, 8.5])  # of the density's panels, for a pair
 PAIR_NODES = 12
-LAYERS = np.array(
-    [-8.5, -5, -2.7, -1.2, 0, 1.2, 2.7, 5, 8.5]
-)  # around what v's kinks are for u, in deviations of v given u
+# around what v's kinks are for u, in deviations of v given u
+LAYERS = np.array([-8.5, -5, -2.7, -1.2, 0, 1.2, 2.7, 5, 8.5])
 FEW_PAIRS = 2**12  # up to here every pair is computed as exactly as can be
 RESOLVED = {"float64": (1e-11, 1e-5), "float32": (1e-5, 1e-5)}  # the rest of the series, for few pairs and for many
 NUMBERS_AT_ONCE = 2**22
@@ -195,11 +192,7 @@ def series(function: Function, kinks: tuple[float, ...], variance: jax.Array, of
     smooth = 2 * terms * rest  # coefficients that fall off as fast as can be seen
     unknown = jnp.where(rest > _noise(variance), jnp.inf, smooth)
     of_function = unknown[0] if found.jumps else jnp.where(left > noise, left + noise, jnp.minimum(noise, smooth[0]))
-    return jax.tree.map(
-        lambda x, gradient: x if gradient else jax.lax.stop_gradient(x),
-        Series(unit, rest, jnp.stack([of_function, unknown[1]])),
-        Series(True, True, False),  # type: ignore[arg-type]
-    )
+    return Series(unit, rest, jax.lax.stop_gradient(jnp.stack([of_function, unknown[1]])))
 
 
 def _coefficients(found: Panels, function: Function, terms: int, variance: jax.Array) -> jax.Array:
@@ -285,8 +278,7 @@ def _by_series(left: Series, right: Series, equal: jax.Array, distance: jax.Arra
     # of the coefficients, which are small beside the largest of an f that is nearly constant, and of the sums
     steps = jnp.where(equal, safe_sqrt(distance), 1) * safe_sqrt(found)
     rounding = 16 * _eps(distance) * (steps + jnp.maximum(found, 0) + shared * (1 - fading))
-    rounding = rounding + jnp.where(distance > 1, 8 * _eps(distance), 0)  # as `duals.opposite_error`
-    return found, jax.lax.stop_gradient(left_out + rounding)
+    return found, jax.lax.stop_gradient(left_out + rounding + opposite_error(distance))
 
 
 def _corrected(
@@ -322,7 +314,7 @@ def _corrected(
                 safe_sqrt(q1 * q2 * one[1] * other[1]) * (1 - new[1]) * _inverse_root(one[0]) * _inverse_root(other[0])
             )
             new = new.at[0].add(jnp.where(end, slope * (distance - fixed), 0))
-        bound = _plane_error(planes, new) + jnp.where(distance > 1, 8 * _eps(new), 0)[None]
+        bound = _plane_error(planes, new) + opposite_error(distance)[None]
         better = doubtful[None] & (bound < error)
         return jnp.where(better[None], jnp.stack([new, bound]), jnp.stack([found, error]))
 

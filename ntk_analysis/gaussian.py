@@ -55,6 +55,14 @@ def zero_where(condition: jax.Array, x: jax.Array) -> jax.Array:
     return x - jnp.where(condition, jax.lax.stop_gradient(x), 0)
 
 
+def opposite_error(distance: jax.Array) -> jax.Array:
+    """What the rounding of a cosine distance above 1, absolute and not relative, does to that behind an activation.
+
+    Nearly opposite inputs are close again behind an even function, and 2 - distance has lost its digits.
+    """
+    return jnp.where(distance > 1, 8 * float(np.finfo(distance.dtype).eps), 0)
+
+
 def into_range(distance: jax.Array) -> jax.Array:
     """Cosine distances pushed back into [0, 2] after rounding; the gradient at exactly 0 and 2 stays whole."""
     return jnp.where(distance < 0, 0, jnp.where(distance > 2, 2, distance))

@@ -103,9 +103,8 @@ def test_weight_centering_is_the_standardised_relu():
         return (jax.nn.relu(x) - (2 * math.pi) ** -0.5) / (1 / 2 - 1 / (2 * math.pi)) ** 0.5
 
     x = inputs_with_correlation(0.4, 10)
-    # a kink's error is 1/nodes, of which the change from 3/4 of the nodes, `quadrature_error`, shows a third
     error = get(standardised).quadrature_error(1.0)
-    assert error < 0.05
+    assert error < 1e-9
     straight_by_depth, centered_by_depth = by_depth(x, 6, "none", standardised, 1.0), by_depth(x, 6, "weight_mean")
     for depth, straight in straight_by_depth.items():
         centered = centered_by_depth[depth]
