@@ -6,6 +6,13 @@ import tempfile
 
 from ntk_analysis import quick_compilation
 
+# Where Python is told to keep no bytecode, this run and its workers and commands share some for as long as it takes:
+# compiling the modules of JAX and SciPy is half of the start of each process.
+if sys.dont_write_bytecode and "PYTEST_XDIST_WORKER" not in os.environ:
+    shared = tempfile.TemporaryDirectory(prefix="bytecode-")  # removed when this process ends
+    sys.dont_write_bytecode, sys.pycache_prefix = False, shared.name
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = shared.name
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ["NTK_ANALYSIS_CACHE"] = "off"  # no test reads what another run compiled
@@ -24,18 +31,6 @@ import pytest
 def pytest_configure(config):
     """Warnings are errors: here and not in pyproject.toml, so that there is one place for strictness."""
     config.addinivalue_line("filterwarnings", "error")
-
-
-def pytest_sessionstart(session):
-    """Where Python is told to keep no bytecode, the workers and commands of this run share some for as long as it runs.
-
-    Compiling the modules of JAX and SciPy is half of the start of each process.
-    """
-    if sys.dont_write_bytecode and not hasattr(session.config, "workerinput"):
-        folder = tempfile.TemporaryDirectory(prefix="bytecode-")
-        session.config.add_cleanup(folder.cleanup)
-        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-        os.environ["PYTHONPYCACHEPREFIX"] = folder.name
 
 
 @pytest.fixture(autouse=True, scope="module")

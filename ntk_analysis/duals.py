@@ -176,7 +176,8 @@ class ClosedForm(Dual):
             low, high = (
                 jnp.log(jnp.where(near, variance2, 1)) + apart * (0.5 + side / math.sqrt(12)) for side in (-1, 1)
             )
-            mean = (self._mixed(low, low) + 2 * self._mixed(low, high) + self._mixed(high, high)) / 4
+            corners = self._mixed(jnp.stack([low, low, high]), jnp.stack([low, high, high]))
+            mean = (corners[0] + 2 * corners[1] + corners[2]) / 4
             return jnp.where(near, together * jnp.expm1(apart**2 * mean / 2), direct)
 
         return jax.lax.cond(jnp.any(near & (step != 0)), close, lambda: direct)

@@ -35,7 +35,7 @@ NODES, FEWER = 12, 9  # of a panel; what a rule of fewer nodes changes is the er
 BLOCK = 16  # terms that are skipped together where they are 0
 LOCAL = 20  # Legendre polynomials that a Hermite polynomial is on one of these panels
 AVERAGES_AT_ONCE = 2048  # variances
-TABULATED = 300  # variances in a call of a program
+TABULATED = 64  # variances in a call of a program
 VARIANCES_AT_ONCE = 64  # whose nodes stay in a processor's cache
 
 PAIR_TOLERANCE = 1e-11  # of the panels of a pair

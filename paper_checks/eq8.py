@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from ntk_analysis.correlation import CorrelationByLayer, layer_correlations
-from ntk_analysis.meanfield import MeanField, analyse
+from ntk_analysis.meanfield import MeanField, analyse, phase_diagram
 from ntk_analysis.networks import fully_connected
 from paper_checks.contract import Claim, Evidence, Relation, Setting, Verdict
 from paper_checks.draws import five_sigma, inputs_of
@@ -63,12 +63,12 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
     """The limit from the recursion, networks of the paper's depth, narrow ones, and activations that do not freeze."""
     evidence = Evidence()
     limits(evidence, theory, setting.size(512, 4096))
-    draws, width = setting.size((24, 128), (100, 300))
+    draws, width = setting.size((12, 128), (100, 300))
     cases = (evidence.stated, width, Relation.EQUAL), (evidence.varied, NARROW, Relation.AT_LEAST)
     for row, units, relation in setting.track(cases, "eq8: networks"):
         networks(functools.partial(row, relation=relation), theory, units, draws, setting.seed)
     other_maps(evidence, theory)
-    edge = brentq(lambda w: float(_tanh(w).chi_1 or 0.0) - 1, 1.2, 2.5, xtol=1e-6)
+    edge = brentq(_excess, 1.2, 2.5, xtol=1e-6)
     evidence.edge("w_var of tanh", float(edge), f"chi_1 = 1 at b_var = {TANH_BIAS}; above, correlations stay below 1")
     return evidence
 
@@ -128,6 +128,10 @@ def other_maps(evidence: Evidence, theory: Theory) -> None:
         evidence.varied("stable correlation", theory.limit, stable, tolerance, because, condition=condition)
     if analyse("identity").every_correlation_fixed:
         evidence.note("a linear network keeps every correlation")
+
+
+def _excess(w_var: float) -> float:
+    return float(phase_diagram("tanh", w_var=w_var, b_var=TANH_BIAS).chi_1[0, 0]) - 1
 
 
 def _tanh(w_var: float) -> MeanField:

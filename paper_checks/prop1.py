@@ -132,6 +132,6 @@ def edges(evidence: Evidence) -> None:
     evidence.edge("w_var of relu", float(brentq(bounded, 1.0, 4.0, xtol=1e-9)), "beyond, the variance has no bound")
 
     def excess(w_var: float) -> float:
-        return float(analyse("tanh", w_var=w_var, b_var=0.1).chi_1 or 0.0) - 1
+        return float(phase_diagram("tanh", w_var=w_var, b_var=0.1).chi_1[0, 0]) - 1
 
     evidence.edge("w_var of tanh", float(brentq(excess, 1.0, 3.0, xtol=1e-6)), "beyond, chi_1 > 1, at b_var = 0.1")

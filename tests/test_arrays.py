@@ -27,7 +27,8 @@ X = np.array([[0.5, -1, 2], [1.5, 0.25, -0.5], [-2, 1, 0.75], [1, 1, -1], [0.25,
 K = np.round(X @ X.T * 4) / 4 + 2 * np.eye(5)
 Y = X[:, 0]
 NETWORK = Serial(Dense(4), Activation("relu"), Dense(1))
-PARAMS = jax.tree.map(lambda a: np.asarray(a, np.float64), NETWORK.init(jax.random.key(0), (-1, 3))[1])
+RNG = np.random.default_rng(0)
+PARAMS = ({"w": RNG.standard_normal((3, 4))}, (), {"w": RNG.standard_normal((4, 1))})
 
 REGRESSOR = KernelRegressor(NETWORK, regularization=0.1)
 ENTRIES = {

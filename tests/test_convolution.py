@@ -423,7 +423,7 @@ def test_near_duplicate_images_keep_their_digits(name, channels, dtype):
         assert stated <= 1000 * max(actual, float(np.finfo(dtype).eps) / change)
 
 
-@pytest.mark.parametrize("dtype", [np.float64, *full(np.float32)])
+@pytest.mark.parametrize("dtype", full(np.float64, np.float32))
 def test_pooled_kernels_state_their_error(dtype):
     """Means of correlations keep no more than their rounding; what is below it is 0, and the stated error says so."""
     a, noise = photos(5, 2, (2, 3, 2))

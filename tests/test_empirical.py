@@ -117,8 +117,12 @@ without_forward_mode.defvjp(lambda x: (jnp.tanh(x), jnp.tanh(x)), lambda y, cota
     [
         (with_forward_mode, "products"),
         (without_forward_mode, "products"),
-        (without_forward_mode, "auto"),
-        *full((with_forward_mode, "jacobian"), (without_forward_mode, "jacobian"), (with_forward_mode, "auto")),
+        *full(
+            (without_forward_mode, "auto"),
+            (with_forward_mode, "jacobian"),
+            (without_forward_mode, "jacobian"),
+            (with_forward_mode, "auto"),
+        ),
     ],
 )
 def test_derivatives_of_ones_own(activation, method):

@@ -29,10 +29,8 @@ METHODS = {
 EVERY = [(name, COUNT, outputs) for name in METHODS for outputs in ("full", "trace")]
 EVERY += [(name, 10, "diagonal") for name in METHODS]
 TELLING = [
-    ("scans", COUNT, "full"),
     ("a coupled batch", COUNT, "trace"),
     ("jacobian", 10, "diagonal"),
-    ("outputs", COUNT, "full"),
     ("in no parts", COUNT, "full"),
 ]
 

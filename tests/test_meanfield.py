@@ -289,8 +289,8 @@ def test_quadrature_error_is_reported_and_closed_forms_have_none():
     assert analyse("erf").chi_1_error < 1e-12
     z = np.arange(-14_000, 14_001) * 1e-3  # a trapezoid rule is spectrally accurate for analytic integrands
     weight = np.exp(-(z**2) / 2)
-    steep = analyse("tanh", w_var=256.0, b_var=0.1)
-    slopes = np.cosh(np.sqrt(steep.q_star) * z) ** -4.0
+    steep = phase_diagram("tanh", w_var=256.0, b_var=0.1)
+    slopes = np.cosh(np.sqrt(steep.q_star[0, 0]) * z) ** -4.0
     assert abs(256 * np.sum(slopes * weight) / weight.sum() - steep.chi_1) <= steep.chi_1_error < 1e-9
 
 

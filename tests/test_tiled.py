@@ -84,7 +84,7 @@ def test_few_inputs_and_full_tiles(n1, n2):
     assert_same(propagated(NETWORKS["relu"], x1, x2), propagated(NETWORKS["relu"], x1, x2, False), 200)
 
 
-@pytest.mark.parametrize("joint", [True, *full(False)])
+@pytest.mark.parametrize("joint", full(True, False))
 def test_tiles_whose_ntk_grows_to_different_scales(joint):
     """Inputs of norms 1 and 1e9: only some tiles leave 2^40, in the first layer."""
     network = fully_connected(2, 8, "weight_mean")

@@ -51,7 +51,7 @@ def test_more_steps_come_closer_to_the_bound():
     assert few > 10 * many > 0
 
 
-@pytest.mark.parametrize("normalization", ["weight_mean", *full("none")])
+@pytest.mark.parametrize("normalization", full("weight_mean", "none"))
 def test_network_close_to_its_targets_has_the_rate_of_its_own_tangent_kernel(normalization):
     network = networks.fully_connected(2, 16, normalization)
     params, _, _ = drawn(network, (5,))

@@ -53,6 +53,7 @@ def numbers(epochs):
     return [replace(epoch, seconds=0.0) for epoch in epochs]
 
 
+@pytest.mark.full  # trains each of them again
 def test_runs_one_after_another_are_single_runs_bit_for_bit(digits, swept):
     found, curves, _ = swept
     assert [(curve.recipe.learning_rate, curve.recipe.seed) for curve in curves] == [

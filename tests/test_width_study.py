@@ -134,6 +134,7 @@ def test_wrong_kernel_is_a_bias_that_stays(inputs):
     assert abs(found.bias_law.exponent) < STANDARD_ERRORS * found.bias_law.error
 
 
+@pytest.mark.full  # draws networks
 def test_draws_are_the_tangent_kernels_of_networks(inputs):
     network, x = fully_connected(2, 4, "batch", b_var=0.1, outputs=2), inputs.astype(np.float64)
     ((ntk, _),) = draw_kernels([network], x, [4])

@@ -108,7 +108,7 @@ class MeanField:
         return np.stack(correlations)
 
 
-AT_ONCE = 800  # distances in a call of `_move`
+AT_ONCE = 64  # distances in a call of `_move`
 
 
 @functools.partial(jax.jit, static_argnames=("phi", "centered"))

@@ -1,10 +1,10 @@
 """q' = w_var V(q) + b_var: the variance that the layers settle at, reached from q = 1."""
 
-from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float64
+from scipy.optimize.elementwise import find_root
 
 from ntk_analysis.activations import Activation
 
@@ -29,7 +29,7 @@ def settled_variance(phi: Activation, centered: bool, w: Vector, b: Vector) -> V
 
     inf where there is none, NaN where it is beyond the activation's `largest_variance`.
 
-    The first sign change of q' - q in the direction in which the first step goes, on a grid, then by bisection. Signs
+    The first sign change of q' - q in the direction in which the first step goes, on a grid, then refined. Signs
     below the rounding error do not count: at w_var = 2 and b_var > 0 ReLU would otherwise stop where q + b_var == q.
     """
     up = UPWARD[phi.largest_variance >= UPWARD]
@@ -51,18 +51,18 @@ def settled_variance(phi: Activation, centered: bool, w: Vector, b: Vector) -> V
     q[low == 0] = 0.0
     todo = (low < high) & (low > 0)
     if todo.any():
-        q[todo] = _bisected(lambda x: w[todo] * kept_variance(phi, centered, x) + b[todo], low[todo], high[todo])
+        q[todo] = _settled_between(phi, centered, w[todo], b[todo], low[todo], high[todo])
     return q
 
 
-def _bisected(after: Callable[[Vector], Vector], low: Vector, high: Vector) -> Vector:
-    """Roots of after(q) = q, with after(low) > low > 0 and after(high) < high, to the last digit of q."""
-    while True:
-        middle = np.sqrt(low) * np.sqrt(high)
-        if not np.any((middle > low) & (middle < high)):
-            return after(high)
-        grows = after(middle) > middle
-        low, high = np.where(grows, middle, low), np.where(grows, high, middle)
+def _settled_between(phi: Activation, centered: bool, w: Vector, b: Vector, low: Vector, high: Vector) -> Vector:
+    """Roots of q' = q, with q' > q > 0 at `low` and q' < q at `high`, to the last digits of q."""
+
+    def gain(q: Vector, w: Vector, b: Vector) -> Vector:
+        return np.asarray((w * kept_variance(phi, centered, q) + b) / q - 1)
+
+    root = find_root(gain, (low, high), args=(w, b), tolerances={"xatol": 0, "xrtol": EPS, "fatol": 0, "frtol": 0}).x
+    return np.asarray(w * kept_variance(phi, centered, root) + b)
 
 
 def variance_slope(phi: Activation, centered: bool, w: Vector, q: Vector) -> Vector:
