@@ -17,6 +17,7 @@ from ntk_analysis.kernel import HasKernel, Kernel
 from ntk_analysis.memory import require_memory
 from ntk_analysis.precision import AnyArray, float_array, is_traced, numpy_in_float64
 from ntk_analysis.tiled import TILE, propagate_in_tiles
+from ntk_analysis.zero_inputs import may_hold_zeros, with_derivatives_at_zeros
 
 # arrays of the kernel's size that are alive at once while convolutions are computed: most that XLA was seen to hold is
 # 20 at equal positions (residual blocks), of a tile where there are several, and 10 at all pairs; a quadrature's nodes
@@ -51,6 +52,10 @@ def infinite_kernel(
     `approximation_error` says how exact the function is: 2e-6 at most in float32, 2e-12 in float64. Derivatives are
     those of the recursion through all layers.
 
+    Derivatives by the inputs are right at inputs of zeros and at black pixels too. Where an input or a whole patch of
+    zeros is a kink, as for ReLU without biases, the first derivative is the symmetric one, that of central differences,
+    and a second derivative, which does not exist, is NaN.
+
     Args:
         network: a layer or a composition of layers.
         x1: (n1, d) vectors, or (n1, height, width, channels) images, float32 or float64; see `arrays` for all else.
@@ -74,7 +79,8 @@ def infinite_kernel(
     if first.ndim == 4:
         _check_memory(network, first, first if second is None else second)
     norm = None if exact or network.homogeneous else _one_norm(first, second)
-    kernel = _propagate(network, exact, norm, first, second)
+    zeros = is_traced(first, second) and may_hold_zeros(first, second)
+    kernel = _propagate(network, exact, norm, zeros, first, second)
     if not is_traced(kernel):
         _check_finite(kernel)
     return kernel
@@ -90,22 +96,30 @@ def _one_norm(x1: jax.Array, x2: jax.Array | None) -> float | None:
     return largest if 0 < largest <= least * (1 + EQUAL * float(np.finfo(x1.dtype).eps)) else None
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _propagate(network: HasKernel, exact: bool, norm: float | None, x1: jax.Array, x2: jax.Array | None) -> Kernel:
-    """`norm` is that of all inputs, None where they differ or need not be looked at."""
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _propagate(
+    network: HasKernel, exact: bool, norm: float | None, zeros: bool, x1: jax.Array, x2: jax.Array | None
+) -> Kernel:
+    """`norm` is that of all inputs, None where they differ or need not be looked at; `zeros`: see `zero_inputs`."""
     pairs = len(x1) * len(x1 if x2 is None else x2)
     by_angle = norm is not None or (network.homogeneous and not exact)
     if not by_angle or x1.ndim != 2 or pairs < FEWEST_PAIRS:
-        return _recursion(network, x1, x2)
+        return _recursion(network, zeros, x1, x2)
     function = angular_function(network, str(x1.dtype), norm or 1.0)
     if function is None:
-        return _recursion(network, x1, x2)
-    arrays = _angular(network, function, x1, x2)
+        return _recursion(network, zeros, x1, x2)
+    arrays = _angular(network, function, zeros, x1, x2)
     return Kernel(**arrays, law=function.law, joint=x2 is None, approximation_error=function.error)
 
 
-def _recursion(network: HasKernel, x1: jax.Array, x2: jax.Array | None) -> Kernel:
-    """Every pair through all layers; many of them tile by tile, where layers treat each pair by itself."""
+def _recursion(network: HasKernel, zeros: bool, x1: jax.Array, x2: jax.Array | None) -> Kernel:
+    """Every pair through all layers."""
+    kernel_of = partial(_through_layers, network)
+    return with_derivatives_at_zeros(kernel_of, x1, x2) if zeros else kernel_of(x1, x2)
+
+
+def _through_layers(network: HasKernel, x1: jax.Array, x2: jax.Array | None) -> Kernel:
+    """Many pairs tile by tile, where layers treat each by itself."""
     second = x1 if x2 is None else x2
     try:
         if x1.ndim == 2 and max(len(x1), len(second)) > TILE:
@@ -118,8 +132,10 @@ def _recursion(network: HasKernel, x1: jax.Array, x2: jax.Array | None) -> Kerne
     return network.kernel(input_kernel(x1, x2, paired=network.pairs_positions))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _angular(network: HasKernel, function: AngularFunction, x1: jax.Array, x2: jax.Array | None) -> dict[str, Any]:
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _angular(
+    network: HasKernel, function: AngularFunction, zeros: bool, x1: jax.Array, x2: jax.Array | None
+) -> dict[str, Any]:
     """Arrays of the kernel as a function of the angle, by field."""
     return _arrays(angular_kernel(function, x1, x2))
 
@@ -130,9 +146,9 @@ def _arrays(kernel: Kernel) -> dict[str, Any]:
 
 
 @_angular.defjvp
-def _angular_jvp(network: HasKernel, function: AngularFunction, primals: Any, tangents: Any) -> Any:
+def _angular_jvp(network: HasKernel, function: AngularFunction, zeros: bool, primals: Any, tangents: Any) -> Any:
     """The recursion's values and derivatives: series are good for values only, and at angle 0 not differentiable."""
-    return jax.jvp(lambda x1, x2: _arrays(_recursion(network, x1, x2)), primals, tangents)
+    return jax.jvp(lambda x1, x2: _arrays(_recursion(network, zeros, x1, x2)), primals, tangents)
 
 
 def _checked(x: Any, name: str) -> jax.Array:

@@ -141,7 +141,12 @@ class Kernel:
     @numpy_in_float64
     def nngp(self) -> Float[HeldArray, "n1 n2 *pairs"]:
         """NNGP kernel (n1, n2, *pairs): covariance of the units, or their second moment after an activation."""
-        return Covariance(*map(float_array, self.covariance)).value
+        covariance = Covariance(*map(float_array, self.covariance))
+        distance = covariance.distance
+        # without a variance the distance's derivative is minus that of the covariance, see `zero_inputs`
+        slope = jax.lax.stop_gradient(distance) - distance
+        without = (covariance.variance1 == 0) | (covariance.variance2 == 0)
+        return jnp.where(without, slope, covariance.value)
 
     @property
     def ntk(self) -> Float[HeldArray, "n1 n2 *pairs"]:

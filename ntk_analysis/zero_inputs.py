@@ -1,0 +1,142 @@
+"""Derivatives of kernels by inputs that hold zeros: black images, black pixels, padding.
+
+A kernel is held as variances q and cosine distances, of which those of an input of zeros have no derivative, though
+K = sqrt(q1 q2) (1 - distance) has one: that of x.y/d is y/d. So derivatives are taken beside the zeros, at x + s and at
+x - s for a small s that is not 0 where x is, and averaged. What comes out is the derivative where there is one, to the
+square of s; where the kernel has a kink, as that of ReLU networks without biases, it is the symmetric derivative, that
+of central differences. A second derivative is NaN there.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from ntk_analysis.gaussian import safe_sqrt
+from ntk_analysis.kernel import Kernel
+
+KernelOf: TypeAlias = Callable[[jax.Array, jax.Array | None], Kernel]
+
+# |s| in units of the largest entry: second derivatives are good to a rounding over it, first ones to its square
+SHIFT = {"float64": 1e-7, "float32": 1e-6}
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class _Structure:
+    """What the arrays of a kernel are fields of."""
+
+    tree: Any
+
+
+def may_hold_zeros(*arrays: jax.Array | None) -> bool:
+    """Whether a vector, or an image's pixel, is all zeros, as far as it can be seen: not within jit or vmap."""
+    try:
+        return any(bool(jnp.any(_black(array))) for array in arrays if array is not None)
+    except jax.errors.ConcretizationTypeError:
+        return True
+
+
+def with_derivatives_at_zeros(kernel_of: KernelOf, x1: jax.Array, x2: jax.Array | None) -> Kernel:
+    """kernel_of(x1, x2), with derivatives by inputs that are right at zeros too.
+
+    Where a pair's variance is 0, the derivative of `distance` is minus that of the covariance, for `Kernel.nngp`.
+    """
+
+    def arrays_at(x1: jax.Array, x2: jax.Array | None) -> tuple[list[jax.Array], _Structure]:
+        leaves, tree = jax.tree.flatten(kernel_of(x1, x2))
+        return leaves, _Structure(tree)
+
+    arrays = jax.custom_jvp(arrays_at)
+
+    @arrays.defjvp
+    def _(primals: Any, tangents: Any) -> tuple[Any, Any]:
+        shifts = [_beside_zeros(x, side) for side, x in enumerate(primals)]
+        any_zero = jnp.any(jnp.stack([jnp.any(shift != 0) for shift in shifts if shift is not None]))
+
+        def with_covariance(x1: jax.Array, x2: jax.Array | None) -> tuple[list[jax.Array], _Structure, jax.Array]:
+            leaves, structure = arrays_at(x1, x2)
+            return leaves, structure, _kernel(leaves, structure).covariance.value
+
+        def at(sign: jax.Array) -> tuple[Any, Any]:
+            moved = [x if shift is None else x + sign * shift for x, shift in zip(primals, shifts, strict=True)]
+            return jax.jvp(with_covariance, tuple(moved), tuple(tangents))
+
+        def point(before: Any, sign: jax.Array) -> tuple[Any, Any]:
+            # one program for the point itself and for both sides of it, which are passed over where there are no zeros
+            found = jax.lax.cond((sign == 0) | any_zero, lambda: at(sign), lambda: before)
+            return found, found
+
+        one = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(with_covariance, *primals))
+        start = one, one
+        _, (values, slopes) = jax.lax.scan(point, start, jnp.array([0, 1, -1], x1.dtype))
+        kernels, covariances = _kernel(*values[:2]), values[2]
+        kernel, right, left = (jax.tree.map(lambda leaf, i=i: leaf[i], kernels) for i in range(3))
+        without = _root(jax.lax.stop_gradient(kernel)) == 0
+        found = jax.tree.map(lambda x: jnp.where(any_zero, (x[1] + x[2]) / 2, x[0]), _kernel(*slopes[:2]))
+        by_covariance = -(slopes[2][1] + slopes[2][2]) / 2
+        root, step = _root(right), SHIFT[x1.dtype.name]
+        bent_distance = jnp.where(
+            without,
+            _bent(covariances[0], covariances[1], covariances[2], root),
+            _bent(kernel.distance, right.distance, left.distance, step),
+        )
+        size = jnp.where(without, root, step * jnp.max(jnp.abs(kernel.ntk_scaled)))
+        bent_ntk = _bent(kernel.ntk_scaled, right.ntk_scaled, left.ntk_scaled, size)
+        found = replace(
+            found,
+            distance=jnp.where(without, by_covariance, found.distance) * _marked(any_zero & bent_distance, primals),
+            ntk_scaled=found.ntk_scaled * _marked(any_zero & bent_ntk, primals),
+        )
+        return (jax.tree.leaves(kernel), values[1]), (jax.tree.leaves(found), slopes[1])
+
+    return _kernel(*arrays(x1, x2))
+
+
+def _kernel(leaves: list[jax.Array], structure: _Structure) -> Kernel:
+    kernel: Kernel = jax.tree.unflatten(structure.tree, leaves)
+    return kernel
+
+
+def _beside_zeros(x: jax.Array | None, side: int) -> jax.Array | None:
+    """Small numbers where a vector, or an image's pixel, is all zeros, else 0; other ones for the other inputs."""
+    if x is None:
+        return None
+    largest = jnp.max(jnp.abs(x))
+    size = SHIFT[x.dtype.name] * jnp.where(largest > 0, largest, 1)
+    numbers = jnp.arange(1, math.prod(x.shape[1:]) + 1, dtype=x.dtype).reshape(x.shape[1:])
+    direction = jnp.cos(numbers * math.sqrt(2 + side))  # no two of them are alike, none is 0
+    return jax.lax.stop_gradient(jnp.where(_black(x), size * direction, 0))
+
+
+def _black(x: jax.Array) -> jax.Array:
+    return jnp.all(x == 0, axis=-1, keepdims=True)
+
+
+def _root(kernel: Kernel) -> jax.Array:
+    """sqrt(q1 q2) of all pairs: how large a covariance can be."""
+    covariance = kernel.covariance
+    return safe_sqrt(covariance.variance1) * safe_sqrt(covariance.variance2)
+
+
+def _bent(middle: jax.Array, right: jax.Array, left: jax.Array, size: jax.Array | float) -> jax.Array:
+    """Whether a function has a kink between these values of it: it leaves the middle to both sides by about `size`."""
+    turned = jnp.abs((right - middle) + (left - middle))
+    steps = jnp.abs(right - middle) + jnp.abs(left - middle)
+    return (turned > steps / 100) & (turned > size / 100)
+
+
+@jax.custom_jvp
+def _marked(bent: jax.Array, inputs: Any) -> jax.Array:
+    """1, with derivatives NaN where it is `bent`."""
+    return jnp.ones_like(bent, dtype=jax.tree.leaves(inputs)[0].dtype)
+
+
+@_marked.defjvp
+def _marked_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    one = _marked(*primals)
+    moved = sum(jnp.sum(tangent) for tangent in jax.tree.leaves(tangents[1]))
+    return one, jnp.where(primals[0], jnp.nan, 0) * moved
