@@ -206,9 +206,9 @@ def _why_not_finite(kernel: Kernel) -> str:
     if not kernel.joint:
         return ""
     return (
-        "if the network has a batch normalisation with eps = 0, use eps > 0, or more and distinct inputs, none at the "
-        f"mean of this batch of {len(kernel.variance1)}, whose centred covariance needs a rank >= 3; if not, check the "
-        "inputs and the activations there, or compute in float64"
+        f"at eps = 0 a batch normalisation of {len(kernel.variance1)} has a kernel only if the centred covariance of its "
+        "inputs has rank >= 3 and no input lies at the mean of the batch; use at least 4 distinct inputs, more of them, "
+        "or eps > 0; without one, check the inputs and the activations there"
     )
 
 
