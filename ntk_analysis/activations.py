@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_analysis import closed_forms, expectations
-from ntk_analysis.duals import ClosedForm, Dual, Moment, Numerical
+from ntk_analysis.duals import ClosedForm, Dual, Moment, Numerical, known
 from ntk_analysis.gaussian import (
     angle,
     geometric_mean,
@@ -27,7 +27,6 @@ from ntk_analysis.gaussian import (
     sine_minus_angle_cosine,
 )
 from ntk_analysis.importable import PickledByName
-from ntk_analysis.panels import panels
 from ntk_analysis.precision import HeldArray, Real, compiled, float_array, is_traced, numpy_in_float64, wants_float64
 
 Elementwise: TypeAlias = Callable[[jax.Array], jax.Array]
@@ -93,20 +92,25 @@ class Activation(abc.ABC):
     @abc.abstractmethod
     def _mean(self, variance: jax.Array) -> jax.Array: ...
 
+    @known
     @numpy_in_float64
     @compiled
     def mean(self, variance: Real) -> jax.Array:
-        """E[phi(u)], u ~ N(0, variance)."""
+        """E[phi(u)], u ~ N(0, variance); beyond `largest_variance` as the duals."""
         return self._mean(float_array(variance))
 
     def in_variance(self, variance: np.ndarray) -> InVariance:
-        """Derivatives of the averages in the variance, float64."""
+        """Derivatives of the averages in the variance, float64; ValueError beyond `largest_variance`."""
         with jax.enable_x64(True):
             return InVariance(*(np.asarray(x) for x in _in_variance(self, jnp.asarray(variance, jnp.float64))))
 
     @property
     def largest_variance(self) -> float:
-        """Variance of u up to which the expectations are known; inf for closed forms."""
+        """Variance of u up to which the expectations are known; inf for closed forms.
+
+        Beyond it `mean`, `joint` and the duals raise ValueError. Inside a JAX transformation, where nothing can be
+        raised, their answers there are NaN.
+        """
         return math.inf
 
     @numpy_in_float64
@@ -114,7 +118,7 @@ class Activation(abc.ABC):
     def quadrature_error(self, variance: Real = 1.0) -> jax.Array:
         """Bound of the relative errors of E[phi^2] and E[phi'^2], and of E[phi]'s to sqrt(E[phi^2]), at a variance.
 
-        0 for closed forms, NaN above `largest_variance`.
+        0 for closed forms. NaN above `largest_variance`, which is no error here: nothing is known of them.
         """
         return self._quadrature_error(float_array(variance))
 
@@ -336,12 +340,14 @@ class Quadrature(PickledByName, Activation):
     def derivative_dual(self) -> Dual:
         return Numerical(self.function, self.kinks, slope=True)
 
+    @known
     def joint(self, variance1: jax.Array, variance2: jax.Array, distance: jax.Array) -> Joint:
         found, sides = expectations.pair(self.function, self.kinks, variance1, variance2, distance)
         phi, slope = (Moment(*(part[i] for part in found)) for i in range(2))
         squares, means = ((getattr(sides[0], name)[0], getattr(sides[1], name)[0]) for name in ("square", "mean"))
         return Joint(phi, slope, squares, means)
 
+    @known
     def mean(self, variance: Real) -> HeldArray:
         if is_traced(variance) or not wants_float64(variance):
             return super().mean(variance)
@@ -352,6 +358,7 @@ class Quadrature(PickledByName, Activation):
             return super().quadrature_error(variance)
         return self._tabulated(variance).error.max(axis=0)
 
+    @known
     def in_variance(self, variance: np.ndarray) -> InVariance:
         found = expectations.in_variance(self.function, self.kinks, variance)
         return InVariance(*(np.asarray(x) for x in (found.square[0], found.mean[0], found.square[1])))
@@ -361,7 +368,7 @@ class Quadrature(PickledByName, Activation):
 
     @property
     def largest_variance(self) -> float:
-        return (panels(self.function, self.kinks).reach / expectations.ENOUGH) ** 2
+        return self.dual.largest_variance
 
     def _mean(self, variance: jax.Array) -> jax.Array:
         return expectations.averages(self.function, self.kinks, variance).mean[0]

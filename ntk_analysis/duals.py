@@ -6,16 +6,19 @@ E[f(u) f(v)] / sqrt(E[f(u)^2] E[f(v)^2]), which keeps its relative precision whe
 """
 
 import abc
+import functools
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ntk_analysis import expectations
+from ntk_analysis.arrays import concrete
 from ntk_analysis.gaussian import (
     geometric_mean,
     into_range,
@@ -25,6 +28,7 @@ from ntk_analysis.gaussian import (
     safe_sqrt,
     zero_where,
 )
+from ntk_analysis.panels import panels
 from ntk_analysis.precision import HeldArray, Real, compiled, float_array, is_traced, numpy_in_float64, wants_float64
 
 CLOSE = {"float64": 0.02, "float32": 0.3}  # difference of variances below which their mismatch is integrated
@@ -47,11 +51,44 @@ class Moment(NamedTuple):
     error: jax.Array
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def known(method: Callable[P, R]) -> Callable[P, R]:
+    """Decorator: the method refuses arguments `variance...` beyond its object's `largest_variance`, by a ValueError.
+
+    Inside a JAX transformation nothing is raised, and what is computed there is NaN.
+    """
+    signature = inspect.signature(method)
+    variances = [name for name in signature.parameters if name.startswith("variance")]
+
+    @functools.wraps(method)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        f = cast(Any, args[0])
+        if not is_traced(args[1:], kwargs) and f.largest_variance < math.inf:
+            given = signature.bind(*args, **kwargs).arguments
+            for name in variances:
+                q = concrete(given[name], name)
+                if np.any(q > f.largest_variance):
+                    raise ValueError(
+                        f"got a variance of {np.nanmax(q):.6g}, but expectations of {f} are known up to "
+                        f"{f.largest_variance:.6g} (`largest_variance`): use a smaller variance, as by a smaller w_var "
+                        "or inputs of |x|^2 = d"
+                    )
+        return method(*args, **kwargs)
+
+    return checked
+
+
 class Dual(abc.ABC):
     """Second moments of f(u), f(v) for centred Gaussians u, v of variances q1, q2 and correlation rho.
 
     All arguments broadcast against each other. Python numbers and NumPy arrays are computed in float64 and answered in
     NumPy float64.
+
+    An integrated f is known up to some variance only, its `largest_variance`. Beyond it every method
+    raises ValueError, and inside a JAX transformation the answer there is NaN.
     """
 
     @abc.abstractmethod
@@ -60,18 +97,26 @@ class Dual(abc.ABC):
     @abc.abstractmethod
     def _moment(self, variance1: jax.Array, variance2: jax.Array, distance: jax.Array) -> Moment: ...
 
+    @property
+    def largest_variance(self) -> float:
+        """Up to which the moments are known; inf for closed forms."""
+        return math.inf
+
+    @known
     @numpy_in_float64
     @compiled
     def second_moment(self, variance: Real) -> jax.Array:
         """E[f(u)^2], u ~ N(0, variance)."""
         return self._second_moment(float_array(variance))
 
+    @known
     @numpy_in_float64
     @compiled
     def moment(self, variance1: Real, variance2: Real, distance: Real) -> Moment:
         """E[f(u) f(v)] and the cosine distance between f(u) and f(v), with their errors, at 1 - rho = distance."""
         return self._moment(float_array(variance1), float_array(variance2), float_array(distance))
 
+    @known
     @numpy_in_float64
     @compiled
     def cosine_distance(self, variance1: Real, variance2: Real, distance: Real) -> jax.Array:
@@ -82,12 +127,14 @@ class Dual(abc.ABC):
         """
         return self.moment(variance1, variance2, distance).distance
 
+    @known
     @numpy_in_float64
     @compiled
     def at_distance(self, variance1: Real, variance2: Real, distance: Real) -> jax.Array:
         """E[f(u) f(v)], given the cosine distance 1 - rho."""
         return self.moment(variance1, variance2, distance).value
 
+    @known
     @numpy_in_float64
     @compiled
     def __call__(self, variance1: Real, variance2: Real, correlation: Real) -> jax.Array:
@@ -205,6 +252,14 @@ class Numerical(Dual):
     kinks: tuple[float, ...] = ()
     slope: bool = False
 
+    def __str__(self) -> str:
+        return str(getattr(self.function, "__name__", self.function))
+
+    @property
+    def largest_variance(self) -> float:
+        return (panels(self.function, self.kinks).reach / expectations.ENOUGH) ** 2
+
+    @known
     def second_moment(self, variance: Real) -> HeldArray:
         if is_traced(variance) or not wants_float64(variance):
             return super().second_moment(variance)

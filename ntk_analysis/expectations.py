@@ -103,8 +103,9 @@ def averages(function: Function, kinks: tuple[float, ...], variance: jax.Array) 
     changed = jnp.maximum(changed, jnp.abs(safe_divide(rough_mean - mean, safe_sqrt(square), 0.0)))
     residual = 8 * found.tolerance if found.tolerance > TOLERANCES[0] else 0.0  # the tightest is no more than rounding
     error = jax.lax.stop_gradient(changed + residual + (16 + 512 * jnp.minimum(variance, 1))[None] * _eps(variance))
-    known = (variance * ENOUGH**2 <= found.reach**2)[None]
-    return Averages(*(jnp.where(known, values, jnp.nan) for values in (mean, square, error)))
+    # a factor, so that derivatives are NaN too where nothing is known
+    known = jnp.where(variance * ENOUGH**2 <= found.reach**2, jnp.ones_like(variance), jnp.nan)[None]
+    return Averages(*(values * known for values in (mean, square, error)))
 
 
 def tabulated(function: Function, kinks: tuple[float, ...], variance: np.ndarray) -> Averages:

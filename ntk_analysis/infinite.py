@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from ntk_analysis.angular import AngularFunction, angular_kernel
 from ntk_analysis.angular_fit import angular_function
+from ntk_analysis.finite import require_finite
 from ntk_analysis.image_tiles import PLACES, kernel_in_tiles
 from ntk_analysis.inputs import channel_distance, rounding_error, unit_vectors, vector_distance
 from ntk_analysis.kernel import HasKernel, Kernel
@@ -209,12 +210,22 @@ def _check_finite(kernel: Kernel) -> None:
             f"a pre-activation variance left {kernel.variance1.dtype}'s range: gain or inputs are too large; "
             "use the stable gain (w_var=None), a smaller w_var, fewer layers, or inputs of |x|^2 = d"
         )
-    if any(bool(jnp.any(jnp.isnan(values))) for values in (kernel.distance, kernel.ntk_scaled)):
-        raise ValueError(
-            f"the kernel of this batch of {len(kernel.variance1)} is not finite: at eps = 0 a batch normalisation has "
-            "one only if the centred covariance of its inputs has rank >= 3 and no input lies at the mean of the "
-            "batch; use at least 4 distinct inputs, more of them, or eps > 0"
-        )
+    # the NNGP is sqrt(q1 q2) (1 - distance), finite where these are; the NTK's own overflow is `Kernel.ntk`'s to report
+    for values, name in ((kernel.distance, "cosine distance"), (kernel.ntk_scaled, "scaled NTK")):
+        if not bool(jnp.all(jnp.isfinite(values))):  # asked where the array lies; it may be large
+            require_finite(values, f"the {name} of this network", why=lambda row, column: _why_not_finite(kernel))
+
+
+def _why_not_finite(kernel: Kernel) -> str:
+    if not bool(jnp.isfinite(kernel.log_scale)):
+        return f"the NTK left {kernel.ntk_scaled.dtype}'s range within one layer; use a smaller w_var, or float64"
+    if not kernel.joint:
+        return ""
+    return (
+        f"at eps = 0 a batch normalisation of {len(kernel.variance1)} has a kernel only if the centred covariance of "
+        "its inputs has rank >= 3 and no input lies at the mean of the batch; use at least 4 distinct inputs, more of "
+        "them, or eps > 0; without one, check the inputs and the activations there"
+    )
 
 
 def input_kernel(

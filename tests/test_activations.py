@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -251,6 +252,37 @@ def test_activations_are_values():
 def test_bad_activations_are_named(bad, error, words):
     with pytest.raises(error, match=words):
         get(bad)
+
+
+def waves(x):
+    return jnp.cos(x) + 1
+
+
+@pytest.mark.parametrize("phi", ["tanh", *full("relu6", waves, jnp.exp)], ids=str)
+def test_variances_beyond_what_is_known_are_refused(phi):
+    """By every public call outside of transformations; inside them answers and derivatives are NaN, there only."""
+    phi = get(phi)
+    largest = phi.largest_variance
+    beyond = [1.01 * largest, 1e300, np.inf, np.array([1.0, 2 * largest]), jnp.float32(2 * largest)]
+    calls = [phi.mean]
+    for dual in (phi.dual, phi.derivative_dual):
+        calls.append(dual.second_moment)
+        for method in (dual, dual.moment, dual.cosine_distance, dual.at_distance):
+            calls += [lambda q, method=method: method(q, 1.0, 0.5), lambda q, method=method: method(1.0, q, 0.5)]
+    known = re.escape(f"{largest:.6g}")
+    words = rf"got a variance of .*, but expectations of .*{phi.name}.* are known up to {known} .*: use a smaller"
+    for call, q in itertools.product(calls, beyond):
+        with pytest.raises(ValueError, match=words):
+            call(q)
+    with pytest.raises(ValueError, match=words):
+        phi.dual.second_moment(variance=2 * largest)
+    with pytest.raises(ValueError, match=words):
+        phi.in_variance(np.array([2 * largest]))
+    assert np.isfinite(phi.dual.second_moment(largest))
+    assert np.isnan(phi.quadrature_error(2 * largest)), "asks what is known"
+    value, slope = jax.jit(jax.vmap(jax.value_and_grad(phi.dual.second_moment)))(jnp.array([2 * largest, largest / 2]))
+    for traced in (value, slope):
+        assert np.array_equal(np.isnan(traced), [True, False])
 
 
 def test_bias_that_leaves_no_gain():

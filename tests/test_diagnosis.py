@@ -14,6 +14,9 @@ from ntk_analysis.diagnosis import Growth, diagnose, products_in_a_row, spectra,
 from ntk_analysis.diagnosis.correlations import layer_correlations
 from ntk_analysis.diagnosis.field import field_of
 from ntk_analysis.diagnosis.growth import ENDS, QUANTILE, measured_growth
+from ntk_analysis.empirical.coupling import BY_LAYERS, OTHERS, PLACE
+from ntk_analysis.empirical.tiles import AS_STATED
+from ntk_analysis.layers import Activation, BatchNorm, Dense, Serial
 from ntk_analysis.networks import convolutional, fully_connected, residual
 
 DEPTH, WIDTH, OUTPUTS = 30, 256, 10
@@ -253,9 +256,26 @@ def test_coupling_may_be_stated():
     params, x = {"w": draw(5, 3)}, draw(9, 5, seed=1)
     detected, stated = diagnose(linear, params, x), diagnose(linear, params, x, coupled=True)
     assert (detected.coupled, stated.coupled) == (False, True)
+    assert "9 inputs, not coupled" in detected.summary()
+    assert f"9 inputs, coupled ({AS_STATED})" in stated.summary()
     np.testing.assert_allclose(stated.ntk_ratio, detected.ntk_ratio, rtol=1e-12)
     with pytest.raises(ValueError, match="got coupled='maybe': choose True, False or 'detect'"):
         diagnose(linear, params, x, coupled="maybe")
+
+
+@pytest.mark.full  # that it is printed shows the test above
+@pytest.mark.parametrize("reason", [PLACE, OTHERS, BY_LAYERS])
+def test_the_report_says_what_couples_the_batch(reason):
+    normed = Serial(Dense(4), BatchNorm(), Activation("relu"), Dense(2))
+    params, x = {"w": draw(5, 3)}, draw(9, 5, seed=1)
+    functions = {
+        PLACE: (lambda params, x: (x @ params["w"]) * (1.0 + np.arange(len(x)))[:, None], params),
+        OTHERS: (lambda params, x: (x - jnp.mean(x, 0, keepdims=True)) @ params["w"], params),
+        BY_LAYERS: (normed, drawn(normed, x)),
+    }
+    found = diagnose(*functions[reason], x)
+    assert found.coupling == found.record()["coupling"] == reason
+    assert f"9 inputs, coupled ({reason})" in found.summary()
 
 
 def altered(network, x, weights=1.0, bias=None):

@@ -1,6 +1,7 @@
 """Infinite-width kernels against a NumPy recursion, high precision, and the identities they must satisfy."""
 
 import math
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -335,6 +336,34 @@ def test_a_second_input_beyond_the_dtype_is_an_error():
     x = inputs(0).astype(np.float32)
     with pytest.raises(OverflowError, match="float32's range"):
         infinite_kernel(SHALLOW, x, x * np.float32(1e25))
+
+
+@pytest.mark.parametrize("joint", [True, *full(False)])
+def test_an_ntk_beyond_the_dtype_is_an_error(joint):
+    """Its variances, 1e34, still fit, and so do 2^40 of the scaled NTK."""
+    x = np.array([[1, 1], [1, -1], [2, 1]], np.float32)
+    steep = Serial(Dense(1, 1e11), Activation("erf"), Dense(1, 1e34))
+    with pytest.raises(ValueError, match=r"scaled NTK of this network is nan at inputs \(0, 0\), .*float32's range"):
+        infinite_kernel(steep, x, None if joint else x[:1])
+
+
+@pytest.mark.parametrize(
+    ("bad", "field"),
+    [(np.nan, "distance"), (np.inf, "ntk_scaled"), *full((np.inf, "distance"), (np.nan, "ntk_scaled"))],
+)
+def test_kernels_that_are_not_finite(bad, field):
+    """Whatever made them so: a layer of the user's, which hands on such numbers."""
+
+    @dataclass(frozen=True)
+    class Broken(Dense):
+        def kernel(self, kernel):
+            values = getattr(kernel, field)
+            return replace(kernel, **{field: values.at[1, 2].set(bad)})
+
+    with pytest.raises(ValueError, match=rf"of this network is {bad} at inputs \(1, 2\), expected finite numbers"):
+        infinite_kernel(Broken(1), inputs(0))
+    traced = jax.jit(lambda x: getattr(infinite_kernel(Broken(1), x), field))(inputs(0))
+    assert not np.isfinite(traced[1, 2]), "under a trace nothing can be raised"
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -533,6 +533,31 @@ def test_images():
     assert found.score(pictures[200:], images.labels[200:]) > 0.8
 
 
+def test_predictions_that_are_not_finite():
+    """Beyond float64, each quantity by itself finite."""
+    kernel = np.diag([1.0, 2.0, 4.0])
+    flow = GradientFlow.on(1e-300 * kernel, 1e9 * np.eye(3)[:, :2])
+    test = np.array([[1e-300, 0, 0], [1.0, 0, 0]])
+    for time in (np.inf, [0.0, np.inf]):
+        with pytest.raises(
+            ValueError, match=r"the predicted mean is inf at input 1, expected finite numbers: .*float64"
+        ):
+            flow.mean(test, time)
+    assert np.array_equal(flow.mean(test, 0.0), np.zeros((2, 2)))
+    np.testing.assert_allclose(flow.mean(test[:1]), [[1e9, 0]], rtol=1e-14)
+    for start, where in ((np.ones(2), "input 1"), (np.eye(2), r"inputs \(1, 1\)")):
+        with pytest.raises(ValueError, match=rf"the predicted covariance is .* at {where}"):
+            flow.covariance(test, kernel, test, start)
+    model = KernelRegressor("precomputed").fit(1e-300 * kernel, 1e9 * np.ones(3))
+    with pytest.raises(ValueError, match="the predicted mean is inf at input 1"):
+        model.predict(test)
+    for place, name in enumerate(("nngp", "nngp_test_train", "nngp_test")):
+        parts = [kernel, test, np.ones(2)]
+        parts[place] = np.full_like(parts[place], np.nan)
+        with pytest.raises(ValueError, match=f"^{name} is nan at input"):
+            flow.covariance(test, *parts)
+
+
 def test_bad_input(problem):
     x, y, x_test = problem
     with pytest.raises(NotFittedError):

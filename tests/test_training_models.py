@@ -211,8 +211,25 @@ def test_standardised_weights():
     used = Standardized(lambda inputs, weights: weights, 1.5)(weights, weights)
     np.testing.assert_allclose(np.mean(used, 0), 0, atol=1e-6)  # rounding of 72 entries of size 0.14 + mean 3
     np.testing.assert_allclose(np.sum(np.square(used), 0), 1.5, rtol=1e-5)
-    constant = Standardized(lambda inputs, weights: weights, 1.5)(weights, jnp.ones((8, 2), jnp.float32))
-    np.testing.assert_array_equal(constant, 0)
+
+
+@pytest.mark.parametrize("fan_in", [(7,), *full(((3,),), ((1000,),), ((3, 3, 7),))])
+def test_a_unit_of_equal_weights_is_standardised_to_zero(fan_in):
+    """Its mean rounds, by which the others of the layer are not touched, forward or backward."""
+    layer = Standardized(lambda inputs, weights: weights, 1.5)
+    alive = jax.random.normal(jax.random.key(0), (*fan_in, 1), jnp.float32)
+    values = jnp.array([0.1, -0.3, 1e-3, 1.0, 0.0, 1e4], jnp.float32)
+    weights = jnp.concatenate([jnp.broadcast_to(values, (*fan_in, len(values))), alive], -1)
+
+    def loss(weights):
+        used = layer(weights, weights)
+        return jnp.sum(used * jax.random.normal(jax.random.key(1), weights.shape, weights.dtype))
+
+    used, gradient = layer(weights, weights), jax.grad(loss)(weights)
+    np.testing.assert_array_equal(used[..., :-1], 0)
+    np.testing.assert_array_equal(gradient[..., :-1], 0)
+    np.testing.assert_allclose(used[..., -1:], layer(alive, alive), rtol=1e-5, atol=1e-6)
+    assert np.max(np.abs(gradient[..., -1])) > 0
 
 
 # ---- normalisation

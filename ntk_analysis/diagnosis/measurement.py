@@ -73,7 +73,7 @@ def diagnose(
         outputs=kernel.plan.features,
         parameters=sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params)),
         method=kernel.plan.method,
-        coupled=kernel.plan.coupled,
+        coupling=kernel.coupling,
         trace=kernel.trace,
         full=kernel.full,
         ntk_ratio=kernel.ratio,

@@ -22,7 +22,7 @@ class Diagnosis:
         outputs: C.
         parameters: how many numbers the network is trained by.
         method: by which the kernel was computed.
-        coupled: whether an output depends on the other inputs of its batch.
+        coupling: what couples the outputs of the batch, in words; empty where nothing does.
         trace: spectrum of the tangent kernel averaged over outputs, (N, N).
         full: spectrum of the whole kernel, (N C, N C); None where it was too large.
         ntk_ratio: mean entry off the diagonal / mean entry on it, of the averaged kernel.
@@ -38,7 +38,7 @@ class Diagnosis:
     outputs: int
     parameters: int
     method: str
-    coupled: bool
+    coupling: str
     trace: Spectrum
     full: Spectrum | None
     ntk_ratio: float
@@ -48,6 +48,11 @@ class Diagnosis:
     field: MeanField | BatchNormField | None
     field_reason: str
     verdict: Verdict
+
+    @property
+    def coupled(self) -> bool:
+        """Whether an output depends on its batch: on other inputs, its place in the batch or the batch's size."""
+        return bool(self.coupling)
 
     @property
     def spectrum(self) -> Spectrum:
@@ -79,6 +84,7 @@ class Diagnosis:
             "ntk_method": self.method,
             "dtype": str(self.trace.input_dtype),
             "coupled": self.coupled,
+            "coupling": self.coupling,
             "ntk": {name: _spectrum_record(found) for name, found in spectra.items()},
             "largest_stable_learning_rate": _finite(self.spectrum.learning_rate),
             "learning_rate_convention": self.learning_rate_convention,
@@ -100,7 +106,7 @@ class Diagnosis:
         """The report as text, one fact a line."""
         rows = {
             "network": f"{self.parameters:,} parameters, {self.outputs} outputs, {self.products} products in a row",
-            "batch": f"{self.inputs} inputs, " + ("coupled, as by batch norm" if self.coupled else "not coupled"),
+            "batch": f"{self.inputs} inputs, " + (f"coupled ({self.coupling})" if self.coupled else "not coupled"),
             "NTK": f"{self.trace.input_dtype}, by {self.method}",
         }
         for name, found in (("mean over outputs", self.trace), ("all outputs", self.full)):

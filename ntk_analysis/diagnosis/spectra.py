@@ -20,12 +20,14 @@ class Tangent(NamedTuple):
 
     Attributes:
         plan: by which it was computed.
+        coupling: what couples the batch, in words; empty where nothing does.
         trace: spectrum of its mean over outputs, (N, N).
         full: spectrum of all of it, (N C, N C); None where it was too large.
         ratio: mean entry off the diagonal / mean entry on it, of the mean over outputs.
     """
 
     plan: TilePlan
+    coupling: str
     trace: Spectrum
     full: Spectrum | None
     ratio: float
@@ -50,7 +52,7 @@ def tangent(f: Network, params: Params, x: np.ndarray, memory: str | int | None,
         warnings.simplefilter("ignore", spectrum.UnresolvedSpectrumWarning)  # the report says ">"
         trace = spectrum.analyse(averaged)
         full = spectrum.analyse(kernel.matrix()) if kernel.outputs == "full" else None
-    return Tangent(kernel.plan, trace, full, _off_diagonal_ratio(averaged.astype(np.float64)))
+    return Tangent(kernel.plan, found.coupling, trace, full, _off_diagonal_ratio(averaged.astype(np.float64)))
 
 
 def _cheap(f: Network, params: Params, x: np.ndarray, options: dict[str, Any]) -> bool:

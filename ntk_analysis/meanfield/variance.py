@@ -17,7 +17,8 @@ UPWARD = np.concatenate([np.geomspace(1, 1e6, 121), np.geomspace(1e7, 1e150, 144
 
 
 def kept_variance(phi: Activation, centered: bool, q: Vector) -> Vector:
-    """V(q); overflow of fast-growing activations becomes a huge number."""
+    """V(q); overflow of fast-growing activations, and what is not known, become a huge number."""
+    q = np.where(q <= phi.largest_variance, q, np.nan)
     kept = np.asarray(phi.dual.second_moment(q))
     if centered:
         kept = kept - np.asarray(phi.mean(q)) ** 2

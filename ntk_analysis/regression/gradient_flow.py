@@ -9,6 +9,7 @@ from jaxtyping import Float64
 
 from ntk_analysis.alignment import ComparableKernel, entries
 from ntk_analysis.arrays import concrete
+from ntk_analysis.finite import require_finite
 from ntk_analysis.kernel import Kernel
 from ntk_analysis.precision import AnyArray, Real
 from ntk_analysis.regression.positive_modes import EPS, positive_modes
@@ -79,12 +80,13 @@ class GradientFlow:
                 stable learning rate of gradient descent is 2.
 
         Raises:
-            ValueError: a kernel or times that do not fit.
+            ValueError: a kernel or times that do not fit; a mean beyond float64.
         """
         in_modes, _ = self._against_modes(test)
-        return np.stack([(in_modes * a) @ self.coefficients for a in self._weights(time, relative)]).reshape(
-            np.shape(time) + in_modes.shape[:1] + self.coefficients.shape[1:]
-        )
+        with np.errstate(over="ignore", invalid="ignore"):  # reported below
+            means = [(in_modes * a) @ self.coefficients for a in self._weights(time, relative)]
+        _require_finite([np.abs(mean.reshape(len(mean), -1)).max(axis=1, initial=0) for mean in means], "mean")
+        return np.stack(means).reshape(np.shape(time) + in_modes.shape[:1] + self.coefficients.shape[1:])
 
     def mean_error(
         self, test: ComparableKernel, time: Any = math.inf, *, relative: bool = False
@@ -140,21 +142,26 @@ class GradientFlow:
             relative: as for `mean`.
 
         Raises:
-            ValueError: kernels that do not fit, in shape, or because they give a negative variance.
+            ValueError: kernels that do not fit, in shape, or because they give a negative variance; NaN or infinite
+                kernels; a covariance beyond float64.
         """
         prior, mixed, start = (
             concrete(part, name).astype(np.float64)
             for part, name in ((nngp, "nngp"), (nngp_test_train, "nngp_test_train"), (nngp_test, "nngp_test"))
         )
+        for part, name in ((prior, "nngp"), (mixed, "nngp_test_train"), (start, "nngp_test")):
+            require_finite(part, name)
         (in_modes, _), k = self._against_modes(test), len(mixed)
         if in_modes.shape != mixed.shape or prior.shape != self.modes.shape or start.shape not in ((k,), (k, k)):
             raise ValueError(
                 f"NNGP of shapes {prior.shape}, {mixed.shape}, {start.shape}, expected {self.modes.shape}, "
                 f"{in_modes.shape} and ({len(in_modes)},) or ({len(in_modes)}, {len(in_modes)})"
             )
-        covariances = [
-            _covariance((in_modes * a) @ self.modes.T, prior, mixed, start) for a in self._weights(time, relative)
-        ]
+        with np.errstate(over="ignore", invalid="ignore"):  # reported below
+            covariances = [
+                _covariance((in_modes * a) @ self.modes.T, prior, mixed, start) for a in self._weights(time, relative)
+            ]
+        _require_finite(covariances, "covariance")
         return np.stack(covariances).reshape(np.shape(time) + start.shape)
 
     def _against_modes(self, test: ComparableKernel) -> tuple[Float64[np.ndarray, "k n"], float]:
@@ -178,6 +185,13 @@ class GradientFlow:
         exponents = np.outer(t, values / values[-1]) if relative else _scaled(np.outer(t, values), self.log_scale)
         weights: np.ndarray = -np.expm1(-exponents) / values
         return weights
+
+
+def _require_finite(predictions: list[np.ndarray], name: str) -> None:
+    """The rule of `finite` for what is predicted at each time, of each input or each pair of them."""
+    why = "it leaves float64's range; scale the targets, or take all kernels from the same network"
+    for values in predictions:
+        require_finite(values, f"the predicted {name}", why=lambda *inputs: why)
 
 
 def _scaled(values: np.ndarray, log_scale: float) -> np.ndarray:

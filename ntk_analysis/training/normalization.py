@@ -264,7 +264,7 @@ class Standardized:
     """A product with standardised weights: each unit's have mean 0 and mean square gain/fan-in.
 
     Qiao et al. 2019, scaled as by Brock et al. 2021. For `nnx.Conv(conv_general_dilated=...)` and
-    `nnx.Linear(dot_general=...)`.
+    `nnx.Linear(dot_general=...)`. Weights of a unit that are all equal become 0, with derivatives 0.
 
     Attributes:
         product: of (inputs, weights, ...), units on the weights' last axis.
@@ -276,9 +276,11 @@ class Standardized:
 
     def __call__(self, inputs: jax.Array, weights: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
         axes = tuple(range(weights.ndim - 1))
-        centered = weights - jnp.mean(weights, axes, keepdims=True)
+        # not the rounding of their mean, which would be standardised to 1
+        equal = jnp.max(weights, axes, keepdims=True) == jnp.min(weights, axes, keepdims=True)
+        centered = jnp.where(equal, 0, weights - jnp.mean(weights, axes, keepdims=True))
         norm = safe_sqrt(jnp.sum(centered**2, axes, keepdims=True))
-        standardized = safe_divide(centered, norm, 0.0)  # weights that are all equal become 0, not NaN
+        standardized = safe_divide(centered, norm, 0.0)
         return self.product(inputs, self.gain**0.5 * standardized, *args, **kwargs)
 
 
