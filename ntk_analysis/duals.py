@@ -225,7 +225,7 @@ class ClosedForm(Dual):
             )
             corners = self._mixed(jnp.stack([low, low, high]), jnp.stack([low, high, high]))
             mean = (corners[0] + 2 * corners[1] + corners[2]) / 4
-            return jnp.where(near, together * jnp.expm1(apart**2 * mean / 2), direct)
+            return jnp.where(near, zero_where(equal, together * jnp.expm1(apart**2 * mean / 2)), direct)
 
         return jax.lax.cond(jnp.any(near & (step != 0)), close, lambda: direct)
 

@@ -46,7 +46,7 @@ LAYERS = np.array([-8.5, -5, -2.7, -1.2, 0, 1.2, 2.7, 5, 8.5])
 FEW_PAIRS = 2**12  # up to here every pair is computed as exactly as can be
 RESOLVED = {"float64": (1e-11, 1e-5), "float32": (1e-5, 1e-5)}  # the rest of the series, for few pairs and for many
 NUMBERS_AT_ONCE = 2**22
-TINY = {"float64": 1e-100, "float32": 1e-15}  # deviations below which are this: edges over its square stay finite
+TINY = {"float64": 1e-75, "float32": 1e-11}  # deviations below which are this: edges over its cube stay finite
 
 
 class Averages(NamedTuple):
@@ -160,7 +160,10 @@ def pair(
         function, kinks, (variance1, variance2, distance), (one1.square, one2.square), found, error
     )
     known = one1.error + one2.error
-    error = jax.lax.stop_gradient(error + known * jnp.maximum(found, 0))
+    # coefficients of variances that are alike are off alike
+    step = jnp.abs(variance1 - variance2) / jnp.maximum(jnp.maximum(variance1, variance2), TINY[variance1.dtype.name])
+    coefficients = (known + 2 * panels(function, kinks).tolerance) * step[None] * safe_sqrt(found)
+    error = jax.lax.stop_gradient(error + known * jnp.maximum(found, 0) + coefficients)
     found = into_range(found + 0 * known)  # NaN where the averages are
     value = safe_sqrt(one1.square) * safe_sqrt(one2.square) * (1 - found)
     side1, side2 = (
@@ -278,8 +281,19 @@ def _by_series(left: Series, right: Series, equal: jax.Array, distance: jax.Arra
     left_out = jnp.where(equal, jnp.minimum(left_out, steep), left_out)
     # of the coefficients, which are small beside the largest of an f that is nearly constant, and of the sums
     steps = jnp.where(equal, safe_sqrt(distance), 1) * safe_sqrt(found)
-    rounding = 16 * _eps(distance) * (steps + jnp.maximum(found, 0) + shared * (1 - fading))
-    return found, jax.lax.stop_gradient(left_out + rounding + opposite_error(distance))
+    rounding = 16 * _eps(distance) * (steps + jnp.maximum(found, 0))
+    guessed = _rest_error(left.rest, right.rest, equal, 1 - fading)
+    return found, jax.lax.stop_gradient(left_out + rounding + guessed + opposite_error(distance))
+
+
+def _rest_error(rest1: jax.Array, rest2: jax.Array, equal: jax.Array, share: jax.Array) -> jax.Array:
+    """What errors of the rests do to the distance: they are 1 - sum, to rounding, or below it no more than a bound."""
+    noise = _noise(rest1)
+    relative1, relative2 = (jnp.where(rest > noise, noise / 8 / jnp.maximum(rest, noise), 1) for rest in (rest1, rest2))
+    root1, root2 = safe_sqrt(rest1), safe_sqrt(rest2)
+    bounds = jnp.where(rest1 > noise, 0, rest1) + jnp.where(rest2 > noise, 0, rest2)
+    apart = bounds / 2 + jnp.abs(root1 - root2) * (relative1 * root1 + relative2 * root2) / 2
+    return root1 * root2 * share * (relative1 + relative2) + jnp.where(equal, 0, apart)
 
 
 def _corrected(

@@ -65,23 +65,23 @@ def with_derivatives_at_zeros(kernel_of: KernelOf, x1: jax.Array, x2: jax.Array 
             moved = [x if shift is None else x + sign * shift for x, shift in zip(primals, shifts, strict=True)]
             return jax.jvp(with_covariance, tuple(moved), tuple(tangents))
 
-        def point(before: Any, sign: jax.Array) -> tuple[Any, Any]:
-            # one program for the point itself and for both sides of it, which are passed over where there are no zeros
-            found = jax.lax.cond((sign == 0) | any_zero, lambda: at(sign), lambda: before)
-            return found, found
+        def side(_: None, sign: jax.Array) -> tuple[None, Any]:
+            # without zeros there is no other side
+            return None, jax.lax.cond((sign > 0) | any_zero, lambda: at(sign), lambda: (nothing, nothing))
 
-        one = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(with_covariance, *primals))
-        start = one, one
-        _, (values, slopes) = jax.lax.scan(point, start, jnp.array([0, 1, -1], x1.dtype))
-        kernels, covariances = _kernel(*values[:2]), values[2]
-        kernel, right, left = (jax.tree.map(lambda leaf, i=i: leaf[i], kernels) for i in range(3))
+        leaves, structure = arrays(*primals)
+        kernel = _kernel(leaves, structure)
+        covariance = jax.lax.stop_gradient(kernel.covariance.value)
+        nothing = jax.tree.map(jnp.zeros_like, (leaves, structure, covariance))
+        _, (values, slopes) = jax.lax.scan(side, None, jnp.array([1, -1], x1.dtype))
+        right, left = (jax.tree.map(lambda leaf, i=i: leaf[i], _kernel(*values[:2])) for i in range(2))
         without = _root(jax.lax.stop_gradient(kernel)) == 0
-        found = jax.tree.map(lambda x: jnp.where(any_zero, (x[1] + x[2]) / 2, x[0]), _kernel(*slopes[:2]))
-        by_covariance = -(slopes[2][1] + slopes[2][2]) / 2
+        found = jax.tree.map(lambda x: jnp.where(any_zero, x.sum(0) / 2, x[0]), _kernel(*slopes[:2]))
+        by_covariance = -slopes[2].sum(0) / 2
         root, step = _root(right), SHIFT[x1.dtype.name]
         bent_distance = jnp.where(
             without,
-            _bent(covariances[0], covariances[1], covariances[2], root),
+            _bent(covariance, values[2][0], values[2][1], root),
             _bent(kernel.distance, right.distance, left.distance, step),
         )
         size = jnp.where(without, root, step * jnp.max(jnp.abs(kernel.ntk_scaled)))
@@ -91,7 +91,7 @@ def with_derivatives_at_zeros(kernel_of: KernelOf, x1: jax.Array, x2: jax.Array 
             distance=jnp.where(without, by_covariance, found.distance) * _marked(any_zero & bent_distance, primals),
             ntk_scaled=found.ntk_scaled * _marked(any_zero & bent_ntk, primals),
         )
-        return (jax.tree.leaves(kernel), values[1]), (jax.tree.leaves(found), slopes[1])
+        return (leaves, structure), (jax.tree.leaves(found), structure)
 
     return _kernel(*arrays(x1, x2))
 

@@ -230,6 +230,7 @@ def test_gelu_keeps_one_unstably():
 
 
 @pytest.mark.full
+@pytest.mark.full
 def test_decaying_variance():
     relu = analyse("relu", w_var=1.0)
     assert (relu.q_star, relu.chi_1, relu.variance_slope, relu.phase) == (0.0, 0.5, 0.5, "ordered")
