@@ -216,6 +216,7 @@ def test_unbiased_alignment_is_zero_on_average_where_there_is_nothing_to_align()
     assert biased.mean() == pytest.approx(0.93, abs=0.01)
 
 
+@pytest.mark.full
 def test_kernels_of_networks_in_any_scale():
     x = np.random.default_rng(0).standard_normal((6, 4))
     network = fully_connected(2500, 1, "weight_mean")

@@ -73,6 +73,7 @@ def test_kernel_as_json(run, images, tmp_path):
     assert len(record["ntk_eigenvalues_scaled"]) == 5
 
 
+@pytest.mark.full
 def test_raw_numbers_are_not_scaled(run, tmp_path):
     x = np.random.default_rng(0).standard_normal((4, 6))
     np.save(tmp_path / "x.npy", x)

@@ -451,7 +451,7 @@ def edge_images(dtype=np.float64):
 
 @pytest.mark.parametrize(
     ("name", "dtype", "rows"),
-    [("flatten", np.float32, 3), *full(("flatten", np.float64, 6), ("pool", np.float64, 6), ("pool", np.float32, 3))],
+    full(*((name, dtype, n) for name in ("flatten", "pool") for dtype, n in ((np.float32, 3), (np.float64, 6)))),
 )
 def test_duplicates_negatives_black_and_constant_images(name, dtype, rows):
     x = edge_images(dtype)
@@ -544,6 +544,7 @@ def test_the_kernel_of_a_residual_chain_is_that_of_its_blocks(scales):
     same_kernel(*(infinite_kernel(Serial(layer, Flatten()), x) for layer in chain_and_blocks(scales)))
 
 
+@pytest.mark.full
 def test_a_residual_chain_is_its_blocks_one_after_another():
     x, scales = photos(n=2, shape=(3, 4, 2)), (1.0, 0.7, 0.5)
     chain, blocks = chain_and_blocks(scales)
@@ -568,6 +569,7 @@ def test_a_residual_chain_is_its_blocks_one_after_another():
             close(output, expected)
 
 
+@pytest.mark.full
 def test_a_shortcut_stands_before_its_branch():
     x = photos(n=2)
     branch, shortcut = Serial(Conv(4, 3, 2), RELU, Conv(3, 2)), Serial(AvgPool(2, 2), Conv(3, 1))

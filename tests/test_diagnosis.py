@@ -310,6 +310,7 @@ def test_saturated_and_dead_networks_are_reported(network, changes, likeness, di
     assert "nan" not in text + json.dumps(found.record(), allow_nan=False)
 
 
+@pytest.mark.full
 def test_a_dead_read_out_has_the_kernel_of_its_biases(digits):
     """Outputs zero for all inputs, all of which a bias moves alike: NTK 11^T, and a step of 2 / N is the largest."""
 

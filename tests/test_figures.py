@@ -27,7 +27,7 @@ from ntk_analysis.cli.figures import announce
 
 SMALL = Config()
 CHEAP = ("fig4", "condition_number")
-DRAWN = ("fig4", "phase_diagram", "condition_number")
+DRAWN = ("fig4", "condition_number")
 COMMAND = [sys.executable, "-m", "ntk_analysis.cli", "figures"]
 
 

@@ -97,6 +97,7 @@ def test_cloudpickle_takes_functions_along():
     assert again.layers[1].function(3.0) == 3.0
 
 
+@pytest.mark.full
 def test_a_fitted_regressor_predicts_the_same():
     x = np.eye(4)
     model = KernelRegressor(fully_connected(1, 1, activation=decorated), regularization=0.1).fit(x, np.arange(4.0))

@@ -222,6 +222,7 @@ def test_log_scale_where_the_ntk_leaves_the_dtype():
     assert spectrum.condition_number(deep) == pytest.approx(q.max() / q.min(), rel=1e-9)
 
 
+@pytest.mark.full
 def test_scaled_ntk_is_the_ntk():
     x, w_var = inputs(0), get("relu").stable_gain(centered=True)
     single = infinite_kernel(fully_connected(300, 8, "weight_mean"), x.astype(np.float32))

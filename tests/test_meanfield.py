@@ -86,7 +86,7 @@ def test_settled_variance_is_where_iteration_ends(name, normalization, w, b):
     assert field.variance_slope == pytest.approx(change / (2 * step), abs=1e-7)
 
 
-@pytest.mark.parametrize(("name", "normalization", "w", "b"), SETTLING)
+@pytest.mark.parametrize(("name", "normalization", "w", "b"), [SETTLING[0], *full(SETTLING[1]), *SETTLING[2:]])
 def test_transition_and_fixed_points_against_iteration(name, normalization, w, b):
     field = analyse(name, normalization=normalization, w_var=w, b_var=b)
     phi, q, rho = get(name), field.q_star, np.linspace(-0.95, 0.95, 21)

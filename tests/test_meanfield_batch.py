@@ -97,6 +97,7 @@ def test_wrong_theories_fail(B):
     assert found.e1 < 0.2 * found.chi_1
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", SOME)
 def test_eigenvalues_of_the_full_jacobian(name):
     """All B (B + 1)/2 eigenvalues of Sigma -> NNGP at the fixed point: B + 1, B (B - 3)/2 and B - 1 of the three."""

@@ -54,7 +54,7 @@ def by_depth(x, deepest, *network):
 
 @pytest.mark.parametrize(
     ("normalization", "depth"),
-    [("none", 1), *full(("weight_mean", 5), *((n, d) for n in CENTERED for d in (2, 10, 50, 200)))],
+    full(("none", 1), ("weight_mean", 5), *((n, d) for n in CENTERED for d in (2, 10, 50, 200))),
 )
 def test_a_network_of_any_depth_is_its_steps(normalization, depth):
     x = inputs_with_correlation(0.3, 10)

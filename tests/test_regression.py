@@ -42,6 +42,7 @@ def kernels(problem, which="ntk"):
     ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("regularization", [0.0, 0.3])
 def test_mean_is_the_integrated_flow(problem, regularization):
     # training outputs g and test outputs f of the linearised network, with weight decay r towards the start:

@@ -160,7 +160,7 @@ def test_the_loss_falls(plain):
     assert run.epochs[-1].learning_rate == np.float32(0.05)
 
 
-@pytest.mark.parametrize("compiled", ["once", *full("again")])
+@pytest.mark.parametrize("compiled", full("once", "again"))
 def test_equal_seeds_give_equal_bits_and_others_do_not(compiled, digits, mimic):
     trainer = mimic.trainer
     again = fit(trainer if compiled == "once" else Trainer(trainer.recipe, digits))
