@@ -74,9 +74,9 @@ def with_derivatives_at_zeros(kernel_of: KernelOf, x1: jax.Array, x2: jax.Array 
         covariance = jax.lax.stop_gradient(kernel.covariance.value)
         nothing = jax.tree.map(jnp.zeros_like, (leaves, structure, covariance))
         _, (values, slopes) = jax.lax.scan(side, None, jnp.array([1, -1], x1.dtype))
-        right, left = (jax.tree.map(lambda leaf, i=i: leaf[i], _kernel(*values[:2])) for i in range(2))
+        right, left = (_kernel([leaf[i] for leaf in values[0]], structure) for i in range(2))
         without = _root(jax.lax.stop_gradient(kernel)) == 0
-        found = jax.tree.map(lambda x: jnp.where(any_zero, x.sum(0) / 2, x[0]), _kernel(*slopes[:2]))
+        found = _kernel([jnp.where(any_zero, x.sum(0) / 2, x[0]) for x in slopes[0]], structure)
         by_covariance = -slopes[2].sum(0) / 2
         root, step = _root(right), SHIFT[x1.dtype.name]
         bent_distance = jnp.where(
