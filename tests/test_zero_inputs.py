@@ -41,7 +41,7 @@ NETWORKS = {
     ),
     "pooled": (Serial(Conv(1, 3), Activation("relu"), GlobalAvgPool(), Dense(1)), IMAGES),
 }
-KINKED = {"relu", "abs", "conv", "pooled"}
+KINKED = {"relu", "abs"}
 SHOWN = ["linear"]
 TWICE = ["linear", "relu", "relu, bias", "abs", "erf", "tanh"]  # of which second derivatives are looked at
 
@@ -117,7 +117,7 @@ def test_images_of_digits_have_the_derivative_of_differences_at_black_pixels():
     value = jax.jit(function)
     slopes = np.asarray(slopes)
     rows, columns = np.nonzero(images[0, :, :, 0] == 0)
-    for row, column in list(zip(rows, columns, strict=True))[::40]:
+    for row, column in list(zip(rows, columns, strict=True))[::8]:
         step = np.zeros_like(images[:1])
         step[0, row, column] = 1e-4
         difference = float(value(images[:1] + step) - value(images[:1] - step)) / 2e-4
