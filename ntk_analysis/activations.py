@@ -27,6 +27,7 @@ from ntk_analysis.gaussian import (
     sine_minus_angle_cosine,
 )
 from ntk_analysis.importable import PickledByName
+from ntk_analysis.panels import panels
 from ntk_analysis.precision import HeldArray, Real, compiled, float_array, is_traced, numpy_in_float64, wants_float64
 
 Elementwise: TypeAlias = Callable[[jax.Array], jax.Array]
@@ -91,6 +92,16 @@ class Activation(abc.ABC):
 
     @abc.abstractmethod
     def _mean(self, variance: jax.Array) -> jax.Array: ...
+
+    @property
+    def jumps(self) -> bool:
+        """Whether phi jumps: whether E[phi(u) phi(v)] falls from u = v as their angle does, to all sides alike."""
+        return False
+
+    @property
+    def kinked(self) -> bool:
+        """Whether phi or its slope jumps: whether E[phi'(u) phi'(v)] falls so."""
+        return False
 
     @known
     @numpy_in_float64
@@ -187,6 +198,10 @@ class PiecewiseLinear(Activation):
     label: str
 
     homogeneous = True
+
+    @property
+    def kinked(self) -> bool:
+        return self.bent != 0
 
     @property
     def name(self) -> str:
@@ -324,6 +339,14 @@ class Quadrature(PickledByName, Activation):
     function: Elementwise
     kinks: tuple[float, ...] = ()
     label: str | None = None
+
+    @property
+    def jumps(self) -> bool:
+        return panels(self.function, self.kinks).jumps
+
+    @property
+    def kinked(self) -> bool:
+        return panels(self.function, self.kinks).bends
 
     @property
     def name(self) -> str:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_analysis.gaussian import into_range, opposite_error, safe_divide, safe_sqrt
+from ntk_analysis.gaussian import geometric_mean, into_range, opposite_error, safe_divide, safe_sqrt
 from ntk_analysis.panels import TOLERANCES, Panels, panels
 from ntk_analysis.precision import HeldArray
 
@@ -155,17 +155,20 @@ def pair(
     of_both = of_one, series(function, kinks, both, of_one)
     one1, series1 = jax.tree.map(lambda x: x[..., : variance1.size].reshape(*x.shape[:-1], *variance1.shape), of_both)
     one2, series2 = jax.tree.map(lambda x: x[..., variance1.size :].reshape(*x.shape[:-1], *variance2.shape), of_both)
-    found, error = _by_series(series1, series2, variance1 == variance2, distance)
-    found, error = _corrected(
-        function, kinks, (variance1, variance2, distance), (one1.square, one2.square), found, error
-    )
+    # at its ends the distance has another derivative: of the series, coefficients that are left out count k times
+    end = (distance == 0) | (distance == 2)
+    held = jnp.where(end, jax.lax.stop_gradient(distance), distance)
+    found, error = _by_series(series1, series2, variance1 == variance2, held)
+    found, error = _corrected(function, kinks, (variance1, variance2, held), (one1.square, one2.square), found, error)
+    norms = safe_sqrt(one1.square) * safe_sqrt(one2.square)
+    found = found + _rising_at_ends(function, kinks, distance, variance1, variance2, norms)
     known = one1.error + one2.error
     # coefficients of variances that are alike are off alike
     step = jnp.abs(variance1 - variance2) / jnp.maximum(jnp.maximum(variance1, variance2), TINY[variance1.dtype.name])
     coefficients = (known + 2 * panels(function, kinks).tolerance) * step[None] * safe_sqrt(found)
     error = jax.lax.stop_gradient(error + known * jnp.maximum(found, 0) + coefficients)
     found = into_range(found + 0 * known)  # NaN where the averages are
-    value = safe_sqrt(one1.square) * safe_sqrt(one2.square) * (1 - found)
+    value = norms * (1 - found)
     side1, side2 = (
         Averages(*(x.reshape(2, *shape) for x in one)) for one, shape in zip((one1, one2), shapes, strict=True)
     )
@@ -310,8 +313,6 @@ def _corrected(
     few, many = RESOLVED[found.dtype.name]
     doubtful = error > jnp.maximum((few if count <= FEW_PAIRS else many) * found, _plane_error(planes, found))
     doubtful = jnp.any(doubtful, axis=0).reshape(-1)
-    at_once = max(1, min(count, NUMBERS_AT_ONCE // _numbers(planes)))
-    steps = -(-count // at_once)
 
     @jax.checkpoint
     def integrated(chunk: list[jax.Array]) -> jax.Array:
@@ -321,14 +322,8 @@ def _corrected(
         q1, q2, distance = (jnp.where(doubtful, x, other) for x, other in ((q1, 1.0), (q2, 1.0), (distance, 0.5)))
         one, other = (jnp.where(doubtful[None], x, 1.0) for x in (one, other))
         end = (distance == 0) | (distance == 2)
-        fixed = jax.lax.stop_gradient(distance)
-        new = _over_the_plane(planes, function, q1, q2, jnp.where(end, fixed, distance), one, other)
-        if not planes.jumps:
-            # where s = 0 has no derivative in the distance, that of E[f f] is sqrt(q1 q2) E[f' f'] (Price)
-            slope = (
-                safe_sqrt(q1 * q2 * one[1] * other[1]) * (1 - new[1]) * _inverse_root(one[0]) * _inverse_root(other[0])
-            )
-            new = new.at[0].add(jnp.where(end, slope * (distance - fixed), 0))
+        inner = jnp.where(end, jax.lax.stop_gradient(distance), distance)  # at its ends s has no derivative
+        new = _over_the_plane(planes, function, q1, q2, inner, one, other)
         bound = _plane_error(planes, new) + opposite_error(distance)[None]
         better = doubtful[None] & (bound < error)
         return jnp.where(better[None], jnp.stack([new, bound]), jnp.stack([found, error]))
@@ -339,14 +334,7 @@ def _corrected(
     def all_pairs() -> tuple[jax.Array, jax.Array]:
         numbers = [jnp.broadcast_to(x, shape[1:]).reshape(-1) for x in arguments]
         numbers += [jnp.broadcast_to(x, shape).reshape(2, -1)[i] for x in (*squares, found, error) for i in range(2)]
-        order = jnp.arange(count)
-        if steps > 1:  # those in doubt first, so that the others are passed over together
-            order = jnp.argsort(~doubtful, stable=True)
-        padded = jnp.concatenate([order, jnp.full(steps * at_once - count, order[-1], order.dtype)])
-        chunks = [x[padded].reshape(steps, at_once) for x in (doubtful, *numbers)]
-        new = jax.lax.map(lambda chunk: jax.lax.cond(jnp.any(chunk[0]), integrated, kept, chunk), chunks)
-        new = jnp.moveaxis(new, 0, 2).reshape(2, 2, -1)[..., :count]
-        new = jnp.zeros_like(new).at[..., order].set(new) if steps > 1 else new
+        new = _of_chunks(doubtful, numbers, integrated, kept, NUMBERS_AT_ONCE // _numbers(planes))
         return new[0].reshape(shape), new[1].reshape(shape)
 
     new, bound = jax.lax.cond(jnp.any(doubtful), all_pairs, lambda: (found, error))
@@ -386,6 +374,93 @@ def _over_the_plane(
     second = second * _inverse_root(norm2)[..., None, None]
     given = jnp.sum((inner_weight * _density(y))[None] * (first[..., None] - second) ** 2, axis=-1)
     return jnp.sum((weight * _density(z))[None] * given, axis=-1) / 2
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _rising_at_ends(
+    function: Function,
+    kinks: tuple[float, ...],
+    distance: jax.Array,
+    variance1: jax.Array,
+    variance2: jax.Array,
+    norms: jax.Array,
+) -> jax.Array:
+    """0 for the cosine distances of f and f', (2, ...), with their derivatives by a distance of 0 or 2.
+
+    The derivative of E[f f] in the covariance is E[f' f'] (Price), and that of E[f' f'] is E[f'' f'']. Of what jumps it
+    is infinite, to all sides alike: 0 stands there, the symmetric derivative by the inputs.
+    """
+    del function, kinks, distance, variance1, variance2
+    return jnp.zeros_like(norms)
+
+
+@_rising_at_ends.defjvp
+def _rising_at_ends_jvp(
+    function: Function, kinks: tuple[float, ...], primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
+    distance, variance1, variance2, norms = jax.lax.stop_gradient(primals)
+    planes, shape = panels(function, kinks, PAIR_TOLERANCE), norms.shape
+    end = jnp.broadcast_to((distance == 0) | (distance == 2), shape[1:])
+    numbers = [jnp.broadcast_to(x, shape[1:]).reshape(-1) for x in (distance, variance1, variance2)]
+
+    def moments() -> jax.Array:
+        at_once = NUMBERS_AT_ONCE // (2 * len(planes.edges) + len(PAIR_EDGES)) // PAIR_NODES
+        found = _of_chunks(
+            end.reshape(-1),
+            numbers,
+            lambda chunk: _along_the_line(planes, function, *chunk[1:]),
+            lambda chunk: jnp.zeros((2, len(chunk[0])), norms.dtype),
+            at_once,
+        )
+        return found.reshape(shape)
+
+    covariance = geometric_mean(variance1, variance2)[None] * jax.lax.cond(
+        jnp.any(end), moments, lambda: jnp.zeros_like(norms)
+    )
+    exists = end[None] & jnp.array([not planes.jumps, not planes.bends]).reshape(2, *(1,) * end.ndim)
+    linear = jnp.array([1, 0], norms.dtype).reshape(2, *(1,) * end.ndim)
+    slopes = jnp.where(exists, safe_divide(covariance, norms, linear), 0)
+    return jnp.zeros_like(norms), slopes * tangents[0][None]
+
+
+def _along_the_line(
+    planes: Panels, function: Function, distance: jax.Array, variance1: jax.Array, variance2: jax.Array
+) -> jax.Array:
+    """E[f' f'] and E[f'' f''] of pairs (n,) of distance 0 or 2, (2, n)."""
+    tiny = TINY[distance.dtype.name]
+    roots = [jnp.maximum(safe_sqrt(variance), tiny)[:, None] for variance in (variance1, variance2)]
+    roots[1] = jnp.where(distance[:, None] > 1, -roots[1], roots[1])
+    edges = jnp.asarray(np.array(planes.edges), distance.dtype)[None]
+    z, weight = _between(_merged(jnp.concatenate([edges / root for root in roots], axis=-1), PAIR_EDGES), PAIR_NODES)
+
+    def slope(x: jax.Array) -> jax.Array:
+        return jax.jvp(function, (x,), (jnp.ones_like(x),))[1]
+
+    first, second = (with_slope(slope, root * z) for root in roots)
+    return jnp.sum((weight * _density(z))[None] * first * second, axis=-1)
+
+
+def _of_chunks(
+    wanted: jax.Array,
+    numbers: list[jax.Array],
+    compute: Callable[[list[jax.Array]], jax.Array],
+    keep: Callable[[list[jax.Array]], jax.Array],
+    at_once: int,
+) -> jax.Array:
+    """(..., n): compute(chunk) of chunks of (wanted, *numbers), each (n,), that hold a wanted one, else keep(chunk).
+
+    Those wanted come first, so that the others are passed over together.
+    """
+    count = len(wanted)
+    at_once = max(1, min(count, at_once))
+    steps = -(-count // at_once)
+    order = jnp.argsort(~wanted, stable=True) if steps > 1 else jnp.arange(count)
+    padded = jnp.concatenate([order, jnp.full(steps * at_once - count, order[-1], order.dtype)])
+    chunks = [x[padded].reshape(steps, at_once) for x in (wanted, *numbers)]
+    new = jax.lax.map(lambda chunk: jax.lax.cond(jnp.any(chunk[0]), compute, keep, chunk), chunks)
+    new = jnp.moveaxis(new, 0, -2)
+    new = new.reshape(*new.shape[:-2], -1)[..., :count]
+    return jnp.zeros_like(new).at[..., order].set(new) if steps > 1 else new
 
 
 def _plane_error(planes: Panels, found: jax.Array) -> jax.Array:

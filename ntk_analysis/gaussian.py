@@ -55,6 +55,34 @@ def zero_where(condition: jax.Array, x: jax.Array) -> jax.Array:
     return x - jnp.where(condition, jax.lax.stop_gradient(x), 0)
 
 
+@jax.custom_jvp
+def no_second_derivative(x: jax.Array, where: jax.Array) -> jax.Array:
+    """x, with its first derivatives, and with second ones that are NaN `where` there are none."""
+    del where
+    return x
+
+
+@no_second_derivative.defjvp
+def _no_second_derivative_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    x, where = primals
+    return no_second_derivative(x, where), tangents[0] * no_derivative(x, where)
+
+
+@jax.custom_jvp
+def no_derivative(x: jax.Array, where: jax.Array) -> jax.Array:
+    """1 for each of x, with derivatives by x that are NaN `where` there are none, and 0 elsewhere."""
+    return jnp.ones_like(x, shape=jnp.broadcast_shapes(x.shape, where.shape))
+
+
+@no_derivative.defjvp
+def _no_derivative_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    return no_derivative(*primals), jnp.where(primals[1], jnp.nan, 0) * tangents[0]
+
+
 def opposite_error(distance: jax.Array) -> jax.Array:
     """What the rounding of a cosine distance above 1, absolute and not relative, does to that behind an activation.
 
@@ -64,8 +92,9 @@ def opposite_error(distance: jax.Array) -> jax.Array:
 
 
 def into_range(distance: jax.Array) -> jax.Array:
-    """Cosine distances pushed back into [0, 2] after rounding; the gradient at exactly 0 and 2 stays whole."""
-    return jnp.where(distance < 0, 0, jnp.where(distance > 2, 2, distance))
+    """Cosine distances pushed back into [0, 2] after rounding, with all their derivatives."""
+    free = jax.lax.stop_gradient(distance)
+    return distance + (jnp.where(free < 0, 0, jnp.where(free > 2, 2, free)) - free)
 
 
 @functools.cache

@@ -20,18 +20,18 @@ OF_FIRST, OF_SECOND, OF_PAIRS = ("variance1", "mean1"), ("variance2", "mean2"), 
 
 
 def kernel_in_tiles(
-    compute: Callable[[jax.Array, jax.Array], Kernel],
+    compute: Callable[[jax.Array, jax.Array, jax.Array], Kernel],
     x1: Float[jax.Array, "n1 height width channels"],
     x2: Float[jax.Array, "n2 height width channels"] | None = None,
 ) -> Kernel:
-    """compute(x1, x2) tile by tile: the same NNGP and NTK up to rounding.
+    """compute(x1, x2, identical) tile by tile: the same NNGP and NTK up to rounding.
 
     Works under jit, grad and vmap. A gradient takes each tile through the layers once more, so that no layer's arrays
     are kept. `log_scale` may be another than that of `compute`, and `ntk_scaled` with it; their product is the same.
 
     Args:
-        compute: images (m1, h, w, c) and (m2, h, w, c) to the kernel behind a network that needs equal positions only
-            and treats each pair of images by itself.
+        compute: images (m1, h, w, c) and (m2, h, w, c), and (m1, m2) 1 where they are one and the same image, 0
+            elsewhere, to the kernel behind a network that needs equal positions only and treats each pair by itself.
         x1: (n1, h, w, c) images.
         x2: (n2, h, w, c) images, or None for x1 with itself.
 
@@ -41,7 +41,16 @@ def kernel_in_tiles(
     second = x1 if x2 is None else x2
     rows, columns = _tiles(x1), _tiles(second)
     number, corners = _numbered(len(rows), len(columns), symmetric=x2 is None)
-    propagated = jax.checkpoint(lambda corner: compute(rows[corner[0]], columns[corner[1]]), prevent_cse=False)
+
+    def compute_at(corner: jax.Array) -> Kernel:
+        images = rows[corner[0]], columns[corner[1]]
+        first, second = (
+            jnp.minimum(number * len(tile) + jnp.arange(len(tile)), len(x1) - 1)  # the last image fills the last tile
+            for number, tile in zip(corner, images, strict=True)
+        )
+        return compute(*images, (first[:, None] == second[None]).astype(x1.dtype) * float(x2 is None))
+
+    propagated = jax.checkpoint(compute_at, prevent_cse=False)
 
     def arrays(corner: jax.Array) -> tuple[dict[str, jax.Array], Units]:
         tile = propagated(corner)

@@ -1,6 +1,7 @@
 """`infinite_kernel`: from inputs to the NNGP and NTK of an infinitely wide network."""
 
 import math
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -55,7 +56,10 @@ def infinite_kernel(
 
     Derivatives by the inputs are right at inputs of zeros and at black pixels too. Where an input or a whole patch of
     zeros is a kink, as for ReLU without biases, the first derivative is the symmetric one, that of central differences,
-    and a second derivative, which does not exist, is NaN.
+    and a second derivative, which does not exist, is NaN. The NTK of an activation whose slope jumps (ReLU) has a kink
+    of the same kind where two inputs, or patches of two images, coincide, are opposite, or are multiples of each other
+    without biases before; an input with itself has all its derivatives. Forward mode (`jax.jacfwd` twice) keeps NaN to
+    the pairs that have it; reverse mode, as in `jax.hessian`, multiplies it by 0 into other pairs and into the NNGP.
 
     Args:
         network: a layer or a composition of layers.
@@ -127,10 +131,14 @@ def _through_layers(network: HasKernel, x1: jax.Array, x2: jax.Array | None) -> 
             return propagate_in_tiles(network.kernel, input_kernel(x1, x2))
         places = len(x1) * len(second) * math.prod(x1.shape[1:-1])
         if x1.ndim == 4 and not network.pairs_positions and places > PLACES:
-            return kernel_in_tiles(lambda a, b: network.kernel(input_kernel(a, b)), x1, x2)
+
+            def tile(first: jax.Array, second: jax.Array, identical: jax.Array) -> Kernel:
+                return network.kernel(replace(input_kernel(first, second), identical=identical))
+
+            return kernel_in_tiles(tile, x1, x2)
     except NotImplementedError:  # statistics over the batch: computed, or refused, as a whole
         pass
-    return network.kernel(input_kernel(x1, x2, paired=network.pairs_positions))
+    return replace(network.kernel(input_kernel(x1, x2, paired=network.pairs_positions)), identical=None)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
@@ -262,4 +270,5 @@ def input_kernel(
         joint=x2 is None,
         within1=within1,
         within2=within2,
+        identical=jnp.eye(len(x1), dtype=distance.dtype) if x2 is None else None,
     )

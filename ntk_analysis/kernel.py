@@ -80,6 +80,8 @@ class Kernel:
             paired.
         within2: (n2, *positions, *positions) the same on the second inputs.
         before: the pre-activations before the batch normalisation just passed, else None.
+        identical: (n1, n2) 1 where an input is paired with itself, 0 elsewhere; None: no pair is. Layers ask where two
+            inputs coincide and could be moved apart; a finished kernel holds None.
         approximation_error: largest error of `distance` and `ntk_scaled` as functions of the angle, measured between
             the nodes of the series that gave them (see `angular`), and part of `relative_error`; 0 if the kernel was
             taken through all layers.
@@ -98,6 +100,7 @@ class Kernel:
     within1: HeldArray | None = None
     within2: HeldArray | None = None
     before: BatchNormalized | None = None
+    identical: HeldArray | None = None
     approximation_error: float = field(default=0.0, metadata={"static": True})
 
     @property
@@ -124,6 +127,17 @@ class Kernel:
             Covariance(tall(self.variance1), wide(self.variance1), self.within1),
             Covariance(tall(self.variance2), wide(self.variance2), self.within2),
         )
+
+    def coincident(self) -> jax.Array:
+        """(n1, n2, *pairs) whether units of different inputs, or positions, are one up to a factor, or its sign."""
+        equal = (self.distance == 0) | (self.distance == 2)
+        if self.identical is None:
+            return equal
+        itself = self.identical.reshape(*self.identical.shape, *(1,) * (equal.ndim - 2)) > 0
+        if self.paired:
+            places = math.prod(self.positions)
+            itself = itself & jnp.eye(places, dtype=bool).reshape(1, 1, *self.positions * 2)
+        return equal & ~itself
 
     def rows(self, values: HeldArray) -> HeldArray:
         """(n1, *positions) as columns of the pairs: (n1, 1, *positions), with a 1 for each paired position."""

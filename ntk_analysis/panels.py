@@ -39,12 +39,14 @@ class Panels:
         edges: ascending; the function was looked at from the first to the last.
         kinks: those of the edges at which the function, its slope or its curvature jumps.
         jumps: whether the function itself jumps anywhere, and not only its slope or curvature.
+        bends: whether the function or its slope jumps anywhere.
         tolerance: largest residual of the polynomials, relative to the largest value up to that |x|.
     """
 
     edges: tuple[float, ...]
     kinks: tuple[float, ...]
     jumps: bool
+    bends: bool
     tolerance: float
 
     @property
@@ -149,7 +151,8 @@ def _resolved(
     if len(merged) > MOST_PANELS + 1:
         return None
     bent = _bent(judge, merged, kinks)
-    return Panels(tuple(merged), tuple(bent), _jumps(values, np.array(bent)), tolerance)
+    jumps, bends = _jumps(values, np.array(bent))
+    return Panels(tuple(merged), tuple(bent), jumps, jumps or bends, tolerance)
 
 
 _NODES = np.cos(math.pi * (np.arange(DEGREE + 1) + 0.5) / (DEGREE + 1))
@@ -238,13 +241,12 @@ def _bent(judge: _Judge, edges: list[float], kinks: tuple[float, ...]) -> list[f
     return sorted({*inner[~smooth].tolist(), *(kink for kink in kinks if edges[0] < kink < edges[-1])})
 
 
-def _jumps(values: Values, kinks: np.ndarray) -> bool:
-    """Whether the function changes at a kink by more than its slopes beside it explain."""
+def _jumps(values: Values, kinks: np.ndarray) -> tuple[bool, bool]:
+    """Whether the function changes at a kink by more than its slopes beside it explain, and whether its slope does."""
     if not len(kinks):
-        return False
+        return False, False
     near = 1e-9 * (np.abs(kinks) + 1e-6)
     left, right = (values((kinks + side)[:, None])[:, 0] for side in (-near, near))
-    explained = 4 * near * (np.abs(left[:, 1]) + np.abs(right[:, 1])) + 1e-13 * (
-        np.abs(left[:, 0]) + np.abs(right[:, 0])
-    )
-    return bool(np.any(np.abs(right[:, 0] - left[:, 0]) > explained))
+    size, change = np.abs(left) + np.abs(right), np.abs(right - left)
+    jumps = change[:, 0] > 4 * near * size[:, 1] + 1e-13 * size[:, 0]
+    return bool(np.any(jumps)), bool(np.any(change[:, 1] > 1e-6 * size[:, 1]))

@@ -51,8 +51,12 @@ def propagate_in_tiles(propagate: Callable[[Kernel], Kernel], kernel: Kernel) ->
     corners = np.argwhere(np.triu(np.ones(counts)) if kernel.joint else np.ones(counts)).astype(np.int32)
 
     def propagated(corner: jax.Array) -> Kernel:
-        tile = replace(kernel, **_taken(padded, corner, sizes)._asdict(), joint=False)
-        return propagate(tile)
+        rows, columns = (
+            jnp.minimum(start + jnp.arange(size, dtype=start.dtype), n - 1)  # the last input fills the last tile
+            for start, size, n in zip(corner, sizes, kernel.distance.shape, strict=True)
+        )
+        identical = (rows[:, None] == columns[None]).astype(kernel.distance.dtype) if kernel.joint else None
+        return propagate(replace(kernel, **_taken(padded, corner, sizes)._asdict(), joint=False, identical=identical))
 
     def step(whole: _Arrays, corner: jax.Array) -> tuple[_Arrays, tuple[jax.Array, jax.Array, Units]]:
         tile = jax.checkpoint(propagated, prevent_cse=False)(corner)
@@ -72,6 +76,7 @@ def propagate_in_tiles(propagate: Callable[[Kernel], Kernel], kernel: Kernel) ->
         log_scale=log_scale,
         relative_error=jnp.max(errors),
         law=units.law,
+        identical=None,
     )
 
 

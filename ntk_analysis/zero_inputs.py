@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from ntk_analysis.gaussian import safe_sqrt
+from ntk_analysis.gaussian import no_derivative, safe_sqrt
 from ntk_analysis.kernel import Kernel
 
 KernelOf: TypeAlias = Callable[[jax.Array, jax.Array | None], Kernel]
@@ -78,6 +78,7 @@ def with_derivatives_at_zeros(kernel_of: KernelOf, x1: jax.Array, x2: jax.Array 
         without = _root(jax.lax.stop_gradient(kernel)) == 0
         found = _kernel([jnp.where(any_zero, x.sum(0) / 2, x[0]) for x in slopes[0]], structure)
         by_covariance = -slopes[2].sum(0) / 2
+        inputs = sum((jnp.sum(x) for x in primals if x is not None), jnp.zeros((), x1.dtype))
         root, step = _root(right), SHIFT[x1.dtype.name]
         bent_distance = jnp.where(
             without,
@@ -88,8 +89,9 @@ def with_derivatives_at_zeros(kernel_of: KernelOf, x1: jax.Array, x2: jax.Array 
         bent_ntk = _bent(kernel.ntk_scaled, right.ntk_scaled, left.ntk_scaled, size)
         found = replace(
             found,
-            distance=jnp.where(without, by_covariance, found.distance) * _marked(any_zero & bent_distance, primals),
-            ntk_scaled=found.ntk_scaled * _marked(any_zero & bent_ntk, primals),
+            distance=jnp.where(without, by_covariance, found.distance)
+            * no_derivative(inputs, any_zero & bent_distance),
+            ntk_scaled=found.ntk_scaled * no_derivative(inputs, any_zero & bent_ntk),
         )
         return (leaves, structure), (jax.tree.leaves(found), structure)
 
@@ -127,16 +129,3 @@ def _bent(middle: jax.Array, right: jax.Array, left: jax.Array, size: jax.Array 
     turned = jnp.abs((right - middle) + (left - middle))
     steps = jnp.abs(right - middle) + jnp.abs(left - middle)
     return (turned > steps / 100) & (turned > size / 100)
-
-
-@jax.custom_jvp
-def _marked(bent: jax.Array, inputs: Any) -> jax.Array:
-    """1, with derivatives NaN where it is `bent`."""
-    return jnp.ones_like(bent, dtype=jax.tree.leaves(inputs)[0].dtype)
-
-
-@_marked.defjvp
-def _marked_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-    one = _marked(*primals)
-    moved = sum(jnp.sum(tangent) for tangent in jax.tree.leaves(tangents[1]))
-    return one, jnp.where(primals[0], jnp.nan, 0) * moved

@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 import os
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -651,7 +652,7 @@ TILED = {
 
 
 def whole(network):
-    return lambda x1, x2: network.kernel(input_kernel(x1, x2))
+    return lambda x1, x2, identical=None: network.kernel(replace(input_kernel(x1, x2), identical=identical))
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Figures in small sizes, from real images; what stands beside the pictures, which are drawn, and what is told.
 
-The cheapest are drawn here, all others in the tier `full`.
+The cheapest and some others are drawn here, the rest in the tier `full`.
 """
 
 import functools
@@ -27,7 +27,7 @@ from ntk_analysis.cli.figures import announce
 
 SMALL = Config()
 CHEAP = ("fig4", "condition_number")
-DRAWN = ("fig4", "condition_number")
+DRAWN = (*CHEAP, "phase_diagram", "table1")
 COMMAND = [sys.executable, "-m", "ntk_analysis.cli", "figures"]
 
 

@@ -51,6 +51,8 @@ def means(params):
         (selected(convolutions=False), {"dense"}),
         (selected(min_fan_in=1, without=()), {"conv", "first", "depthwise", "dense", "head"}),  # the paper's text
         (selected(min_fan_in=10), {"conv", "first", "dense"}),
+        (selected(min_fan_in=64), {"conv", "dense"}),
+        (selected(min_fan_in=65), {"conv"}),
         (lambda path, array: path[0] == "head", {"head"}),
         (lambda path, array: True, {"conv", "first", "depthwise", "dense", "head"}),  # never fewer than 2 axes
     ],

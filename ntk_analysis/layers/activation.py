@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ntk_analysis import activations, batch_norm, gram
-from ntk_analysis.gaussian import safe_divide
+from ntk_analysis.gaussian import no_second_derivative, safe_divide
 from ntk_analysis.importable import PickledByName
 from ntk_analysis.kernel import BatchNormalized, Kernel, add_ntk, map_covariance, rounding
 from ntk_analysis.layers.base import Params, Shape, SingleLayer
@@ -62,6 +62,11 @@ class Activation(PickledByName, SingleLayer):
 
         changed = map_covariance(kernel, moment, law="activated")
         pairs = found[0]
+        slope = pairs.slope.value
+        if phi.kinked:
+            slope = no_second_derivative(slope, kernel.coincident())
+        if phi.jumps:
+            changed = replace(changed, distance=no_second_derivative(changed.distance, kernel.coincident()))
         worst = [jnp.max(safe_divide(of.phi.distance_error, of.phi.distance, 0.0)) for of in found]
         worst.append(jnp.max(pairs.slope.error))
         error = jax.lax.stop_gradient(functools.reduce(jnp.maximum, worst))
@@ -69,7 +74,7 @@ class Activation(PickledByName, SingleLayer):
             changed,
             mean1=pairs.means[0].reshape(kernel.mean1.shape),
             mean2=pairs.means[1].reshape(kernel.mean2.shape),
-            ntk_scaled=kernel.ntk_scaled * pairs.slope.value,
+            ntk_scaled=kernel.ntk_scaled * slope,
             relative_error=kernel.relative_error + 4 * rounding(kernel) + error,
         )
 
