@@ -32,6 +32,9 @@ from ntk_analysis.panels import panels
 from ntk_analysis.precision import HeldArray, Real, compiled, float_array, is_traced, numpy_in_float64, wants_float64
 
 CLOSE = {"float64": 0.02, "float32": 0.3}  # difference of variances below which their mismatch is integrated
+# what arguments of these names can be, and by how much the rounding of a caller's may pass it
+RANGES = {"variance": (0.0, math.inf), "distance": (0.0, 2.0), "correlation": (-1.0, 1.0)}
+ROUNDING = 1e-6
 EQUAL_WITHIN = 64  # variances that differ by fewer roundings than this are the same number
 
 
@@ -56,21 +59,27 @@ R = TypeVar("R")
 
 
 def known(method: Callable[P, R]) -> Callable[P, R]:
-    """Decorator: the method refuses arguments `variance...` beyond its object's `largest_variance`, by a ValueError.
+    """Decorator: the method refuses, by a ValueError, variances that are none or lie beyond its object's
+    `largest_variance`, and distances or correlations that two Gaussians cannot have.
 
     Inside a JAX transformation nothing is raised, and what is computed there is NaN.
     """
     signature = inspect.signature(method)
-    variances = [name for name in signature.parameters if name.startswith("variance")]
+    numbers = [name for name in signature.parameters if name.startswith(tuple(RANGES))]
 
     @functools.wraps(method)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         f = cast(Any, args[0])
-        if not is_traced(args[1:], kwargs) and f.largest_variance < math.inf:
+        if not is_traced(args[1:], kwargs):
             given = signature.bind(*args, **kwargs).arguments
-            for name in variances:
-                q = concrete(given[name], name)
-                if np.any(q > f.largest_variance):
+            for name in numbers:
+                q, (least, most) = concrete(given[name], name), RANGES[name.rstrip("12")]
+                slack = ROUNDING if most < math.inf else 0.0
+                wrong = ~((q >= least - slack) & (q <= most + slack))
+                if np.any(wrong):
+                    wanted = f"a number from {least:g} to {most:g}" if most < math.inf else "a number of at least 0"
+                    raise ValueError(f"got {name} = {q[wrong].flat[0]:.6g}, expected {wanted}")
+                if name.startswith("variance") and np.any(q > f.largest_variance):
                     raise ValueError(
                         f"got a variance of {np.nanmax(q):.6g}, but expectations of {f} are known up to "
                         f"{f.largest_variance:.6g} (`largest_variance`): use a smaller variance, as by a smaller w_var "
@@ -114,7 +123,9 @@ class Dual(abc.ABC):
     @compiled
     def moment(self, variance1: Real, variance2: Real, distance: Real) -> Moment:
         """E[f(u) f(v)] and the cosine distance between f(u) and f(v), with their errors, at 1 - rho = distance."""
-        return self._moment(float_array(variance1), float_array(variance2), float_array(distance))
+        given = float_array(distance)
+        possible = jnp.where(jnp.abs(given - 1) <= 1 + ROUNDING, into_range(given), jnp.nan)
+        return self._moment(float_array(variance1), float_array(variance2), possible)
 
     @known
     @numpy_in_float64

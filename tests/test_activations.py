@@ -285,6 +285,28 @@ def test_variances_beyond_what_is_known_are_refused(phi):
         assert np.array_equal(np.isnan(traced), [True, False])
 
 
+@pytest.mark.parametrize("name", ["relu", "gelu", "tanh"])
+def test_numbers_that_no_gaussians_have_are_refused(name):
+    """Where NaN would come out, or, by a root that is guarded at 0, a number."""
+    phi = get(name)
+    for variance in (np.nan, -1.0, -1e-9, np.array([1.0, np.nan])):
+        calls = [
+            lambda: phi.mean(variance),  # noqa: B023
+            lambda: phi.dual.second_moment(variance),  # noqa: B023
+            lambda: phi.derivative_dual(1.0, variance, 0.5),  # noqa: B023
+            lambda: phi.dual.moment(variance, 1.0, 0.5),  # noqa: B023
+        ]
+        for call in calls:
+            with pytest.raises(ValueError, match=r"got variance\d? = (nan|-1|-1e-09), expected a number of at least 0"):
+                call()
+    for correlation in (1.01, -2.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match=r"got correlation = .*, expected a number from -1 to 1"):
+            phi.dual(1.0, 1.0, correlation)
+    with pytest.raises(ValueError, match=r"got distance = 2\.5, expected a number from 0 to 2"):
+        phi.dual.cosine_distance(1.0, 1.0, 2.5)
+    assert np.isfinite(phi.dual(1.0, 1.0, np.nextafter(1, 2)))
+
+
 def test_bias_that_leaves_no_gain():
     with pytest.raises(ValueError, match="b_var=1"):
         get("relu").stable_gain(1.0)
