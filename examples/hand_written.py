@@ -31,4 +31,4 @@ def network():
 if __name__ == "__main__":
     kernel = empirical_ntk(*network())
     print(kernel.summary())
-    print(f"condition number {spectrum.condition_number(kernel.matrix()):.4g}")
+    print(f"condition number {spectrum.condition_number(kernel):.4g}")

@@ -28,7 +28,15 @@ _MODULES = {
     "training",
     "width_study",
 }
-_OBJECTS = {"Kernel": "kernel", "infinite_kernel": "infinite"}
+_OBJECTS = {
+    "AnyKernel": "any_kernel",
+    "EmpiricalKernel": "empirical",
+    "Kernel": "kernel",
+    "empirical_nngp": "empirical",
+    "empirical_ntk": "empirical",
+    "infinite_kernel": "infinite",
+    "open_kernel": "empirical",
+}
 
 __all__ = ["__version__", *sorted(_MODULES), *sorted(_OBJECTS)]
 

@@ -1,8 +1,8 @@
 """How alike two kernels are, and how well a kernel fits the targets: distance, change, alignment, centred alignment.
 
-A kernel is a NumPy or JAX array, (n1, n2) or in the full layout (n1, n2, C, C) of networks with C outputs, a `Kernel`,
-or an `EmpiricalKernel`; all are compared entry by entry in float64. Distance and alignments do not see the scale of a
-kernel, so that an NTK beyond float64 needs no care.
+They take any kernel (`any_kernel.AnyKernel`): an infinite `Kernel`, an `EmpiricalKernel` in any layout, the path of a
+saved one, an array (n1, n2) or (n1, n2, C, C) of networks with C outputs; all are compared entry by entry in float64.
+Distance and alignments do not see the scale of a kernel, so that an NTK beyond float64 needs no care.
 
 Centring takes away what the entries have in common, which may be all but their last digits. How many of those a kernel
 has is judged by the dtype in which it arrived: see `centered_alignment`.
@@ -11,18 +11,15 @@ has is judged by the dtype in which it arrived: see `centered_alignment`.
 import math
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 
+from ntk_analysis.any_kernel import AnyKernel, entries
 from ntk_analysis.arrays import concrete
-from ntk_analysis.empirical import EmpiricalKernel
-from ntk_analysis.kernel import Kernel
 from ntk_analysis.precision import AnyArray
 from ntk_analysis.spectrum.matrix import entry_error, machine_eps
-
-ComparableKernel: TypeAlias = Kernel | EmpiricalKernel | AnyArray
 
 RESOLVED = 0.01  # error of a centred alignment above which it comes with a warning
 ROUNDINGS = 2  # of the largest entry, by which entries count as off; a kernel that centring leaves little of has 1
@@ -44,35 +41,7 @@ class Direction(NamedTuple):
     error: float
 
 
-def entries(kernel: ComparableKernel, which: str = "ntk") -> tuple[np.ndarray, float]:
-    """(values, log_scale) with kernel = values * exp(log_scale); values keep their dtype.
-
-    The trace of an empirical kernel with C outputs, which is their sum, is divided by C.
-
-    Raises:
-        ValueError: neither (n1, n2) nor (n1, n2, C, C); no, NaN or infinite entries; an unknown `which`.
-        AttributeError: an empirical kernel that is not the one `which` names.
-        TypeError: not real numbers, or inside a JAX transformation.
-    """
-    if which not in ("ntk", "nngp"):
-        raise ValueError(f"which={which!r} is not a kernel: use 'ntk' or 'nngp'")
-    log_scale = 0.0
-    if isinstance(kernel, Kernel):
-        values = concrete(kernel.ntk_scaled if which == "ntk" else kernel.nngp, "kernel")
-        log_scale = float(concrete(kernel.log_scale, "log_scale")) if which == "ntk" else 0.0
-    elif isinstance(kernel, EmpiricalKernel):
-        values = kernel.ntk if which == "ntk" else kernel.nngp
-        values = values / np.asarray(kernel.plan.features, values.dtype) if kernel.outputs == "trace" else values
-    else:
-        values = concrete(kernel, "kernel")
-    if values.ndim not in (2, 4) or (values.ndim == 4 and values.shape[2] != values.shape[3]) or values.size == 0:
-        raise ValueError(f"kernel has shape {values.shape}, expected (n1, n2), or (n1, n2, C, C) for C outputs")
-    if not np.isfinite(values).all():
-        raise ValueError("kernel has NaN or infinite entries, expected finite ones: check how it was computed")
-    return values, log_scale
-
-
-def kernel_distance(kernel1: ComparableKernel, kernel2: ComparableKernel, *, which: str = "ntk") -> float:
+def kernel_distance(kernel1: AnyKernel, kernel2: AnyKernel, *, which: str = "ntk") -> float:
     """1 - <K1, K2>_F / (|K1|_F |K2|_F), in [0, 2], and in [0, 1] for positive semi-definite kernels.
 
     As in Fort et al. 2020 (2010.15110): between the empirical NTKs of two times of training it says how much of
@@ -91,7 +60,7 @@ def kernel_distance(kernel1: ComparableKernel, kernel2: ComparableKernel, *, whi
     return float(np.sum((_unit(first) - _unit(second)) ** 2)) / 2
 
 
-def relative_change(before: ComparableKernel, after: ComparableKernel, *, which: str = "ntk") -> float:
+def relative_change(before: AnyKernel, after: AnyKernel, *, which: str = "ntk") -> float:
     """|after - before|_F / |before|_F: unlike the distance, it sees a change of scale.
 
     Raises:
@@ -108,15 +77,13 @@ def relative_change(before: ComparableKernel, after: ComparableKernel, *, which:
     return float(change / np.linalg.norm(first / size))
 
 
-def alignment(kernel1: ComparableKernel, kernel2: ComparableKernel, *, which: str = "ntk") -> float:
+def alignment(kernel1: AnyKernel, kernel2: AnyKernel, *, which: str = "ntk") -> float:
     """<K1, K2>_F / (|K1|_F |K2|_F), in [-1, 1], as in Cristianini et al. 2001. Errors as `kernel_distance`."""
     first, second = _pair(kernel1, kernel2, which)
     return _cosine(_unit(first), _unit(second))
 
 
-def centered_alignment(
-    kernel1: ComparableKernel, kernel2: ComparableKernel, *, unbiased: bool = False, which: str = "ntk"
-) -> float:
+def centered_alignment(kernel1: AnyKernel, kernel2: AnyKernel, *, unbiased: bool = False, which: str = "ntk") -> float:
     """Alignment of H K1 H and H K2 H with H = I - 11'/n, as in Cortes et al. 2012.
 
     Also known as CKA (Kornblith et al. 2019). Centring is over inputs, of each pair of outputs. It takes out the
@@ -152,7 +119,7 @@ def centered_alignment(
 
 
 def target_alignment(
-    kernel: ComparableKernel,
+    kernel: AnyKernel,
     targets: AnyArray,
     *,
     centered: bool = True,
@@ -162,7 +129,7 @@ def target_alignment(
     """Alignment of a kernel with the targets' Y Y': 1 where the kernel knows the labels and nothing else.
 
     Args:
-        kernel: (n, n), or (n, n, C, C), which is aligned with the products Y[a, c] Y[b, d].
+        kernel: (n, n); (n, n, C, C), which is aligned with the products Y[a, c] Y[b, d]; or (n, n, C), with d = c.
         targets: (n,) integers or booleans are class labels, Y = one-hot - 1/classes; floats (n,) or (n, C) are Y
             itself. Two classes give half the y y' of labels -1 and 1, and so the same alignment.
         centered: centre both kernels over inputs (Cortes et al. 2012) or not (Cristianini et al. 2001).
@@ -184,7 +151,7 @@ def target_alignment(
             "unbiased=True with centered=False, expected one of them: only centring has a bias to take off"
         )
     y = _targets(targets, len(values))
-    if values.ndim == 4 and y.shape[1] != values.shape[2]:
+    if values.ndim > 2 and y.shape[1] != values.shape[2]:
         raise ValueError(f"targets of {y.shape[1]} outputs against a kernel of {values.shape[2]}: expected as many")
     if not centered:
         return alignment(values, _products(y, values.ndim))
@@ -224,13 +191,14 @@ def _targets(targets: AnyArray, n: int) -> np.ndarray:
 
 
 def _products(y: np.ndarray, ndim: int) -> Float64[np.ndarray, "n n *outputs"]:
-    """Y Y', or with the outputs' products (n, n, C, C)."""
+    """Y Y' (n, n), or of each output (n, n, C), or of all pairs of outputs (n, n, C, C): as a kernel of `ndim` axes."""
     y = y.astype(np.float64)
-    products: np.ndarray = np.einsum("ac,bd->abcd", y, y) if ndim == 4 else y @ y.T
+    axes = {2: "ac,bc->ab", 3: "ac,bc->abc", 4: "ac,bd->abcd"}[ndim]
+    products: np.ndarray = np.einsum(axes, y, y, optimize=True)
     return products
 
 
-def _pair(kernel1: ComparableKernel, kernel2: ComparableKernel, which: str) -> tuple[np.ndarray, np.ndarray]:
+def _pair(kernel1: AnyKernel, kernel2: AnyKernel, which: str) -> tuple[np.ndarray, np.ndarray]:
     """Both kernels, in their own dtypes."""
     first, second = (entries(kernel, which)[0] for kernel in (kernel1, kernel2))
     if first.shape != second.shape:

@@ -1,8 +1,11 @@
 """Kernel, the state that flows through an infinitely wide network, and what layers do to it."""
 
 import math
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import jax
@@ -10,11 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from ntk_analysis.files import write_whole
 from ntk_analysis.gram import Covariance
 from ntk_analysis.precision import HeldArray, float_array, is_traced, numpy_in_float64
 
 Law: TypeAlias = Literal["inputs", "gaussian", "batch normalized", "activated"]
 
+SAVED_FORMAT = "ntk-analysis kernel 1"
+SAVED = (
+    *("variance1", "variance2", "distance", "mean1", "mean2", "ntk_scaled", "log_scale", "relative_error"),
+    *("within1", "within2", "law", "joint", "approximation_error"),
+)
 LARGEST_SCALED_NTK = 2.0**40  # the NTK is rescaled before it leaves this range; float32 still holds its square
 
 
@@ -51,7 +60,7 @@ class BatchNormalized:
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Kernel:
     """NNGP and NTK between n1 and n2 inputs at one layer of an infinitely wide network.
 
@@ -186,6 +195,82 @@ class Kernel:
         # in two halves: exp(log_scale) alone may overflow where the product does not
         half = jnp.exp(float_array(self.log_scale) / 2)
         return float_array(self.ntk_scaled) * half * half
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The NTK, as `np.asarray(kernel)`; errors as `ntk`."""
+        return np.array(self.ntk, dtype=dtype, copy=copy)
+
+    def __getitem__(self, inputs: Any) -> "Kernel":
+        """The kernel of some inputs: kernel[rows] or kernel[rows, columns] by slices, integer or boolean arrays.
+
+        A kernel of a batch with itself stays one where rows and columns are the same, as in kernel[:10, :10].
+
+        Raises:
+            IndexError: a single number, which would take away an axis (kernel[3:4] keeps it), or more than two indices.
+        """
+        rows, columns = inputs if isinstance(inputs, tuple) and len(inputs) == 2 else (inputs, slice(None))
+        for index in (rows, columns):
+            if isinstance(index, tuple) or not (isinstance(index, slice) or np.ndim(index) == 1):
+                raise IndexError(
+                    f"got kernel[{inputs}], expected kernel[rows] or kernel[rows, columns] of slices or arrays: one "
+                    "input is a slice, kernel[3:4]"
+                )
+        (n1, n2), pairs = self.distance.shape[:2], ("distance", "ntk_scaled")
+        first, second = np.arange(n1)[rows], np.arange(n2)[columns]
+        cut: dict[str, Any] = {name: getattr(self, name)[first][:, second] for name in pairs}
+        cut |= {name: getattr(self, name)[first] for name in ("variance1", "mean1")}
+        cut |= {name: getattr(self, name)[second] for name in ("variance2", "mean2")}
+        if self.paired:
+            within1, within2 = self.within
+            cut |= {"within1": within1.distance[first], "within2": within2.distance[second]}
+        return replace(self, **cut, joint=self.joint and np.array_equal(first, second), before=None)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the kernel into an .npz file, which `open_kernel` reads.
+
+        The pre-activations before a batch normalisation just passed are left out: the kernel read back is a result, to
+        which no layer is applied.
+
+        Raises:
+            ValueError: the path does not end in .npz.
+            OSError: the file cannot be written; an older one then stays as it was.
+        """
+        path = Path(path)
+        if path.suffix != ".npz":
+            raise ValueError(f"got {path} to save a kernel, expected a file name that ends in .npz")
+        write_whole(path, lambda scratch: np.savez_compressed(scratch, **self.arrays()))
+
+    def arrays(self) -> dict[str, Any]:
+        """What `save` writes, by name: NumPy arrays, numbers and words."""
+        arrays = {name: getattr(self, name) for name in SAVED}
+        found = {name: np.asarray(value) for name, value in arrays.items() if value is not None}
+        return found | {"format": np.array(SAVED_FORMAT)}
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Kernel":
+        """The kernel that `save` wrote, of NumPy arrays.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is none of a kernel, or it is damaged.
+        """
+        try:
+            if not zipfile.is_zipfile(path):
+                raise ValueError("it is no .npz file")
+            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+                found: dict[str, Any] = {name: file[name] for name in (*SAVED, "format") if name in file}
+            if str(found.pop("format", "")) != SAVED_FORMAT or {*SAVED} - {*found} - {"within1", "within2"}:
+                raise ValueError("it holds no kernel of this version")
+        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
+            raise ValueError(f"{path} cannot be read as a kernel ({error}): save one by kernel.save") from error
+        plain = {"law": str(found["law"]), "joint": bool(found["joint"])}
+        return cls(**found | plain | {"approximation_error": float(found["approximation_error"])})
+
+    def __repr__(self) -> str:
+        n1, n2, *pairs = self.distance.shape
+        which = f"{n1} inputs with themselves" if self.joint else f"{n1} x {n2} inputs"
+        places = f" at {' x '.join(map(str, pairs))} {'pairs of ' * self.paired}positions" if pairs else ""
+        return f"<Kernel of {which}{places}, {self.distance.dtype}, units {self.law}>"
 
     def smallest_eigenvalue(self, which: Literal["nngp", "ntk"] = "ntk") -> float:
         """Smallest eigenvalue of the NNGP or of the scaled NTK (times exp(log_scale) for the true one), in float64.

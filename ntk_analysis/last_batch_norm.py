@@ -27,11 +27,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float64
 
+from ntk_analysis.any_kernel import AnyKernel, as_array
 from ntk_analysis.arrays import real_array
 from ntk_analysis.batch_norm.checks import check_eps
 from ntk_analysis.precision import AnyArray, HeldArray, Real, float_array, is_traced, numpy_in_float64
 from ntk_analysis.spectrum.conditioning import from_eigenvalues
-from ntk_analysis.spectrum.matrix import AnyKernel
 from ntk_analysis.spectrum.matrix import as_matrix as checked_matrix
 
 ROUNDINGS = 8  # an output that varies by no more roundings of its size than these is constant
@@ -58,15 +58,15 @@ def jacobian(outputs: AnyArray, eps: float = 0.0) -> Float[HeldArray, "C B B"]:
 
 
 @numpy_in_float64
-def ntk(theta: AnyArray, outputs: AnyArray, eps: float = 0.0) -> Float[HeldArray, "B B C C"]:
+def ntk(theta: AnyKernel, outputs: AnyArray, eps: float = 0.0) -> Float[HeldArray, "B B C C"]:
     """Tangent kernel behind the last batch normalisation, Theta_hat[c, d] = P_c Theta[c, d] P_d / (s_c s_d).
 
     Linear in theta, so that a `Kernel`'s ntk_scaled may take the place of its ntk. At eps = 0, outputs k times as large
     make it k^2 times smaller. Dtypes, transformations and errors are those of `jacobian`.
 
     Args:
-        theta: (B, B, C, C), entry [a, b, c, d] = <d f_c(x_a), d f_d(x_b)>, of the same batch; or (B, B), meaning that
-            times the identity over outputs, as at infinite width.
+        theta: any kernel of the same batch: (B, B, C, C), entry [a, b, c, d] = <d f_c(x_a), d f_d(x_b)>; or (B, B),
+            meaning that times the identity over outputs, as of a `Kernel`.
         outputs: (B, C) outputs before the batch normalisation, of the same dtype.
         eps: added to the variance.
 
@@ -77,7 +77,7 @@ def ntk(theta: AnyArray, outputs: AnyArray, eps: float = 0.0) -> Float[HeldArray
         ValueError: as `jacobian`, or theta does not fit the outputs or is NaN or infinite.
     """
     standard, deviation = _standardised(outputs, eps)
-    return _ntk(_checked_theta(theta, standard), standard, deviation)
+    return _ntk(_checked_theta(as_array(theta), standard), standard, deviation)
 
 
 def as_matrix(theta: AnyArray) -> Float[HeldArray, "BC BC"]:

@@ -17,7 +17,7 @@ PHASE_LETTERS = {"ordered": "o", "critical": "+", "chaotic": "c", "unbounded": "
 def kernel_record(kernel: Kernel) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Facts about a kernel for JSON, and its arrays: nngp, ntk_scaled (ntk = ntk_scaled exp(log_scale)), spectra."""
     spectra = {which: spectrum.analyse(kernel, which=which) for which in ("ntk", "nngp")}
-    arrays = {"nngp": np.asarray(kernel.nngp), "ntk_scaled": np.asarray(kernel.ntk_scaled)}
+    arrays = {"nngp": np.asarray(kernel.nngp), **kernel.arrays()}
     record: dict[str, Any] = {"version": __version__, "log_scale": float(kernel.log_scale)}
     for which, found in spectra.items():
         arrays[f"{which}_eigenvalues_scaled"] = found.eigenvalues_scaled

@@ -257,7 +257,7 @@ def test_change_of_an_empirical_kernel():
         (np.eye(3), np.zeros((3, 3)), "zero"),
         (np.eye(3), np.full((3, 3), np.nan), "NaN"),
         (np.ones(3), np.ones(3), "expected \\(n1, n2\\)"),
-        (np.ones((2, 2, 3)), np.ones((2, 2, 3)), "expected \\(n1, n2\\)"),
+        (np.ones((2, 2, 3, 4)), np.ones((2, 2, 3, 4)), "expected \\(n1, n2\\)"),
         (np.ones((0, 0)), np.ones((0, 0)), "expected \\(n1, n2\\)"),
     ],
 )

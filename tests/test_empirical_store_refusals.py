@@ -176,11 +176,11 @@ def test_paths_that_are_no_stores(tmp_path):
         with pytest.raises(FileExistsError, match=message) as caught:
             empirical_ntk(net, PARAMS, X, store=tmp_path / name)
         assert "\n" not in str(caught.value)
-        with pytest.raises(FileExistsError, match=message):
+        with pytest.raises((ValueError, FileExistsError), match=r"no \.npz file" if name == "file" else message):
             open_kernel(tmp_path / name)
     assert (tmp_path / "folder" / "thesis.tex").read_text() == "text"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "folder", "foreign"]
-    with pytest.raises(FileNotFoundError, match="no store"):
+    with pytest.raises(FileNotFoundError, match="no kernel"):
         open_kernel(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
     empirical_ntk(net, PARAMS, X, store=tmp_path / "empty", **OPTIONS)

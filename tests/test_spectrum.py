@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -14,21 +13,19 @@ from numpy.testing import assert_allclose
 from tiers import full
 
 from ntk_analysis import spectrum
+from ntk_analysis.kernel import Kernel
 from ntk_analysis.spectrum import UnresolvedSpectrumWarning, analyse, training_curve
 
 seeds = st.integers(0, 2**32 - 1)
 scales = st.floats(-80, 80).map(lambda exponent: 10.0**exponent)
 
 
-@dataclass(frozen=True)
-class StandInKernel:
-    ntk_scaled: np.ndarray | jax.Array
-    log_scale: float | jax.Array = 0.0
-    nngp: np.ndarray | jax.Array | None = None
-
-    @property
-    def ntk(self):
-        raise OverflowError("spectrum must not need the true values")
+def scaled_kernel(ntk, log_scale=0.0, nngp=None):
+    """A `Kernel` of units whose NTK is ntk * exp(log_scale)."""
+    nngp = np.eye(len(ntk)) if nngp is None else nngp
+    variance, zeros = np.diag(nngp), np.zeros(len(ntk))
+    distance = 1 - nngp / np.sqrt(np.outer(variance, variance))
+    return Kernel(variance, variance, distance, zeros, zeros, ntk, log_scale, 0.0, "gaussian", joint=True)
 
 
 def with_eigenvalues(eigenvalues, seed=0):
@@ -135,7 +132,7 @@ def test_rank_one_and_identity_are_the_extremes():
 def test_scaling_changes_only_the_learning_rate(seed, scale, log_scale):
     kernel = random_kernel(seed)
     plain = analyse(kernel)
-    for scaled in (analyse(scale * kernel), analyse(StandInKernel(scale * kernel, log_scale))):
+    for scaled in (analyse(scale * kernel), analyse(scaled_kernel(scale * kernel, log_scale))):
         assert_allclose(scaled.condition_number, plain.condition_number, rtol=1e-10)
         assert_allclose(scaled.outlier_ratio, plain.outlier_ratio, rtol=1e-12)
         assert_allclose(scaled.effective_rank, plain.effective_rank, rtol=1e-12)
@@ -164,7 +161,7 @@ def test_effective_rank_lies_between_one_and_the_rank(seed, m, rank):
 
 @pytest.mark.parametrize("which", ["ntk", "nngp"])
 def test_kernel_objects(which):
-    kernel = StandInKernel(np.diag([4.0, 2.0]), math.log(3), nngp=np.diag([5.0, 1.0]))
+    kernel = scaled_kernel(np.diag([4.0, 2.0]), math.log(3), nngp=np.diag([5.0, 1.0]))
     result = analyse(kernel, which=which)
     expected = {"ntk": [12, 6], "nngp": [5, 1]}[which]
     assert_allclose(result.eigenvalues, expected)
@@ -189,7 +186,7 @@ def test_conventions_are_named():
 
 @pytest.mark.parametrize("log_scale", [1e4, -1e4])
 def test_values_beyond_float64_name_the_scaled_ones(log_scale):
-    result = analyse(StandInKernel(np.diag([4.0, 2.0]), log_scale))
+    result = analyse(scaled_kernel(np.diag([4.0, 2.0]), log_scale))
     for name in ("eigenvalues", "largest", "smallest"):
         with pytest.raises(OverflowError, match="eigenvalues_scaled"):
             getattr(result, name)
@@ -202,7 +199,7 @@ def test_values_beyond_float64_name_the_scaled_ones(log_scale):
 
 def test_a_large_scale_is_fine_where_the_product_is():
     assert_allclose(
-        analyse(StandInKernel(np.diag([4e-300, 2e-300]), 1000.0)).largest, 4e-300 * np.exp(500) * np.exp(500)
+        analyse(scaled_kernel(np.diag([4e-300, 2e-300]), 1000.0)).largest, 4e-300 * np.exp(500) * np.exp(500)
     )
 
 
@@ -303,11 +300,11 @@ NAN = np.array([[1.0, np.nan], [np.nan, 1.0]])
     ("kernel", "error", "message"),
     [
         (np.ones((2, 3)), ValueError, r"shape \(2, 3\), expected \(m, m\)"),
-        (np.ones((2, 2, 2, 2)), ValueError, r"shape \(2, 2, 2, 2\), expected \(m, m\)"),
-        (np.ones((0, 0)), ValueError, "empty"),
+        (np.ones((2, 3, 2, 2)), ValueError, r"shape \(4, 6\), expected \(m, m\)"),
+        (np.ones((0, 0)), ValueError, r"shape \(0, 0\)"),
         (np.zeros((2, 2)), ValueError, "zero everywhere"),
-        (NAN, ValueError, r"kernel\[0, 1\] is nan, expected finite"),
-        (np.diag([1.0, np.inf]), ValueError, r"kernel\[1, 1\] is inf, expected finite"),
+        (NAN, ValueError, r"kernel\[0, 1\] = nan, expected finite"),
+        (np.diag([1.0, np.inf]), ValueError, r"kernel\[1, 1\] = inf, expected finite"),
         (np.array([[1.0, 0.5], [0.4, 1.0]]), ValueError, "not symmetric: it differs from its transpose by 0.1"),
         (
             np.diag([1.0, -0.1]),
@@ -317,7 +314,7 @@ NAN = np.array([[1.0, np.nan], [np.nan, 1.0]])
         (-np.eye(2), ValueError, "not positive semi-definite"),
         (np.eye(2) * 1j, TypeError, "complex128, expected real"),
         (np.eye(2) * 1e308, OverflowError, "reach 1e[+]308"),
-        (StandInKernel(np.eye(2), np.nan), ValueError, "log_scale is nan, expected a finite"),
+        (scaled_kernel(np.eye(2), np.nan), ValueError, "log_scale is nan, expected a finite"),
     ],
     ids=str,
 )
@@ -432,7 +429,7 @@ def test_what_an_outlier_has_drowned_is_not_analysed():
 
 
 def test_leaving_out_keeps_scale_count_and_convention():
-    kernel = StandInKernel(equicorrelated(4, 3.0, 1.0), 10_000.0, nngp=np.eye(4))
+    kernel = scaled_kernel(equicorrelated(4, 3.0, 1.0), 10_000.0, nngp=np.eye(4))
     result = analyse(kernel, loss="mean", without=np.ones(4))
     assert (result.inputs, result.log_scale, len(result.eigenvalues_scaled)) == (4, 10_000.0, 3)
     assert_allclose(result.learning_rate_scaled, 2 * 4 / 2)  # the mean is over 4 examples still
@@ -526,7 +523,7 @@ def test_gradient_flow_is_the_limit_of_small_steps():
     assert fast.stable
     assert_allclose(fast.loss, [np.sum(targets**2) / 2, 0])
     beyond = training_curve(
-        StandInKernel(np.diag([1.0, 0.0]), 1e4), np.ones(2), learning_rate=1.0, steps=1, gradient_flow=True
+        scaled_kernel(np.diag([1.0, 0.0]), 1e4), np.ones(2), learning_rate=1.0, steps=1, gradient_flow=True
     )
     assert_allclose(beyond.loss, [1, 0.5])
     overshooting = training_curve(2 * np.eye(2), np.ones(2), learning_rate=1.0, steps=1, gradient_flow=True)
@@ -555,7 +552,7 @@ def test_negative_rounding_noise_does_not_grow():
 @pytest.mark.parametrize("log_scale", [0.0, 1.0, 3.3, 7.0, 100.0, -20.0])
 def test_the_largest_stable_learning_rate_is_stable(log_scale, loss):
     for m, eigenvalue in [(1, 3.0), (3, 7.0), (7, 10.0)]:
-        kernel = StandInKernel(eigenvalue * np.eye(m), log_scale)
+        kernel = scaled_kernel(eigenvalue * np.eye(m), log_scale)
         rate = spectrum.largest_stable_learning_rate(kernel, loss=loss)
         assert training_curve(kernel, np.ones(m), learning_rate=rate, steps=1, loss=loss).stable
         assert not training_curve(kernel, np.ones(m), learning_rate=1.001 * rate, steps=1, loss=loss).stable
@@ -568,15 +565,15 @@ def test_divergence_is_reported():
     with pytest.raises(OverflowError, match=r"at step 512, learning_rate [*] eigenvalue is 3 "):
         training_curve(np.eye(2), np.ones(2), learning_rate=3.0, steps=600)
     with pytest.raises(OverflowError, match=r"eigenvalue is inf .* below 2 \* exp\(-10000\)"):
-        training_curve(StandInKernel(np.eye(2), 1e4), np.ones(2), learning_rate=1.0, steps=1)
+        training_curve(scaled_kernel(np.eye(2), 1e4), np.ones(2), learning_rate=1.0, steps=1)
 
 
 def test_training_with_a_scaled_kernel_and_jax_arrays():
     plain = training_curve(random_kernel(5), np.ones(8), learning_rate=0.1, steps=5)
-    kernel = StandInKernel(jnp.asarray(random_kernel(5) / 7), jnp.log(7.0))
+    kernel = scaled_kernel(jnp.asarray(random_kernel(5) / 7), jnp.log(7.0))
     scaled = training_curve(kernel, jnp.ones(8), learning_rate=jnp.asarray(0.1), steps=jnp.arange(6))
     assert_allclose(scaled.loss, plain.loss, rtol=1e-12)
-    nngp = StandInKernel(np.eye(8), nngp=random_kernel(5))
+    nngp = scaled_kernel(np.eye(8), nngp=random_kernel(5))
     assert_allclose(training_curve(nngp, np.ones(8), learning_rate=0.1, steps=5, which="nngp").loss, plain.loss)
 
 

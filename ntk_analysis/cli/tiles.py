@@ -144,7 +144,7 @@ def compute(subject: Subject, path: Path, on: Runner, options: dict[str, Any]) -
     plan = found.plan
     return (
         f"{which} {plan.shape} {plan.dtype} ({plan.outputs}) by {plan.method}, {how}: in {path}; read it with "
-        f"ntk_analysis.empirical.open_kernel({str(path)!r})"
+        f"ntk_analysis.open_kernel({str(path)!r})"
     )
 
 

@@ -51,7 +51,7 @@ def tangent(f: Network, params: Params, x: np.ndarray, memory: str | int | None,
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", spectrum.UnresolvedSpectrumWarning)  # the report says ">"
         trace = spectrum.analyse(averaged)
-        full = spectrum.analyse(kernel.matrix()) if kernel.outputs == "full" else None
+        full = spectrum.analyse(kernel) if kernel.outputs == "full" else None
     return Tangent(kernel.plan, found.coupling, trace, full, _off_diagonal_ratio(averaged.astype(np.float64)))
 
 

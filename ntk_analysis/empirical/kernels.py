@@ -14,7 +14,7 @@ from ntk_analysis.empirical.plans import TilePlan
 from ntk_analysis.empirical.runs import Held, Job, Runner, Track, untracked
 from ntk_analysis.empirical.store import Stored, continued, find_store, open_store
 from ntk_analysis.empirical.tiles import Network, checked_call, computes_in_float64, plan
-from ntk_analysis.last_batch_norm import as_matrix
+from ntk_analysis.kernel import Kernel
 from ntk_analysis.layers.base import Params
 from ntk_analysis.memory import available_bytes, gib
 from ntk_analysis.precision import AnyArray, numpy_in_float64
@@ -75,21 +75,6 @@ class EmpiricalKernel:
     def memory_bytes(self) -> int:
         """The most that one tile took on the device, counted on the program; the kernel itself stands on the host."""
         return self.plan.memory_bytes
-
-    def matrix(self) -> np.ndarray:
-        """The matrix that `spectrum` takes: (N, N) of a trace, (N C, N C) of a full kernel, output by output.
-
-        Raises:
-            ValueError: the kernel is not square, or a diagonal (take one output, values[:, :, c]).
-        """
-        if not self.plan.symmetric or self.outputs == "diagonal":
-            raise ValueError(
-                f"a {self.outputs} kernel of {self.plan.n1} x {self.plan.n2} inputs"
-                f"{'' if self.plan.symmetric else ' of two sets'} is not one matrix: take x2=None, and of a diagonal "
-                "one output, values[:, :, c]"
-            )
-        values = np.asarray(self.values)
-        return np.asarray(as_matrix(values)) if self.outputs == "full" else values
 
     def summary(self) -> str:
         """One line."""
@@ -181,20 +166,22 @@ def empirical_nngp(
     return _compute(f, params, x1, x2, options, store, on or Devices(), track)
 
 
-def open_kernel(store: str | Path) -> EmpiricalKernel:
-    """The finished kernel in a store, read from disk where it is indexed.
+def open_kernel(path: str | Path) -> Kernel | EmpiricalKernel:
+    """The kernel that `Kernel.save` wrote into a file, or the finished one in a store, read where it is indexed.
 
     Raises:
         FileNotFoundError: there is nothing.
-        FileExistsError: there is something that is not a store.
-        ValueError: it is not finished.
+        FileExistsError: there is a folder that is not a store.
+        ValueError: the store is not finished, or the file is none of a kernel.
     """
-    kept = find_store(Path(store))
+    if Path(path).is_file():
+        return Kernel.load(path)
+    kept = find_store(Path(path))
     if kept is None:
-        raise FileNotFoundError(f"no store at {store}")
+        raise FileNotFoundError(f"no kernel at {path}: give the file of a saved one, or a store")
     if left := len(kept.todo):
         raise ValueError(
-            f"{left} of {kept.plan.count} tiles of store {store} are not computed yet: repeat the call that began it"
+            f"{left} of {kept.plan.count} tiles of store {path} are not computed yet: repeat the call that began it"
         )
     return EmpiricalKernel(kept.values, kept.plan)
 

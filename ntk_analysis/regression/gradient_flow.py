@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from ntk_analysis.alignment import ComparableKernel, entries
+from ntk_analysis.any_kernel import AnyKernel, entries, output_by_output
 from ntk_analysis.arrays import concrete
 from ntk_analysis.finite import require_finite
-from ntk_analysis.kernel import Kernel
 from ntk_analysis.precision import AnyArray, Real
 from ntk_analysis.regression.positive_modes import EPS, positive_modes
 from ntk_analysis.spectrum.conditioning import times_exp
@@ -45,7 +44,7 @@ class GradientFlow:
 
     @classmethod
     def on(
-        cls, kernel: Kernel | AnyArray, targets: AnyArray, *, which: str = "ntk", regularization: Real = 0.0
+        cls, kernel: AnyKernel, targets: AnyArray, *, which: str = "ntk", regularization: Real = 0.0
     ) -> "GradientFlow":
         """Training towards `targets` from outputs of mean 0.
 
@@ -61,16 +60,15 @@ class GradientFlow:
         """
         matrix = as_matrix(kernel, which)
         y = concrete(targets, "targets").astype(np.float64)
-        if y.ndim not in (1, 2) or len(y) != matrix.inputs or not np.isfinite(y).all():
+        if y.ndim not in (1, 2) or len(y) != len(matrix.entries) or not np.isfinite(y).all():
             raise ValueError(
-                f"targets have shape {y.shape}, expected finite ({matrix.inputs},) or ({matrix.inputs}, outputs)"
+                f"targets have shape {y.shape}, expected finite ({len(matrix.entries)},) or "
+                f"({len(matrix.entries)}, outputs)"
             )
         eigenvalues, modes, rounding = positive_modes(matrix, regularization, which.upper())
         return cls(eigenvalues, modes, modes.T @ y, matrix.log_scale, which, rounding)
 
-    def mean(
-        self, test: ComparableKernel, time: Any = math.inf, *, relative: bool = False
-    ) -> Float64[np.ndarray, "..."]:
+    def mean(self, test: AnyKernel, time: Any = math.inf, *, relative: bool = False) -> Float64[np.ndarray, "..."]:
         """Mean prediction Theta_* A_t y on k test inputs.
 
         Args:
@@ -89,7 +87,7 @@ class GradientFlow:
         return np.stack(means).reshape(np.shape(time) + in_modes.shape[:1] + self.coefficients.shape[1:])
 
     def mean_error(
-        self, test: ComparableKernel, time: Any = math.inf, *, relative: bool = False
+        self, test: AnyKernel, time: Any = math.inf, *, relative: bool = False
     ) -> Float64[np.ndarray, "..."]:
         """Bound on how far rounding may have moved `mean`, of its shape; infinite where no bound exists.
 
@@ -119,7 +117,7 @@ class GradientFlow:
 
     def covariance(
         self,
-        test: ComparableKernel,
+        test: AnyKernel,
         nngp: AnyArray,
         nngp_test_train: AnyArray,
         nngp_test: AnyArray,
@@ -164,9 +162,11 @@ class GradientFlow:
         _require_finite(covariances, "covariance")
         return np.stack(covariances).reshape(np.shape(time) + start.shape)
 
-    def _against_modes(self, test: ComparableKernel) -> tuple[Float64[np.ndarray, "k n"], float]:
+    def _against_modes(self, test: AnyKernel) -> tuple[Float64[np.ndarray, "k n"], float]:
         """Rows of the test kernel in the modes, and the length of what a row may be off by, in the modes' scale."""
         values, log_scale = entries(test, self.which)
+        if values.ndim == 4:
+            values = output_by_output(values)
         if values.ndim != 2 or values.shape[1] != len(self.modes):
             raise ValueError(
                 f"kernel of test with training inputs has shape {values.shape}, expected (k, {len(self.modes)})"

@@ -5,7 +5,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ntk_analysis.alignment import ComparableKernel, entries
+from ntk_analysis.any_kernel import AnyKernel, entries, opened
+from ntk_analysis.any_kernel import input_by_input as rows_input_by_input
 from ntk_analysis.empirical import EmpiricalKernel
 from ntk_analysis.empirical.coupling import known_coupling
 from ntk_analysis.empirical.functions import name_of
@@ -26,7 +27,7 @@ def is_precomputed(source: Any) -> bool:
     return isinstance(source, str) and source == "precomputed"
 
 
-def kernel_between(source: Any, x1: np.ndarray, x2: np.ndarray | None = None) -> ComparableKernel:
+def kernel_between(source: Any, x1: np.ndarray, x2: np.ndarray | None = None) -> AnyKernel:
     """Kernel of x1 with x2, or of x1 with itself.
 
     Raises:
@@ -44,7 +45,7 @@ def kernel_between(source: Any, x1: np.ndarray, x2: np.ndarray | None = None) ->
         return infinite_kernel(source, x1, x2)
     if not callable(source):
         raise ValueError(f"kernel={source!r}, expected a network, a function (x1, x2) or 'precomputed'")
-    kernel: ComparableKernel = source(x1, x2)
+    kernel = opened(source(x1, x2))
     if isinstance(kernel, EmpiricalKernel) and kernel.coupled:
         raise NotImplementedError(COUPLED)
     if not isinstance(kernel, Kernel | EmpiricalKernel):  # those have told of it themselves
@@ -52,12 +53,9 @@ def kernel_between(source: Any, x1: np.ndarray, x2: np.ndarray | None = None) ->
     return kernel
 
 
-def input_by_input(kernel: ComparableKernel, which: str) -> Kernel | np.ndarray:
+def input_by_input(kernel: AnyKernel, which: str) -> Kernel | np.ndarray:
     """The kernel as it is, (n1, n2); of a full one (n1, n2, C, C) the matrix (n1 C, n2 C), input by input."""
     if isinstance(kernel, Kernel):
         return kernel
     values, _ = entries(kernel, which)
-    if values.ndim == 2:
-        return values
-    n1, n2, C, _ = values.shape
-    return values.transpose(0, 2, 1, 3).reshape(n1 * C, n2 * C)
+    return rows_input_by_input(values) if values.ndim == 4 else values

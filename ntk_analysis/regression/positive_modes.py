@@ -42,18 +42,19 @@ def positive_modes(matrix: Matrix, regularization: Real, name: str) -> Modes:
     """
     if not 0 <= regularization < math.inf:
         raise ValueError(f"regularization={regularization}, expected a finite number >= 0")
+    n = len(matrix.entries)
     eigenvalues, vectors = np.linalg.eigh(matrix.entries)
-    diagonal = float(np.trace(matrix.entries)) / matrix.inputs
-    rounding = matrix.error + matrix.inputs * EPS * float(np.max(np.abs(eigenvalues)))
+    diagonal = float(np.trace(matrix.entries)) / n
+    rounding = matrix.error + n * EPS * float(np.max(np.abs(eigenvalues)))
     smallest = float(eigenvalues[0])
     if smallest + regularization * diagonal <= rounding:
         raise ValueError(
-            f"the {name} of {matrix.inputs} inputs is not positive definite: smallest eigenvalue {smallest:.3g} with "
+            f"the {name} of {n} inputs is not positive definite: smallest eigenvalue {smallest:.3g} with "
             f"regularization={regularization:.3g} of a mean diagonal {diagonal:.3g}, and {matrix.dtype} resolves "
             f"{rounding:.2g}: set regularization to {_enough(matrix.dtype, smallest, rounding, diagonal)} or more"
             f"{_reason(matrix, eigenvalues, rounding)}"
         )
-    solver = SOLVER * math.sqrt(matrix.inputs) * EPS * float(np.max(np.abs(eigenvalues)))
+    solver = SOLVER * math.sqrt(n) * EPS * float(np.max(np.abs(eigenvalues)))
     return Modes(eigenvalues + regularization * diagonal, vectors, matrix.error + solver)
 
 
@@ -66,7 +67,7 @@ def _enough(dtype: np.dtype, smallest: float, rounding: float, diagonal: float) 
 
 def _reason(matrix: Matrix, eigenvalues: np.ndarray, rounding: float) -> str:
     """What else would help, by where the null space comes from: inputs that are the same to the kernel, or its rank."""
-    K, n = matrix.entries, matrix.inputs
+    K, n = matrix.entries, len(matrix.entries)
     q = np.diag(K)
     same = q[:, None] + q[None, :] - 2 * K <= 4 * matrix.error / n  # squared distances of features, to rounding
     distinct = int(np.sum(np.argmax(same, axis=1) == np.arange(n)))

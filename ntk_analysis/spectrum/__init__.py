@@ -1,6 +1,7 @@
 """What a kernel's eigenvalues say about training: condition number, outliers, stable learning rates, loss curves.
 
-Takes a symmetric array or a `Kernel`, and always computes in float64 with NumPy, outside JAX's transformations and
+Takes any kernel of one set of inputs (`any_kernel.AnyKernel`): an infinite `Kernel`, an `EmpiricalKernel`, the path
+of a saved one or a symmetric array; and always computes in float64 with NumPy, outside JAX's transformations and
 whatever its x64 flag says. That does not undo the rounding the kernel arrived with: a float32 kernel has no digits
 below about m * 1e-7 of its largest eigenvalue, and results that would need them say so.
 """
@@ -15,12 +16,9 @@ from ntk_analysis.spectrum.conditioning import (
     largest_stable_learning_rate,
     outlier_ratio,
 )
-from ntk_analysis.spectrum.matrix import AnyKernel, ScaledKernel
 from ntk_analysis.spectrum.training import TrainingCurve, training_curve
 
 __all__ = [
-    "AnyKernel",
-    "ScaledKernel",
     "Spectrum",
     "TrainingCurve",
     "UnresolvedSpectrumWarning",

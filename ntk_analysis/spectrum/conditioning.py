@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Float64
 from scipy.special import entr
 
+from ntk_analysis.any_kernel import AnyKernel
 from ntk_analysis.precision import AnyArray
-from ntk_analysis.spectrum.matrix import AnyKernel, Matrix, as_matrix, machine_eps
+from ntk_analysis.spectrum.matrix import Matrix, as_matrix, machine_eps
 
 
 class UnresolvedSpectrumWarning(UserWarning):
@@ -19,7 +20,8 @@ class UnresolvedSpectrumWarning(UserWarning):
 class Spectrum:
     """Eigenvalues of a kernel and what follows from them, in float64.
 
-    There are m of them for m inputs, fewer where directions were left out (`without` in `analyse`).
+    There are m of them for m inputs, m C of a full kernel of C outputs, and fewer where directions were left out
+    (`without` in `analyse`).
 
     As with `Kernel.ntk` and `Kernel.ntk_scaled`, plain names are true values, and raise OverflowError where float64
     cannot hold them; scaled ones always exist.
@@ -144,7 +146,9 @@ def analyse(kernel: AnyKernel, *, which: str = "ntk", loss: str = "sum", without
     subspace of the kernel, such as its null space, this leaves out their eigenvalues and changes no other.
 
     Args:
-        kernel: Symmetric positive semi-definite (m, m) array, of NumPy or JAX, in any real dtype; or a `Kernel`.
+        kernel: Any kernel of m inputs with themselves, symmetric and positive semi-definite. A full kernel
+            (m, m, C, C) of C outputs counts as the matrix (m C, m C), output by output; the trace as the mean over
+            outputs.
         which: "ntk" or "nngp", the part of a `Kernel` to take; of an array it only says what the array is. The
             learning rate of an NNGP is that of training the read-out alone.
         loss: "sum" for 1/2 sum |f - y|^2, "mean" for that divided by the m examples.

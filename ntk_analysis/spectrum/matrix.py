@@ -1,42 +1,24 @@
 """A kernel as the matrix whose eigenvalues are taken: checked, exactly symmetric, float64, on a subspace if wanted."""
 
 import math
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 from jaxtyping import Float64
 
+from ntk_analysis.any_kernel import AnyKernel, entries, output_by_output
 from ntk_analysis.arrays import concrete
-from ntk_analysis.precision import AnyArray, Real
-
-
-@runtime_checkable
-class ScaledKernel(Protocol):
-    """What this module needs of a `Kernel`: its NNGP, and its NTK as ntk_scaled * exp(log_scale)."""
-
-    @property
-    def nngp(self) -> AnyArray:
-        """Covariance of the pre-activations, (m, m)."""
-
-    @property
-    def ntk_scaled(self) -> AnyArray:
-        """Tangent kernel without its scale, (m, m)."""
-
-    @property
-    def log_scale(self) -> Real:
-        """Logarithm of the tangent kernel's scale."""
-
-
-AnyKernel: TypeAlias = ScaledKernel | AnyArray
+from ntk_analysis.precision import AnyArray
 
 
 class Matrix(NamedTuple):
     """A checked kernel: exactly symmetric, float64.
 
     Attributes:
-        entries: The kernel of `inputs` inputs times exp(-log_scale), on all of their space or a part of it.
+        entries: The kernel of `inputs` inputs, and of all their outputs where it is a full one, output by output,
+            times exp(-log_scale), on all of their space or a part of it.
         error: What its eigenvalues may be off by, because of the entries.
     """
 
@@ -49,29 +31,30 @@ class Matrix(NamedTuple):
 
 def as_matrix(kernel: AnyKernel, which: str, without: AnyArray | None = None) -> Matrix:
     """The part of the kernel that `which` names, checked, on the orthogonal complement of the vectors `without`."""
-    if which not in ("ntk", "nngp"):
-        raise ValueError(f"which={which!r} is not a kernel: use 'ntk' or 'nngp'")
-    log_scale: Real = 0.0
-    given: Any = kernel
-    if isinstance(kernel, ScaledKernel):
-        given, log_scale = (kernel.ntk_scaled, kernel.log_scale) if which == "ntk" else (kernel.nngp, 0.0)
-    array = concrete(given, "kernel")
-    entries = array.astype(np.float64)
-    _check_entries(entries)
-    log = float(concrete(log_scale, "log_scale"))
+    values, log = entries(kernel, which)
+    if values.ndim == 3:
+        raise ValueError(
+            f"the kernel holds the diagonal over {values.shape[2]} outputs, expected one matrix: take one output, "
+            "values[:, :, c], the trace or the full kernel"
+        )
+    inputs = len(values)
+    if values.ndim == 4:
+        values = output_by_output(values)
+    array = values.astype(np.float64)
+    _check_entries(array)
     if not math.isfinite(log):
         raise ValueError(f"log_scale is {log}, expected a finite number: check how the kernel was computed")
-    m, error = len(entries), entry_error(entries, array.dtype)
+    error = entry_error(array, values.dtype)
     # a symmetric matrix of entries up to e has no eigenvalue beyond m e (Weyl's inequality)
-    matrix = Matrix((entries + entries.T) / 2, m, log, m * error, array.dtype)
-    return matrix if without is None else _restricted(matrix, _complement(without, m))
+    matrix = Matrix((array + array.T) / 2, inputs, log, len(array) * error, values.dtype)
+    return matrix if without is None else _restricted(matrix, _complement(without, len(array)))
 
 
 def _restricted(matrix: Matrix, basis: Float64[np.ndarray, "m r"]) -> Matrix:
     """The quadratic form of the matrix on the span of an orthonormal basis, B^T K B."""
     entries = basis.T @ matrix.entries @ basis
     # the eigenvalues taken away leave their rounding behind, however large they are beside those that stay
-    lost = matrix.inputs * machine_eps(np.dtype(np.float64)) * float(np.linalg.norm(matrix.entries, np.inf))
+    lost = len(basis) * machine_eps(np.dtype(np.float64)) * float(np.linalg.norm(matrix.entries, np.inf))
     if np.max(np.abs(entries)) <= lost:
         raise ValueError(
             f"kernel is zero, up to rounding ({lost:.2g}), on the {len(entries)} dimensions that `without` leaves: "
@@ -99,14 +82,6 @@ def _complement(without: AnyArray, m: int) -> Float64[np.ndarray, "m r"]:
 def _check_entries(entries: Float64[np.ndarray, "..."]) -> None:
     if entries.ndim != 2 or entries.shape[0] != entries.shape[1]:
         raise ValueError(f"kernel has shape {entries.shape}, expected (m, m): take one set of inputs against itself")
-    if entries.size == 0:
-        raise ValueError("kernel is empty, shape (0, 0), expected m >= 1 inputs: pass at least one")
-    if not np.isfinite(entries).all():
-        row, column = np.argwhere(~np.isfinite(entries))[0].tolist()
-        raise ValueError(
-            f"kernel[{row}, {column}] is {entries[row, column]}, expected finite entries: where they overflow, pass "
-            "the Kernel itself, or compute it in float64"
-        )
     largest = np.max(np.abs(entries))
     if largest == 0:
         raise ValueError("kernel is zero everywhere, expected a positive eigenvalue: check inputs and variances")

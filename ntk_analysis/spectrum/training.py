@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from ntk_analysis.any_kernel import AnyKernel
 from ntk_analysis.arrays import concrete
 from ntk_analysis.precision import AnyArray, Real
 from ntk_analysis.spectrum.conditioning import Spectrum, convention_of, examples_per_loss, from_eigenvalues, times_exp
-from ntk_analysis.spectrum.matrix import AnyKernel, as_matrix
+from ntk_analysis.spectrum.matrix import as_matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +61,7 @@ def training_curve(
 
     Args:
         kernel: As for `analyse`.
-        targets: y, (m,) or (m, outputs).
+        targets: y, (m,) or (m, outputs); of a full kernel (m C,), output by output.
         learning_rate: Positive; in gradient flow step t is time t * learning_rate.
         steps: A last step, for all steps from 0 to it, or a (t,) array of step numbers.
         which: As for `analyse`.
@@ -82,7 +83,9 @@ def training_curve(
     start = modes.T @ _initial_residual(targets, initial, m)
     with np.errstate(over="ignore", invalid="ignore"):
         coefficients = np.einsum("tm,m...->tm...", _decay(rates, flips, times), start)
-        losses = np.sum(coefficients.reshape(len(times), -1) ** 2, axis=1) / (2 * examples_per_loss(loss, m))
+        losses = np.sum(coefficients.reshape(len(times), -1) ** 2, axis=1) / (
+            2 * examples_per_loss(loss, matrix.inputs)
+        )
     if not np.isfinite(losses).all():
         raise OverflowError(
             f"the loss exceeds float64 at step {times[~np.isfinite(losses)].min()}, learning_rate * eigenvalue is "
@@ -90,7 +93,7 @@ def training_curve(
             f"exp({-spectrum.log_scale:.6g}), fewer steps, or smaller targets"
         )
     stable = gradient_flow or bool(x[0] <= 2 * (1 + 1e-14))  # 2 / eigenvalue * eigenvalue may round to just above 2
-    convention = convention_of(which, loss, m, "gradient flow" if gradient_flow else "gradient descent")
+    convention = convention_of(which, loss, matrix.inputs, "gradient flow" if gradient_flow else "gradient descent")
     return TrainingCurve(times, modes, rates, coefficients, losses, stable, convention)
 
 
@@ -108,7 +111,7 @@ def _step_sizes(spectrum: Spectrum, learning_rate: Real) -> Float64[np.ndarray, 
         raise ValueError(f"learning_rate={rate}, expected a positive number: see largest_stable_learning_rate")
     values = np.maximum(spectrum.eigenvalues_scaled, 0)
     with np.errstate(over="ignore"):
-        return times_exp(rate / examples_per_loss(spectrum.loss, len(values)) * values, spectrum.log_scale)
+        return times_exp(rate / examples_per_loss(spectrum.loss, spectrum.inputs) * values, spectrum.log_scale)
 
 
 def _initial_residual(targets: AnyArray, initial: AnyArray | None, m: int) -> Float64[np.ndarray, "m *outputs"]:

@@ -65,7 +65,7 @@ def linearised(
     start = np.asarray(_outputs(apply, params, x), np.float64)
     target = np.asarray(y, np.float64)
     curve = training_curve(
-        empirical_ntk(f, params, x).matrix(),
+        empirical_ntk(f, params, x),
         _by_output(target),
         learning_rate=learning_rate,
         steps=steps,
