@@ -325,16 +325,6 @@ def test_layers_are_values():
         make().layers = ()
 
 
-def test_triple_is_the_network():
-    network, x = fully_connected(1, 8), pairs()
-    init_fn, apply_fn, kernel_fn = network.triple
-    shape, params = init_fn(jax.random.key(3), (-1, FEATURES))
-    assert shape == (-1, 1)
-    np.testing.assert_array_equal(apply_fn(params, x), network.apply(params, x))
-    np.testing.assert_array_equal(kernel_fn(x).ntk, infinite_kernel(network, x).ntk)
-    np.testing.assert_array_equal(kernel_fn(x, x[:2]).ntk, infinite_kernel(network, x, x[:2]).ntk)
-
-
 def test_finite_networks_compute_in_the_dtype_of_their_parameters():
     network = fully_connected(1, 8)
     with jax.enable_x64(False):

@@ -12,6 +12,7 @@ from flax import nnx
 from tiers import full
 
 from ntk_analysis.training.centering import center, center_weights
+from ntk_analysis.training.conversion import mimic
 from ntk_analysis.training.initialization import (
     CENTERED_GAIN,
     VGG_GAIN,
@@ -21,7 +22,6 @@ from ntk_analysis.training.initialization import (
     he_normal,
     read_out_path,
 )
-from ntk_analysis.training.mimic import mimic
 from ntk_analysis.training.models import MODELS, RESIDUAL, ResNet, build
 from ntk_analysis.training.models.layers import Layers, max_pool
 from ntk_analysis.training.normalization import (

@@ -1,12 +1,11 @@
 """What a layer is: one object, three views of the same network."""
 
 import abc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import jax
 
-from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.kernel import Kernel
 from ntk_analysis.precision import AnyArray
 
@@ -58,11 +57,6 @@ class Layer(abc.ABC):
     def activations(self, params: Params, x: AnyArray) -> Any:
         """Every layer's output, nested as the network is; those of a `Repeat` are stacked along a first axis."""
         return self.forward(params, as_params_dtype(params, x), record=True)[1]
-
-    @property
-    def triple(self) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Kernel]]:
-        """(init_fn, apply_fn, kernel_fn): init_fn(key, input_shape), apply_fn(params, x), kernel_fn(x1, x2=None)."""
-        return self.init, self.apply, lambda x1, x2=None: infinite_kernel(self, x1, x2)
 
 
 class SingleLayer(Layer):
