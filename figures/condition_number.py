@@ -1,19 +1,17 @@
 """Condition number of the NTK by depth: straight networks grow an outlier of order m, weight-centred ones lose it."""
 
-import functools
+import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-import jax
 import numpy as np
 from matplotlib.figure import Figure
 
 from figures.config import Config, Inputs, Result, Track, describe_inputs, load_inputs
 from figures.style import BLACK, BLUE, GREEN, ORANGE, VERMILION, note, panels
-from ntk_analysis import activations, spectrum
-from ntk_analysis.infinite import input_kernel
-from ntk_analysis.kernel import Kernel
-from ntk_analysis.layers import Activation, Dense, Layer, Serial
+from ntk_analysis import Kernel, kernels_by_depth, spectrum
+from ntk_analysis.layers import Dense
+from ntk_analysis.networks import fully_connected
 
 NORMALIZATIONS = ("none", "weight_mean")
 ROUNDING = 1e-13  # kappa - 1 below this is rounding of a few hundred layers
@@ -30,16 +28,11 @@ def depths_up_to(largest: int) -> list[int]:
     return sorted({round(depth) for depth in np.geomspace(1, largest, 25)})
 
 
-@jax.jit
-def start(x: jax.Array) -> Kernel:
-    """The kernel of the inputs: one program in place of two dozen."""
-    return input_kernel(x)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def step(layer: Layer, kernel: Kernel) -> Kernel:
-    """The kernel after one more layer."""
-    return layer.kernel(kernel)
+def readouts(normalization: str, depth: int, x: np.ndarray) -> Iterator[Kernel]:
+    """Kernels of fully connected networks of 1 to `depth` hidden layers, in one pass."""
+    network = fully_connected(depth, 1, normalization)
+    behind_dense = (kernel for layer, kernel in kernels_by_depth(network, x) if isinstance(layer, Dense))
+    return itertools.islice(behind_dense, 1, None)
 
 
 def condition_numbers(x: np.ndarray, normalization: str, depths: list[int], sizes: Sequence[int]) -> np.ndarray:
@@ -47,24 +40,18 @@ def condition_numbers(x: np.ndarray, normalization: str, depths: list[int], size
 
     One pass for all: a read-out wherever asked, and the kernel of the first inputs is a part of that of all.
     """
-    centered = normalization == "weight_mean"
-    dense = Dense(1, activations.relu.stable_gain(centered=centered), center=centered)
-    block, found = Serial(dense, Activation("relu")), []
-    with jax.enable_x64(True):
-        kernel = step(Serial(Dense(1), Activation("relu")), start(jax.numpy.asarray(x)))
-        for depth in range(1, depths[-1] + 1):
-            if depth in depths:
-                ntk = np.asarray(step(dense, kernel).ntk_scaled)
-                found.append([_condition_number(ntk[:size, :size]) for size in sizes])
-            kernel = step(block, kernel)
+    found = []
+    for depth, kernel in enumerate(readouts(normalization, depths[-1], x), 1):
+        if depth in depths:
+            found.append([_condition_number(kernel[:size, :size]) for size in sizes])
     return np.array(found).T
 
 
-def _condition_number(ntk: np.ndarray) -> float:
+def _condition_number(kernel: Kernel) -> float:
     with warnings.catch_warnings():
         # a lower bound would be drawn as a value: better no figure than a wrong one
         warnings.simplefilter("error", spectrum.UnresolvedSpectrumWarning)
-        return spectrum.condition_number(ntk)
+        return spectrum.condition_number(kernel)
 
 
 def compute(config: Config, track: Track) -> Result:

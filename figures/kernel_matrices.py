@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,12 +19,10 @@ from matplotlib.colors import FuncNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from figures.condition_number import ROUNDING, start, step
+from figures.condition_number import ROUNDING, readouts
 from figures.config import Config, Inputs, Result, Track, describe_inputs, load_images, prepare
 from figures.style import BLACK, PAGE, note
 from ntk_analysis import last_batch_norm, spectrum
-from ntk_analysis.layers import Serial
-from ntk_analysis.networks import fully_connected
 
 TITLES = {
     "none": ("none", "= layer norm before ReLU"),
@@ -98,14 +95,10 @@ def kernels(x: np.ndarray, normalization: str, depths: Iterable[int]) -> np.ndar
 
     One pass: the layer that reads out a network is the one that leads on to the next hidden layer of a deeper one.
     """
-    first, *activated, dense = fully_connected(1, 1, normalization).layers
-    block, wanted, found = Serial(*activated, dense), set(depths), []
-    with jax.enable_x64(True):
-        kernel = step(first, start(jax.numpy.asarray(x)))
-        for depth in range(1, max(wanted) + 1):
-            kernel = step(block, kernel)
-            if depth in wanted:
-                found.append([unit_diagonal(np.asarray(part)) for part in (kernel.nngp, kernel.ntk_scaled)])
+    wanted, found = set(depths), []
+    for depth, kernel in enumerate(readouts(normalization, max(wanted), x), 1):
+        if depth in wanted:
+            found.append([unit_diagonal(np.asarray(part)) for part in (kernel.nngp, kernel.ntk_scaled)])
     return np.array(found)
 
 

@@ -15,12 +15,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.condition_number import start, step
+from figures.condition_number import readouts
 from figures.config import Config, Result, Track, describe_inputs, load_inputs
 from figures.style import BLACK, BLUE, VERMILION, note, panels
 from ntk_analysis import spectrum
 from ntk_analysis.empirical import empirical_ntk
-from ntk_analysis.layers import Serial
 from ntk_analysis.networks import fully_connected
 from ntk_analysis.training import largest_stable_learning_rate
 
@@ -52,18 +51,12 @@ def settings(config: Config) -> Settings:
     return Settings(1797, 128, 10, (*range(1, 31), 35, 40, 45, 50), 128, 64, (1, 2, 5, 10, 20), 3, 100)
 
 
-def kernels_by_depth(x: np.ndarray, normalization: str, depths: Iterable[int]) -> Iterator[np.ndarray]:
+def tangent_kernels(x: np.ndarray, normalization: str, depths: Iterable[int]) -> Iterator[np.ndarray]:
     """Tangent kernels (m, m) of infinitely wide networks of these numbers of hidden layers, ascending, in one pass."""
-    first, *activated, dense = fully_connected(1, 1, normalization).layers
-    block, wanted = Serial(*activated, dense), set(depths)
-    with jax.enable_x64(True):
-        kernel = step(first, start(jax.numpy.asarray(x)))
-    for depth in range(1, max(wanted) + 1):
-        with jax.enable_x64(True):
-            kernel = step(block, kernel)
-            found = np.asarray(kernel.ntk) if depth in wanted else None
-        if found is not None:
-            yield found
+    wanted = set(depths)
+    for depth, kernel in enumerate(readouts(normalization, max(wanted), x), 1):
+        if depth in wanted:
+            yield kernel.ntk
 
 
 def mini_batches(count: int, batch: int, batches: int, seed: int) -> list[np.ndarray]:
@@ -119,7 +112,7 @@ def compute(config: Config, track: Track) -> Result:
     batch = min(chosen.batch, len(x))
     parts = mini_batches(len(x), batch, chosen.batches, config.seed)
     found = [
-        [largest_eigenvalues(kernel, parts) for kernel in kernels_by_depth(x, name, depths)]
+        [largest_eigenvalues(kernel, parts) for kernel in tangent_kernels(x, name, depths)]
         for name in track(NETWORKS, "trainability: kernels")
     ]
     trained = x[: chosen.trained_images]
@@ -137,7 +130,7 @@ def compute(config: Config, track: Track) -> Result:
     arrays |= {"largest": np.array(found), "depths": depths, "trained_depths": np.array(chosen.trained_depths)}
     arrays["rate_infinite"] = 2 / np.array(
         [
-            [spectrum.eigenvalues(kernel)[0] for kernel in kernels_by_depth(x[: len(trained)], name, depths)]
+            [spectrum.eigenvalues(kernel)[0] for kernel in tangent_kernels(x[: len(trained)], name, depths)]
             for name in NETWORKS
         ]
     )

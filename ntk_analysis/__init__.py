@@ -35,6 +35,7 @@ _OBJECTS = {
     "empirical_nngp": "empirical",
     "empirical_ntk": "empirical",
     "infinite_kernel": "infinite",
+    "kernels_by_depth": "by_depth",
     "open_kernel": "empirical",
 }
 

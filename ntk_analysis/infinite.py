@@ -74,13 +74,7 @@ def infinite_kernel(
         MemoryError: the kernel of images of this size, at equal or at all pairs of positions, does not fit.
         NotImplementedError: the network has a layer without an infinite-width kernel here; the message says why.
     """
-    first = _checked(x1, "x1")
-    second = None if x2 is None else _checked(x2, "x2")
-    if second is not None and (second.shape[1:] != first.shape[1:] or second.dtype != first.dtype):
-        raise ValueError(
-            f"x2 must have the features and the dtype of x1: got {second.shape[1:]} {second.dtype} against "
-            f"{first.shape[1:]} {first.dtype}"
-        )
+    first, second = checked_inputs(x1, x2)
     if first.ndim == 4:
         _check_memory(network, first, first if second is None else second)
     norm = None if exact or network.homogeneous else _one_norm(first, second)
@@ -158,6 +152,18 @@ def _arrays(kernel: Kernel) -> dict[str, Any]:
 def _angular_jvp(network: HasKernel, function: AngularFunction, zeros: bool, primals: Any, tangents: Any) -> Any:
     """The recursion's values and derivatives: series are good for values only, and at angle 0 not differentiable."""
     return jax.jvp(lambda x1, x2: _arrays(_recursion(network, zeros, x1, x2)), primals, tangents)
+
+
+def checked_inputs(x1: AnyArray, x2: AnyArray | None) -> tuple[jax.Array, jax.Array | None]:
+    """Both sets of inputs as JAX arrays; errors are those of `infinite_kernel`."""
+    first = _checked(x1, "x1")
+    second = None if x2 is None else _checked(x2, "x2")
+    if second is not None and (second.shape[1:] != first.shape[1:] or second.dtype != first.dtype):
+        raise ValueError(
+            f"x2 must have the features and the dtype of x1: got {second.shape[1:]} {second.dtype} against "
+            f"{first.shape[1:]} {first.dtype}"
+        )
+    return first, second
 
 
 def _checked(x: Any, name: str) -> jax.Array:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from scipy.stats import t
 
-from figures.trainability import first_depth, kernels_by_depth, largest_eigenvalues, mini_batches, stability
+from figures.trainability import first_depth, largest_eigenvalues, mini_batches, stability, tangent_kernels
 from ntk_analysis import data, spectrum
 from ntk_analysis.meanfield import analyse
 from ntk_analysis.networks import fully_connected
@@ -47,7 +47,7 @@ ROUNDING = 1e-9  # relative, of largest eigenvalues: some hundred operations a l
 def by_depth(x: np.ndarray, normalization: str, parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Largest eigenvalues (depths, full set or mini-batch) of depth 1 to 50, and the kernel of the last."""
     found = []
-    for kernel in kernels_by_depth(x, normalization, range(1, DEPTH + 1)):
+    for kernel in tangent_kernels(x, normalization, range(1, DEPTH + 1)):
         found.append(largest_eigenvalues(kernel, parts))
     return np.array(found), kernel
 
