@@ -22,10 +22,10 @@ from ntk_analysis.layers import (
     Serial,
 )
 from ntk_analysis.layers.base import Params
+from ntk_analysis.normalizations import infinite_name, row_of
 
 Normalization: TypeAlias = Literal["none", "weight_mean", "weight_standardization", "batch", "layer", "layer_post"]
 NORMALIZATIONS: tuple[str, ...] = get_args(Normalization)
-ALIASES = {"straight": "none", "weight_centering": "weight_mean", "batch_norm": "batch", "layer_norm": "layer"}
 READOUTS = {"flatten": Flatten, "pool": GlobalAvgPool}
 SCALES: dict[str, Callable[[int, int], float]] = {
     "1/sqrt(l)": lambda block, blocks: block**-0.5,
@@ -35,24 +35,12 @@ SCALES: dict[str, Callable[[int, int], float]] = {
 AnyActivation: TypeAlias = str | Callable[[jax.Array], jax.Array] | activations.Activation
 
 
-def normalization_named(name: str) -> str:
-    """The canonical name of a normalisation; accepts aliases and hyphens.
-
-    Raises:
-        ValueError: unknown; the message lists the names.
-    """
-    key = str(name).strip().lower().replace("-", "_")
-    key = ALIASES.get(key, key)
-    if key not in NORMALIZATIONS:
-        raise ValueError(f"unknown normalization {name!r}: choose one of {', '.join(NORMALIZATIONS)}")
-    return key
-
-
 @dataclass(frozen=True)
 class _Style:
     """What all layers of a network share: where it normalises, its activation and its variances."""
 
     normalization: str
+    last: bool
     activation: AnyActivation
     w_var: float
     b_var: float
@@ -74,17 +62,18 @@ class _Style:
     def readout(self, outputs: int, *, center: bool, last_batch_norm: bool) -> tuple[Layer, ...]:
         """The last layer of weights, and a batch normalisation of the outputs."""
         weights = self.weights if center else {"w_var": self.w_var, "b_var": self.b_var}
-        return (Dense(outputs, **weights), *(LastBatchNorm(self.eps),) * last_batch_norm)
+        return (Dense(outputs, **weights), *(LastBatchNorm(self.eps),) * (last_batch_norm or self.last))
 
 
 def _style(normalization: str, activation: AnyActivation, w_var: float | None, b_var: float, eps: float) -> _Style:
-    normalization = normalization_named(normalization)
+    row = row_of(normalization)
+    normalization = infinite_name(normalization)
     if w_var is None:
         centered = normalization in ("weight_mean", "weight_standardization")
         # what a layer normalisation behind the activation hands on has a second moment of 1, whatever the activation
         units = "identity" if normalization == "layer_post" else activation
         w_var = activations.get(units).stable_gain(b_var, centered=centered)
-    return _Style(normalization, activation, w_var, b_var, eps)
+    return _Style(normalization, row.last, activation, w_var, b_var, eps)
 
 
 def _repeated(block: Serial, times: int) -> tuple[Layer, ...]:
@@ -113,7 +102,8 @@ def fully_connected(
         width: units of every hidden layer; the infinite-width kernel does not look at it.
         normalization: "none"; "weight_mean" (MimicNorm's weight centering); "weight_standardization" (centred and
             scaled to unit norm per unit); "batch" and "layer" (before each activation); "layer_post" (after each
-            activation).
+            activation); "last_bn" and "mimic" are "none" and "weight_mean" with `last_batch_norm`. Aliases are in
+            `normalizations.TABLE`.
         activation: name or elementwise JAX function.
         outputs: units of the read-out.
         w_var: weight variance after the first layer; None keeps a pre-activation variance of q = 1: the activation's

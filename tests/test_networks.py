@@ -25,7 +25,7 @@ from ntk_analysis import batch_norm, spectrum
 from ntk_analysis.activations import NAMED, get
 from ntk_analysis.infinite import infinite_kernel, input_kernel
 from ntk_analysis.layers import Activation, BatchNorm, Dense, Repeat, Serial
-from ntk_analysis.networks import NORMALIZATIONS, convolutional, fully_connected, normalization_named, residual
+from ntk_analysis.networks import NORMALIZATIONS, convolutional, fully_connected, residual
 
 CENTERED = ["none", "weight_mean"]
 
@@ -312,12 +312,6 @@ def test_which_layers_are_centered():
 def test_kernels_that_do_not_exist_say_so():
     with pytest.raises(NotImplementedError, match=r"last_batch_norm\.ntk"):
         infinite_kernel(fully_connected(2, 4, last_batch_norm=True), pairs())
-
-
-def test_aliases():
-    assert normalization_named("weight-centering") == normalization_named(" Weight-Mean ") == "weight_mean"
-    assert normalization_named("straight") == "none"
-    assert fully_connected(2, 4, "batch-norm") == fully_connected(2, 4, "batch")
 
 
 @pytest.mark.parametrize(

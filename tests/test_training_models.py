@@ -449,7 +449,7 @@ def test_mimic_of_a_resnet_is_the_mimic_norm_resnet():
     ("options", "message"),
     [
         ({"name": "resnet17"}, "unknown model 'resnet17': choose one of mlp, vgg11"),
-        ({"normalization": "bn"}, "unknown normalization 'bn': choose one of none, batch_norm"),
+        ({"normalization": "group"}, "unknown normalization 'group': choose one of none, weight_mean"),
         ({"stem": "mnist"}, "unknown stem 'mnist': choose one of cifar, imagenet"),
         ({"skip_scale": "1/l"}, "unknown skip_scale '1/l': choose one of paper, authors"),
         ({"name": "vgg11", "normalization": "fixup"}, "fixup is for residual networks"),

@@ -81,13 +81,13 @@ def memory(
 
 def _names(model: str, wanted: Sequence[str]) -> list[str]:
     """Batch norm and the others: those wanted, or all that there are for this network."""
+    from ntk_analysis.normalizations import trained_name
     from ntk_analysis.training.models import MODELS, RESIDUAL
     from ntk_analysis.training.models.layers import check
     from ntk_analysis.training.normalization import NORMALIZATIONS
 
     check("model", model, MODELS)
-    for name in wanted:
-        check("normalization", name, NORMALIZATIONS)
+    wanted = list(map(trained_name, wanted))
     possible = [name for name, parts in NORMALIZATIONS.items() if model in RESIDUAL or not parts.residual]
     return [BASE, *(name for name in wanted or possible if name != BASE)]
 

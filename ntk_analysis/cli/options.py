@@ -24,7 +24,7 @@ Activation = Annotated[
 ]
 NormalizationName = Annotated[
     str,
-    Option(help="none, weight_mean (alias weight_centering), weight_standardization, batch, layer or layer_post."),
+    Option(help="none, weight_mean, weight_standardization, batch, layer or layer_post, or another name of these."),
 ]
 Eps = Annotated[float, Option(help="Added to the variances of batch and layer normalisations.")]
 WeightVariance = Annotated[float | None, Option(help="Weight variance; default: the activation's stable gain.")]

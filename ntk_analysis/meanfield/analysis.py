@@ -15,7 +15,7 @@ from ntk_analysis.meanfield.block import MeanField
 from ntk_analysis.meanfield.fixed_points import with_fixed_points
 from ntk_analysis.meanfield.phase import chi_1_at, chi_1_error, phase_of
 from ntk_analysis.meanfield.variance import Vector, settled_variance, unbounded, variance_slope
-from ntk_analysis.networks import normalization_named
+from ntk_analysis.normalizations import infinite_name
 from ntk_analysis.precision import Real
 
 AnyActivation: TypeAlias = str | Callable[[jax.Array], jax.Array] | Activation
@@ -68,7 +68,7 @@ def analyse(
         NotImplementedError: a normalisation that is no scalar map of this kind; "batch" before an activation that is
             not positively homogeneous.
     """
-    if normalization_named(normalization) == "batch":
+    if infinite_name(normalization) == "batch":
         _check_undone(w_var, b_var)
         return batch_norm_field(activations.get(activation), batch_size)
     if batch_size is not None:
@@ -99,7 +99,7 @@ def supported(normalization: str) -> str:
 
     Weight standardisation is weight centering at infinite width.
     """
-    name = normalization_named(normalization)
+    name = infinite_name(normalization)
     if name == "weight_standardization":
         return "weight_mean"
     if name == "batch":

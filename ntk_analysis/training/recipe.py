@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from ntk_analysis.normalizations import trained_name
 from ntk_analysis.training.centering import MIN_FAN_IN, Mask, center_weights
 from ntk_analysis.training.initialization import CENTERED_GAIN, VGG_GAIN, Centering, centering_mask
 from ntk_analysis.training.models import MODELS, RESIDUAL, SCALABLE, build
@@ -31,7 +32,7 @@ class Recipe:
         model: a key of `models.MODELS`.
         depth: hidden layers of an MLP, and of nothing else; None is the MLP's own 5.
         width: their units, None is 512; of a VGG or ResNet the channels of its first stage, None is 64.
-        normalization: a key of `normalization.NORMALIZATIONS`.
+        normalization: a name of `normalizations.TABLE` that models have; aliases become the key of `NORMALIZATIONS`.
         min_fan_in: smallest fan-in that is centred or standardised; the authors' 51, 2 for the paper's text.
         gain: of centred weights behind a ReLU.
         skip_scale: law of MimicNorm's scalars, "paper" or "authors".
@@ -83,6 +84,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("gain", "learning_rate", "momentum", "weight_decay", "decay_factor"):
             object.__setattr__(self, name, _number(name, getattr(self, name)))  # 1 and 1.0 are the same recipe
+        object.__setattr__(self, "normalization", trained_name(self.normalization))  # one recipe, whatever the alias
         _check_names(self)
         _check_ranges(self)
 
@@ -209,7 +211,6 @@ def _number(name: str, value: Any) -> float:
 
 def _check_names(recipe: Recipe) -> None:
     check("model", recipe.model, MODELS)
-    check("normalization", recipe.normalization, NORMALIZATIONS)
     check("skip_scale", recipe.skip_scale, SKIP_SCALES)
     check("running_variance", recipe.running_variance, RUNNING_VARIANCES)
     check("loss", recipe.loss, LOSSES)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ntk_analysis.cluster import Workers
+from ntk_analysis.normalizations import trained_name
 from ntk_analysis.training.dataset import Dataset
 from ntk_analysis.training.recipe import Recipe
 from ntk_analysis.training.run_file import Curve, append_runs, read_runs
@@ -41,6 +42,7 @@ class Grid:
     normalizations: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "normalizations", tuple(map(trained_name, self.normalizations)))
         for name in ("learning_rates", "seeds", "normalizations"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from ntk_analysis.normalizations import trained_name
 from ntk_analysis.training.memory.residuals import CONSTANTS, COPIES, kept_bytes, scope
 from ntk_analysis.training.models import build
 from ntk_analysis.training.models.layers import STEMS, check
@@ -112,6 +113,7 @@ def account(
     if batch < 2 or classes < 1:
         raise ValueError(f"got a batch of {batch} and {classes} classes: expected at least 2 images and 1 class")
     check("stem", stem, STEMS)
+    normalization = trained_name(normalization)
     model = nnx.eval_shape(
         lambda: build(name, classes=classes, normalization=normalization, stem=stem, rngs=nnx.Rngs(0), **options)
     )

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ntk_analysis.normalizations import trained_name
 from ntk_analysis.training.initialization import (
     CENTERED_GAIN,
     DEFAULT_CENTERING,
@@ -38,7 +39,7 @@ class Layers:
     """Makes the layers of one network.
 
     Attributes:
-        normalization: a name of `NORMALIZATIONS`.
+        normalization: a name of `normalizations.TABLE` that models have; aliases become the key of `NORMALIZATIONS`.
         rngs: Flax's generators.
         centering: which layers `weight_mean` and `mimic_norm` centre, and `weight_standardization` standardises.
         gain: of centred weights behind a ReLU; `VGG_GAIN` is the paper's for VGG.
@@ -58,7 +59,7 @@ class Layers:
     running_variance: str = "unbiased"
 
     def __post_init__(self) -> None:
-        check("normalization", self.normalization, NORMALIZATIONS)
+        object.__setattr__(self, "normalization", trained_name(self.normalization))
         check("skip_scale", self.skip_scale, SKIP_SCALES)
         check("running_variance", self.running_variance, RUNNING_VARIANCES)
 
