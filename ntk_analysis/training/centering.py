@@ -36,7 +36,7 @@ READ_OUTS = ("head", "readout", "read_out", "classifier", "logits", "output")
 
 @dataclass(frozen=True)
 class Selected:
-    """The mask that `selected` returns. Arrays whose fan-in is not known count as wanted, so that a warning names them."""
+    """The mask that `selected` returns. It selects arrays of unknown fan-in, too, so that a warning names them."""
 
     min_fan_in: int
     dense: bool

@@ -61,7 +61,7 @@ def _fan_in(shape: Sequence[int], at_least: int) -> int:
 
 @dataclass(frozen=True)
 class Centering:
-    """The choice of layers that are centred. The defaults leave out a first 3 x 3 convolution of RGB images (fan-in 27).
+    """Choice of the layers to centre. The defaults leave out a first 3 x 3 convolution of RGB images (27 weights).
 
     Three kinds are never centred: depthwise convolutions, the read-out, and a layer named "first", such as that of our
     MLP, whose inputs had no ReLU.
