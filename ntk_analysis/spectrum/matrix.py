@@ -14,7 +14,7 @@ from ntk_analysis.precision import AnyArray, Real
 
 @runtime_checkable
 class ScaledKernel(Protocol):
-    """What this module needs of a `Kernel`: its NNGP, and its NTK as ntk_scaled * exp(log_scale)."""
+    """The part of a `Kernel` that this module needs: its NNGP, and its NTK as ntk_scaled * exp(log_scale)."""
 
     @property
     def nngp(self) -> AnyArray:
@@ -36,8 +36,8 @@ class Matrix(NamedTuple):
     """A checked kernel: exactly symmetric, float64.
 
     Attributes:
-        entries: The kernel of `inputs` inputs times exp(-log_scale), on all of their space or a part of it.
-        error: What its eigenvalues may be off by, because of the entries.
+        entries: kernel of `inputs` inputs times exp(-log_scale), on all of their space or on a part of it.
+        error: bound on the error of its eigenvalues that the entries cause.
     """
 
     entries: Float64[np.ndarray, "r r"]
@@ -70,7 +70,7 @@ def as_matrix(kernel: AnyKernel, which: str, without: AnyArray | None = None) ->
 def _restricted(matrix: Matrix, basis: Float64[np.ndarray, "m r"]) -> Matrix:
     """The quadratic form of the matrix on the span of an orthonormal basis, B^T K B."""
     entries = basis.T @ matrix.entries @ basis
-    # the eigenvalues taken away leave their rounding behind, however large they are beside those that stay
+    # the eigenvalues taken away leave their rounding behind, which may be large beside those that stay
     lost = matrix.inputs * machine_eps(np.dtype(np.float64)) * float(np.linalg.norm(matrix.entries, np.inf))
     if np.max(np.abs(entries)) <= lost:
         raise ValueError(
@@ -81,7 +81,7 @@ def _restricted(matrix: Matrix, basis: Float64[np.ndarray, "m r"]) -> Matrix:
 
 
 def _complement(without: AnyArray, m: int) -> Float64[np.ndarray, "m r"]:
-    """Orthonormal basis of the vectors of length m that are orthogonal to these; their lengths do not matter."""
+    """Orthonormal basis of the vectors of length m that are orthogonal to `without`, whose lengths do not matter."""
     vectors = concrete(without, "without").astype(np.float64)
     if vectors.ndim not in (1, 2) or len(vectors) != m:
         raise ValueError(f"without has shape {vectors.shape}, expected ({m},) or ({m}, k): vectors as columns")
@@ -117,7 +117,7 @@ def _check_entries(entries: Float64[np.ndarray, "..."]) -> None:
 
 
 def entry_error(entries: Float64[np.ndarray, "m m"], dtype: np.dtype) -> float:
-    """How far entries may be off: rounding of the dtype, or the asymmetry where larger, if rounding can explain it."""
+    """Bound on the entries' error: rounding of the dtype, or the asymmetry if larger, if rounding can explain it."""
     eps, largest = machine_eps(dtype), float(np.max(np.abs(entries)))
     asymmetry = float(np.max(np.abs(entries - entries.T))) / 2
     # Entries (i, j) and (j, i) round apart by about eps per summand and layer, and an arccos near correlation 1 loses
@@ -131,6 +131,6 @@ def entry_error(entries: Float64[np.ndarray, "m m"], dtype: np.dtype) -> float:
 
 
 def machine_eps(dtype: np.dtype) -> float:
-    """Rounding of the dtype, no finer than the float64 computed in; integers are exact."""
+    """Rounding of the dtype, no finer than that of float64, in which it is computed; integers are exact."""
     given = dtype if jnp.issubdtype(dtype, jnp.floating) else np.float64
     return max(float(jnp.finfo(given).eps), float(np.finfo(np.float64).eps))  # type: ignore[no-untyped-call]
