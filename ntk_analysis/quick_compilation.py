@@ -9,7 +9,7 @@ WITH_OLD_EMITTERS = "0.10."
 
 
 def flags() -> str:
-    """The value of XLA_FLAGS with which compilation on a CPU takes about half of its time, and results are the same."""
+    """Value of XLA_FLAGS with which compilation on a CPU takes about half of its time, with the same results."""
     return (
         f"{WITHOUT_OPTIMISER} {OLD_EMITTERS}" if version("jaxlib").startswith(WITH_OLD_EMITTERS) else WITHOUT_OPTIMISER
     )
