@@ -223,7 +223,7 @@ def _halved(judge: _Judge, edges: np.ndarray) -> tuple[np.ndarray, list[float]] 
 
 
 def _merged(judge: _Judge, edges: np.ndarray) -> list[float]:
-    """Fewer edges: neighbours are joined as long as one polynomial does; not across 0, where small variances look."""
+    """Fewer edges: neighbours are joined if one polynomial fits both; not across 0, as small variances look there."""
     kept, start = [float(edges[0])], 0
     for i in range(1, len(edges) - 1):
         if edges[i] == 0 or not judge.joined(edges[start], edges[i + 1], edges[start : i + 2]):

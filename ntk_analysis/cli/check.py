@@ -43,7 +43,7 @@ def check(
         ),
     ] = None,
 ) -> None:
-    """The paper's claims, each computed, measured and judged: it holds, under conditions, does not, or is open.
+    """The paper's claims, computed, measured and judged: each holds, holds under conditions, fails, or is open.
 
     The exit status is 0 when every verdict is the one on record and 1 when one differs or a check breaks down. With
     --network, the command answers the questions that make sense for any network: decorrelation, phase, conditioning,

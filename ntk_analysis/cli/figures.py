@@ -51,17 +51,17 @@ def figures(
         Path | None, Option(help="Draw again from the NPZ and JSON files in this folder; compute nothing.")
     ] = None,
 ) -> None:
-    """Compute and draw the paper's figures and those of the theory, in small sizes; --all draws what takes longer.
+    """Computes and draws figures of the paper and of the theory, in small sizes; --all adds those that take longer.
 
     fig2, fig3: channels over a batch: plain, with batch norm, with weight mean. fig4: the correlation maps. fig6:
     accuracy by epoch. supp1, supp2: correlation of image pairs by layer. supp3: the last batch norm's variance by step.
-    table1: memory of training. phase_diagram: order and chaos. condition_number: of the NTK, by depth.
+    table1: memory of training. phase_diagram: order and chaos. condition_number: the NTK's, by depth.
     bn_growth: batch norm's rates against batch size. same_kernel: is weight mean's kernel that of batch norm?
     kernel_matrices: NNGP and NTK through depth.
 
     With --all also: trainability: largest eigenvalues and stable learning rates. dynamics: training against each
     network's own NTK, and behind a last batch norm. generalisation: test accuracy by depth. width_study: finite
-    networks against their kernels. learning_rates: which of them train a deep network, by normalisation.
+    networks against their kernels. learning_rates: the rates that train a deep network, by normalisation.
     """
     if not full:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick_compilation.flags()}".strip()

@@ -43,7 +43,7 @@ class Estimate:
 
     @property
     def hours(self) -> float:
-        """The same time as `seconds`, in hours."""
+        """Computing time or writing time in hours, whichever is longer."""
         return self.seconds / 3600
 
     def summary(self) -> str:

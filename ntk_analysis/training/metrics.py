@@ -42,8 +42,7 @@ class Epoch:
 
     Attributes:
         epoch: number of the epoch, 1, 2, ...
-        learning_rate: learning rate of the last step. This and the next five may be NaN or infinite if training
-            diverged.
+        learning_rate: learning rate of the last step; numbers from here on may be NaN or infinite if training diverged.
         train_loss: mean training loss, as in `Metrics`.
         train_accuracy: training accuracy, as in `Metrics`.
         test_loss: mean test loss, as in `Metrics`.

@@ -43,7 +43,7 @@ class Report:
 
     Attributes:
         changes: the changes, by their path in the given model; what neither `changes` nor `notes` names is as it was.
-        notes: what could not be done, and what is left to the caller.
+        notes: changes that could not be made, and tasks left to the caller.
         parameters: numbers of parameters before and after.
     """
 
