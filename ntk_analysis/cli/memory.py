@@ -54,8 +54,8 @@ def memory(
 ) -> None:
     """Memory that training needs, by normalisation and kind of layer; found from shapes, without a run.
 
-    The command counts the arrays that JAX hands from forward to backward pass, in MiB and float32:
-    an upper bound, before compilation.
+    The command counts the arrays that JAX hands from forward to backward pass, in MiB and float32,
+    which is a bound before compilation.
     """
     changed = changes(memory, locals())
     from ntk_analysis.files import require_suffix, write_whole

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 Track: TypeAlias = Callable[..., Iterable[Any]]
-"""track(steps, description, done=0): the same steps, with a bar that begins at `done` of `done` + len(steps)."""
+"""Function track(steps, description, done=0) that gives the steps, with a bar from `done` to `done` + len(steps)."""
 
 
 class Interrupted(BaseException):

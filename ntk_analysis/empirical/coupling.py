@@ -37,7 +37,7 @@ from ntk_analysis.layers import (
 from ntk_analysis.layers.base import Params
 
 Respond: TypeAlias = Callable[[Params, Params, Any], Any]
-"""respond(params, direction, x) -> (2, n, C): outputs, and their derivatives by params along the direction."""
+"""Function respond(params, direction, x) -> (2, n, C): outputs, and their derivatives by params along the direction."""
 
 BY_THEMSELVES = {Activation, AvgPool, Conv, Dense, Flatten, GlobalAvgPool, LayerNorm}
 """Layers that treat each input by itself; a class derived from one of them may not."""

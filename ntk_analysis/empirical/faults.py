@@ -26,7 +26,7 @@ CAUSES = {
     "add": "infinity - infinity",
     "mul": "0 times infinity, as where a square root or a norm is differentiated at 0",
 }
-"""What makes NaN of numbers, by JAX's name of the operation."""
+"""Inputs for which an operation gives NaN, by JAX's name of the operation."""
 
 
 class Place(NamedTuple):

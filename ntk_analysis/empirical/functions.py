@@ -13,7 +13,7 @@ from ntk_analysis.layers import Layer
 from ntk_analysis.layers.base import Params
 
 Flat: TypeAlias = Callable[[Params, Any], jax.Array]
-"""f(params, x) -> (n, C)."""
+"""Function f(params, x) -> (n, C)."""
 
 
 class Side(NamedTuple):

@@ -11,7 +11,7 @@ from ntk_analysis.empirical.plans import TilePlan
 
 Tile: TypeAlias = tuple[int, int]
 Track: TypeAlias = Callable[[Iterable[Any], str], Iterable[Any]]
-"""track(steps, description): the same steps, with or without a progress bar; the steps have a length."""
+"""Function track(steps, description) that gives the steps, with or without a progress bar; the steps have a length."""
 
 
 class Job(NamedTuple):

@@ -27,8 +27,8 @@ from ntk_analysis.training.fan_in import Axes, FanIn, Path, keys, named
 from ntk_analysis.training.module_axes import as_axes
 
 Mask: TypeAlias = Callable[[Path, AnyArray], bool]
-"""mask(path, array): whether the array is centred; the path is the keys that lead to it. A mask may bring `axes` of its
-own, as `selected` does."""
+"""Function mask(path, array) that tells whether the array is centred; the path is the keys that lead to it. A mask may
+have its own `axes`, as that of `selected` does."""
 
 MIN_FAN_IN = 51  # the authors centre a convolution whose fan-in exceeds 50
 READ_OUTS = ("head", "readout", "read_out", "classifier", "logits", "output")

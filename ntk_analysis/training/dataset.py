@@ -11,7 +11,7 @@ from ntk_analysis.empirical.manifest import fingerprint
 
 TEST_FRACTION = 0.2
 SHIPPED = {"digits": data.load_digits, "mnist5k": data.load_mnist5k}
-"""Data sets by name; none of them has a test split of its own."""
+"""Loaders of the shipped data sets by name; none of the sets has its own test split."""
 
 
 @dataclass(frozen=True, eq=False)

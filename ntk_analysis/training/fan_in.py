@@ -32,7 +32,7 @@ class FanIn(NamedTuple):
 
 
 Axes: TypeAlias = Callable[[Path, Any], FanIn | None]
-"""axes(path, array): how the array is read, None where that is not known. The path is the keys that lead to it."""
+"""Function axes(path, array) that gives the fan-in, or None if it is not known; the path is the keys to the array."""
 
 NOT_SUMMED = FanIn(())
 VECTORS = ("bias", "b", "scale", "gamma", "beta", "shift")  # arrays of one axis; with two they are stacked

@@ -23,7 +23,7 @@ CENTERED_GAIN = HE_GAIN / (1 - 1 / math.pi)
 VGG_GAIN = 2.8  # the authors' rounding of the gain, used for VGG's convolutions
 
 Initializer: TypeAlias = Callable[..., jax.Array]
-"""init(key, shape, dtype): weights with the units on the last axis."""
+"""Function init(key, shape, dtype) that draws weights with the units on the last axis."""
 
 
 def he_normal(gain: float = HE_GAIN) -> Initializer:

@@ -13,7 +13,7 @@ import numpy as np
 from ntk_analysis.files import write_whole
 
 HOPELESS = 1000.0
-"""A training loss so many times that of a network that knows nothing counts as diverged, though it is finite."""
+"""A finite training loss counts as diverged above this many times the loss of a network that knows nothing."""
 
 
 class Metrics(NamedTuple):

@@ -49,19 +49,20 @@ NORMALIZATIONS = {
     "skip_init": Normalization(scale="zero", residual=True),
     "fixup": Normalization("shift", scale="one", residual=True),
 }
-"""By name. `weight_mean` and `last_bn` are MimicNorm less one piece: in a residual network they keep the scalars."""
+"""Normalisations by name. `weight_mean` and `last_bn` are MimicNorm without one of its parts: in a residual network they
+keep the scalars."""
 
 SKIP_SCALES: dict[str, Callable[[int, int], float]] = {
     "paper": lambda block, convs: block**-0.5,
     "authors": lambda block, convs: 1.2**convs / block,
 }
-"""Scalar of residual block l = 1, 2, ...: 1/sqrt(l) in the paper, but 1.2^2/l (two convolutions) or 1.2^3/l (three) in
-the authors' code."""
+"""Law of the scalar of residual block l = 1, 2, ...: 1/sqrt(l) in the paper, but 1.2^2/l (two convolutions) or 1.2^3/l
+(three) in the authors' code."""
 
 
 RUNNING_VARIANCES = ("unbiased", "biased")
-"""What batch norm's running variance averages: the variance of a batch with Bessel's correction, as in PyTorch, or
-without, as in Flax."""
+"""Variances of a batch that batch norm's running variance averages: with Bessel's correction, as in PyTorch, or without
+it, as in Flax."""
 
 
 class Identity(nnx.Module):

@@ -25,7 +25,7 @@ LAYERS: dict[type[nnx.Module], str] = {
     SkipScale: "skip scale",
     nnx.Dropout: "dropout",
 }
-"""Kinds by the module that reads what is kept; ReLU and pooling are no modules, and known by their operations."""
+"""Kind of kept arrays, by the module that reads them; ReLU and pooling are known by their operations instead."""
 SIZES = dict(zip(STEMS, (32, 224), strict=True))  # height and width of images
 COPIES_OF_WEIGHTS = 3  # the weights, their gradient, and the momentum of SGD
 

@@ -16,7 +16,7 @@ CONSTANTS = "constants"
 COPIES = "copies"
 OTHER = "other"
 READERS = {"select_n": "ReLU", "select_and_scatter_add": "pooling"}
-"""Kinds by the backward pass's operation, for what stands under no scope."""
+"""Kind of kept arrays, by the operation of the backward pass that reads them, if they are in no scope."""
 RESHAPING = ("copy", "copy_p", "reshape", "squeeze")  # operations that give the same bytes as they take
 
 

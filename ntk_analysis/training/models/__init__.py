@@ -29,9 +29,9 @@ IMAGES: dict[str, Callable[..., nnx.Module]] = {
     },
 }
 SCALABLE = ("mlp", *(f"vgg{depth}" for depth in vgg.CONVS), *RESIDUAL)
-"""Those that take another `width`."""
+"""Names of the networks that take another `width`."""
 MODELS: dict[str, Callable[..., nnx.Module]] = {"mlp": MLP, **IMAGES}
-"""Constructors by name."""
+"""Constructors of the networks by name."""
 
 
 def build(

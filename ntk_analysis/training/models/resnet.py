@@ -9,7 +9,7 @@ from ntk_analysis.training.models.layers import Layers, global_mean, max_pool
 from ntk_analysis.training.normalization import Identity, start_fixup
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-"""Residual blocks of each stage by depth; those of 50 and 101 are bottlenecks."""
+"""Numbers of residual blocks of the stages by depth; blocks of 50 and 101 are bottlenecks."""
 EXPANSION = 4  # factor of a bottleneck's output channels
 
 

@@ -14,7 +14,7 @@ CHANNELS = {
     "x1_5": (176, 352, 704, 1024),
     "x2_0": (244, 488, 976, 2048),
 }
-"""Channels of the three stages and of the last convolution by width."""
+"""Numbers of channels of the three stages and of the last convolution, by width."""
 STEM = 24
 
 

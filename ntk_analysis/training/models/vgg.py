@@ -8,9 +8,9 @@ from flax import nnx
 from ntk_analysis.training.models.layers import Layers, global_mean, max_pool
 
 CONVS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
-"""Convolutions of each stage by depth."""
+"""Numbers of convolutions of the stages, by depth."""
 CHANNELS = (1, 2, 4, 8, 8)
-"""Of each stage, in multiples of the first."""
+"""Channels of the stages, as multiples of the channels of the first."""
 
 
 class VGG(nnx.Module):
