@@ -34,13 +34,13 @@ Elementwise: TypeAlias = Callable[[jax.Array], jax.Array]
 
 
 class Joint(NamedTuple):
-    """What phi makes of two Gaussians u and v.
+    """Expectations of phi over two Gaussians u and v.
 
     Attributes:
-        phi: E[phi(u) phi(v)].
-        slope: E[phi'(u) phi'(v)].
-        squares: E[phi(u)^2] and E[phi(v)^2], in the shapes of the variances.
-        means: E[phi(u)] and E[phi(v)].
+        phi: product moment E[phi(u) phi(v)].
+        slope: product moment of slopes E[phi'(u) phi'(v)].
+        squares: second moments E[phi(u)^2] and E[phi(v)^2], in the shapes of the variances.
+        means: means E[phi(u)] and E[phi(v)].
     """
 
     phi: Moment
@@ -50,12 +50,12 @@ class Joint(NamedTuple):
 
 
 class InVariance(NamedTuple):
-    """Derivatives in the variance q of u, NumPy float64 in its shape.
+    """Derivatives of expectations in the variance q of u, NumPy float64 in the shape of q.
 
     Attributes:
-        square: d E[phi(u)^2] / dq.
-        mean: d E[phi(u)] / dq.
-        slope_square: d E[phi'(u)^2] / dq.
+        square: derivative d E[phi(u)^2] / dq.
+        mean: derivative d E[phi(u)] / dq.
+        slope_square: derivative d E[phi'(u)^2] / dq.
     """
 
     square: np.ndarray
@@ -64,13 +64,13 @@ class InVariance(NamedTuple):
 
 
 class Activation(abc.ABC):
-    """A function applied to every unit, with what it does to Gaussian pre-activations.
+    """A function that is applied to every unit, with its expectations over Gaussian pre-activations.
 
     Attributes:
-        name: how the activation is called in tables and on the command line.
-        dual: E[phi(u) phi(v)] as a `Dual`.
-        derivative_dual: E[phi'(u) phi'(v)] as a `Dual`.
-        homogeneous: phi(s x) = s phi(x) for s > 0, so the correlation map does not depend on the variance.
+        name: name of the activation in tables and on the command line.
+        dual: expectation E[phi(u) phi(v)] as a `Dual`.
+        derivative_dual: expectation E[phi'(u) phi'(v)] as a `Dual`.
+        homogeneous: whether phi(s x) = s phi(x) for s > 0, so that the correlation map does not depend on the variance.
     """
 
     homogeneous: bool = False
@@ -95,23 +95,23 @@ class Activation(abc.ABC):
 
     @property
     def jumps(self) -> bool:
-        """Whether phi jumps: whether E[phi(u) phi(v)] falls from u = v as their angle does, to all sides alike."""
+        """Whether phi jumps: then E[phi(u) phi(v)] falls from u = v in proportion to the angle, in every direction."""
         return False
 
     @property
     def kinked(self) -> bool:
-        """Whether phi or its slope jumps: whether E[phi'(u) phi'(v)] falls so."""
+        """Whether phi or its slope jumps: then E[phi'(u) phi'(v)] falls from u = v in proportion to their angle."""
         return False
 
     @known
     @numpy_in_float64
     @compiled
     def mean(self, variance: Real) -> jax.Array:
-        """E[phi(u)], u ~ N(0, variance); beyond `largest_variance` as the duals."""
+        """Mean E[phi(u)] for u ~ N(0, variance); raises ValueError beyond `largest_variance`, as the duals do."""
         return self._mean(float_array(variance))
 
     def in_variance(self, variance: np.ndarray) -> InVariance:
-        """Derivatives of the averages in the variance, float64; ValueError beyond `largest_variance`."""
+        """Derivatives of the expectations in the variance, float64; raises ValueError beyond `largest_variance`."""
         with jax.enable_x64(True):
             return InVariance(*(np.asarray(x) for x in _in_variance(self, jnp.asarray(variance, jnp.float64))))
 
@@ -119,17 +119,18 @@ class Activation(abc.ABC):
     def largest_variance(self) -> float:
         """Variance of u up to which the expectations are known; inf for closed forms.
 
-        Beyond it `mean`, `joint` and the duals raise ValueError. Inside a JAX transformation, where nothing can be
-        raised, their answers there are NaN.
+        Beyond it `mean`, `joint` and the duals raise ValueError. Inside a JAX transformation, which can raise no error,
+        their results there are NaN.
         """
         return math.inf
 
     @numpy_in_float64
     @compiled
     def quadrature_error(self, variance: Real = 1.0) -> jax.Array:
-        """Bound of the relative errors of E[phi^2] and E[phi'^2], and of E[phi]'s to sqrt(E[phi^2]), at a variance.
+        """Bound on the relative errors of E[phi^2] and E[phi'^2], and of the error of E[phi] over sqrt(E[phi^2]).
 
-        0 for closed forms. NaN above `largest_variance`, which is no error here: nothing is known of them.
+        It is 0 for closed forms. Above `largest_variance` it is NaN, which raises no error here: nothing is known
+        there.
         """
         return self._quadrature_error(float_array(variance))
 
@@ -137,7 +138,7 @@ class Activation(abc.ABC):
         return jnp.zeros_like(variance)
 
     def joint(self, variance1: jax.Array, variance2: jax.Array, distance: jax.Array) -> Joint:
-        """All that a layer needs of u and v with 1 - rho = distance, computed together, for JAX arrays."""
+        """All expectations that a layer needs of u and v with 1 - rho = distance, computed together, for JAX arrays."""
         arguments = variance1, variance2, distance
         squares = self.dual.second_moment(variance1), self.dual.second_moment(variance2)
         means = self.mean(variance1), self.mean(variance2)
@@ -147,7 +148,7 @@ class Activation(abc.ABC):
         """Weight variance that keeps a pre-activation variance of 1: (1 - b_var) / E[phi(z)^2], z ~ N(0, 1).
 
         Centred weights see Var[phi(z)] in place of the second moment: 2 / (1 - 1/pi) = 2.93388 for ReLU (MimicNorm,
-        Theorem 3.2, n -> infinity). It is the edge of chaos only for homogeneous activations.
+        Theorem 3.2, n -> infinity). The gain is the edge of chaos for homogeneous activations only.
 
         Raises:
             ValueError: b_var is not in [0, 1), or phi has no variance to keep.
@@ -167,7 +168,7 @@ class Activation(abc.ABC):
         return (1 - b_var) / kept
 
     def stable_gain_error(self, b_var: float = 0.0, *, centered: bool = False) -> float:
-        """Bound of the absolute error of `stable_gain`, which divides by E[phi^2], less E[phi]^2 if `centered`."""
+        """Bound on the absolute error of `stable_gain`, which divides by E[phi^2], less E[phi]^2 if `centered`."""
         gain, square = self.stable_gain(b_var, centered=centered), float(self.dual.second_moment(1.0))
         relative = max(float(self.quadrature_error(1.0)), 4 * float(np.finfo(np.float64).eps))
         kept = (1 - b_var) / gain
@@ -187,7 +188,7 @@ def _in_variance(phi: Activation, variance: jax.Array) -> list[jax.Array]:
 class PiecewiseLinear(Activation):
     """phi(x) = linear x + bent |x|: identity (1, 0), |x| (0, 1), ReLU (1/2, 1/2), leaky ReLU in between.
 
-    With t the angle between u and v and d = 1 - cos t (theory: Cho & Saul 2009, arc-cosine kernels of order 1 and 0)
+    Let t be the angle between u and v and d = 1 - cos t (theory: Cho & Saul 2009, arc-cosine kernels of order 1 and 0):
         E[|u||v|]         = sqrt(q1 q2) (1 - d + (2/pi) (sin t - t cos t)),
         E[sgn(u) sgn(v)]  = 1 - 2 t/pi,
     and the cross terms vanish by symmetry.
@@ -331,9 +332,9 @@ class Quadrature(PickledByName, Activation):
     """Any elementwise JAX function, by quadrature between its kinks, adapted to the variance: see `expectations`.
 
     Attributes:
-        function: JAX function of an array to one of the same shape and dtype.
-        kinks: where it or its derivatives jump, beside the points that are found by measurement.
-        label: its name; None is the function's own.
+        function: JAX function of an array that returns an array of the same shape and dtype.
+        kinks: points where it or its derivatives jump, besides the points that are found by measurement.
+        label: name of the activation; None is the function's own name.
     """
 
     function: Elementwise
@@ -418,7 +419,7 @@ softsign = Quadrature(jax.nn.soft_sign, (0.0,), "softsign")
 
 
 def leaky_relu(slope: float = 0.01) -> Activation:
-    """max(x, 0) + slope min(x, 0); `slope` is any finite number."""
+    """The activation max(x, 0) + slope min(x, 0); `slope` is any finite number."""
     if not math.isfinite(slope):
         raise ValueError(f"got slope {slope} for leaky_relu, expected a finite number")
     return PiecewiseLinear((1 + slope) / 2, (1 - slope) / 2, f"leaky_relu({slope:g})")
@@ -460,15 +461,16 @@ FUNCTIONS: tuple[tuple[Callable[..., object], str], ...] = (
     (jax.nn.relu6, "relu6"),
     (jax.nn.soft_sign, "softsign"),
 )
-"""Functions of JAX and NumPy that are named activations; `jax.nn.gelu` is one where `approximate` is False."""
+"""Functions of JAX and NumPy that are named activations; `jax.nn.gelu` is one only if `approximate` is False."""
 
 
 def get(activation: object) -> Activation:
     """The activation of this name ("leaky_relu(0.2)" with its slope), or of this elementwise JAX function.
 
     Raises:
-        ValueError: no activation has this name; the message lists those that exist.
-        TypeError: neither a name nor a function of one array that returns one of the same shape and dtype.
+        ValueError: no activation has this name; the message lists the existing names.
+        TypeError: the argument is neither a name nor a function of one array that returns one of the same shape and
+            dtype.
     """
     if isinstance(activation, Activation):
         return activation

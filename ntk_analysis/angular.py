@@ -31,23 +31,24 @@ TILE = 1000  # rows and columns of a joint kernel that are computed and mirrored
 
 @dataclass(frozen=True, eq=False)
 class AngularFunction:
-    """f and theta of one network as series, d the cosine distance, and what its units are.
+    """The functions f and theta of one network as series in the cosine distance d, with the law of its units.
 
     Attributes:
-        variance: of a unit (second moment, after an activation) over that of the inputs.
-        mean: across channels over the deviation of the inputs.
-        law: what the units are, as in `Kernel`.
-        shift: y = 1 / (t + shift).
-        widest: largest angle t: pi, or pi/2 for f and theta that are even (|x|), where pi - t stands for larger ones.
-        order: 1 if f is expanded in units of d, as the angles of shallow networks are, or 0.
-        powers: f = d^order y^powers[0] sum_k a_k T_k(x), theta = y^powers[1] sum_k b_k T_k(x), x affine in y.
-        far: (2, degree + 1) coefficients a_k and b_k.
-        near: (degree + 1, 2, octaves) coefficients of f / d and theta in each octave of d up to that of NEAR.
-        first_exponent: binary exponent of the first octave; nearer pairs take its series.
-        log_far: log of the largest |theta| from NEAR on, in whose units the b_k are.
-        log_near: (octaves,) the same of each octave.
-        log_coincident: log theta(0).
-        error: largest error of f and theta, measured between the nodes in the dtype they are evaluated in.
+        variance: variance of a unit (second moment, after an activation) divided by that of the inputs.
+        mean: mean across channels, divided by the standard deviation of the inputs.
+        law: law of the units, as in `Kernel`.
+        shift: shift of the angle t in y = 1 / (t + shift).
+        widest: largest angle t: pi; or pi/2 if f and theta are even (|x|), where pi - t stands for larger angles.
+        order: 1 if f is expanded in units of d, as the angles of shallow networks are, else 0.
+        powers: powers of y in f = d^order y^powers[0] sum_k a_k T_k(x) and theta = y^powers[1] sum_k b_k T_k(x), x
+            affine in y.
+        far: coefficients a_k and b_k, of shape (2, degree + 1).
+        near: coefficients of f / d and theta in each octave of d up to that of NEAR, of shape (degree + 1, 2, octaves).
+        first_exponent: binary exponent of the first octave; nearer pairs use its series.
+        log_far: log of the largest |theta| from NEAR on, the unit of the b_k.
+        log_near: log of the largest |theta| in each octave, the unit of its coefficients, of shape (octaves,).
+        log_coincident: log of theta(0).
+        error: largest error of f and theta, measured between the nodes in the dtype in which they are evaluated.
     """
 
     variance: float
@@ -66,14 +67,14 @@ class AngularFunction:
     error: float = math.inf
 
     def log_largest(self, closest: jax.Array) -> jax.Array:
-        """Log of the largest theta among pairs of which the closest has this cosine distance, as a bound."""
+        """Upper bound on log max theta when the smallest distance is `closest`."""
         from_here_on = np.maximum.accumulate(np.append(self.log_near, self.log_far)[::-1])[::-1]
         near = jnp.asarray(from_here_on, closest.dtype)[self._octave(closest)[0]]
         everywhere = max(float(from_here_on[0]), self.log_coincident)
         return jnp.where(closest == 0, everywhere, jnp.where(closest < NEAR, near, self.log_far))
 
     def __call__(self, distance: jax.Array, log_scale: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """f and theta exp(-log_scale), (n1, n2), at cosine distances (n1, n2)."""
+        """f and theta exp(-log_scale), of shape (n1, n2), at cosine distances (n1, n2)."""
         distance = self.folded(distance)
         far, ntk = self.from_near_on(distance, log_scale)
         coincident = self._scaled(self.log_coincident, log_scale)
@@ -96,7 +97,7 @@ class AngularFunction:
         return distance if self.widest == math.pi else jnp.minimum(distance, 2 - distance)
 
     def from_near_on(self, distance: jax.Array, log_scale: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The same at cosine distances from NEAR on, folded."""
+        """f and theta exp(-log_scale) at folded cosine distances from NEAR on."""
         shifted = angle(jnp.maximum(distance, NEAR)) + self.shift
         y = 1 / shifted
         f, ntk = series(affine(y, self.shift, self.widest), self.far.T.tolist())
@@ -106,7 +107,7 @@ class AngularFunction:
         return first * f, self._scaled(self.log_far, log_scale) * (second * ntk)
 
     def below_near(self, distance: jax.Array, log_scale: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The same at cosine distances below NEAR, 0 excluded, folded."""
+        """f and theta exp(-log_scale) at folded cosine distances below NEAR, 0 excluded."""
         octave, mantissa = self._octave(distance)
         tables = jnp.asarray(self.near, distance.dtype)
         ratio, ntk = series(4 * mantissa - 3, [(table[0][octave], table[1][octave]) for table in tables])
@@ -121,13 +122,13 @@ class AngularFunction:
 
 
 def affine(y: OneArray, shift: float, widest: float) -> OneArray:
-    """y = 1 / (t + shift), t from NEAR_ANGLE to `widest`, taken to [-1, 1]."""
+    """y = 1 / (t + shift), mapped to [-1, 1] for t from NEAR_ANGLE to `widest`."""
     low, high = 1 / (widest + shift), 1 / (NEAR_ANGLE + shift)
     return (y - low) * (2 / (high - low)) - 1
 
 
 def series(x: jax.Array, terms: Sequence[Sequence[float | jax.Array]]) -> tuple[jax.Array, jax.Array]:
-    """sum_k a_k T_k(x) and sum_k b_k T_k(x), which share their T_k; terms are the pairs (a_k, b_k), two or more."""
+    """The sums of a_k T_k(x) and of b_k T_k(x), which share their T_k; `terms` are two or more pairs (a_k, b_k)."""
     previous, current, twice = jnp.ones_like(x), x, 2 * x
     (a0, b0), (a1, b1) = terms[:2]
     first, second = a0 + a1 * x, b0 + b1 * x
@@ -138,9 +139,9 @@ def series(x: jax.Array, terms: Sequence[Sequence[float | jax.Array]]) -> tuple[
 
 
 def angular_kernel(function: AngularFunction, x1: jax.Array, x2: jax.Array | None) -> Kernel:
-    """Kernel of the function's network between vectors x1 and x2 (None: x1 with itself), whatever its depth.
+    """Kernel of the function's network between vectors x1 and x2 (None: x1 with itself), at any depth.
 
-    Not to be differentiated: at angle 0 f and theta have derivatives that are not finite.
+    It must not be differentiated: at angle 0 the derivatives of f and theta are not finite.
     """
     other = x1 if x2 is None else x2
     variance1, variance2 = jnp.mean(x1**2, axis=-1), jnp.mean(other**2, axis=-1)

@@ -19,21 +19,21 @@ from ntk_analysis.angular import NEAR_ANGLE, AngularFunction, affine
 from ntk_analysis.inputs import NEAR
 from ntk_analysis.kernel import HasKernel, Kernel, Units
 
-TOLERANCE = {"float32": 2e-6, "float64": 2e-12}  # largest error at which the series stand in for the recursion
+TOLERANCE = {"float32": 2e-6, "float64": 2e-12}  # largest error at which the series replace the recursion
 DEGREES = (8, 12, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128)
 SHIFTS = (0.03, 0.1, 0.3, 1.0, 3.0)
 EVEN = 1e-12  # largest f at pi of a network that maps x and -x to the same units
-LARGEST_POWER = 8  # of y; each costs a rounding
+LARGEST_POWER = 8  # largest power of y; each power costs a rounding
 FIRST_EXPONENT = {"float32": -100, "float64": -200}
-# f / d and theta branch at d = 0, 3 half-octaves from the middle of any octave, which takes 7 and 18 degrees; a chaotic
-# network's theta falls by decades within one where correlations settle
+# f / d and theta branch at d = 0, 3 half-octaves from the middle of any octave, which takes 7 and 18 degrees; the theta
+# of a chaotic network falls by decades within one octave where correlations settle
 OCTAVE_DEGREE = {"float32": 14, "float64": 32}
 
 
 class Values(NamedTuple):
-    """The recursion at cosine distances (n,): f and theta exp(-log_scale), float64.
+    """Results of the recursion at cosine distances (n,): f and theta exp(-log_scale), float64.
 
-    theta sums K with other terms, and K holds no more than the digits of the variance: `smallest` exp(log_scale).
+    theta is a sum of K and other terms, and K has no more digits than the variance: `smallest` exp(log_scale).
     """
 
     distance: np.ndarray
@@ -43,7 +43,7 @@ class Values(NamedTuple):
     smallest: float
 
     def folded(self, widest: float) -> "Values":
-        """Those at angles from NEAR_ANGLE on, with the distances of angles up to `widest`."""
+        """The values at angles from NEAR_ANGLE on, with the distances of angles up to `widest`."""
         distance = self.distance if widest == math.pi else np.minimum(self.distance, 2 - self.distance)
         kept = distance >= NEAR
         return Values(distance[kept], self.f[kept], self.ntk[kept], self.log_scale, self.smallest)
@@ -51,17 +51,17 @@ class Values(NamedTuple):
 
 @lru_cache(maxsize=64)
 def angular_function(network: HasKernel, dtype: str, norm: float = 1.0) -> AngularFunction | None:
-    """f and theta of a network to TOLERANCE[dtype], or None where no series reaches it.
+    """f and theta of a network to TOLERANCE[dtype], or None if no series reaches it.
 
-    Concrete numbers, even while a program is traced.
+    They are concrete numbers, even while a program is traced.
 
     Args:
-        network: of any depth; homogeneous, or to be taken at this norm only.
-        dtype: "float32" or "float64", in which the series will be evaluated.
-        norm: |x|^2 / d of all inputs, without effect on a homogeneous network.
+        network: network of any depth, which is homogeneous or used at this norm only.
+        dtype: dtype in which the series will be evaluated, "float32" or "float64".
+        norm: |x|^2 / d of all inputs; it has no effect on a homogeneous network.
     """
-    # the caller may be traced, which a thread of its own knows nothing of: jax.ensure_compile_time_eval would compile
-    # every operation of the recursion that does not depend on its arguments by itself, in seconds
+    # the caller may be traced, but a thread of its own knows nothing of that: jax.ensure_compile_time_eval would
+    # compile, one by one and in seconds, all operations of the recursion that do not depend on its arguments
     with ThreadPoolExecutor(1) as apart:
         return apart.submit(_best, network, dtype, norm).result()
 
@@ -70,7 +70,7 @@ def _best(network: HasKernel, dtype: str, norm: float) -> AngularFunction | None
     with jax.enable_x64(True):
         try:
             found = [fitted(network, dtype, widest, norm) for widest in (math.pi, math.pi / 2)]
-        except NotImplementedError:  # statistics over the batch, which pairs by themselves do not have
+        except NotImplementedError:  # statistics over the batch, which single pairs do not have
             return None
         fits = [fit for fit in found if fit is not None]
         if not fits:
@@ -83,7 +83,7 @@ def _best(network: HasKernel, dtype: str, norm: float) -> AngularFunction | None
 def fitted(
     network: HasKernel, dtype: str, widest: float = math.pi, norm: float = 1.0
 ) -> tuple[AngularFunction, tuple[Values, Values]] | None:
-    """The function, its error not measured yet, and the recursion between its nodes: below NEAR and from there on."""
+    """The function, its error not measured yet, and the recursion between its nodes, below NEAR and from there on."""
     octaves = 2.0 ** np.arange(FIRST_EXPONENT[dtype], math.frexp(NEAR)[1] + 1)
     inside, between = _nodes(OCTAVE_DEGREE[dtype]), np.array([-1, -0.51, 0.27, 0.93])
     checked = np.append(np.linspace(NEAR_ANGLE, math.pi - 1e-3, 400), np.geomspace(NEAR_ANGLE, 1, 101))
@@ -156,7 +156,7 @@ def _far_series(nodes: Values, checks: Values, dtype: str, widest: float) -> _Fa
 
 
 def _expansion(values: np.ndarray, shift: float, widest: float, floor: float) -> tuple[int, np.ndarray]:
-    """A power of y that takes up how values at the nodes change towards small angles, and coefficients of the rest."""
+    """A power of y that takes up the change of the values towards small angles, and coefficients of the rest."""
     t = _angles(shift, widest)
     wide, narrow = max(np.max(np.abs(values[t > 1])), floor), max(abs(values[np.argmin(t)]), floor)
     growth = math.log(narrow / wide) if min(wide, narrow) > 0 else 0.0
@@ -166,7 +166,7 @@ def _expansion(values: np.ndarray, shift: float, widest: float, floor: float) ->
 
 def measured_error(function: AngularFunction, checks: tuple[Values, Values], dtype: str) -> float:
     """Largest error of f and theta, evaluated in this dtype, at the distances of the checks, below NEAR and beyond."""
-    # theta in units of the largest in its octave, so that none leaves the dtype's range
+    # theta is in units of the largest in its octave, so that no value leaves the dtype's range
     plain = replace(function, log_near=np.zeros_like(function.log_near))
     octaves = np.tile(function.log_near[:-1], 4)
     errors = []
@@ -188,7 +188,7 @@ def measured_error(function: AngularFunction, checks: tuple[Values, Values], dty
 def relative_error(
     found: np.ndarray, exact: np.ndarray, distance: np.ndarray, floor: float | np.ndarray = 0.0
 ) -> float:
-    """Largest error relative to the value, or the floor: at angles beyond 1 to the largest value there."""
+    """Largest error relative to the value or to the floor; at angles beyond 1, to the largest value there."""
     wide = distance > 1 - math.cos(1)
     size = np.where(wide, np.max(np.abs(exact), where=wide, initial=0), np.abs(exact))
     size, error = np.maximum(size, floor), np.abs(found - exact)
@@ -208,9 +208,9 @@ class _End(NamedTuple):
 
 @partial(jax.jit, static_argnums=0)
 def _recursion(network: HasKernel, distances: jax.Array, norm: jax.Array) -> _End:
-    """Kernel of pairs of this variance at cosine distances (groups, n), each group with a log scale of its own.
+    """Kernel of pairs of variance `norm` at cosine distances (groups, n), each group with a log scale of its own.
 
-    In units of it: variances and NTK over `norm`, means over its root.
+    It is in units of `norm`: variances and NTK are divided by it, means by its root.
     """
 
     def propagate(distance: jax.Array) -> _End:

@@ -19,18 +19,18 @@ import numpy as np
 
 
 class NotRealNumbersError(TypeError, ValueError):
-    """What was passed is no array of real numbers. A ValueError too, which scikit-learn expects of its estimators."""
+    """The argument is not an array of real numbers. It is a ValueError, too, as scikit-learn expects of estimators."""
 
 
 def real_array(value: Any, name: str) -> jax.Array | np.ndarray:
-    """`value` as an array: of JAX and tracers as they are, all else of NumPy, in its own dtype or else in float64.
+    """`value` as an array: JAX arrays and tracers are unchanged; all else becomes NumPy, in its own dtype or float64.
 
     Args:
-        value: an array of JAX or NumPy, or what NumPy reads as an array.
-        name: of the argument, for the message.
+        value: array of JAX or NumPy, or anything that NumPy reads as an array.
+        name: name of the argument, for the message.
 
     Raises:
-        NotRealNumbersError: as above; the message says what to do.
+        NotRealNumbersError: the value is not an array of real numbers; the message says what to do.
     """
     check_dense(value, name)
     if isinstance(value, jax.Array):
@@ -51,11 +51,11 @@ def real_array(value: Any, name: str) -> jax.Array | np.ndarray:
 
 
 def concrete(value: Any, name: str) -> np.ndarray:
-    """The same as a NumPy array, outside JAX's transformations.
+    """`value` as a NumPy array, outside JAX's transformations.
 
     Raises:
-        NotRealNumbersError: as `real_array`.
-        TypeError: a tracer.
+        NotRealNumbersError: the value is not an array of real numbers, as for `real_array`.
+        TypeError: the value is a tracer.
     """
     if any(isinstance(leaf, jax.core.Tracer) for leaf in _parts(value)):
         raise TypeError(f"{name} is a JAX tracer, expected concrete arrays: call it outside jit, grad, vmap")
@@ -63,8 +63,9 @@ def concrete(value: Any, name: str) -> np.ndarray:
 
 
 def check_dense(value: Any, name: str) -> None:
-    """Raises NotRealNumbersError for a masked array, whether or not an entry is masked, or a sparse matrix; also for
-    one that is a row of a list.
+    """Raises NotRealNumbersError for a sparse matrix or a masked array, even if no entry is masked.
+
+    The rows of a list are checked, too.
     """
     if isinstance(value, np.ma.MaskedArray):
         raise NotRealNumbersError(
@@ -79,7 +80,7 @@ def check_dense(value: Any, name: str) -> None:
 
 
 def _parts(value: Any) -> list[Any]:
-    """The entries of nested lists; of anything else, itself."""
+    """The entries of nested lists; for anything else, the value itself."""
     return jax.tree.leaves(value) if isinstance(value, list | tuple) else [value]
 
 
@@ -91,13 +92,13 @@ def _from_numpy(value: Any, name: str) -> np.ndarray:
     if array.dtype == object:
         return _from_objects(array, name)
     if array.dtype == np.longdouble:
-        with np.errstate(over="ignore"):  # infinite values are refused where they come to be used
+        with np.errstate(over="ignore"):  # infinite values are refused where they are used
             return array.astype(np.float64)
     return array
 
 
 def _from_objects(array: np.ndarray, name: str) -> np.ndarray:
-    """Objects that are real numbers, as a table of mixed columns has them, in float64."""
+    """Objects that are real numbers, such as those in a table of mixed columns, as float64."""
     for place, entry in np.ndenumerate(array):
         if not isinstance(entry, numbers.Real | np.bool_):
             where = f"{name}[{', '.join(map(str, place))}]" if place else name

@@ -14,17 +14,17 @@ from ntk_analysis.gaussian import geometric_mean, quadrant_angle, safe_divide, s
 
 
 def determinant(p1: jax.Array, p2: jax.Array, distance: jax.Array) -> jax.Array:
-    """D = (1 + p1)(1 + p2) - K^2, where K = sqrt(p1 p2) (1 - distance): a sum of what is not negative."""
+    """Determinant D = (1 + p1)(1 + p2) - K^2, where K = sqrt(p1 p2) (1 - distance), as a sum of non-negative terms."""
     return 1 + p1 + p2 + p1 * p2 * (distance * (2 - distance))
 
 
 def inverse_root(x: jax.Array) -> jax.Array:
-    """1/sqrt(x) of positive x; as a quotient, because XLA's inverse root costs more than root and quotient together."""
+    """1/sqrt(x) for positive x, as a quotient: XLA's inverse root costs more than root and quotient together."""
     return jnp.sqrt(x) / x
 
 
 def arcsine(p1: jax.Array, p2: jax.Array) -> jax.Array:
-    """arcsin(K / sqrt((1 + p1)(1 + p2))) at K = sqrt(p1 p2): twice the angle of tangent sin / (1 + cos)."""
+    """Angle arcsin(K / sqrt((1 + p1)(1 + p2))) at K = sqrt(p1 p2): twice the angle of tangent sin / (1 + cos)."""
     return 2 * quadrant_angle(geometric_mean(p1, p2), jnp.sqrt(1 + p1) * jnp.sqrt(1 + p2) + jnp.sqrt(1 + p1 + p2))
 
 
@@ -34,20 +34,20 @@ def erf_coincident(q1: jax.Array, q2: jax.Array) -> jax.Array:
 
 
 def erf_lost(q1: jax.Array, q2: jax.Array, distance: jax.Array) -> jax.Array:
-    """sqrt(E[erf(u)^2] E[erf(v)^2]) - E[erf(u) erf(v)], without cancellation.
+    """Difference sqrt(E[erf(u)^2] E[erf(v)^2]) - E[erf(u) erf(v)], without cancellation.
 
-    With p = 2 q, w_i = sqrt(1 + 2 p_i), the angles a_i = arcsin(p_i / (1 + p_i)), their mean b and the angle c of the
-    moment, the tangent of (b - c) / 2 is (sin b - sin c) / (cos b + cos c). Here it is extended by
-    2 sqrt((1 + p1)(1 + p2)), and sin b - sin c is split at sqrt(sin a_1 sin a_2), from which sin b is
-    sin^2((a_1 - a_2) / 2) away over their sum. Last, sqrt(a_1 a_2) = b - (sqrt(a_1) - sqrt(a_2))^2 / 2. All differences
-    are those of p1 and p2 over sums: tan(a_i / 2) = (w_i - 1) / (w_i + 1).
+    Let p = 2 q, w_i = sqrt(1 + 2 p_i), a_i = arcsin(p_i / (1 + p_i)), b the mean of the angles a_i, and c the angle of
+    the moment. The tangent of (b - c) / 2 is (sin b - sin c) / (cos b + cos c). Here it is extended by 2 sqrt((1 +
+    p1)(1 + p2)), and sin b - sin c is split at sqrt(sin a_1 sin a_2), from which sin b differs by sin^2((a_1 - a_2) /
+    2) over their sum. Last, sqrt(a_1 a_2) = b - (sqrt(a_1) - sqrt(a_2))^2 / 2. All differences are those of p1 and p2
+    over sums: tan(a_i / 2) = (w_i - 1) / (w_i + 1).
     """
     p1, p2 = 2 * q1, 2 * q2
     w1, w2, largest = jnp.sqrt(1 + 2 * p1), jnp.sqrt(1 + 2 * p2), geometric_mean(p1, p2)
     v1, v2 = 2 * p1 / (1 + w1), 2 * p2 / (1 + w2)  # w - 1
     wider = 2 * (p1 - p2) / (w1 + w2)  # w1 - w2
     apart = safe_divide(wider**2, v1 * v2 + v1 + v2 + 2 * largest, 0.0)
-    tangent = 2 * wider / ((w1 + 1) * (w2 + 1) + v1 * v2)  # of (a_1 - a_2) / 2
+    tangent = 2 * wider / ((w1 + 1) * (w2 + 1) + v1 * v2)  # tangent of (a_1 - a_2) / 2
     roots = safe_sqrt(arcsine(p1, p1)) + safe_sqrt(arcsine(p2, p2))
     shares = safe_divide(2 * jnp.arctan(tangent), roots, 0.0) ** 2 / 2
     turned = quadrant_angle(apart + 2 * largest * distance, w1 + w2 + 2 * jnp.sqrt(determinant(p1, p2, distance)))
@@ -65,12 +65,12 @@ def erf_derivative(q1: jax.Array, q2: jax.Array, distance: jax.Array) -> jax.Arr
 
 
 def erf_derivative_drop(q1: jax.Array, q2: jax.Array, distance: jax.Array) -> jax.Array:
-    """Fall of E[erf' erf']."""
+    """Fall of E[erf' erf'] from rho = 1 to rho = 1 - distance."""
     return (4 / math.pi) * _inverse_root_drop(2 * q1, 2 * q2, distance)
 
 
 def _inverse_root_drop(p1: jax.Array, p2: jax.Array, distance: jax.Array) -> jax.Array:
-    """1/sqrt(D) at rho = 1 less 1/sqrt(D) at rho = 1 - distance."""
+    """Difference of 1/sqrt(D) at rho = 1 and 1/sqrt(D) at rho = 1 - distance."""
     smaller, larger = 1 + p1 + p2, determinant(p1, p2, distance)
     increase = p1 * p2 * (distance * (2 - distance))
     root1, root2 = jnp.sqrt(smaller), jnp.sqrt(larger)
@@ -78,7 +78,7 @@ def _inverse_root_drop(p1: jax.Array, p2: jax.Array, distance: jax.Array) -> jax
 
 
 def wave_coincident(sign: int, q1: jax.Array, q2: jax.Array) -> jax.Array:
-    """exp(-(q1 + q2)/2) sinh(K) for sign = -1 (sine), cosh(K) for sign = 1 (cosine), at K = sqrt(q1 q2)."""
+    """Value of exp(-(q1 + q2)/2) sinh(K) for sign = -1 (sine), cosh(K) for sign = 1 (cosine), at K = sqrt(q1 q2)."""
     # both exponents are <= 0, so large variances underflow to the right limit and never overflow
     covariance, mean_variance = geometric_mean(q1, q2), (q1 + q2) / 2
     if sign < 0:
@@ -87,7 +87,7 @@ def wave_coincident(sign: int, q1: jax.Array, q2: jax.Array) -> jax.Array:
 
 
 def wave_drop(sign: int, q1: jax.Array, q2: jax.Array, distance: jax.Array) -> jax.Array:
-    """Fall of the same."""
+    """Fall of the moment in `wave_coincident` from rho = 1 to rho = 1 - distance."""
     covariance, mean_variance = geometric_mean(q1, q2), (q1 + q2) / 2
     lost = covariance * distance
     waves = jnp.exp(covariance - mean_variance) - sign * jnp.exp(lost - covariance - mean_variance)
@@ -95,7 +95,7 @@ def wave_drop(sign: int, q1: jax.Array, q2: jax.Array, distance: jax.Array) -> j
 
 
 def wave_mismatch(sign: int, q1: jax.Array, q2: jax.Array) -> jax.Array:
-    """sqrt(E[f(u)^2] E[f(v)^2]) - E[f(u) f(v)] at rho = 1, f as in `wave_coincident`: a quotient of sums.
+    """Difference sqrt(E[f(u)^2] E[f(v)^2]) - E[f(u) f(v)] at rho = 1, f as in `wave_coincident`: a quotient of sums.
 
     The difference of the squares is exp(-q1 - q2) (sinh q1 sinh q2 - sinh^2 sqrt(q1 q2)), and for the cosine
     2 sinh^2((q1 - q2)/2) more. With s, t = sqrt(q1) +- sqrt(q2) the bracket is also that of s^2/2 and t^2/2, whose
@@ -114,9 +114,9 @@ def wave_mismatch(sign: int, q1: jax.Array, q2: jax.Array) -> jax.Array:
 
 
 def _sinh_bracket(a: jax.Array, b: jax.Array, middle: jax.Array) -> jax.Array:
-    """exp(-a - b) (sinh a sinh b - sinh^2 m), m^2 = a b, for a > b >= 0 of different size, which do not cancel.
+    """The bracket exp(-a - b) (sinh a sinh b - sinh^2 m), m^2 = a b, for a > b >= 0 of different size: no cancellation.
 
-    m is given, for it may be of either sign: as a root of b it would have no derivatives at 0.
+    The root m is given, for it may have either sign: computed as a root of b it would have no derivatives at 0.
     """
     # T(x) = sinh(x)/x - 1, with which the bracket over a b is T(a) + T(b) - 2 T(m) + T(a) T(b) - T(m)^2
     inside = jnp.where(middle**2 < 1, middle, 0)
@@ -136,18 +136,18 @@ def _sinh_over_argument(x: jax.Array) -> jax.Array:
 
 
 def gelu_orthant(q1: jax.Array, q2: jax.Array) -> jax.Array:
-    """P(z < u, z' < v) for independent standard normal z, z', at rho = 1: the factor of K in E[phi phi]."""
+    """Probability P(z < u, z' < v) for independent standard normal z, z', at rho = 1: the factor of K in E[phi phi]."""
     return 1 / 4 + arcsine(q1, q2) / (2 * math.pi)
 
 
 def gelu_orthant_drop(q1: jax.Array, q2: jax.Array, distance: jax.Array) -> jax.Array:
-    """Fall of the same: half the difference of two angles has the tangent (sin a - sin b) / (cos a + cos b)."""
+    """Fall of `gelu_orthant`: half the difference of two angles has the tangent (sin a - sin b) / (cos a + cos b)."""
     cosines = jnp.sqrt(1 + q1 + q2) + jnp.sqrt(determinant(q1, q2, distance))
     return quadrant_angle(geometric_mean(q1, q2) * distance, cosines) / math.pi
 
 
 def gelu_weight(q1: jax.Array, q2: jax.Array) -> jax.Array:
-    """1/(1 + q1) + 1/(1 + q2)."""
+    """The weight 1/(1 + q1) + 1/(1 + q2)."""
     return 1 / (1 + q1) + 1 / (1 + q2)
 
 
@@ -158,7 +158,7 @@ def gelu_coincident(q1: jax.Array, q2: jax.Array) -> jax.Array:
 
 
 def gelu_drop(q1: jax.Array, q2: jax.Array, distance: jax.Array) -> jax.Array:
-    """Fall of E[phi phi]."""
+    """Fall of E[phi phi] from rho = 1 to rho = 1 - distance."""
     largest, product = geometric_mean(q1, q2), q1 * q2
     bend = (1 / (1 + q1)) * (1 / (1 + q2)) * (1 - product)  # coefficient of K^2
     rest = gelu_weight(q1, q2) * _inverse_root_drop(q1, q2, distance)
@@ -180,13 +180,13 @@ def gelu_derivative(q1: jax.Array, q2: jax.Array, distance: jax.Array) -> jax.Ar
 
 
 def _gelu_slope(q1: jax.Array, q2: jax.Array, determinant: jax.Array) -> jax.Array:
-    """(1/(1 + q1) + 1/(1 + q2) + 1/D) / (2 pi sqrt(D))."""
+    """The slope (1/(1 + q1) + 1/(1 + q2) + 1/D) / (2 pi sqrt(D))."""
     inverse = inverse_root(determinant)
     return (gelu_weight(q1, q2) + inverse**2) * inverse / (2 * math.pi)
 
 
 def gelu_derivative_drop(q1: jax.Array, q2: jax.Array, distance: jax.Array) -> jax.Array:
-    """Fall of E[phi' phi']."""
+    """Fall of E[phi' phi'] from rho = 1 to rho = 1 - distance."""
     largest, smaller, larger = geometric_mean(q1, q2), 1 + q1 + q2, determinant(q1, q2, distance)
     covariance, increase = largest * (1 - distance), q1 * q2 * (distance * (2 - distance))
     weight = gelu_weight(q1, q2) + 1 / smaller

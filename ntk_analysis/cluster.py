@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from typing import Any
 
-PATIENCE = "60s"  # for a scheduler to answer, and for its first worker
+PATIENCE = "60s"  # time in which a scheduler, and its first worker, must answer
 LOOPBACK = "127.0.0.1"
-ONE_AT_A_TIME = threading.Lock()  # JAX uses all cores for one task, and memory is planned for one
+ONE_AT_A_TIME = threading.Lock()  # JAX uses all cores for one task, and memory is planned for one task
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,11 @@ class Workers:
 
     Attributes:
         scheduler: address such as "tcp://10.0.0.1:8786", or a Dask cluster object; None starts workers here.
-        workers: processes to start on this machine, reachable from this machine only, stopped at the end.
+        workers: number of processes to start on this machine, reachable from this machine only and stopped at the end.
 
     Raises:
-        ValueError: both of them, none of them, or no positive number.
-        ImportError: the extra is not installed.
+        ValueError: both are given, none is given, or the number is not positive.
+        ImportError: the extra with Dask is not installed.
     """
 
     scheduler: Any = None
@@ -36,23 +36,26 @@ class Workers:
                 f"got scheduler={self.scheduler!r} and workers={self.workers!r}: give the address of a scheduler, or "
                 "a number of workers to start on this machine"
             )
-        _distributed()  # so that nothing is begun in vain
+        _distributed()  # raises its error now, before other work is begun
 
     @contextmanager
     def client(self) -> Iterator[Any]:
-        """A Dask client of them; those started here end with it.
+        """A context with a Dask client of the workers; workers started here end with it.
 
         Raises:
-            ConnectionError: no scheduler answers there, or it has no workers.
+            ConnectionError: no scheduler answers at the address, or it has no workers.
         """
         distributed = _distributed()
         with ExitStack() as stack:
             cluster = self.scheduler
             if self.workers is not None:
-                # the plan minds the memory: a limit of Dask's would kill workers for what JAX holds in reserve
+                # the plan takes care of the memory: a limit set by Dask would kill workers for memory that JAX holds in
+                # reserve
                 options = {"threads_per_worker": 1, "host": LOOPBACK, "memory_limit": 0}
                 options |= {"dashboard_address": f"{LOOPBACK}:0", "scheduler_kwargs": {"dashboard": False}}
-                options |= {"silence_logs": "CRITICAL"}  # errors are raised here, and tasks given up on Ctrl-C are none
+                options |= {
+                    "silence_logs": "CRITICAL"
+                }  # errors are raised here; tasks given up on Ctrl-C are no errors
                 with _out_of_reach_of_ctrl_c():
                     cluster = stack.enter_context(distributed.LocalCluster(n_workers=self.workers, **options))
             try:
@@ -66,25 +69,25 @@ class Workers:
 def results(
     client: Any, task: Callable[..., Any], calls: Sequence[tuple[Any, ...]], what: str, remedy: str
 ) -> Iterator[Any]:
-    """What task(*call) returns for each call, as they come; each once, whichever workers die on the way.
+    """Yields task(*call) for each call, in the order in which they finish; each once, even if workers die on the way.
 
     Args:
-        client: of `Workers.client`.
-        task: a function that workers can import.
-        calls: its arguments; earlier ones are begun earlier.
-        what: a call is, for the error: "tile".
-        remedy: what to do about one that needs too much memory.
+        client: client from `Workers.client`.
+        task: function that workers can import.
+        calls: tuples of arguments, one for each call; earlier calls are begun earlier.
+        what: word for a call in the error message, such as "tile".
+        remedy: advice in the error message for a call that needs too much memory.
 
     Raises:
         RuntimeError: a call killed several workers.
-        ConnectionError: the scheduler ended. Whatever the task raises is raised here, too.
+        ConnectionError: the scheduler ended. Errors that the task raises are raised here, too.
     """
     if not calls:
         return
     distributed = _distributed()
     futures = client.map(task, *zip(*calls, strict=True), pure=False)
     finished = distributed.as_completed(futures, loop=client.loop)
-    futures.clear()  # each is forgotten when it is done: a worker that dies later takes nothing with it
+    futures.clear()  # each is forgotten when it is finished: a worker that dies later takes nothing with it
     try:
         for future in finished:
             yield future.result()
@@ -98,20 +101,20 @@ def results(
 
 
 def one_line(error: BaseException) -> str:
-    """Its message without line breaks."""
+    """An error's message without line breaks."""
     return " ".join(str(error).split())
 
 
 @contextmanager
 def _out_of_reach_of_ctrl_c() -> Iterator[None]:
-    """Processes begun here leave Ctrl-C to this one, which stops them: a terminal sends it to all, and all would talk.
+    """A context: processes begun in it leave Ctrl-C to this one, which stops them; a terminal sends Ctrl-C to all.
 
-    They inherit which signals are blocked, as do the threads that begin them later, in the place of one that died.
+    They inherit the set of blocked signals, and so do the threads that later start a process in place of one that died.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # would unblock it when it is first begun
+    resource_tracker.ensure_running()  # it would unblock the signal when it is first begun
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -23,21 +23,21 @@ from ntk_analysis.files import write_whole
 VARIABLE = "NTK_ANALYSIS_CACHE"
 DIGESTS = "digests.json"
 LARGEST = 256 * 2**20
-"""Bytes in the cache; beyond it the oldest files are deleted at the next start."""
+"""Bytes in the cache; beyond this, the oldest files are deleted at the next start."""
 
 
 def use(folder: Path | str | None = None) -> Path | None:
     """Keeps compiled programs in a folder, for this process and those that it starts; call it before JAX compiles.
 
-    A cache that was chosen with JAX's own settings stays as it is.
+    A cache that was chosen with JAX's own settings is left as it is.
 
     Args:
-        folder: the folder with the caches of all machines and versions; by default the one that the environment
-            variable NTK_ANALYSIS_CACHE names, else "compiled" in the user's cache folder. "off" keeps nothing.
+        folder: folder with the caches of all machines and versions; by default the one that the environment variable
+            NTK_ANALYSIS_CACHE names, else "compiled" in the user's cache folder. "off" keeps nothing.
 
     Returns:
-        The folder that is used, for this machine and these versions; None where nothing is kept: the cache is off, JAX
-        has another one, or the folder cannot be written or can be written by others.
+        The folder that is used, for this machine and these versions; None if nothing is kept because the cache is off,
+        JAX has another one, or the folder cannot be written or can be written by others.
     """
     wanted = folder or os.environ.get(VARIABLE) or _user_folder()
     if wanted == "off" or _jax_has_one():
@@ -51,7 +51,7 @@ def use(folder: Path | str | None = None) -> Path | None:
         programs.mkdir(exist_ok=True)
         _keep_newest(everything)
         _keep_whole_entries(programs)
-    except OSError:  # or another process was faster in deleting
+    except OSError:  # or another process deleted it first
         return None
     atexit.register(_write_digests, programs)
     _tell_jax(programs)
@@ -74,14 +74,14 @@ def _jax_has_one() -> bool:
 
 
 def _machine_and_versions() -> str:
-    """A name for what a compiled program depends on, beside its source and the flags of XLA, which JAX looks at."""
+    """Name for all that a compiled program depends on, besides its source and XLA's flags, which JAX looks at."""
     versions = [f"{name} {version(name)}" for name in ("jax", "jaxlib", "ntk-analysis")]
     described = [platform.python_version(), platform.machine(), platform.processor(), _processor_features(), *versions]
     return hashlib.sha256("\n".join(described).encode()).hexdigest()[:16]
 
 
 def _processor_features() -> str:
-    """The instructions that this processor knows: a home folder can be shared by several kinds of machine."""
+    """The instructions that this processor knows: several kinds of machine can share a home folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
@@ -90,7 +90,7 @@ def _processor_features() -> str:
 
 
 def _private_folder(folder: Path) -> Path | None:
-    """The folder, made where it is missing; None unless it is the user's and closed to all others."""
+    """The folder, made if it is missing; None unless it is the user's own and closed to all others."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.stat(follow_symlinks=False)
@@ -101,7 +101,7 @@ def _private_folder(folder: Path) -> Path | None:
 
 
 def _keep_whole_entries(programs: Path) -> None:
-    """Deletes what has not the digest it was written with."""
+    """Deletes entries that do not have the digest with which they were written."""
     digests = _read_digests(programs)
     for path in _entries(programs):
         if digests.get(path.name) != _digest(path):
@@ -123,13 +123,13 @@ def _keep_newest(folder: Path) -> None:
 
 
 def _write_digests(programs: Path) -> None:
-    """Writes down the digest of each entry; those of entries that were there before stay as they were."""
+    """Writes down the digest of each new entry; digests of older entries stay as they are."""
     try:
         known = _read_digests(programs)
         found = {path.name: known.get(path.name) or _digest(path) for path in _entries(programs)}
         text = json.dumps(found)
         write_whole(programs / DIGESTS, lambda path: path.write_text(text, encoding="utf-8"))
-    except OSError:  # the disk is full, or the folder went: the next start compiles again
+    except OSError:  # the disk is full, or the folder is gone: the next start compiles again
         pass
 
 
@@ -150,10 +150,10 @@ def _digest(path: Path) -> str:
 
 
 def _tell_jax(programs: Path) -> None:
-    """By the environment, which child processes inherit and which needs no import of JAX; and by its configuration."""
+    """Tells JAX by the environment, which needs no import and reaches child processes, and by its configuration."""
     settings: dict[str, str | float] = {
         "jax_compilation_cache_dir": str(programs),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,  # ours are many, and small
+        "jax_persistent_cache_min_compile_time_secs": 0.0,  # our programs are many, and small
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
     os.environ.update({name.upper(): str(value) for name, value in settings.items()})
@@ -162,12 +162,12 @@ def _tell_jax(programs: Path) -> None:
 
         for name, value in settings.items():
             jax.config.update(name, value)  # type: ignore[no-untyped-call]
-    # a full disk, or an entry that went meanwhile: it costs time, and there is nothing to do about it
+    # a full disk, or an entry that was deleted meanwhile: it costs time, and nothing can be done about it
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache entry")
 
 
 def _keep_bytecode(folder: Path) -> None:
-    """Lets Python keep its bytecode in `folder` where it keeps none beside the modules: that is half of a start."""
+    """Makes Python keep its bytecode in `folder` if it keeps none beside the modules: that is half of a start."""
     jax = importlib.util.find_spec("jax")
     if jax is None or jax.cached is None or not sys.dont_write_bytecode or Path(jax.cached).exists():
         return

@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def write_together(folder: Path, writers: Mapping[str, Callable[[Path], object]]) -> None:
-    """Calls writers[name](path) for files beside their place, then renames them all into `folder`.
+    """Calls writers[name](path) for files beside their final place, then renames all of them into `folder`.
 
-    An error or a kill on the way leaves the files that were there before, whole.
+    After an error or a kill on the way, the files that were there before are still there, and whole.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as scratch:
@@ -20,11 +20,11 @@ def write_together(folder: Path, writers: Mapping[str, Callable[[Path], object]]
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """`write_together` for one file."""
+    """Writes one file by `write_together`."""
     write_together(path.parent, {path.name: write})
 
 
 def require_suffix(path: Path, suffixes: tuple[str, ...]) -> None:
-    """Raises ValueError, before anything is computed, for a result file of a kind that cannot be written."""
+    """Raises ValueError if a result file has a suffix that cannot be written; to be called before computing."""
     if path.suffix not in suffixes or path.is_dir():
         raise ValueError(f"--out {path}: give a file ending in {' or '.join(suffixes)}")

@@ -14,11 +14,11 @@ def require_finite(
     """Raises ValueError for NaN or infinite entries, naming the first pair of inputs, row by row.
 
     Args:
-        values: (n1, n2, ...) kernel, or a tile of one; (n, ...) of single inputs where it has one axis.
-        what: the kernel, with the function it is of.
-        rows: of the kernel, before the first of the tile.
-        columns: likewise.
-        why: what is known of the cause, given the pair's row and column in the kernel; called for the error only.
+        values: kernel (n1, n2, ...), or a tile of one; or an array (n, ...) of single inputs, if it has one axis.
+        what: the kernel's name with that of its function, for the message.
+        rows: number of rows of the kernel before the first row of the tile.
+        columns: number of columns of the kernel before the first column of the tile.
+        why: function that gives the known cause for the pair's row and column in the kernel; called for the error only.
     """
     array = np.asarray(values)
     if not jnp.issubdtype(array.dtype, jnp.floating):

@@ -17,8 +17,8 @@ import numpy as np
 @jax.custom_jvp
 def safe_sqrt(x: jax.Array) -> jax.Array:
     """Square root of max(x, 0) whose gradient at 0 is 0 and not infinite."""
-    # the root comes last: XLA computes a last root or quotient of one side of the pairs once, and repeats for each pair
-    # what is cheaper than that, together with all the cheap steps that lead to it
+    # the root comes last: XLA computes a last root or quotient of one side of the pairs once, but repeats cheaper steps
+    # for each pair, together with all the cheap steps that lead to them
     return jnp.sqrt(jnp.where(x > 0, x, 0))
 
 
@@ -30,23 +30,23 @@ def _safe_sqrt_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tup
 
 
 def safe_quotient(x: jax.Array, y: jax.Array) -> jax.Array:
-    """x / y for y >= 0, and x where y is 0; the quotient comes last, as the root in `safe_sqrt`."""
+    """Quotient x / y for y >= 0, and x where y is 0; the quotient comes last, like the root in `safe_sqrt`."""
     return x / jnp.where(y > 0, y, 1)
 
 
 def geometric_mean(x: jax.Array, y: jax.Array) -> jax.Array:
-    """sqrt(x y) for x, y >= 0; the product of roots, so that variances of 1e-200 do not underflow on the way."""
+    """Geometric mean sqrt(x y) for x, y >= 0, as a product of roots, so that variances of 1e-200 do not underflow."""
     return safe_sqrt(x) * safe_sqrt(y)
 
 
 def safe_divide(numerator: jax.Array, denominator: jax.Array, otherwise: jax.Array | float) -> jax.Array:
-    """numerator / denominator, and `otherwise` where the denominator is 0; gradients stay finite."""
+    """Quotient numerator / denominator, and `otherwise` where the denominator is 0; gradients stay finite."""
     usable = denominator != 0
     return jnp.where(usable, numerator / jnp.where(usable, denominator, 1), otherwise)
 
 
 def nearly_equal(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Whether x and y differ by at most 8 roundings: one number, which two programs may have computed."""
+    """Whether x and y differ by at most 8 roundings, as two programs may compute the same number differently."""
     return jnp.abs(x - y) <= 8 * float(np.finfo(x.dtype).eps) * jnp.maximum(jnp.abs(x), jnp.abs(y))
 
 
@@ -57,7 +57,7 @@ def zero_where(condition: jax.Array, x: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def no_second_derivative(x: jax.Array, where: jax.Array) -> jax.Array:
-    """x, with its first derivatives, and with second ones that are NaN `where` there are none."""
+    """x with its first derivatives, and with second derivatives that are NaN `where` there are none."""
     del where
     return x
 
@@ -72,7 +72,7 @@ def _no_second_derivative_jvp(
 
 @jax.custom_jvp
 def no_derivative(x: jax.Array, where: jax.Array) -> jax.Array:
-    """1 for each of x, with derivatives by x that are NaN `where` there are none, and 0 elsewhere."""
+    """1 for each entry of x, with derivatives by x that are NaN `where` there are none, and 0 elsewhere."""
     return jnp.ones_like(x, shape=jnp.broadcast_shapes(x.shape, where.shape))
 
 
@@ -84,9 +84,10 @@ def _no_derivative_jvp(
 
 
 def opposite_error(distance: jax.Array) -> jax.Array:
-    """What the rounding of a cosine distance above 1, absolute and not relative, does to that behind an activation.
+    """Error of a cosine distance behind an activation that the rounding of a distance above 1 causes.
 
-    Nearly opposite inputs are close again behind an even function, and 2 - distance has lost its digits.
+    That rounding is absolute, not relative: nearly opposite inputs are close again behind an even function, and 2 -
+    distance has lost its digits.
     """
     return jnp.where(distance > 1, 8 * float(np.finfo(distance.dtype).eps), 0)
 
@@ -99,10 +100,10 @@ def into_range(distance: jax.Array) -> jax.Array:
 
 @functools.cache
 def _polynomial(function: Callable[[np.ndarray], np.ndarray], dtype: np.dtype) -> tuple[float, ...]:
-    """Coefficients in 2 x - 1, lowest first, of the polynomial of function on [0, 1] to the rounding of dtype.
+    """Coefficients in 2 x - 1, lowest first, of a polynomial equal to function on [0, 1] to the rounding of dtype.
 
-    For functions whose nearest branch point is at -1 or at 2: the series falls by 3 + sqrt(8) each degree, and what it
-    starts from makes two degrees needless.
+    The nearest branch point of the function has to be at -1 or at 2. Then the series falls by 3 + sqrt(8) each degree,
+    and it starts so small that two degrees are needless.
     """
     degree = math.ceil(-math.log(np.finfo(dtype).eps) / math.log(3 + math.sqrt(8))) - 2
     series = np.polynomial.Chebyshev.interpolate(function, degree, domain=[0, 1])
@@ -111,7 +112,7 @@ def _polynomial(function: Callable[[np.ndarray], np.ndarray], dtype: np.dtype) -
 
 
 def _evaluate(function: Callable[[np.ndarray], np.ndarray], x: jax.Array) -> jax.Array:
-    """function(x) for x in [0, 1], by its polynomial."""
+    """Values function(x) for x in [0, 1], by the function's polynomial."""
     coefficients = _polynomial(function, x.dtype)
     centered = 2 * x - 1
     value = jnp.full_like(x, coefficients[-1])
@@ -121,13 +122,13 @@ def _evaluate(function: Callable[[np.ndarray], np.ndarray], x: jax.Array) -> jax
 
 
 def _angle_over_chord(distance: np.ndarray) -> np.ndarray:
-    """t / sqrt(2 d) for the angle t at cosine distance d."""
+    """Ratio t / sqrt(2 d) for the angle t at cosine distance d."""
     half_chord = np.sqrt(distance / 2)
     return np.arcsin(half_chord) / half_chord
 
 
 def _bend_over_chord(distance: np.ndarray) -> np.ndarray:
-    """(sin t - t cos t) / (d sqrt(2 d)): the integral of the angle's power series, where the difference cancels."""
+    """Ratio (sin t - t cos t) / (d sqrt(2 d)): integral of the angle's power series, where the difference cancels."""
     k = np.arange(64)
     series = np.cumprod(np.append(1.0, (2 * k[1:] - 1) / (2 * k[1:]))) / (2 * k + 1) / (k + 1.5)
     return np.sum(series * (distance[:, None] / 2) ** k, axis=1)
@@ -139,9 +140,10 @@ def _arctangent_over_root(square: np.ndarray) -> np.ndarray:
 
 @jax.custom_jvp
 def angle(distance: jax.Array) -> jax.Array:
-    """Angle in radians, in [0, pi], between vectors at this cosine distance, in [0, 2].
+    """Angle in radians, in [0, pi], between vectors at this cosine distance, which is in [0, 2].
 
-    Full relative precision near 0. The derivative 1/sin(angle) is infinite at both ends; 0 stands there instead.
+    It has full relative precision near 0. The derivative 1/sin(angle) is infinite at both ends; 0 is returned there
+    instead.
     """
     # sqrt(2 d) times a polynomial, because XLA's arctan2 costs as much as ten of these
     nearer = jnp.minimum(distance, 2 - distance)
@@ -158,10 +160,10 @@ def _angle_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[j
 
 @jax.custom_jvp
 def sine_minus_angle_cosine(distance: jax.Array) -> jax.Array:
-    """sin(t) - t cos(t) at the angle t of this cosine distance: what bends the dual activation of |x| and ReLU.
+    """Bend sin(t) - t cos(t) of the dual activations of |x| and ReLU, at the angle t of this cosine distance.
 
-    The integral of the angle over the distance, of order t^3 near 0, with full relative precision there. Its derivative
-    in the distance is t, finite everywhere, though the chain rule passes through infinity.
+    It is the integral of the angle over the distance, of order t^3 near 0, with full relative precision there. Its
+    derivative in the distance is t, finite everywhere, though the chain rule passes through infinity.
     """
     nearer = jnp.minimum(distance, 2 - distance)
     acute = nearer * jnp.sqrt(2 * nearer) * _evaluate(_bend_over_chord, nearer)
@@ -176,7 +178,7 @@ def _sine_minus_angle_cosine_jvp(primals: tuple[jax.Array], tangents: tuple[jax.
 
 @jax.custom_jvp
 def quadrant_angle(opposite: jax.Array, adjacent: jax.Array) -> jax.Array:
-    """arctan2(opposite, adjacent) in [0, pi/2], for opposite >= 0 and adjacent > 0, by a polynomial as `angle`."""
+    """Angle arctan2(opposite, adjacent) in [0, pi/2], for opposite >= 0, adjacent > 0, by a polynomial like `angle`."""
     ratio = jnp.minimum(opposite, adjacent) / jnp.maximum(opposite, adjacent)
     acute = ratio * _evaluate(_arctangent_over_root, ratio**2)
     return jnp.where(opposite < adjacent, acute, math.pi / 2 - acute)

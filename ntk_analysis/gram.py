@@ -25,17 +25,17 @@ class Covariance(NamedTuple):
 
     @property
     def value(self) -> jax.Array:
-        """sqrt(q1 q2) (1 - distance)."""
+        """Covariance sqrt(q1 q2) (1 - distance)."""
         return geometric_mean(self.variance1, self.variance2) * (1 - self.distance)
 
 
 def scale(covariance: Covariance, factor: float | jax.Array) -> Covariance:
-    """factor K, factor >= 0."""
+    """The covariance times a factor >= 0."""
     return Covariance(covariance.variance1 * factor, covariance.variance2 * factor, covariance.distance)
 
 
 def add(left: Covariance, right: Covariance) -> Covariance:
-    """K + P."""
+    """Sum K + P of two covariances."""
     q1, q2 = left.variance1 + right.variance1, left.variance2 + right.variance2
     root1, root2 = safe_sqrt(q1), safe_sqrt(q2)
     lost = _lost(left, root1, root2) + _lost(right, root1, root2)
@@ -43,13 +43,13 @@ def add(left: Covariance, right: Covariance) -> Covariance:
 
 
 def add_constant(covariance: Covariance, variance: float) -> Covariance:
-    """K + variance: a random bias shared by all inputs."""
+    """Sum of the covariance and a constant variance: a random bias shared by all inputs."""
     constant = jnp.full_like(covariance.variance1, variance), jnp.full_like(covariance.variance2, variance)
     return add(covariance, Covariance(*constant, jnp.zeros_like(covariance.distance)))
 
 
 def mean(covariance: Covariance, axes: tuple[int, ...]) -> Covariance:
-    """Mean over these axes, which no side may broadcast along; they are removed."""
+    """Mean of the covariance over these axes, along which no side may broadcast; the axes are removed."""
     q1, q2 = (jnp.mean(variance, axes, keepdims=True) for variance in covariance[:2])
     lost = jnp.mean(_lost(covariance, safe_sqrt(q1), safe_sqrt(q2)), axes)
     return Covariance(jnp.squeeze(q1, axes), jnp.squeeze(q2, axes), into_range(lost))
@@ -63,7 +63,7 @@ def _lost(part: Covariance, root1: jax.Array, root2: jax.Array) -> jax.Array:
 
 
 def subtract_means(moment: Covariance, mean1: jax.Array, mean2: jax.Array) -> Covariance:
-    """E[y y'] - E[y] E[y']: a second moment made a covariance about the means."""
+    """Covariance E[y y'] - E[y] E[y'] about the means, from the second moment."""
     centered1 = jnp.maximum(moment.variance1 - mean1**2, 0)
     centered2 = jnp.maximum(moment.variance2 - mean2**2, 0)
     kept1, taken1, gain1 = _shares(moment.variance1, centered1, mean1)
@@ -74,11 +74,11 @@ def subtract_means(moment: Covariance, mean1: jax.Array, mean2: jax.Array) -> Co
 
 
 def _shares(moment: jax.Array, centered: jax.Array, mean: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Deviation and mean as shares of the root of the second moment, and one over the first."""
+    """Deviation and mean as shares of the root of the second moment, and one over that root."""
     whole, deviation = safe_sqrt(moment), safe_sqrt(centered)
     return safe_quotient(deviation, whole), safe_quotient(mean, whole), safe_quotient(whole, deviation)
 
 
 def _half_square(share1: jax.Array, share2: jax.Array) -> jax.Array:
-    """(share1 - share2)^2 / 2, and 0 within rounding: a duplicate's share may be computed by another loop."""
+    """Half square (share1 - share2)^2 / 2, and 0 within rounding: another loop may compute a duplicate's share."""
     return zero_where(nearly_equal(share1, share2), share1 - share2) ** 2 / 2

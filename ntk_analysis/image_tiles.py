@@ -24,16 +24,17 @@ def kernel_in_tiles(
     x1: Float[jax.Array, "n1 height width channels"],
     x2: Float[jax.Array, "n2 height width channels"] | None = None,
 ) -> Kernel:
-    """compute(x1, x2, identical) tile by tile: the same NNGP and NTK up to rounding.
+    """Kernel compute(x1, x2, identical), tile by tile: the same NNGP and NTK up to rounding.
 
-    Works under jit, grad and vmap. A gradient takes each tile through the layers once more, so that no layer's arrays
-    are kept. `log_scale` may be another than that of `compute`, and `ntk_scaled` with it; their product is the same.
+    It works under jit, grad and vmap. A gradient takes each tile through the layers once more, so that no layer's
+    arrays are kept. `log_scale` may differ from that of `compute`, and `ntk_scaled` with it; their product is the same.
 
     Args:
-        compute: images (m1, h, w, c) and (m2, h, w, c), and (m1, m2) 1 where they are one and the same image, 0
-            elsewhere, to the kernel behind a network that needs equal positions only and treats each pair by itself.
-        x1: (n1, h, w, c) images.
-        x2: (n2, h, w, c) images, or None for x1 with itself.
+        compute: function of images (m1, h, w, c) and (m2, h, w, c), and an array (m1, m2) that is 1 where the two are
+            one and the same image, else 0. It returns the kernel behind a network that needs equal positions only and
+            treats each pair by itself.
+        x1: images (n1, h, w, c).
+        x2: images (n2, h, w, c), or None for x1 with itself.
 
     Raises:
         NotImplementedError: the network normalises over the batch, or has a layer without an infinite-width kernel.
@@ -75,7 +76,7 @@ def kernel_in_tiles(
 
 
 def _tiles(x: jax.Array) -> jax.Array:
-    """(tiles, images in each, height, width, channels): the last image is repeated to fill the last tile."""
+    """The images as tiles (tiles, images in each, height, width, channels); the last image fills the last tile."""
     side = max(math.isqrt(PLACES // math.prod(x.shape[1:3])), 1)
     count = -(-len(x) // side)
     size = -(-len(x) // count)
@@ -84,7 +85,7 @@ def _tiles(x: jax.Array) -> jax.Array:
 
 
 def _numbered(rows: int, columns: int, *, symmetric: bool) -> tuple[Int[np.ndarray, "r c"], Int[np.ndarray, "m 2"]]:
-    """Which tile stands at each place, and each tile's row and column; one below the diagonal is that above it."""
+    """Number of the tile at each place, and each tile's row and column; below the diagonal stands the tile above it."""
     corners = np.argwhere(np.triu(np.ones((rows, columns))) if symmetric else np.ones((rows, columns)))
     number = np.zeros((rows, columns), int)
     number[tuple(corners.T)] = np.arange(len(corners))
@@ -92,12 +93,12 @@ def _numbered(rows: int, columns: int, *, symmetric: bool) -> tuple[Int[np.ndarr
 
 
 def _along(values: jax.Array, number: np.ndarray) -> jax.Array:
-    """Of each image, from the tiles of these numbers."""
+    """Values of each image, from the tiles with these numbers."""
     return values[number].reshape(-1, *values.shape[2:])
 
 
 def _joined(values: jax.Array, number: np.ndarray, symmetric: bool) -> jax.Array:
-    """Of all pairs, from tiles (m, m1, m2, ...)."""
+    """Values of all pairs, from tiles (m, m1, m2, ...)."""
     (rows, columns), (_, size1, size2, *pairs) = number.shape, values.shape
     if symmetric:
         below = np.tril(np.ones((rows, columns), bool), -1).reshape(rows, columns, 1, 1, *(1,) * len(pairs))

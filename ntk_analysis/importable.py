@@ -13,10 +13,10 @@ from typing import Any
 
 
 class PickledByName:
-    """Base of immutable dataclasses that have functions among their fields.
+    """Base class of immutable dataclasses that have functions among their fields.
 
     Raises, when it is pickled:
-        pickle.PicklingError: a function that cannot be imported, such as a lambda.
+        pickle.PicklingError: a function cannot be imported, for example a lambda.
     """
 
     def __getstate__(self) -> dict[str, Any]:
@@ -35,7 +35,7 @@ class PickledByName:
 
 @dataclass(frozen=True)
 class _Name:
-    """Where a function is imported from."""
+    """The place from which a function is imported."""
 
     module: str
     qualname: str
@@ -46,7 +46,7 @@ class _Name:
 
 @dataclass(frozen=True)
 class _Partial:
-    """A `functools.partial` of what is stored."""
+    """A `functools.partial` of a stored function."""
 
     stored: Any
     args: tuple[Any, ...]
@@ -61,7 +61,7 @@ def _function(stored: Any) -> Any:
 
 
 def _stored(value: Any) -> Any:
-    """What stands for a value in a pickle: most often itself."""
+    """The object that stands for a value in a pickle, most often the value itself."""
     if isinstance(value, functools.partial):
         return _Partial(_stored(value.func), value.args, value.keywords)
     if not callable(value) or _is_picklable(value):
@@ -69,7 +69,7 @@ def _stored(value: Any) -> Any:
     module, own = getattr(value, "__module__", None), getattr(value, "__qualname__", type(value).__name__)
     held = vars(sys.modules[module]) if module in sys.modules else {}
     along = _takes_functions_along()
-    # what wraps a function may stand under another name than its own; those of a script come and go
+    # a wrapped function may stand under another name than its own; functions of a script come and go
     names = (own, *held) if module != "__main__" else () if along else (own,)
     for name in names:
         if held.get(name) is value:
@@ -91,7 +91,7 @@ def _is_picklable(value: Any) -> bool:
 
 
 def _takes_functions_along() -> bool:
-    """Whether the pickler at work is one that takes functions by value, as cloudpickle does for Dask and joblib."""
+    """Whether the current pickler takes functions by value, as cloudpickle does for Dask and joblib."""
     frame: Any = sys._getframe()
     while frame is not None:
         if {"cloudpickle", "dill"} & set(frame.f_globals.get("__name__", "").split(".")):

@@ -11,7 +11,7 @@ NEAR = 0.01  # cosine distances below this are measured from the difference of t
 
 
 def unit_vectors(x: Float[jax.Array, "*batch d"]) -> Float[jax.Array, "*batch d"]:
-    """x / |x| along the last axis; zeros stay zeros."""
+    """Unit vectors x / |x| along the last axis; zeros stay zeros."""
     # scaled by the largest entry first, so that squares of 1e-30 or 1e30 survive in float32
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
     scaled = safe_divide(x, largest, 0.0)
@@ -22,14 +22,14 @@ def unit_vectors(x: Float[jax.Array, "*batch d"]) -> Float[jax.Array, "*batch d"
 def vector_distance(
     unit1: Float[jax.Array, "n1 d"], unit2: Float[jax.Array, "n2 d"], *, same: bool
 ) -> Float[jax.Array, "n1 n2"]:
-    """1 - u.u'; where that cancels, |u - u'|^2 / 2, row by row and only in rows that have such a pair."""
+    """Cosine distance 1 - u.u'; where that cancels, |u - u'|^2 / 2, row by row, only in rows that have such a pair."""
     return pair_distance(unit1, unit2, jnp.eye(len(unit1), len(unit2), dtype=bool) & same)
 
 
 def pair_distance(
     unit1: Float[jax.Array, "n1 d"], unit2: Float[jax.Array, "n2 d"], identical: Bool[jax.Array, "n1 n2"]
 ) -> Float[jax.Array, "n1 n2"]:
-    """The same, and 0 for pairs of an input with itself, which are `identical`."""
+    """Cosine distance as in `vector_distance`, and 0 for pairs of an input with itself, which are `identical`."""
     product = jnp.where(identical, 0, 1 - jnp.matmul(unit1, unit2.T, precision="highest"))
     near = (product < NEAR) & ~identical
 
@@ -48,12 +48,12 @@ def pair_distance(
 def channel_distance(
     unit1: Float[jax.Array, "*#pairs c"], unit2: Float[jax.Array, "*#pairs c"]
 ) -> Float[jax.Array, "*pairs"]:
-    """|u - u'|^2 / 2 between channel vectors that broadcast against each other; for few channels."""
+    """Cosine distance |u - u'|^2 / 2 between channel vectors that broadcast against each other; for few channels."""
     return into_range(jnp.sum((unit1 - unit2) ** 2, axis=-1) / 2)
 
 
 def rounding_error(distance: jax.Array) -> jax.Array:
-    """Largest relative rounding error of a cosine distance d measured as above: eps/sqrt(d) if near, eps/d if far."""
+    """Largest relative rounding error of a cosine distance d from this file: eps/sqrt(d) if near, eps/d if far."""
     eps = 4 * float(np.finfo(distance.dtype).eps)
     apart = distance > 0
     d = jnp.where(apart, distance, 1)

@@ -34,24 +34,25 @@ from ntk_analysis.precision import AnyArray, HeldArray, Real, float_array, is_tr
 from ntk_analysis.spectrum.conditioning import from_eigenvalues
 from ntk_analysis.spectrum.matrix import as_matrix as checked_matrix
 
-ROUNDINGS = 8  # an output that varies by no more roundings of its size than these is constant
+ROUNDINGS = 8  # an output that varies by at most this many roundings of its size is constant
 
 
 @numpy_in_float64
 def jacobian(outputs: AnyArray, eps: float = 0.0) -> Float[HeldArray, "C B B"]:
     """Derivative of the batch-normalised outputs by the outputs, d fhat_c / d f_c = P_c / s_c.
 
-    Outputs c do not mix, so that these C blocks are all there is. NumPy float64 in, NumPy float64 out, whatever JAX's
-    x64 flag says; JAX arrays keep their dtype. Under jit, grad and vmap values cannot be checked: there, an output that
-    is constant over the batch gives NaN at eps = 0.
+    Outputs c do not mix, so these C blocks are the whole derivative. For NumPy float64 the result is NumPy float64,
+    whatever JAX's x64 flag says; JAX arrays keep their dtype. Under jit, grad and vmap values cannot be checked: there,
+    an output that is constant over the batch gives NaN at eps = 0.
 
     Args:
-        outputs: (B, C) outputs of the network before the batch normalisation.
-        eps: added to the variance.
+        outputs: outputs (B, C) of the network before the batch normalisation.
+        eps: number added to the variance.
 
     Raises:
-        ValueError: outputs are not (B, C), NaN or infinite; eps is negative; at eps = 0, fewer than 3 inputs (nothing
-            is left to move) or an output that is constant over the batch, up to rounding; a variance that overflows.
+        ValueError: outputs are not (B, C), or are NaN or infinite; eps is negative; at eps = 0, there are fewer than 3
+            inputs (nothing is left to move) or an output is constant over the batch, up to rounding; a variance
+            overflows.
     """
     standard, deviation = _standardised(outputs, eps)
     return _jacobian(standard, deviation)
@@ -61,20 +62,20 @@ def jacobian(outputs: AnyArray, eps: float = 0.0) -> Float[HeldArray, "C B B"]:
 def ntk(theta: AnyKernel, outputs: AnyArray, eps: float = 0.0) -> Float[HeldArray, "B B C C"]:
     """Tangent kernel behind the last batch normalisation, Theta_hat[c, d] = P_c Theta[c, d] P_d / (s_c s_d).
 
-    Linear in theta, so that a `Kernel`'s ntk_scaled may take the place of its ntk. At eps = 0, outputs k times as large
-    make it k^2 times smaller. Dtypes, transformations and errors are those of `jacobian`.
+    It is linear in theta, so that a `Kernel`'s ntk_scaled may take the place of its ntk. At eps = 0, outputs k times as
+    large make it k^2 times smaller. Dtypes, transformations and errors are those of `jacobian`.
 
     Args:
         theta: any kernel of the same batch: (B, B, C, C), entry [a, b, c, d] = <d f_c(x_a), d f_d(x_b)>; or (B, B),
             meaning that times the identity over outputs, as of a `Kernel`.
-        outputs: (B, C) outputs before the batch normalisation, of the same dtype.
-        eps: added to the variance.
+        outputs: outputs (B, C) before the batch normalisation, of the same dtype.
+        eps: number added to the variance.
 
     Returns:
-        (B, B, C, C), laid out as theta; block diagonal over outputs where theta is (B, B).
+        Kernel (B, B, C, C), laid out as theta; it is block diagonal over outputs if theta is (B, B).
 
     Raises:
-        ValueError: as `jacobian`, or theta does not fit the outputs or is NaN or infinite.
+        ValueError: an argument is refused, as by `jacobian`; or theta does not fit the outputs or is NaN or infinite.
     """
     standard, deviation = _standardised(outputs, eps)
     return _ntk(_checked_theta(as_array(theta), standard), standard, deviation)
@@ -83,13 +84,13 @@ def ntk(theta: AnyKernel, outputs: AnyArray, eps: float = 0.0) -> Float[HeldArra
 def as_matrix(theta: AnyArray) -> Float[HeldArray, "BC BC"]:
     """A kernel (B, B, C, C) as the symmetric matrix (B C, B C) over inputs and outputs that `spectrum` takes.
 
-    Output by output: row c B + a is output c on input a, so that a kernel without cross terms is block diagonal.
-    `outputs.T.ravel()` brings outputs into the same order.
+    The order is output by output: row c B + a is output c on input a, so that a kernel without cross terms is block
+    diagonal. `outputs.T.ravel()` brings outputs into the same order.
 
     Raises:
         ValueError: theta is not (B, B, C, C).
     """
-    kernel: Any = real_array(theta, "theta")  # in its own dtype, by which `spectrum` knows its rounding
+    kernel: Any = real_array(theta, "theta")  # in its own dtype, from which `spectrum` knows its rounding
     if kernel.ndim != 4 or kernel.shape[0] != kernel.shape[1] or kernel.shape[2] != kernel.shape[3]:
         raise ValueError(f"theta has shape {kernel.shape}, expected (B, B, C, C): see ntk")
     B, _, C, _ = kernel.shape
@@ -98,16 +99,17 @@ def as_matrix(theta: AnyArray) -> Float[HeldArray, "BC BC"]:
 
 @numpy_in_float64
 def null_space(outputs: AnyArray, eps: float = 0.0) -> Float[HeldArray, "BC k"]:
-    """Vectors in which no kernel behind the last batch normalisation has a part, in the order of `as_matrix`.
+    """Vectors along which every kernel behind the last batch normalisation is 0, in the order of `as_matrix`.
 
-    For each output the vector of ones, at eps = 0 also fhat_c, all orthogonal to one another, (B C, 2 C) in all at
-    eps = 0 and (B C, C) at eps > 0; of one output, outputs[:, [c]], (B, 2) and (B, 1). For `without` of `spectrum`.
+    For each output they are the vector of ones and, at eps = 0, also fhat_c. All are orthogonal to one another: (B C, 2
+    C) at eps = 0 and (B C, C) at eps > 0; for one output, outputs[:, [c]], (B, 2) and (B, 1). Give them to `without` of
+    `spectrum`.
 
-    At eps > 0 the kernel on fhat_c is small but not zero, and the condition number, about (var f_c / eps)^2, says
-    nothing else: to leave out fhat_c there too, take the null space at eps = 0.
+    At eps > 0 the kernel on fhat_c is small but not zero, and the condition number, about (var f_c / eps)^2, shows
+    nothing else: to leave out fhat_c there, too, take the null space at eps = 0.
 
     Raises:
-        ValueError: as `jacobian`.
+        ValueError: an argument is refused, as by `jacobian`.
     """
     standard, _ = _standardised(outputs, eps)
     modes = [jnp.ones_like(standard)] + ([standard] if eps == 0 else [])
@@ -117,14 +119,14 @@ def null_space(outputs: AnyArray, eps: float = 0.0) -> Float[HeldArray, "BC k"]:
 def sample_outputs(kernel: AnyKernel, outputs: int, seed: int = 0) -> Float64[np.ndarray, "B C"]:
     """Outputs of an infinitely wide network at initialisation: columns drawn from N(0, NNGP), independent of the NTK.
 
-    Through the symmetric square root of the NNGP, which does not depend on the choice of eigenvectors; eigenvalues
-    below the kernel's rounding count as 0, so that duplicated inputs have the same outputs to 1e-15. NumPy float64,
-    outside JAX's transformations.
+    They are drawn by the symmetric square root of the NNGP, which does not depend on the choice of eigenvectors.
+    Eigenvalues below the kernel's rounding count as 0, so that duplicated inputs have the same outputs to 1e-15. The
+    result is NumPy float64, outside JAX's transformations.
 
     Args:
-        kernel: a `Kernel` of one batch against itself, or its NNGP, (B, B).
-        outputs: C, at least 1.
-        seed: of the draw.
+        kernel: `Kernel` of one batch with itself, or its NNGP (B, B).
+        outputs: number C of outputs, at least 1.
+        seed: seed of the draw.
 
     Raises:
         ValueError: the NNGP is not a covariance (see `spectrum.analyse`), or C < 1.
@@ -157,7 +159,7 @@ def _ntk(theta: jax.Array, standard: jax.Array, deviation: jax.Array) -> jax.Arr
 
 
 def _rows(matrix: jax.Array, standard: jax.Array, deviation: jax.Array) -> jax.Array:
-    """P A / s for one output; without P's matrix, and the mean first, which may be far larger than what stays."""
+    """P A / s for one output, without P's matrix; the mean is removed first, as it may be far larger than the rest."""
     centered = matrix - jnp.mean(matrix, axis=0, keepdims=True)
     along = jnp.matmul(standard, centered, precision="highest") / len(standard)
     return (centered - standard[:, None] * along[None, :]) / deviation
@@ -171,7 +173,7 @@ def _rows_and_columns(
 
 
 def _standardised(outputs: AnyArray, eps: float) -> tuple[Float[jax.Array, "B C"], Float[jax.Array, " C"]]:
-    """fhat and s, checked; under a trace NaN where there is none."""
+    """Checked fhat and s; under a trace they are NaN where there are none."""
     check_eps(eps)
     f = _checked_outputs(outputs, eps)
     standard, deviation = _standardise(f, eps)
@@ -188,7 +190,7 @@ def _standardise(f: jax.Array, eps: Real) -> tuple[jax.Array, jax.Array]:
     """fhat and s; NaN where s is zero, infinite or nothing but rounding."""
     centered = f - jnp.mean(f, axis=0, keepdims=True)
     deviation = jnp.sqrt(jnp.mean(centered**2, axis=0) + eps)
-    # not s == 0: the mean of equal numbers may round to another number, which would then pass for a deviation
+    # not s == 0: the mean of equal numbers may round to another number, which would then count as a deviation
     spread = jnp.max(f, axis=0) - jnp.min(f, axis=0)
     constant = spread <= ROUNDINGS * float(np.finfo(f.dtype).eps) * jnp.max(jnp.abs(f), axis=0)
     usable = (deviation > 0) & (deviation < jnp.inf) & ~(constant & (eps == 0))

@@ -37,7 +37,7 @@ AnyActivation: TypeAlias = str | Callable[[jax.Array], jax.Array] | activations.
 
 @dataclass(frozen=True)
 class _Style:
-    """What all layers of a network share: where it normalises, its activation and its variances."""
+    """The settings that all layers of a network share: its normalisation, its activation and its variances."""
 
     normalization: str
     last: bool
@@ -48,7 +48,7 @@ class _Style:
 
     @property
     def weights(self) -> dict[str, Any]:
-        """Arguments of every layer of weights behind the first."""
+        """Arguments of every layer of weights after the first."""
         center, standardize = (self.normalization == name for name in ("weight_mean", "weight_standardization"))
         return {"w_var": self.w_var, "b_var": self.b_var, "center": center, "standardize": standardize}
 
@@ -60,7 +60,7 @@ class _Style:
         return (*before, Activation(self.activation), *after)
 
     def readout(self, outputs: int, *, center: bool, last_batch_norm: bool) -> tuple[Layer, ...]:
-        """The last layer of weights, and a batch normalisation of the outputs."""
+        """The last layer of weights, and a batch normalisation of the outputs if there is one."""
         weights = self.weights if center else {"w_var": self.w_var, "b_var": self.b_var}
         return (Dense(outputs, **weights), *(LastBatchNorm(self.eps),) * (last_batch_norm or self.last))
 
@@ -70,7 +70,7 @@ def _style(normalization: str, activation: AnyActivation, w_var: float | None, b
     normalization = infinite_name(normalization)
     if w_var is None:
         centered = normalization in ("weight_mean", "weight_standardization")
-        # what a layer normalisation behind the activation hands on has a second moment of 1, whatever the activation
+        # the output of a layer normalisation behind the activation has a second moment of 1, whatever the activation
         units = "identity" if normalization == "layer_post" else activation
         w_var = activations.get(units).stable_gain(b_var, centered=centered)
     return _Style(normalization, row.last, activation, w_var, b_var, eps)
@@ -94,29 +94,30 @@ def fully_connected(
 ) -> Serial:
     """Fully connected network in NTK parametrisation, with or without normalisation.
 
-    The first layer has gain 1 and is never centred (no activation stands before it); every later layer, the read-out
+    The first layer has gain 1 and is never centred (no activation comes before it). Every later layer, the read-out
     included, has gain `w_var` and, under "weight_mean", centred weights. All layers share `b_var`.
 
     Args:
         depth: number of hidden layers (activations), at least 1.
-        width: units of every hidden layer; the infinite-width kernel does not look at it.
+        width: number of units of every hidden layer; the infinite-width kernel does not depend on it.
         normalization: "none"; "weight_mean" (MimicNorm's weight centering); "weight_standardization" (centred and
             scaled to unit norm per unit); "batch" and "layer" (before each activation); "layer_post" (after each
             activation); "last_bn" and "mimic" are "none" and "weight_mean" with `last_batch_norm`. Aliases are in
             `normalizations.TABLE`.
         activation: name or elementwise JAX function.
-        outputs: units of the read-out.
-        w_var: weight variance after the first layer; None keeps a pre-activation variance of q = 1: the activation's
-            stable gain, centering included, and 1 - b_var for "layer_post", whose units have a second moment of 1 (all
-            at eps = 0). Without normalisation it is the edge of chaos for homogeneous activations only (see
-            meanfield.critical_line).
-        b_var: bias variance, in the first layer too.
-        last_batch_norm: a BatchNorm without parameters on the outputs (finite networks only).
-        center_readout: whether "weight_mean" and "weight_standardization" hold for the read-out too.
-        eps: added to the variances of batch and layer normalisations.
+        outputs: number of units of the read-out.
+        w_var: weight variance after the first layer. None keeps a pre-activation variance of q = 1: it is the
+            activation's stable gain, centring included, and 1 - b_var for "layer_post", whose units have a second
+            moment of 1 (all at eps = 0). Without normalisation it is the edge of chaos for homogeneous activations only
+            (see meanfield.critical_line).
+        b_var: bias variance, of the first layer, too.
+        last_batch_norm: whether a BatchNorm without parameters follows the outputs (finite networks only).
+        center_readout: whether "weight_mean" and "weight_standardization" apply to the read-out, too.
+        eps: number added to the variances of batch and layer normalisations.
 
     Raises:
-        ValueError: depth or width below 1, unknown names, a negative variance or eps, no stable gain for b_var >= 1.
+        ValueError: depth or width is below 1, a name is unknown, a variance or eps is negative, or there is no stable
+            gain because b_var >= 1.
     """
     _check_count("depth", depth, "a network has at least 1 hidden layer")
     style = _style(normalization, activation, w_var, b_var, eps)
@@ -148,22 +149,23 @@ def convolutional(
 
     Args:
         depth: number of convolutions, each with its activation, at least 1.
-        channels: of every convolution; the infinite-width kernel does not look at it.
-        normalization: as in `fully_connected`; "layer" normalises each position over its channels, "batch" has a
-            finite side only.
-        activation: as in `fully_connected`, as are all arguments up to `center_readout`.
-        outputs: units of the read-out.
-        w_var: weight variance after the first layer.
+        channels: number of channels of every convolution; the infinite-width kernel does not depend on it.
+        normalization: name of the normalisation, as for `fully_connected`; "layer" normalises each position over its
+            channels, and "batch" has no infinite-width kernel.
+        activation: name or elementwise JAX function.
+        outputs: number of units of the read-out.
+        w_var: weight variance after the first layer, as for `fully_connected`.
         b_var: bias variance.
-        last_batch_norm: a BatchNorm without parameters on the outputs (finite networks only).
+        last_batch_norm: whether a BatchNorm without parameters follows the outputs (finite networks only).
         center_readout: whether a centred network's read-out is centred.
-        eps: of batch and layer normalisations.
-        kernel_size: one number or (height, width).
-        padding: "same", "circular" or "valid".
-        readout: "flatten" (its kernel needs equal positions only) or "pool" (global average: all pairs of positions).
+        eps: number added to the variances of batch and layer normalisations.
+        kernel_size: size of the kernel, one number or (height, width).
+        padding: padding of the convolutions, "same", "circular" or "valid".
+        readout: "flatten" (its kernel needs equal positions only) or "pool" (global average, which needs all pairs of
+            positions).
 
     Raises:
-        ValueError: as `fully_connected`; an unknown padding or read-out.
+        ValueError: an argument is refused, as by `fully_connected`; or the padding or read-out is unknown.
     """
     _check_count("depth", depth, "a network has at least 1 convolution")
     style = _style(normalization, activation, w_var, b_var, eps)
@@ -201,25 +203,26 @@ def residual(
 
     Args:
         blocks: number of residual branches, at least 1.
-        width: units, or channels of convolutions.
-        normalization: as in `fully_connected`; "batch" and "layer" stand before the activation of each branch.
-        activation: as in `fully_connected`, as are all arguments up to `center_readout`.
-        outputs: units of the read-out.
-        w_var: weight variance of branches and read-out.
+        width: number of units, or of channels of convolutions.
+        normalization: name of the normalisation, as for `fully_connected`; "batch" and "layer" come before the
+            activation of each branch.
+        activation: name or elementwise JAX function.
+        outputs: number of units of the read-out.
+        w_var: weight variance of branches and read-out, as for `fully_connected`.
         b_var: bias variance.
-        last_batch_norm: a BatchNorm without parameters on the outputs (finite networks only).
+        last_batch_norm: whether a BatchNorm without parameters follows the outputs (finite networks only).
         center_readout: whether a centred network's read-out is centred.
-        eps: of batch and layer normalisations.
-        scale: of branch l: "1/sqrt(l)" (MimicNorm), "1/sqrt(L)" with L = blocks (the variance grows to less than e
-            times its first value, at any depth), or one number for all. A constant: the trainable scalar of SkipInit
-            (De & Smith 2020) moves with training, and its own part in the NTK, |branch|^2 weighted by the read-out,
-            stays random at infinite width.
+        eps: number added to the variances of batch and layer normalisations.
+        scale: factor of branch l: "1/sqrt(l)" (MimicNorm), "1/sqrt(L)" with L = blocks (the variance grows to less than
+            e times its first value, at any depth), or one number for all. It is a constant: the trainable scalar of
+            SkipInit (De & Smith 2020) moves with training, and its own part in the NTK, |branch|^2 weighted by the
+            read-out, stays random at infinite width.
         kernel_size: None for dense layers; one number or (height, width) for convolutions of images.
-        padding: of convolutions, "same" or "circular".
-        readout: of convolutions, "flatten" or "pool".
+        padding: padding of convolutions, "same" or "circular".
+        readout: read-out of convolutions, "flatten" or "pool".
 
     Raises:
-        ValueError: as `convolutional`; an unknown scale.
+        ValueError: an argument is refused, as by `convolutional`; or the scale is unknown.
     """
     _check_count("blocks", blocks, "a residual network has at least 1")
     style = _style(normalization, activation, w_var, b_var, eps)
@@ -247,26 +250,27 @@ def from_linen(
     rngs: Any = None,
     **arguments: Any,
 ) -> tuple[Callable[..., Any], Params, Any]:
-    """A Flax Linen module as (f, params, x), what `empirical_ntk`, `diagnose` and the commands take.
+    """A Flax Linen module as (f, params, x), which `empirical_ntk`, `diagnose` and the commands take.
 
-    `params` is the collection "params" alone. All others (running statistics, caches) are constants of f, and what the
-    module writes into them is forgotten: f(params, x) is a function. The mode is set wherever the module's call has an
-    argument, or a module among its attributes a flag, called train, training, is_training, update_stats, deterministic
-    or use_running_average.
+    `params` is the collection "params" alone. All other collections (running statistics, caches) are constants of f,
+    and what the module writes into them is lost: f(params, x) is a function. The mode is set through arguments of the
+    module's call and flags among the attributes of modules, if they are called train, training, is_training,
+    update_stats, deterministic or use_running_average.
 
     Args:
-        module: of flax.linen.
+        module: module of flax.linen.
         variables: all collections, as `module.init` returns them.
-        x: (n, ...) inputs.
-        mode: "eval": running statistics, no dropout; "train": statistics of the batch, units dropped.
-        rngs: random keys by stream, or one for all, as of dropout; key(0) for None. They are the same in every call,
+        x: inputs (n, ...).
+        mode: "eval", with running statistics and no dropout; or "train", with statistics of the batch and units
+            dropped.
+        rngs: random keys by stream, or one for all, as dropout needs; None is key(0). They are the same in every call,
             and a mask depends on a unit's place in the batch: dropout couples the batch.
-        arguments: of the module's call, behind x.
+        arguments: further arguments of the module's call, after x.
 
     Raises:
         TypeError: the module is not Linen's.
-        ValueError: variables without "params", or that lack what the module reads; an unknown mode, or one that the
-            module does not follow.
+        ValueError: variables have no "params", or lack what the module reads; or the mode is unknown, or the module
+            does not follow it.
     """
     from ntk_analysis.flax_networks import linen  # Flax takes a second to import, which other networks do not need
 
@@ -274,22 +278,22 @@ def from_linen(
 
 
 def from_nnx(module: Any, x: Any, mode: str = "eval", **arguments: Any) -> tuple[Callable[..., Any], Params, Any]:
-    """A Flax NNX model as (f, params, x), what `empirical_ntk`, `diagnose` and the commands take.
+    """A Flax NNX model as (f, params, x), which `empirical_ntk`, `diagnose` and the commands take.
 
-    `params` is the state of its `nnx.Param`s alone. All other variables (running statistics, caches, random keys) are
-    constants of f, as they are now; what the model writes into them is forgotten, and the given model does not change.
-    The mode is set as by `model.train()` and `model.eval()`, and as for `from_linen`.
+    `params` is the state of the model's `nnx.Param`s alone. All other variables (running statistics, caches, random
+    keys) are constants of f, as they are now; what the model writes into them is lost, and the given model does not
+    change. The mode is set as by `model.train()` and `model.eval()`, and as for `from_linen`.
 
     Args:
-        module: of flax.nnx.
-        x: (n, ...) inputs.
-        mode: "eval": running statistics, no dropout; "train": statistics of the batch, units dropped, with the model's
-            own keys, the same in every call.
-        arguments: of the model's call, behind x.
+        module: model of flax.nnx.
+        x: inputs (n, ...).
+        mode: "eval", with running statistics and no dropout; or "train", with statistics of the batch and units dropped
+            by the model's own keys, the same in every call.
+        arguments: further arguments of the model's call, after x.
 
     Raises:
         TypeError: the module is not NNX's.
-        ValueError: an unknown mode, or one that the model does not follow.
+        ValueError: the mode is unknown, or the model does not follow it.
     """
     from ntk_analysis.flax_networks import nnx
 

@@ -19,13 +19,13 @@ import numpy as np
 from jax.extend import core
 
 REACHES = 12e3 / 4.0 ** np.arange(12)  # |x| up to which functions are looked at: 12 deviations of the variance 1e6
-FAR = 46.0  # a tighter tolerance is worth giving up reach down to here, not more
-DEGREE = 15  # of the polynomials: Gauss-Legendre rules of 10 nodes and more integrate their squares
-LAST = 4  # coefficients whose size says how good a polynomial is
+FAR = 46.0  # for a tighter tolerance, the reach may fall to this |x|, but not below
+DEGREE = 15  # degree of the polynomials: Gauss-Legendre rules of 10 nodes and more integrate their squares
+LAST = 4  # number of last coefficients whose size tells how good a polynomial is
 TOLERANCES = (1e-13, 1e-11, 1e-9, 1e-7, 1e-5)
 MOST_PANELS = 64
-NARROWEST = 2.0**-48  # of |x|, and of 1e-6: an interval that holds a kink
-AT_ONCE = 64  # intervals in one call of the compiled function
+NARROWEST = 2.0**-48  # width, relative to |x| and to 1e-6, of an interval that holds a kink
+AT_ONCE = 64  # number of intervals in one call of the compiled function
 
 Function: TypeAlias = Callable[[jax.Array], jax.Array]
 Values: TypeAlias = Callable[[np.ndarray], np.ndarray]
@@ -33,11 +33,11 @@ Values: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Panels:
-    """Where a function is to be cut.
+    """The cuts of a function's domain into intervals on which it is smooth.
 
     Attributes:
-        edges: ascending; the function was looked at from the first to the last.
-        kinks: those of the edges at which the function, its slope or its curvature jumps.
+        edges: edges of the panels, ascending; the function was looked at from the first to the last.
+        kinks: those edges at which the function, its slope or its curvature jumps.
         jumps: whether the function itself jumps anywhere, and not only its slope or curvature.
         bends: whether the function or its slope jumps anywhere.
         tolerance: largest residual of the polynomials, relative to the largest value up to that |x|.
@@ -51,7 +51,7 @@ class Panels:
 
     @property
     def centers(self) -> tuple[float, ...]:
-        """The kinks, and the edge between the narrowest panels: to wide Gaussians a steep place is a kink."""
+        """The kinks, and the edge between the narrowest panels: for wide Gaussians a steep place is a kink."""
         widths = np.diff(self.edges)
         steepest = self.edges[1 + int(np.argmin(widths[:-1] + widths[1:]))] if len(widths) > 1 else 0.0
         return tuple(sorted({*self.kinks, steepest}))
@@ -66,7 +66,7 @@ class Panels:
 def panels(function: Function, kinks: tuple[float, ...] = (), tolerance: float = 0.0) -> Panels:
     """Panels of a function and its derivative, `kinks` among their edges; concrete, even while a program is traced.
 
-    The tightest of TOLERANCES that is not below `tolerance` and that can be met is taken.
+    The tightest of TOLERANCES is taken that can be met and is not below `tolerance`.
 
     Raises:
         ValueError: not even the neighbourhood of 0 can be resolved.
@@ -93,7 +93,7 @@ def _panels(function: Function, kinks: tuple[float, ...], least: float) -> Panel
 
 
 def _both(function: Function) -> Values:
-    """x (n, points) -> function and slope, NumPy (n, points, 2), in calls of one shape."""
+    """A function from x (n, points) to function and slope, NumPy (n, points, 2), in calls of one shape."""
 
     @jax.jit
     def both(x: jax.Array) -> jax.Array:
@@ -125,7 +125,7 @@ def _constants(jaxpr: Any) -> Iterator[float]:
 def _resolved(
     values: Values, likely: np.ndarray, kinks: tuple[float, ...], reach: float, tolerance: float
 ) -> Panels | None:
-    """Panels up to this reach within this tolerance; None where the function is not finite or they are too many."""
+    """Panels up to this reach within this tolerance; None if the function is not finite or the panels are too many."""
     decades = np.append(10.0 ** np.arange(-10, np.log10(reach) - 0.1), reach)
     first = np.unique(np.concatenate([-decades, [0.0], decades, likely[np.abs(likely) < reach]]))
     judge = _Judge(values, first, tolerance)
@@ -161,9 +161,9 @@ _TO_COEFFICIENTS[0] /= 2
 
 
 class _Judge:
-    """Says of intervals whether function and slope are polynomials there, to a tolerance.
+    """Decides whether function and slope are polynomials on intervals, to a tolerance.
 
-    Residuals are relative to the largest value up to that |x|: what lies further in weighs more in every average.
+    Residuals are relative to the largest value up to that |x|: values further in weigh more in every average.
     """
 
     def __init__(self, values: Values, edges: np.ndarray, tolerance: float) -> None:
@@ -174,13 +174,13 @@ class _Judge:
         self.outer, self.largest = outer[order], np.maximum.accumulate(largest[order])
 
     def resolved(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """Of intervals (n,): the polynomial through its nodes falls off, and meets the nodes of both halves."""
+        """Whether on each interval (n,) the polynomial's coefficients fall off and it meets both halves' nodes."""
         middle = (low + high) / 2
         between = np.concatenate([_points(low, middle), _points(middle, high)], axis=1)
         return self._meets(low, high, between)
 
     def joined(self, low: float, high: float, inner: np.ndarray) -> bool:
-        """Of one interval, the union of those between edges `inner`: the polynomial meets the nodes of each."""
+        """Whether, on the union of the intervals between edges `inner`, one polynomial meets the nodes of each."""
         between = _points(inner[:-1], inner[1:]).reshape(1, -1)
         return bool(self._meets(np.array([low]), np.array([high]), between)[0])
 
@@ -200,12 +200,12 @@ class _Judge:
 
 
 def _points(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Chebyshev nodes of intervals (n,): (n, DEGREE + 1)."""
+    """Chebyshev nodes (n, DEGREE + 1) of n intervals."""
     return (low + high)[:, None] / 2 + ((high - low) / 2)[:, None] * _NODES
 
 
 def _halved(judge: _Judge, edges: np.ndarray) -> tuple[np.ndarray, list[float]] | None:
-    """Edges of resolved intervals, and the middles of those too narrow to halve; None where they are too many."""
+    """Edges of resolved intervals, and the middles of those too narrow to halve; None if they are too many."""
     low, high = edges[:-1], edges[1:]
     done, narrow = [edges[-1:]], []
     most = len(edges) + 40 * MOST_PANELS
@@ -223,7 +223,7 @@ def _halved(judge: _Judge, edges: np.ndarray) -> tuple[np.ndarray, list[float]] 
 
 
 def _merged(judge: _Judge, edges: np.ndarray) -> list[float]:
-    """Fewer edges: neighbours are joined as long as one polynomial does; not across 0, where small variances look."""
+    """Fewer edges: neighbours are joined if one polynomial fits both; not across 0, as small variances look there."""
     kept, start = [float(edges[0])], 0
     for i in range(1, len(edges) - 1):
         if edges[i] == 0 or not judge.joined(edges[start], edges[i + 1], edges[start : i + 2]):
@@ -242,7 +242,7 @@ def _bent(judge: _Judge, edges: list[float], kinks: tuple[float, ...]) -> list[f
 
 
 def _jumps(values: Values, kinks: np.ndarray) -> tuple[bool, bool]:
-    """Whether the function changes at a kink by more than its slopes beside it explain, and whether its slope does."""
+    """Whether the function changes at a kink by more than its slopes beside it explain; whether its slope changes."""
     if not len(kinks):
         return False, False
     near = 1e-9 * (np.abs(kinks) + 1e-6)

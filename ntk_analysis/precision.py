@@ -23,7 +23,7 @@ Real: TypeAlias = AnyArray | np.floating | float | int
 if TYPE_CHECKING:
     HeldArray: TypeAlias = jax.Array
 else:
-    # an array in a result: JAX inside the library, NumPy once handed to a NumPy caller; both have the same methods
+    # an array in a result: JAX's inside the library, NumPy's once handed to a NumPy caller; both have the same methods
     HeldArray: TypeAlias = jax.Array | np.ndarray | np.floating
 
 P = ParamSpec("P")
@@ -37,11 +37,11 @@ def is_traced(*trees: Any) -> bool:
 
 
 def wants_float64(*trees: Any) -> bool:
-    """Whether the caller speaks NumPy float64 (or integers, or only Python numbers) and not JAX or float32."""
+    """Whether the caller gives NumPy float64 (or integers, or only Python numbers), and not JAX arrays or float32."""
     arrays = [leaf for leaf in jax.tree.leaves(trees) if isinstance(leaf, jax.Array | np.ndarray | np.generic)]
     if any(isinstance(leaf, jax.Array) for leaf in arrays):
         return False
-    # NumPy does not know what bfloat16 and its own types make together; what is no number is refused later, by name
+    # NumPy does not know the common type of bfloat16 and its own types; what is not a number is refused later, by name
     known = [np.dtype(np.float16) if _narrow(leaf.dtype) else leaf.dtype for leaf in arrays]
     numeric = [dtype for dtype in known if dtype.kind in "biuf"]
     return not numeric or np.result_type(*numeric, 0.0) in (np.float64, np.longdouble)
@@ -53,12 +53,12 @@ def _narrow(dtype: np.dtype) -> bool:
 
 
 def to_numpy(tree: Any) -> Any:
-    """The same tree with every JAX array made a NumPy array (0-d ones become NumPy scalars)."""
+    """The tree with every JAX array made a NumPy array (0-d ones become NumPy scalars)."""
     return jax.tree.map(lambda leaf: np.asarray(leaf)[()] if isinstance(leaf, jax.Array) else leaf, tree)
 
 
 def numpy_in_float64(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorator: NumPy or Python numbers in, float64 inside, NumPy out; JAX arrays and tracers pass untouched."""
+    """Decorator: computes NumPy or Python numbers in float64, returns NumPy; JAX arrays and tracers pass unchanged."""
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -71,18 +71,18 @@ def numpy_in_float64(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def compiled(method: Callable[P, R]) -> Callable[P, R]:
-    """Decorator: a method as one program an instance and shapes of its arguments, in place of one a step and shapes.
+    """Decorator that compiles a method as one program for an instance and its arguments' shapes, not one for each step.
 
-    The instance has to be hashable, the arguments numbers or arrays. Inside a JAX transformation nothing changes.
+    The instance has to be hashable, and the arguments numbers or arrays. Inside a JAX transformation nothing changes.
     """
     return cast(Callable[P, R], functools.wraps(method)(jax.jit(method, static_argnums=0, inline=True)))
 
 
 def float_array(value: Any, name: str = "the argument") -> jax.Array:
-    """A floating-point JAX array, of whatever `arrays.real_array` takes; `name` is that of the argument in its errors.
+    """A floating-point JAX array, of anything that `arrays.real_array` takes; `name` is the argument's name in errors.
 
-    Float32 and float64 keep their dtype as far as the x64 flag allows, narrower floats become float32 without loss,
-    integers and booleans the default float.
+    Float32 and float64 keep their dtype as far as the x64 flag allows, narrower floats become float32 without loss, and
+    integers and booleans become the default float.
     """
     if isinstance(value, float | int):
         return jnp.asarray(value, jnp.zeros(()).dtype) if isinstance(value, int) else jnp.asarray(value)

@@ -5,11 +5,11 @@ from importlib.metadata import version
 WITHOUT_OPTIMISER = "--xla_backend_optimization_level=0"
 OLD_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
 WITH_OLD_EMITTERS = "0.10."
-"""Versions of jaxlib whose XLA still has them; others end the process at a flag that they do not know."""
+"""Start of the jaxlib versions whose XLA has the old emitters; others end the process at a flag they do not know."""
 
 
 def flags() -> str:
-    """The value of XLA_FLAGS with which compilation on a CPU takes about half of its time, and results are the same."""
+    """Value of XLA_FLAGS with which compilation on a CPU takes about half of its time, with the same results."""
     return (
         f"{WITHOUT_OPTIMISER} {OLD_EMITTERS}" if version("jaxlib").startswith(WITH_OLD_EMITTERS) else WITHOUT_OPTIMISER
     )

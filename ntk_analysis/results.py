@@ -37,7 +37,7 @@ def kernel_record(kernel: Kernel) -> tuple[dict[str, Any], dict[str, np.ndarray]
 
 
 def write_kernel(path: Path, record: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """.npz: the arrays and the record as JSON under `record`; .json: the record and the eigenvalues."""
+    """Writes a kernel: to .npz its arrays and, under `record`, the record as JSON; to .json record and eigenvalues."""
     if path.suffix == ".npz":
         np.savez_compressed(path, record=np.array(json.dumps(record)), **arrays)  # type: ignore[arg-type]
         return
@@ -96,10 +96,10 @@ def _runs_away(field: MeanField) -> str:
 
 
 def grid(text: str, option: str) -> np.ndarray:
-    """FIRST:LAST:POINTS as evenly spaced numbers.
+    """The evenly spaced numbers of FIRST:LAST:POINTS.
 
     Raises:
-        ValueError: another form, or no increasing range of at least two points.
+        ValueError: the text has another form, or the range is not increasing or has fewer than two points.
     """
     try:
         first, last, points = text.split(":")
@@ -112,7 +112,7 @@ def grid(text: str, option: str) -> np.ndarray:
 
 
 def phase_map(diagram: PhaseDiagram) -> str:
-    """The diagram in letters, largest bias variance on top."""
+    """The diagram as letters, with the largest bias variance on top."""
     rows = [
         f"b_var {bias:7.3f}  " + "".join(PHASE_LETTERS[str(phase)] for phase in phases)
         for bias, phases in zip(diagram.b_var, diagram.phase, strict=True)
@@ -125,6 +125,6 @@ def phase_map(diagram: PhaseDiagram) -> str:
 
 
 def save_phase_diagram(path: Path, diagram: PhaseDiagram) -> None:
-    """All arrays of a phase diagram as .npz."""
+    """Writes all arrays of a phase diagram to .npz."""
     arrays = {name: value for name, value in asdict(diagram).items() if isinstance(value, np.ndarray)}
     np.savez_compressed(path, **arrays)  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ TILE = 400  # rows and columns at most; 200 and 600 take up to a tenth longer in
 
 
 class _Arrays(NamedTuple):
-    """What a kernel of vectors holds for each input and for each pair."""
+    """The arrays of a kernel of vectors, for each input and for each pair."""
 
     variance1: jax.Array
     variance2: jax.Array
@@ -30,15 +30,15 @@ class _Arrays(NamedTuple):
 
 
 def propagate_in_tiles(propagate: Callable[[Kernel], Kernel], kernel: Kernel) -> Kernel:
-    """propagate(kernel) for vectors, tile by tile: the same NNGP and NTK up to rounding.
+    """The kernel propagate(kernel) for vectors, tile by tile: the same NNGP and NTK up to rounding.
 
-    Works under jit, grad and vmap, and the program does not grow with the number of inputs. A gradient takes each tile
-    through the layers once more, so that no layer's arrays are kept. `log_scale` may be another than that of
+    It works under jit, grad and vmap, and the program does not grow with the number of inputs. A gradient takes each
+    tile through the layers once more, so that no layer's arrays are kept. `log_scale` may differ from that of
     `propagate`, and `ntk_scaled` with it; their product is the same.
 
     Args:
-        propagate: `kernel` of a network whose layers treat each pair of inputs by itself.
-        kernel: (n1, n2) kernel of vectors, symmetric if it is `joint`.
+        propagate: function that takes a kernel through a network whose layers treat each pair of inputs by itself.
+        kernel: kernel (n1, n2) of vectors, symmetric if it is `joint`.
 
     Raises:
         ValueError: the kernel has positions (images).
@@ -81,7 +81,7 @@ def propagate_in_tiles(propagate: Callable[[Kernel], Kernel], kernel: Kernel) ->
 
 
 def _cut(n: int) -> tuple[int, int]:
-    """Number and size of the tiles of n inputs: as few as there must be, then as small as they can be."""
+    """Number and size of the tiles of n inputs: as few tiles as possible, then as small as possible."""
     count = -(-n // TILE)
     return count, -(-n // count)
 
@@ -91,7 +91,7 @@ def _arrays(kernel: Kernel) -> _Arrays:
 
 
 def _padded(arrays: _Arrays, rows: int, columns: int) -> _Arrays:
-    """The arrays up to whole tiles, the last input repeated: its pairs are as harmless as those that are there."""
+    """The arrays padded to whole tiles by the last input, whose pairs are as harmless as the others."""
     extra1, extra2 = rows - arrays.distance.shape[0], columns - arrays.distance.shape[1]
     widths = [((0, extra1),), ((0, extra2),)] * 2 + [((0, extra1), (0, extra2))] * 2
     return _Arrays(*(jnp.pad(array, width, mode="edge") for array, width in zip(arrays, widths, strict=True)))
@@ -109,7 +109,7 @@ def _taken(arrays: _Arrays, corner: jax.Array, sizes: tuple[int, ...]) -> _Array
 
 
 def _put(whole: _Arrays, tile: _Arrays, corner: jax.Array, *, symmetric: bool) -> _Arrays:
-    """The whole with this tile at its corner and, of a symmetric kernel, at the mirrored one."""
+    """The whole with this tile at its corner and, for a symmetric kernel, also at the mirrored corner."""
     whole = _Arrays(*map(jax.lax.dynamic_update_slice, whole, tile, _starts(corner)))
     if not symmetric:
         return whole
@@ -120,7 +120,7 @@ def _put(whole: _Arrays, tile: _Arrays, corner: jax.Array, *, symmetric: bool) -
 def _at_one_scale(
     ntk: jax.Array, log_scales: jax.Array, corners: np.ndarray, counts: tuple[int, ...], *, symmetric: bool
 ) -> tuple[jax.Array, jax.Array]:
-    """The NTK and its log_scale, given the log_scale of each tile."""
+    """The NTK at one log_scale, and that log_scale, given the log_scale of each tile."""
     common = jnp.max(log_scales)
     by_tile = jnp.zeros(counts, ntk.dtype).at[*corners.T].set(jnp.exp(log_scales - common))
     if symmetric:

@@ -20,20 +20,20 @@ from ntk_analysis.kernel import Kernel
 
 KernelOf: TypeAlias = Callable[[jax.Array, jax.Array | None], Kernel]
 
-# |s| in units of the largest entry: second derivatives are good to a rounding over it, first ones to its square
+# step |s| in units of the largest entry: second derivatives are good to a rounding over it, first ones to its square
 SHIFT = {"float64": 1e-7, "float32": 1e-6}
 
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class _Structure:
-    """What the arrays of a kernel are fields of."""
+    """The structure of a kernel without its arrays."""
 
     tree: Any
 
 
 def may_hold_zeros(*arrays: jax.Array | None) -> bool:
-    """Whether a vector, or an image's pixel, is all zeros, as far as it can be seen: not within jit or vmap."""
+    """Whether a vector, or an image's pixel, is all zeros, as far as that can be seen: not within jit or vmap."""
     try:
         return any(bool(jnp.any(_black(array))) for array in arrays if array is not None)
     except jax.errors.ConcretizationTypeError:
@@ -41,7 +41,7 @@ def may_hold_zeros(*arrays: jax.Array | None) -> bool:
 
 
 def with_derivatives_at_zeros(kernel_of: KernelOf, x1: jax.Array, x2: jax.Array | None) -> Kernel:
-    """kernel_of(x1, x2), with derivatives by inputs that are right at zeros too.
+    """kernel_of(x1, x2), with derivatives by inputs that are right at zeros, too.
 
     Where a pair's variance is 0, the derivative of `distance` is minus that of the covariance, for `Kernel.nngp`.
     """
@@ -104,7 +104,7 @@ def _kernel(leaves: list[jax.Array], structure: _Structure) -> Kernel:
 
 
 def _beside_zeros(x: jax.Array | None, side: int) -> jax.Array | None:
-    """Small numbers where a vector, or an image's pixel, is all zeros, else 0; other ones for the other inputs."""
+    """Small numbers where a vector, or an image's pixel, is all zeros, else 0; each input has its own numbers."""
     if x is None:
         return None
     largest = jnp.max(jnp.abs(x))
@@ -119,13 +119,13 @@ def _black(x: jax.Array) -> jax.Array:
 
 
 def _root(kernel: Kernel) -> jax.Array:
-    """sqrt(q1 q2) of all pairs: how large a covariance can be."""
+    """Root sqrt(q1 q2) of all pairs, the largest covariance possible."""
     covariance = kernel.covariance
     return safe_sqrt(covariance.variance1) * safe_sqrt(covariance.variance2)
 
 
 def _bent(middle: jax.Array, right: jax.Array, left: jax.Array, size: jax.Array | float) -> jax.Array:
-    """Whether a function has a kink between these values of it: it leaves the middle to both sides by about `size`."""
+    """Whether a function has a kink between these values: it leaves the middle to both sides by about `size`."""
     turned = jnp.abs((right - middle) + (left - middle))
     steps = jnp.abs(right - middle) + jnp.abs(left - middle)
     return (turned > steps / 100) & (turned > size / 100)

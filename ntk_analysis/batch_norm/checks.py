@@ -14,9 +14,10 @@ ROUNDINGS = 16  # eigenvalues and distances below this many roundings of Sigma's
 
 
 def rounding_of(array: AnyArray) -> float:
-    """Relative rounding of the entries: of the dtype they come in, no finer than float64, no coarser than float32.
+    """Relative rounding of the entries: that of their dtype, no finer than float64, no coarser than float32.
 
-    Entries of fewer bits are taken at their word: with room for their rounding, few batches would have any rank.
+    Entries of fewer bits are taken as exact float32 numbers: with room for their rounding, few batches would have any
+    rank.
     """
     if not jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.itemsize > 4:
         return ROUNDINGS * float(np.finfo(np.float64).eps)
@@ -24,23 +25,23 @@ def rounding_of(array: AnyArray) -> float:
 
 
 def rounding_limit(sigma: Array, apart: Array | None, rounding: Real) -> Any:
-    """What in G sigma G is 0 within rounding, an eigenvalue or a variance.
+    """Bound below which an eigenvalue or a variance of G sigma G is 0 within rounding.
 
-    Distances taken from differences of vectors are better than that of their covariance: a rounding of the geometric
-    mean of the two.
+    Distances taken from differences of vectors are better known than those of the covariance: to a rounding of the
+    geometric mean of the two.
     """
     largest = sigma.diagonal().max()
     return len(sigma) * rounding * (largest if apart is None else (largest * apart.max()) ** 0.5)
 
 
 def centered_covariance(sigma: Array, apart: Array | None) -> Array:
-    """G sigma G; from Var[x_i - x_j] alone where it is known."""
+    """The centred covariance G sigma G; from Var[x_i - x_j] alone if that is known."""
     source = sigma if apart is None else apart / -2
     return center((source + source.T) / 2)
 
 
 def rank_of(sigma: np.ndarray, rounding: float, apart: np.ndarray | None = None) -> int:
-    """Rank of G sigma G: eigenvalues above rounding."""
+    """Rank of G sigma G: the number of its eigenvalues above rounding."""
     basis = zero_mean_basis(len(sigma))
     values = np.linalg.eigvalsh(basis.T @ centered_covariance(sigma, apart) @ basis)
     return int(np.sum(values > rounding_limit(sigma, apart, rounding)))
@@ -53,7 +54,7 @@ def check_eps(eps: float) -> None:
 
 
 def checked(value: Any, name: str) -> np.ndarray:
-    """A finite symmetric matrix in float64."""
+    """The value as a finite symmetric matrix in float64; else raises an error."""
     given = concrete(value, name)
     array = given.astype(np.float64)
     if array.ndim != 2 or array.shape[0] != array.shape[1] or array.size == 0:
@@ -83,7 +84,7 @@ def check_apart(sigma: np.ndarray, apart: np.ndarray, rounding: float) -> None:
 def check_covariance(
     sigma: np.ndarray, needed: int, rounding: float, *, kink: bool = False, apart: np.ndarray | None = None
 ) -> None:
-    """Raises ValueError unless sigma is a covariance of enough rank, off the kink of phi where that matters."""
+    """Raises ValueError unless sigma is a covariance of enough rank, and off the kink of phi where that matters."""
     B, largest = len(sigma), float(np.max(np.diag(sigma)))
     smallest = float(np.linalg.eigvalsh(sigma)[0])
     if smallest < -B * rounding * max(largest, 0.0):
@@ -98,7 +99,7 @@ def check_covariance(
 
 
 def check_rank(rank: int, B: int, needed: int) -> None:
-    """Raises ValueError where the integral diverges, with what would make it finite."""
+    """Raises ValueError if the integral diverges at this rank; the message says what would make it finite."""
     if rank < needed:
         cure = "a larger batch, distinct inputs, or eps > 0" if needed > 1 else "a larger batch or distinct inputs"
         raise ValueError(

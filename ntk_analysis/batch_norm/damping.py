@@ -15,13 +15,13 @@ Array = TypeVar("Array", jax.Array, np.ndarray)
 
 
 def center(matrix: Array) -> Array:
-    """G A G, the row means first; of NumPy or JAX."""
+    """The centred matrix G A G, with the row means subtracted first; of NumPy or JAX."""
     rows = matrix - matrix.mean(axis=1, keepdims=True)
     return rows - rows.mean(axis=0, keepdims=True)
 
 
 def matmul(left: jax.Array, right: jax.Array) -> jax.Array:
-    """left right, in full precision on every device."""
+    """The product left right, in full precision on every device."""
     return jnp.matmul(left, right, precision="highest")
 
 
@@ -35,37 +35,38 @@ def zero_mean_basis(B: int) -> np.ndarray:
 
 
 def eigen(covariance: Matrix, tolerance: Real) -> tuple[jax.Array, jax.Array]:
-    """Eigenvalues (B - 1,), those within rounding 0, and eigenvectors (B, B - 1) on the zero-mean space; constants."""
+    """Eigenvalues (B - 1,), 0 if within rounding, and eigenvectors (B, B - 1) on the zero-mean space; constants."""
     basis = jnp.asarray(zero_mean_basis(len(covariance)), covariance.dtype)
     fixed = jax.lax.stop_gradient(covariance)
     values, vectors = jnp.linalg.eigh(matmul(matmul(basis.T, fixed), basis))
     return jnp.where(values > jax.lax.stop_gradient(tolerance), values, 0), matmul(basis, vectors)
 
 
-# Functions of S whose derivatives are written down, not taken through the eigenvectors: those of eigh are infinite at
-# equal eigenvalues, and every covariance a I + b 11^T has nothing else. `values` and `vectors` are constants of S.
+# Functions of S whose derivatives are written down, not taken through the eigenvectors: derivatives of eigh are
+# infinite at equal eigenvalues, and every covariance a I + b 11^T has only such. `values` and `vectors` are constants
+# of S.
 
 
 @jax.custom_jvp
 def _resolvent(S: Matrix, values: jax.Array, vectors: jax.Array, s: jax.Array) -> Matrix:
-    """(I + 2 s S)^-1 on the zero-mean space."""
+    """The resolvent (I + 2 s S)^-1 on the zero-mean space."""
     return matmul(vectors / (1 + 2 * s * values)[None, :], vectors.T)
 
 
 @jax.custom_jvp
 def damped(S: Matrix, values: jax.Array, vectors: jax.Array, s: jax.Array) -> Matrix:
-    """s S (I + 2 s S)^-1."""
+    """The damped covariance s S (I + 2 s S)^-1."""
     return matmul(vectors * (s * values / (1 + 2 * s * values))[None, :], vectors.T)
 
 
 @jax.custom_jvp
 def half_log_det(S: Matrix, values: jax.Array, vectors: jax.Array, s: jax.Array) -> jax.Array:
-    """log det(I + 2 s S) / 2."""
+    """The value log det(I + 2 s S) / 2."""
     return jnp.sum(jnp.log1p(2 * s * values)) / 2
 
 
 def _turned(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> jax.Array:
-    """s C dS C, C the resolvent."""
+    """The derivative s C dS C, with C the resolvent."""
     C = _resolvent(*primals)
     return primals[-1] * matmul(matmul(C, tangents[0]), C)
 

@@ -29,15 +29,15 @@ Vector = Float[jax.Array, " B"]
 
 
 class Propagated(NamedTuple):
-    """What a batch-normalised layer does to the kernels of its batch: y = phi(xhat), xhat = BN(x), J = dy/dx.
+    """Kernels of a batch behind a batch-normalised layer: y = phi(xhat), xhat = BN(x), J = dy/dx.
 
     Attributes:
-        nngp: (B, B) E[y y^T].
-        distance: (B, B) cosine distance 1 - nngp_ij / sqrt(nngp_ii nngp_jj), to a relative rounding/sqrt(distance)
-            where `apart` was given, rounding/distance where not; exactly 0 between duplicates.
-        pushed: (B, B) E[J theta J^T].
-        mean: (B,) E[y_i], over neurons.
-        slope: (B, B) E[phi'(xhat_i) phi'(xhat_j)].
+        nngp: second moments E[y y^T], (B, B).
+        distance: cosine distance 1 - nngp_ij / sqrt(nngp_ii nngp_jj), (B, B), to a relative rounding/sqrt(distance) if
+            `apart` was given, else rounding/distance; exactly 0 between duplicates.
+        pushed: tangent kernel E[J theta J^T], (B, B).
+        mean: mean E[y_i] over neurons, (B,).
+        slope: products of slopes E[phi'(xhat_i) phi'(xhat_j)], (B, B).
     """
 
     nngp: Float[HeldArray, "B B"]
@@ -48,13 +48,13 @@ class Propagated(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A batch in units where the mean eigenvalue of S on the zero-mean space is 1, and what that `unit` was.
+    """A batch in units in which the mean eigenvalue of S on the zero-mean space is 1; `unit` is its size before that.
 
     Attributes:
-        S: centred covariance; `values` and `vectors` its eigendecomposition on the zero-mean space.
-        apart: Var[x_i - x_j].
-        close: near-duplicates, where `apart` says more than the entries of S.
-        floor: eps times B, what is added to |G x|^2.
+        S: centred covariance; `values` and `vectors` are its eigenvalues and eigenvectors on the zero-mean space.
+        apart: variances Var[x_i - x_j].
+        close: near-duplicates, for which `apart` says more than the entries of S; None without `apart`.
+        floor: number eps times B that is added to |G x|^2.
         rank: number of eigenvalues above rounding.
         on_kink: whether an input is the mean of its batch, within rounding.
     """
@@ -71,15 +71,15 @@ class Batch(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Second moments at one node: of Gaussians z with the damped covariance kappa, y = phi(z).
+    """Second moments at one node: of Gaussians z with the damped covariance kappa, and of y = phi(z).
 
     Attributes:
-        s: the node.
-        kappa: (B, B) damped covariance.
-        size: (B,) sqrt E[y_i^2].
-        distance: (B, B) cosine distances of y.
-        slope: (B, B) E[phi'(z_i) phi'(z_j)].
-        bend: (B, B) N in the package's head.
+        s: node of the quadrature.
+        kappa: damped covariance, (B, B).
+        size: root mean squares sqrt E[y_i^2], (B,).
+        distance: cosine distances of y, (B, B).
+        slope: products of slopes E[phi'(z_i) phi'(z_j)], (B, B).
+        bend: matrix N in the package's head, (B, B).
     """
 
     s: jax.Array
@@ -91,7 +91,7 @@ class Moments(NamedTuple):
 
     @property
     def value(self) -> Matrix:
-        """E[y_i y_j]."""
+        """Second moments E[y_i y_j]."""
         return self.size[:, None] * self.size[None, :] * (1 - self.distance)
 
 
@@ -100,7 +100,7 @@ _compiled = functools.partial(jax.jit, static_argnames=("phi", "rule", "needed")
 
 @_compiled
 def nngp_integral(sigma: Matrix, eps: Real, rounding: Real, *, phi: PiecewiseLinear, rule: Rule, needed: int) -> Matrix:
-    """`kernels.nngp` without its checks; NaN where they would have raised, and so for all functions here."""
+    """`kernels.nngp` without its checks; like all functions here it gives NaN where the checks would raise an error."""
     batch = _prepare(sigma, None, eps, rounding)
     total = _integrate(lambda m: m.value, batch, phi, rule)
     return _where(batch.rank >= needed, len(sigma) * total)
@@ -110,7 +110,7 @@ def nngp_integral(sigma: Matrix, eps: Real, rounding: Real, *, phi: PiecewiseLin
 def push_integral(
     sigma: Matrix, theta: Matrix, eps: Real, rounding: Real, *, phi: PiecewiseLinear, rule: Rule, needed: int
 ) -> Matrix:
-    """`kernels.push`."""
+    """`kernels.push` without its checks."""
     batch = _prepare(sigma, None, eps, rounding)
     T = center(theta)
     total = _integrate(lambda m: _pushed(m, T), batch, phi, rule)
@@ -121,7 +121,7 @@ def push_integral(
 def pull_integral(
     sigma: Matrix, cotangent: Matrix, eps: Real, rounding: Real, *, phi: PiecewiseLinear, rule: Rule, needed: int
 ) -> Matrix:
-    """`kernels.pull`."""
+    """`kernels.pull` without its checks."""
     batch = _prepare(sigma, None, eps, rounding)
     M = (cotangent + cotangent.T) / 2
 
@@ -147,9 +147,9 @@ def propagate_integrals(
     rule: Rule,
     needed: int,
 ) -> Propagated:
-    """`kernels.propagate`: all from one eigendecomposition and one pass over the nodes.
+    """`kernels.propagate` without its checks: all from one eigendecomposition and one pass over the nodes.
 
-    Of the NNGP, its diagonal and H = E[(y_i - y_j)^2] / 2 are integrated, which have no cancellation.
+    For the NNGP, its diagonal and H = E[(y_i - y_j)^2] / 2 are integrated, which have no cancellation.
     """
     B = len(sigma)
     batch = _prepare(sigma, apart, eps, rounding)
@@ -193,13 +193,13 @@ def _size_of_xhat(m: Moments, floor: jax.Array) -> Vector:
 
 
 def _slope_of_xhat(batch: Batch, phi: PiecewiseLinear) -> Matrix:
-    """E[phi'(xhat_i) phi'(xhat_j)]: xhat has the signs of the Gaussian G x, whatever eps."""
+    """Products of slopes E[phi'(xhat_i) phi'(xhat_j)]: xhat has the signs of the Gaussian G x, whatever eps."""
     q = jnp.diagonal(batch.S)
     return phi.derivative_dual.at_distance(q[:, None], q[None, :], cosine_distances(q, batch.apart))
 
 
 def _where(condition: jax.Array, result: jax.Array) -> jax.Array:
-    """The result, or NaN: all that can be said under a trace. A product, so that gradients are NaN with it."""
+    """The result if the condition holds, else NaN: a trace can raise no error. As a product, gradients are NaN, too."""
     return result * jnp.where(condition, jnp.ones_like(result), jnp.nan)
 
 
@@ -214,7 +214,7 @@ def _differentiable(batch: Batch, phi: PiecewiseLinear, needed: int) -> Bool[jax
 def _prepare(sigma: Matrix, apart: Matrix | None, eps: Real, rounding: Real) -> Batch:
     B = len(sigma)
     if apart is not None:
-        # constant where it is 0: no input on the diagonal, and heavy tails may make derivatives infinite at duplicates
+        # constant where it is 0: the diagonal is no pair, and heavy tails may make derivatives infinite at duplicates
         apart = jnp.where(apart > 0, apart, 0)
     S = centered_covariance(sigma, apart)
     unit = jnp.trace(S) / (B - 1)
@@ -236,7 +236,7 @@ def _prepare(sigma: Matrix, apart: Matrix | None, eps: Real, rounding: Real) -> 
 
 
 def _integrate(integrand: Callable[[Moments], Result], batch: Batch, phi: PiecewiseLinear, rule: Rule) -> Result:
-    """Int delta integrand ds/s, one node at a time: a node takes O(B^2) memory, and so do all of a gradient."""
+    """Int delta integrand ds/s, one node at a time: a node takes O(B^2) memory, and so do all nodes of a gradient."""
     dtype = batch.S.dtype
     nodes, log_weights = (jnp.asarray(a, dtype) for a in nodes_and_log_weights(rule, dtype))
     s = nodes / jax.lax.stop_gradient(len(batch.S) - 1 + batch.floor)
@@ -253,7 +253,7 @@ def _integrate(integrand: Callable[[Moments], Result], batch: Batch, phi: Piecew
         s, log_weights, counts = node
         return jax.lax.cond(counts, lambda: jax.tree.map(jnp.add, total, at(s, log_weights)), lambda: total), None
 
-    # integrands are of order s in both directions at most, and their sum of order 1
+    # the integrands are of order s in both directions at most, and their sum is of order 1
     counts = jax.vmap(log_weight)(s, log_weights) + jnp.log(nodes) > math.log(np.finfo(dtype).eps)
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(at, s[0], log_weights[0]))
     total, _ = jax.lax.scan(add, zero, (s, log_weights, counts))

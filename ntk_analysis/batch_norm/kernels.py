@@ -40,15 +40,15 @@ def nngp(
     At eps = 0 it does not change when sigma is scaled, and its trace is (a^2 + b^2) B for phi(x) = a x + b |x|.
 
     Args:
-        sigma: (B, B) covariance of the pre-activations over the batch; symmetric, positive semi-definite.
+        sigma: covariance (B, B) of the pre-activations over the batch; symmetric, positive semi-definite.
         activation: name or `Activation`, piecewise linear with a kink at 0 at most.
-        eps: added to the biased batch variance.
-        rule: quadrature rule; None chooses by rank(G sigma G), B - 1 under a trace. `rule_error` tells the relative
-            error to expect, 1e-11 at most; `quadrature_error` measures it.
+        eps: number added to the biased batch variance.
+        rule: quadrature rule; None chooses it by rank(G sigma G), which is taken as B - 1 under a trace. `rule_error`
+            gives the relative error to expect, 1e-11 at most; `quadrature_error` measures it.
 
     Raises:
         NotImplementedError: the activation is not positively homogeneous.
-        ValueError: sigma is no covariance matrix, or all inputs coincide.
+        ValueError: sigma is not a covariance matrix, or all inputs coincide.
     """
     return _dispatch(nngp_integral, {"sigma": sigma}, activation, eps, rule, needed=1)
 
@@ -58,20 +58,20 @@ def push(
 ) -> HeldSquare:
     """Tangent kernel behind BN and phi: E[J theta J^T], J = d phi(BN(x)) / dx, x ~ N(0, sigma); linear in theta.
 
-    At eps = 0, push(c sigma, theta) = push(sigma, theta) / c, and rank(G sigma G) >= 3 is needed: E[1/|G x|^2] is
-    infinite otherwise. So B >= 4; duplicated inputs are legal while the rank suffices.
+    At eps = 0, push(c sigma, theta) = push(sigma, theta) / c, and rank(G sigma G) >= 3 is needed, because E[1/|G x|^2]
+    is infinite otherwise. So B must be at least 4; duplicated inputs are legal if the rank suffices.
 
     Args:
-        sigma: (B, B) covariance of the pre-activations over the batch; symmetric, positive semi-definite.
-        theta: (B, B) tangent kernel of the pre-activations; symmetric.
-        activation: as in `nngp`.
-        eps: added to the biased batch variance.
-        rule: as in `nngp`.
+        sigma: covariance (B, B) of the pre-activations over the batch; symmetric, positive semi-definite.
+        theta: tangent kernel (B, B) of the pre-activations; symmetric.
+        activation: name or `Activation`, as for `nngp`.
+        eps: number added to the biased batch variance.
+        rule: quadrature rule, as for `nngp`.
 
     Raises:
         NotImplementedError: the activation is not positively homogeneous.
-        ValueError: sigma is no covariance matrix or of too small a rank, theta does not fit, or an input lies at the
-            mean of the batch, on the kink of phi.
+        ValueError: sigma is not a covariance matrix or is of too small a rank, theta does not fit, or an input lies at
+            the mean of the batch, on the kink of phi.
     """
     return _dispatch(push_integral, {"sigma": sigma, "theta": theta}, activation, eps, rule, needed=3)
 
@@ -85,25 +85,26 @@ def propagate(
     apart: Square | None = None,
     rule: Rule | None = None,
 ) -> Propagated:
-    """`nngp` and `push` in one pass, with the mean and the slope a network's recursion needs behind and beside them.
+    """`nngp` and `push` in one pass, with the mean and the slope that a network's recursion needs besides.
 
     Args:
-        sigma: (B, B) covariance of the pre-activations over the batch; symmetric, positive semi-definite.
-        theta: (B, B) tangent kernel of the pre-activations; symmetric.
-        activation: as in `nngp`.
-        eps: added to the biased batch variance.
-        apart: (B, B) Var[x_i - x_j], where known better than sigma_ii + sigma_jj - 2 sigma_ij: to a rounding of
-            sqrt(apart sigma_ii), as from differences of vectors. Batch normalisation depends on nothing else, so
-            everything but rounding errors is then computed from it. Near-duplicates keep their digits.
-        rule: as in `nngp`.
+        sigma: covariance (B, B) of the pre-activations over the batch; symmetric, positive semi-definite.
+        theta: tangent kernel (B, B) of the pre-activations; symmetric.
+        activation: name or `Activation`, as for `nngp`.
+        eps: number added to the biased batch variance.
+        apart: variances Var[x_i - x_j], (B, B), if they are known better than sigma_ii + sigma_jj - 2 sigma_ij: to a
+            rounding of sqrt(apart sigma_ii), as from differences of vectors. Batch normalisation depends on nothing
+            else, so everything but rounding errors is then computed from `apart`, and near-duplicates keep their
+            digits.
+        rule: quadrature rule, as for `nngp`.
 
     Returns:
-        `Propagated`. Under a trace `pushed` is NaN where `push` would raise, `slope` where an input is the mean of its
-        batch, on the kink of phi, and everything where all inputs coincide.
+        `Propagated`. Under a trace `pushed` is NaN where `push` would raise an error, `slope` is NaN where an input is
+        the mean of its batch, on the kink of phi, and everything is NaN where all inputs coincide.
 
     Raises:
         NotImplementedError: the activation is not positively homogeneous.
-        ValueError: as `push`, or apart contradicts sigma.
+        ValueError: an argument is refused, as by `push`, or apart contradicts sigma.
     """
     arrays = {"sigma": sigma, "theta": theta, "apart": apart}
     return _dispatch(propagate_integrals, arrays, activation, eps, rule, needed=3)
@@ -134,10 +135,10 @@ def quadrature_error(
     *,
     rule: Rule | None = None,
 ) -> float:
-    """Measured quadrature error of `nngp`, or of `push` where theta is given, relative to the largest entry.
+    """Measured quadrature error of `nngp`, or of `push` if theta is given, relative to the largest entry.
 
-    The largest change of an entry under half the step and a longer reach, whose own error is far below. Outside
-    JAX transformations only.
+    It is the largest change of an entry under half the step and a longer reach, whose own error is far below. It can be
+    measured outside JAX transformations only.
     """
     array = checked(sigma, "sigma")
     chosen = rule or automatic(rank_of(array, rounding_of(np.asarray(sigma))))
@@ -157,7 +158,7 @@ def _dispatch(
     rule: Rule | None,
     needed: int,
 ) -> Any:
-    """Checks that the trace allows, then `compute` in the ambient dtype under a trace and in float64 outside.
+    """Makes the checks that the trace allows and calls `compute`, in the ambient dtype under a trace, else in float64.
 
     `arrays` holds the arguments of `compute` by name, sigma first; None stands for one that is not given.
     """

@@ -19,9 +19,9 @@ from ntk_analysis.precision import Real, float_array, is_traced, numpy_in_float6
 def large_batch_nngp(sigma: Square, activation: str | Activation = "relu", eps: float = 0.0) -> HeldSquare:
     """Approximation of `nngp` for large batches, any activation: E[phi phi^T] under N(0, S/(v + eps)), v = tr(S)/B.
 
-    The batch variance is replaced by its mean. Largest error of an entry for ReLU
-    at eps = 0, B = 8, 32, 256: 3.6e-2, 1.5e-2, 1.8e-3 for Sigma = exp(-|i - j|/3) + I/2; 9e-2, 1.5e-2, 7e-4 for one
-    Wishart draw with 2 B features; none for equicorrelated inputs. Arguments and errors as in `nngp`.
+    The batch variance is replaced by its mean. The largest error of an entry for ReLU at eps = 0 and B = 8, 32, 256 is
+    3.6e-2, 1.5e-2, 1.8e-3 for Sigma = exp(-|i - j|/3) + I/2, and 9e-2, 1.5e-2, 7e-4 for one Wishart draw with 2 B
+    features; there is none for equicorrelated inputs. Arguments and errors are those of `nngp`.
     """
     phi = activations.get(activation)
     check_eps(eps)

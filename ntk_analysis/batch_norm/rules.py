@@ -33,8 +33,8 @@ def automatic(rank: int) -> Rule:
 def rule_error(rank: int) -> float:
     """Relative error of the integrals under the automatic rule: 1e-11 (COARSE), 1e-12 (FINE).
 
-    Relative to the largest entry; `quadrature_error` measures it. Known exception: 1e-7 for COARSE where rank is 3,
-    which under a trace is not known.
+    The error is relative to the largest entry; `quadrature_error` measures it. There is one known exception: 1e-7 for
+    COARSE where the rank is 3, which is not known under a trace.
     """
     return {COARSE: 1e-11, FINE: 1e-12}[automatic(rank)]
 

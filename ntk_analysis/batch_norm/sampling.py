@@ -30,12 +30,12 @@ class AfterActivation(NamedTuple):
     """Kernels of y = BN(phi(x)) over a batch, float64, each with the standard error of every entry.
 
     Attributes:
-        nngp: (B, B) E[y y^T].
-        nngp_error: (B, B) its standard error.
-        pushed: (B, B) E[J theta J^T], J = dy/dx; None without theta.
-        pushed_error: (B, B) its standard error, or None.
-        mean: (B,) E[y_i], over neurons.
-        mean_error: (B,) its standard error.
+        nngp: second moments E[y y^T], (B, B).
+        nngp_error: standard error of `nngp`, (B, B).
+        pushed: tangent kernel E[J theta J^T] with J = dy/dx, (B, B); None without theta.
+        pushed_error: standard error of `pushed`, (B, B), or None.
+        mean: mean E[y_i] over neurons, (B,).
+        mean_error: standard error of `mean`, (B,).
     """
 
     nngp: Float[np.ndarray, "B B"]
@@ -58,30 +58,31 @@ def after_activation(
 ) -> AfterActivation:
     """NNGP and tangent kernel of batch normalisation behind phi, y = BN(phi(x)), x ~ N(0, sigma), by sampling.
 
-    Randomised quasi Monte Carlo: scrambled Sobol points, the largest eigenvalues of sigma on the first dimensions;
-    `repeats` independent scramblings give mean and standard error (a Student t of repeats - 1 degrees of freedom).
-    The same seed gives the same points, so that differences between nearby sigma keep their digits. At B = 6 and 2^12
-    samples the NNGP's error is a sixth of plain Monte Carlo's for ReLU and tanh, that of `pushed` two fifths for tanh
-    and two thirds for ReLU, whose derivative jumps.
+    The method is randomised quasi Monte Carlo: scrambled Sobol points, with the largest eigenvalues of sigma on the
+    first dimensions; `repeats` independent scramblings give mean and standard error (a Student t of repeats - 1 degrees
+    of freedom). The same seed gives the same points, so that differences between nearby sigma keep their digits. At B =
+    6 and 2^12 samples the NNGP's error is a sixth of plain Monte Carlo's for ReLU and tanh; the error of `pushed` is
+    two fifths for tanh and two thirds for ReLU, whose derivative jumps.
 
     Where eps is far below the variance of phi(x) over the batch, the rare batches on which phi is nearly constant carry
-    much of `pushed` (each counts like 1/eps): its error is large then, and honest only if they are sampled at all.
+    much of `pushed` (each counts like 1/eps). Its error is then large, and it is honest only if such batches are
+    sampled at all.
 
     Args:
-        sigma: (B, B) covariance of the pre-activations over the batch; symmetric, positive semi-definite.
-        theta: (B, B) tangent kernel of the pre-activations, symmetric; None for the NNGP alone.
-        activation: name or `Activation`, any.
-        eps: added to the biased batch variance, > 0.
-        samples: samples of one scrambling, a power of 2.
+        sigma: covariance (B, B) of the pre-activations over the batch; symmetric, positive semi-definite.
+        theta: tangent kernel (B, B) of the pre-activations, symmetric; None for the NNGP alone.
+        activation: any activation, by name or as `Activation`.
+        eps: number > 0 added to the biased batch variance.
+        samples: number of samples of one scrambling, a power of 2.
         repeats: number of scramblings, at least 2.
-        seed: of the scramblings.
+        seed: seed of the scramblings.
 
     Raises:
-        ValueError: eps = 0, sigma is no covariance, theta does not fit, an input of variance 0 lies on the kink of
+        ValueError: eps = 0, sigma is not a covariance, theta does not fit, an input of variance 0 lies on the kink of
             phi, or samples or repeats are out of range.
-        NotImplementedError: called inside a JAX transformation.
+        NotImplementedError: the call is inside a JAX transformation.
     """
-    from scipy.stats import qmc  # here: importing it takes a third of the time that the whole package does
+    from scipy.stats import qmc  # here, because importing it takes a third of the time of the whole package
 
     if is_traced(sigma, theta):
         raise NotImplementedError("after_activation samples in NumPy: call it outside jit, grad and vmap")
@@ -96,7 +97,7 @@ def after_activation(
     values, vectors = np.linalg.eigh(covariance)
     root = (np.sqrt(np.maximum(values, 0)) * vectors)[:, ::-1]
     children = np.random.SeedSequence(seed).spawn(repeats)
-    # not rng=: seed is the name it has in every supported SciPy
+    # not rng=, because every supported SciPy has the name seed
     points = (qmc.Sobol(len(root), seed=np.random.default_rng(child)) for child in children)
     runs = [_one_scrambling(root, tangent, eps, phi, samples, sobol) for sobol in points]
     mean, nngp, pushed = (_mean_and_error(quantity) for quantity in zip(*runs, strict=True))
@@ -153,7 +154,7 @@ def _one_scrambling(
 def _sums(
     x: Float[jax.Array, "samples B"], theta: Matrix | None, eps: Real, *, phi: Activation
 ) -> tuple[Float[jax.Array, " B"], Matrix, Matrix | None]:
-    """Sums over samples of y, y y^T and J theta J^T, as the head of this module has them."""
+    """Sums over samples of y, y y^T and J theta J^T, by the formulas in the head of this module."""
     B = x.shape[1]
     f, slope = jax.jvp(phi, (x,), (jnp.ones_like(x),))
     f = f - jnp.mean(f, axis=1, keepdims=True)

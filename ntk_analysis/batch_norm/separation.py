@@ -17,11 +17,11 @@ from ntk_analysis.batch_norm.damping import Matrix, matmul
 from ntk_analysis.gaussian import into_range, safe_divide, safe_sqrt
 from ntk_analysis.precision import Real
 
-CLOSE = 1e-4  # inputs whose difference has less than this share of their variances; a covariance holds others to 1e-12
+CLOSE = 1e-4  # share of the variances below which a difference makes inputs close; a covariance holds others to 1e-12
 
 
 class CloseInputs(NamedTuple):
-    """Rows of S less the row of a close input, their Gram matrix, and which pairs were measured from the same row."""
+    """Rows of S minus the row of a close input, their Gram matrix, and the pairs measured from the same row."""
 
     rows: Matrix
     gram: Matrix
@@ -29,7 +29,7 @@ class CloseInputs(NamedTuple):
 
 
 def close_inputs(S: Matrix, apart: Matrix) -> CloseInputs:
-    """Every input's row of S measured from the first input close to it, or close to one that is, and so on."""
+    """Rows of S, each measured from the first input close to it, or close to one that is close to it, and so on."""
     B, q = len(S), jnp.diagonal(S)
     close = apart < CLOSE * (q[:, None] + q[None, :])
     first = jnp.argmax(close, axis=1)
@@ -41,7 +41,7 @@ def close_inputs(S: Matrix, apart: Matrix) -> CloseInputs:
 
 
 def damped_apart(kappa: Matrix, s: jax.Array, S: Matrix, apart: Matrix, close: CloseInputs | None) -> Matrix:
-    """Var[z_i - z_j] for z ~ N(0, kappa), never above s Var[x_i - x_j]: so duplicates are exactly 0 apart."""
+    """Variances Var[z_i - z_j] for z ~ N(0, kappa), at most s Var[x_i - x_j]: so duplicates are exactly 0 apart."""
     plain = _spread(kappa)
 
     def refined() -> Matrix:
@@ -49,7 +49,7 @@ def damped_apart(kappa: Matrix, s: jax.Array, S: Matrix, apart: Matrix, close: C
         resolved = close.gram - 2 * matmul(matmul(close.rows, kappa), close.rows.T)  # rows R rows^T, R = G - 2 kappa
         fine = s * (apart - 2 * s * _spread(resolved))
         q, damped = jnp.diagonal(S), jnp.diagonal(kappa)
-        # whichever rounds less
+        # takes the one that rounds less
         better = s * safe_sqrt(apart * (q[:, None] + q[None, :])) < damped[:, None] + damped[None, :]
         return jnp.where(close.pairs & better, jnp.maximum(fine, 0), plain)
 
@@ -58,7 +58,7 @@ def damped_apart(kappa: Matrix, s: jax.Array, S: Matrix, apart: Matrix, close: C
 
 
 def cosine_distances(q: Float[jax.Array, " B"], squared: Matrix) -> Matrix:
-    """1 - correlation from variances q and Var[z_i - z_j]; 1 where a variance is 0.
+    """Cosine distances, 1 - correlation, from variances q and Var[z_i - z_j]; 1 where a variance is 0.
 
     Nearly opposite inputs are at the right angle up to sqrt(rounding), 1e-8.
     """
@@ -68,7 +68,7 @@ def cosine_distances(q: Float[jax.Array, " B"], squared: Matrix) -> Matrix:
 
 
 def entries_apart(sigma: Matrix, rounding: Real) -> Matrix:
-    """Var[x_i - x_j], which centring leaves alone; 0 where the entries of sigma cannot tell it from 0."""
+    """Variances Var[x_i - x_j], which centring leaves alone; 0 where the entries of sigma cannot tell them from 0."""
     q = jnp.diagonal(sigma)
     total = q[:, None] + q[None, :]
     squared = total - sigma - sigma.T
@@ -76,6 +76,6 @@ def entries_apart(sigma: Matrix, rounding: Real) -> Matrix:
 
 
 def _spread(matrix: Matrix) -> Matrix:
-    """A_ii + A_jj - 2 A_ij."""
+    """The matrix A_ii + A_jj - 2 A_ij."""
     q = jnp.diagonal(matrix)
     return q[:, None] + q[None, :] - 2 * matrix

@@ -20,7 +20,7 @@ from ntk_analysis.cli.sweep import sweep
 from ntk_analysis.cli.theory import meanfield, phase
 from ntk_analysis.cli.train import train
 
-INTERRUPTED = 130  # exit status of Ctrl-C, as shells have it
+INTERRUPTED = 130  # exit status after Ctrl-C, the same as in shells
 
 app = typer.Typer(
     help="What normalisation does to the neural tangent kernel: theory, measurement, figures.",
@@ -32,7 +32,7 @@ app = typer.Typer(
 
 
 def keeping_programs(command: Callable[..., None]) -> Callable[..., None]:
-    """The command, with what JAX compiles in it kept for the next start."""
+    """The command, such that the programs that JAX compiles in it are kept for the next start."""
 
     @functools.wraps(command)
     def run(*arguments: object, **options: object) -> None:
@@ -49,7 +49,7 @@ for command in (figures, kernel, compare, empirical, meanfield, phase, diagnose,
 
 
 def show_version(wanted: bool) -> bool:
-    """Prints the version and ends."""
+    """Prints the version and ends the program, where that is wanted."""
     if wanted:
         from ntk_analysis import __version__
 
@@ -85,18 +85,18 @@ def main() -> None:
         interrupted(told)
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
-    if status == INTERRUPTED:  # what typer makes of Ctrl-C
+    if status == INTERRUPTED:  # typer turns Ctrl-C into this status
         interrupted("nothing half-written")
     sys.exit(status)
 
 
 def fail(message: object) -> NoReturn:
-    """Ends with an error."""
+    """Ends the program with an error of one line."""
     print(f"error: {one_line(message)}", file=sys.stderr)
     sys.exit(2)
 
 
 def interrupted(message: object) -> NoReturn:
-    """Ends after Ctrl-C."""
+    """Ends the program after Ctrl-C, with one line on what is kept."""
     print(f"interrupted: {one_line(message)}", file=sys.stderr)
     sys.exit(INTERRUPTED)

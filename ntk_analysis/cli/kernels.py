@@ -21,8 +21,8 @@ from ntk_analysis.cli.options import (
 
 def kernel(
     path: Annotated[Path, Argument(help="Images: .npy, .npz, an IDX file, or a folder of MNIST or CIFAR files.")],
-    out: Annotated[Path, Option(help="Result: .npz (kernels and spectrum) or .json (spectrum).")],
-    depth: Annotated[int, Option(help="Hidden layers.")] = 10,
+    out: Annotated[Path, Option(help="File for the result: .npz (kernels and spectrum) or .json (spectrum).")],
+    depth: Annotated[int, Option(help="Number of hidden layers.")] = 10,
     activation: Activation = "relu",
     normalization: NormalizationName = "none",
     w_var: WeightVariance = None,
@@ -58,7 +58,7 @@ def compare(
     path: Annotated[
         Path | None, Argument(help="Images, as for `kernel`; default: the shipped digits.", show_default=False)
     ] = None,
-    depth: Annotated[int, Option(help="Hidden layers.")] = 10,
+    depth: Annotated[int, Option(help="Number of hidden layers.")] = 10,
     activation: Activation = "relu",
     normalization: NormalizationName = "none",
     w_var: WeightVariance = None,
@@ -67,10 +67,11 @@ def compare(
     count: Annotated[int, Option(help="Use at most this many images, chosen with the seed.", min=1)] = 50,
     seed: Annotated[int, Option(help="Seed of the subset.", min=0)] = 0,
 ) -> None:
-    """NNGP and NTK against neural-tangents: largest relative differences, float64, images scaled to |x|^2 = d.
+    """NNGP and NTK against neural-tangents: their largest relative differences.
 
-    Needs neural-tangents (extra `reference`, installed by uv), which has no batch norm. Expect 1e-14 per kernel, and on
-    the NTK's diagonal 5e-9 per ReLU layer: neural-tangents' rounding of the angle of an input with itself.
+    Both are computed in float64, on images scaled to |x|^2 = d. The command needs neural-tangents (extra `reference`,
+    installed by uv), which has no batch norm. Expect 1e-14 per kernel, and on the NTK's diagonal 5e-9 per ReLU layer:
+    neural-tangents' rounding of the angle of an input with itself.
     """
     from importlib.metadata import version
 

@@ -20,7 +20,7 @@ OF_MODELS = {"batch", "stem", "classes"}
 
 
 class Stem(StrEnum):
-    """Size of the images, and the first layers that go with it."""
+    """The sizes of images, and the first layers that go with them."""
 
     cifar = "cifar"
     imagenet = "imagenet"
@@ -28,31 +28,34 @@ class Stem(StrEnum):
 
 def memory(
     models: Annotated[
-        list[str] | None, Argument(metavar="MODEL", help="As in vgg16, resnet50, ...", show_default=False)
+        list[str] | None, Argument(metavar="MODEL", help="Networks, such as vgg16 or resnet50.", show_default=False)
     ] = None,
     normalization: Annotated[
         list[str] | None,
         Option(
             metavar="NAME",
-            help="This one beside batch_norm; may be given several times. Default: all.",
+            help="Normalisation to compare with batch_norm; may be given several times. Default: all.",
             show_default=False,
         ),
     ] = None,
-    batch: Annotated[int, Option(help="Images of a step.", min=2)] = 256,
-    stem: Annotated[Stem, Option(help="Images of 32 x 32, or of 224 x 224.")] = Stem.cifar,
+    batch: Annotated[int, Option(help="Number of images in a step.", min=2)] = 256,
+    stem: Annotated[Stem, Option(help="Size of the images: 32 x 32, or 224 x 224.")] = Stem.cifar,
     classes: Annotated[
-        int | None, Option(help="Logits; default: 100, with --stem imagenet 1000.", min=1, show_default=False)
+        int | None,
+        Option(help="Number of logits; default: 100, or 1000 with --stem imagenet.", min=1, show_default=False),
     ] = None,
-    table1: Annotated[bool, Option("--table1", help="The networks of the paper's Table 1, CIFAR-100.")] = False,
-    table3: Annotated[bool, Option("--table3", help="The networks of the paper's Table 3, ImageNet.")] = False,
+    table1: Annotated[bool, Option("--table1", help="Take the networks of the paper's Table 1, CIFAR-100.")] = False,
+    table3: Annotated[bool, Option("--table3", help="Take the networks of the paper's Table 3, ImageNet.")] = False,
     compile: Annotated[
-        bool, Option("--compile", help="Also compile each gradient here, and tell XLA's temporaries: minutes.")
+        bool,
+        Option("--compile", help="Compile each gradient here, too, and show XLA's temporaries: this takes minutes."),
     ] = False,
-    out: Annotated[Path | None, Option(help="Also write all accounts as .json.")] = None,
+    out: Annotated[Path | None, Option(help="File for all accounts, .json.")] = None,
 ) -> None:
-    """Memory of training by normalisation and kind of layer, from shapes: any batch, nothing is run.
+    """Memory that training needs, by normalisation and kind of layer; found from shapes, without a run.
 
-    It counts the arrays that JAX hands from forward to backward pass, a bound before compilation, in MiB and float32.
+    The command counts the arrays that JAX hands from forward to backward pass, in MiB and float32,
+    which is a bound before compilation.
     """
     changed = changes(memory, locals())
     from ntk_analysis.files import require_suffix, write_whole
@@ -105,14 +108,14 @@ def _accounts(
 
 
 def _reported(row: "Published", normalization: str) -> dict[str, float]:
-    """The paper's figures, if it has any."""
+    """The paper's numbers for this network and normalisation, if it reports any."""
     if normalization not in row.megabytes:
         return {}
     return {"paper_megabytes": row.megabytes[normalization], "paper_saving": row.saving(normalization)}
 
 
 def _lines(row: "Published", accounts: Sequence["Account"]) -> Iterator[str]:
-    """One network: its normalisations with savings in percent, then what is kept by kind of layer."""
+    """The lines about one network: its normalisations with savings in percent, then the bytes kept by kind of layer."""
     base = accounts[0]
     yield (
         f"{base.model}, {base.stem}, batch {base.batch}, {base.classes} classes: parameters {_mib(base.parameters)}, "
@@ -139,7 +142,7 @@ def _lines(row: "Published", accounts: Sequence["Account"]) -> Iterator[str]:
 
 
 def _aligned(cells: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Columns, the first to the left and the others to the right."""
+    """The lines of a table whose first column is aligned to the left and the others to the right."""
     widths = [max(len(line[i]) for line in cells if i < len(line)) for i in range(max(map(len, cells)))]
     for first, *others in cells:
         yield "  ".join([f"  {first:<{widths[0]}}", *map(str.rjust, others, widths[1:])]).rstrip()

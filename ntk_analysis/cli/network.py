@@ -12,23 +12,23 @@ def diagnose(
         str,
         Argument(
             metavar="MODULE:FUNCTION",
-            help="A function without arguments that returns (f, params, x): in a module importable from here, or a .py "
-            "file, as in examples/hand_written.py:network.",
+            help="A function without arguments that returns (f, params, x), in a module importable from here or in a "
+            ".py file, such as examples/hand_written.py:network.",
         ),
     ],
     count: Annotated[
         int | None, Option(help="Use this many of the inputs, chosen with the seed; default: all up to 256.")
     ] = None,
     memory: Annotated[
-        str | None, Option(help="What a tile of the kernel may take, as in 4GiB; default: half of what is free.")
+        str | None, Option(help="Memory a tile of the kernel may take, such as 4GiB; default: half of what is free.")
     ] = None,
     seed: Annotated[int, Option(help="Seed of the subset, the shuffles and the probes.", min=0)] = 0,
-    out: Annotated[Path | None, Option(help="Also write the report as .json.")] = None,
+    out: Annotated[Path | None, Option(help="File for the report, .json.")] = None,
 ) -> None:
-    """A network of your own: its NTK's conditioning, largest stable learning rate, and ordered, critical or chaotic.
+    """Your own network: its NTK's conditioning, its largest stable learning rate, and its phase.
 
-    f(params, x) is a pure JAX function, or a network of ntk_analysis.layers; params any tree of float arrays; x (n,
-    ...) float inputs.
+    The phase is ordered, critical or chaotic. f(params, x) is a pure JAX function, or f is a network of
+    ntk_analysis.layers; params is any tree of float arrays; x holds float inputs, of shape (n, ...).
     """
     from ntk_analysis.diagnosis import diagnose as diagnosed
     from ntk_analysis.diagnosis import load_network

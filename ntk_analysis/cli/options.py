@@ -8,7 +8,7 @@ from typer import Option
 
 
 class Centering(StrEnum):
-    """What is subtracted from images before they are scaled."""
+    """The mean image that is subtracted before images are scaled: the data set's, or none."""
 
     dataset = "dataset"
     none = "none"
@@ -17,27 +17,32 @@ class Centering(StrEnum):
 Activation = Annotated[
     str,
     Option(
-        help="relu, leaky_relu(SLOPE), abs, erf, gelu, tanh, sine, identity, sigmoid, silu, softplus, elu, selu, celu, "
-        "relu6 or softsign.",
+        help="Activation: relu, leaky_relu(SLOPE), abs, erf, gelu, tanh, sine, identity, sigmoid, silu, softplus, "
+        "elu, selu, celu, relu6 or softsign.",
         show_default=True,
     ),
 ]
 NormalizationName = Annotated[
     str,
-    Option(help="none, weight_mean, weight_standardization, batch, layer or layer_post, or another name of these."),
+    Option(
+        help="Normalisation: none, weight_mean, weight_standardization, batch, layer or layer_post, or another name "
+        "of these."
+    ),
 ]
-Eps = Annotated[float, Option(help="Added to the variances of batch and layer normalisations.")]
+Eps = Annotated[float, Option(help="Number added to the variances of batch and layer normalisations.")]
 WeightVariance = Annotated[float | None, Option(help="Weight variance; default: the activation's stable gain.")]
 BiasVariance = Annotated[float, Option(help="Bias variance.")]
 Count = Annotated[int | None, Option(help="Use this many inputs, chosen with the seed; default: all.")]
 Center = Annotated[Centering, Option(help="Subtract the data set's mean image, or nothing.")]
-Raw = Annotated[bool, Option("--raw", help="Take the numbers as they are: no centering, no scaling to |x|^2 = d.")]
-WorkerCount = Annotated[int | None, Option("--workers", help="Processes to start here, by Dask.", min=1)]
-Scheduler = Annotated[str | None, Option(metavar="ADDRESS", help="A running Dask cluster, as in tcp://host:8786.")]
+Raw = Annotated[bool, Option("--raw", help="Take the numbers as they are: no centring, no scaling to |x|^2 = d.")]
+WorkerCount = Annotated[int | None, Option("--workers", help="Number of processes that Dask starts here.", min=1)]
+Scheduler = Annotated[
+    str | None, Option(metavar="ADDRESS", help="Address of a running Dask cluster, such as tcp://host:8786.")
+]
 
 
 def check_workers(workers: int | None, scheduler: str | None) -> None:
-    """Raises ValueError for both of them, or for what is no address."""
+    """Raises ValueError if both are given, or if the scheduler is not an address."""
     if workers is not None and scheduler is not None:
         raise ValueError("--workers starts processes here, --scheduler takes a cluster that runs: give one of them")
     if scheduler is not None and not scheduler.rpartition(":")[2].isdigit():
@@ -48,8 +53,8 @@ def read_inputs(path: Path, count: int | None, seed: int, center: Centering, raw
     """The name of an image set and its images as inputs: float64 (n, d), scaled to |x|^2 = d unless raw.
 
     Raises:
-        DataError: no such images, or not so many.
-        ValueError: raw and centred at once.
+        DataError: there are no such images, or fewer than `count`.
+        ValueError: the images are to be raw and centred at once.
     """
     from ntk_analysis import data
 

@@ -7,18 +7,18 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 Track: TypeAlias = Callable[..., Iterable[Any]]
-"""track(steps, description, done=0): the same steps, with a bar that begins at `done` of `done` + len(steps)."""
+"""Function track(steps, description, done=0) that gives the steps, with a bar from `done` to `done` + len(steps)."""
 
 
 class Interrupted(BaseException):
-    """Ctrl-C, where there is something to tell: what is kept and how to go on."""
+    """Ctrl-C with a message: what is kept and how to go on."""
 
 
 @contextmanager
 def progress(*, transient: bool = False) -> Iterator[Track]:
-    """A `track` whose bars show steps done and time left, on stderr where that is a terminal.
+    """A `track` whose bars show steps done and time left; they appear on stderr if it is a terminal.
 
-    The time left is that of the steps still to do, at the rate of those that this run has done.
+    The time left is an estimate for the steps still to do, from the rate of the steps that this run has done.
 
     Args:
         transient: whether the bars vanish when they are done.
@@ -33,12 +33,12 @@ def progress(*, transient: bool = False) -> Iterator[Track]:
         TimeRemainingColumn(elapsed_when_finished=True),
         TextColumn("{task.fields[time]}"),
     )
-    # rich's own rate forgets what is older than 30 s, and so has none where a step takes longer
+    # rich's own rate forgets steps older than 30 s, so it has no rate where a step takes longer
     bars = Progress(
         *columns,
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
-        redirect_stdout=sys.stdout.isatty(),  # what is printed meanwhile then stands above the bars
+        redirect_stdout=sys.stdout.isatty(),  # then text printed meanwhile stands above the bars
         transient=transient,
         speed_estimate_period=math.inf,
     )

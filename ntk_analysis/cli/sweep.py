@@ -14,36 +14,39 @@ def sweep(
         str,
         Option(
             metavar="NAME|PATH",
-            help="digits, mnist5k, a folder of MNIST, Fashion-MNIST or CIFAR files, or a .npz with labels.",
+            help="Data set: digits, mnist5k, a folder of MNIST, Fashion-MNIST or CIFAR files, or a .npz with labels.",
         ),
     ] = "digits",
-    model: Annotated[str, Option(help="mlp, vgg16, resnet18, ...: as for train.")] = "mlp",
-    depth: Annotated[int | None, Option(help="Hidden layers, of an MLP. [default: 5]")] = None,
+    model: Annotated[str, Option(help="Network: mlp, vgg16, resnet18, ..., as for train.")] = "mlp",
+    depth: Annotated[int | None, Option(help="Number of hidden layers, for mlp only. [default: 5]")] = None,
     width: Annotated[
-        int | None, Option(help="Their units [default: 512]; channels of the first stage of a VGG or ResNet [64].")
+        int | None,
+        Option(help="Units of a hidden layer of mlp [512]; channels of the first stage of VGGs and ResNets [64]."),
     ] = None,
-    normalization: Annotated[str, Option(metavar="NAME,NAME,...", help="As for train.")] = "none,mimic_norm,batch_norm",
+    normalization: Annotated[
+        str, Option(metavar="NAME,NAME,...", help="Normalisations, as for train.")
+    ] = "none,mimic_norm,batch_norm",
     lr: Annotated[
-        str, Option(metavar="FIRST:LAST:POINTS|RATE,...", help="Learning rates: spaced geometrically, or one by one.")
+        str, Option(metavar="FIRST:LAST:POINTS|RATE,...", help="Learning rates: a geometric range, or a list.")
     ] = "1e-3:1:4",
-    seeds: Annotated[int, Option(help="So many: 0, 1, ...", min=1)] = 3,
-    epochs: Annotated[int, Option(help="Of each run.")] = 10,
+    seeds: Annotated[int, Option(help="Number of seeds: 0, 1, ...", min=1)] = 3,
+    epochs: Annotated[int, Option(help="Number of epochs of each run.")] = 10,
     first: Annotated[
-        int | None, Option(help="Show the best accuracy in so many first epochs. [default: all]", min=1)
+        int | None, Option(help="Show the best accuracy in this many first epochs. [default: all]", min=1)
     ] = None,
-    batch: Annotated[int, Option(help="Images a step.")] = 128,
-    optimizer: Annotated[str, Option(help="sgd, adam or adamw.")] = "sgd",
-    momentum: Annotated[float, Option(help="Of SGD; Adam's beta_1.")] = 0.9,
-    weight_decay: Annotated[float, Option(help="Of all parameters.")] = 0.0,
-    warmup: Annotated[int, Option(help="Epochs of linear warm-up.")] = 0,
-    min_fan_in: Annotated[int | None, Option(help="Smallest fan-in that is centred. [default: 51]")] = None,
+    batch: Annotated[int, Option(help="Number of images in a step.")] = 128,
+    optimizer: Annotated[str, Option(help="Optimiser: sgd, adam or adamw.")] = "sgd",
+    momentum: Annotated[float, Option(help="Momentum of SGD, or beta_1 of Adam.")] = 0.9,
+    weight_decay: Annotated[float, Option(help="Weight decay, the same for all parameters.")] = 0.0,
+    warmup: Annotated[int, Option(help="Number of epochs of linear warm-up.")] = 0,
+    min_fan_in: Annotated[int | None, Option(help="Smallest fan-in of a layer that is centred. [default: 51]")] = None,
     running_variance: Annotated[
-        str, Option(help="What batch norms remember: unbiased (PyTorch) or biased (Flax).")
+        str, Option(help="Running variances of batch norms: unbiased (PyTorch) or biased (Flax).")
     ] = "unbiased",
-    augment: Annotated[bool, Option("--augment", help="Random crops and flips.")] = False,
+    augment: Annotated[bool, Option("--augment", help="Augment images by random crops and flips.")] = False,
     together: Annotated[
         int | None,
-        Option(help="Runs at once. [default: one on a CPU, else as many as memory holds]", min=1),
+        Option(help="Number of runs at once. [default: one on a CPU, else as many as memory holds]", min=1),
     ] = None,
     workers: WorkerCount = None,
     scheduler: Scheduler = None,
@@ -52,11 +55,11 @@ def sweep(
         Option(metavar="DIR", help="Folder for runs.jsonl and figures; default: nothing is kept.", show_default=False),
     ] = None,
 ) -> None:
-    """Trains one recipe at many learning rates, with several seeds and normalisations; best accuracies by rate.
+    """Trains one recipe at many learning rates, seeds and normalisations; shows the best accuracies by rate.
 
     A run that diverges is a result. With --out DIR every finished run is a line of DIR/runs.jsonl: the same command
-    goes on where it was killed, and more rates, seeds or normalisations train only what is not there yet.
-    With --workers or --scheduler runs are tasks of Dask; what a worker was at when it died another one trains.
+    goes on where it was killed, and with more rates, seeds or normalisations it trains only the missing runs.
+    With --workers or --scheduler, runs are tasks of Dask; if a worker dies, another one trains its runs.
     """
     check_workers(workers, scheduler)
     from ntk_analysis.cluster import Workers
@@ -76,10 +79,10 @@ def sweep(
 
 
 def rates(text: str) -> tuple[float, ...]:
-    """FIRST:LAST:POINTS spaced geometrically, to six digits; or numbers with commas.
+    """The learning rates of FIRST:LAST:POINTS, spaced geometrically, to six digits; or of a list with commas.
 
     Raises:
-        ValueError: another form, or no positive rising range of at least two points.
+        ValueError: the text has another form, or the range is not positive, not rising or of fewer than two points.
     """
     import numpy as np
 
@@ -97,10 +100,10 @@ def rates(text: str) -> tuple[float, ...]:
 
 
 def execute(grid: Any, source: str, out: Path | None, together: int | None, first: int | None, cluster: Any) -> None:
-    """Trains behind a progress bar, and shows what came out.
+    """Trains all runs with a progress bar, and prints the tables of accuracies.
 
     Raises:
-        Interrupted: by Ctrl-C, where runs are kept.
+        Interrupted: Ctrl-C was pressed, and runs are kept.
     """
     from ntk_analysis.training.dataset import load_dataset
     from ntk_analysis.training.sweep import sweep as train_all
@@ -132,7 +135,7 @@ def execute(grid: Any, source: str, out: Path | None, together: int | None, firs
 
 
 def as_text(table: Any, part: str, first: int | None) -> str:
-    """Learning rates by normalisations; behind a number how many of its seeds diverged."""
+    """Table of learning rates by normalisations; behind each accuracy stands how many seeds diverged."""
     grid = table.grid
     columns = [max(len(name), 9) for name in grid.normalizations]
     head = "learning rate  " + "  ".join(map(str.rjust, grid.normalizations, columns))
@@ -150,7 +153,7 @@ def as_text(table: Any, part: str, first: int | None) -> str:
 
 
 def draw(table: Any, dataset: Any, out: Path) -> str:
-    """The figures of this table, beside its runs: by learning rate where there are several, and by epoch."""
+    """Draws the table beside its runs: by epoch, and by learning rate if there are several; returns the file names."""
     from figures import fig6, learning_rates
     from figures.config import Config
     from figures.store import provenance, save

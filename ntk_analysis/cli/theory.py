@@ -15,9 +15,10 @@ def meanfield(
     w_var: WeightVariance = None,
     b_var: BiasVariance = 0.0,
     batch_size: Annotated[
-        int | None, Option(help="Inputs per batch, for batch only; default: the limit of large batches.")
+        int | None,
+        Option(help="Inputs per batch, for --normalization batch only; default: the limit of large batches."),
     ] = None,
-    out: Annotated[Path | None, Option(help="Also write the table as .json.")] = None,
+    out: Annotated[Path | None, Option(help="File for the table, .json.")] = None,
 ) -> None:
     """One layer as a map of variances and correlations: q*, chi_1, phase, fixed points."""
     from ntk_analysis.files import require_suffix, write_whole
@@ -41,9 +42,9 @@ def phase(
     normalization: NormalizationName = "none",
     w_var: Annotated[str, Option(help="Weight variances as FIRST:LAST:POINTS.")] = "0.1:4:40",
     b_var: Annotated[str, Option(help="Bias variances as FIRST:LAST:POINTS.")] = "0:1:21",
-    out: Annotated[Path | None, Option(help="Write the whole diagram as .npz.")] = None,
+    out: Annotated[Path | None, Option(help="File for the whole diagram, .npz.")] = None,
 ) -> None:
-    """Ordered, critical or chaotic over weight and bias variance: a map of letters."""
+    """Phase over weight and bias variance: a map of letters for ordered, critical and chaotic."""
     from ntk_analysis.files import require_suffix, write_whole
     from ntk_analysis.meanfield import phase_diagram
     from ntk_analysis.results import grid, phase_map, save_phase_diagram

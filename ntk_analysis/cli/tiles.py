@@ -23,11 +23,11 @@ from ntk_analysis.empirical.store import find_store
 from ntk_analysis.layers import Layer
 from ntk_analysis.memory import available_bytes, gib
 
-OF_USERS = (AssertionError, AttributeError, LookupError)  # errors of a user's function that are none of the library's
+OF_USERS = (AssertionError, AttributeError, LookupError)  # errors that only a user's function raises, never the library
 
 
 class Subject(NamedTuple):
-    """What a kernel is of."""
+    """A network f with its parameters and inputs: what the kernel is computed for."""
 
     f: Any
     params: Any
@@ -38,7 +38,7 @@ def given_network(target: str, count: int | None, seed: int, float64: bool) -> S
     """The user's network, on `count` of its inputs, in its own precision or in float64.
 
     Raises:
-        ValueError: not so many inputs; f raises.
+        ValueError: the network has fewer inputs than `count`, or f raises an error.
     """
     f, params, x = load_network(target)
     if count is not None:
@@ -56,7 +56,7 @@ def given_network(target: str, count: int | None, seed: int, float64: bool) -> S
 
 
 def drawn_network(network: Layer, x: np.ndarray, seed: int, float64: bool) -> Subject:
-    """A network with weights drawn in float32, and its inputs; the same weights in float64."""
+    """A network with weights drawn in float32, and its inputs; with float64 the same weights are converted."""
     with jax.enable_x64(False):
         params = network.init(jax.random.key(seed), x.shape)[1]
     dtype = np.float64 if float64 else np.float32
@@ -64,7 +64,7 @@ def drawn_network(network: Layer, x: np.ndarray, seed: int, float64: bool) -> Su
 
 
 def runner(workers: int | None, scheduler: str | None, target: str | None) -> Runner:
-    """Who computes: this machine's devices, processes started here, or a cluster; the user's module goes along."""
+    """The runner: this machine's devices, processes started here, or a cluster, which gets the user's module."""
     if workers is None and scheduler is None:
         return Devices()
     found = Cluster(scheduler, workers)
@@ -74,7 +74,7 @@ def runner(workers: int | None, scheduler: str | None, target: str | None) -> Ru
 
 
 def plan_here(subject: Subject, on: Runner, options: dict[str, Any]) -> str:
-    """Tiles and time of the kernel on this machine, or on the cluster."""
+    """Text on the kernel's tiles and time on this machine, or on the cluster."""
     options = options | {"memory": budget(options["memory"], on), "parallel": on.parallel}
     cut = planned(*subject, **options)
     if not any(_is_described(leaf) for leaf in jax.tree.leaves(subject.params)) and _fits(cut):
@@ -90,10 +90,10 @@ def plan_elsewhere(
     flops_per_second: float | None,
     writes_per_second: float | None,
 ) -> str:
-    """Tiles and time on other devices, for so many inputs like those at hand.
+    """Text on the kernel's tiles and time on other devices, for the given number of inputs like those at hand.
 
-    Coupling is found out on the inputs at hand, and the rate, where none is given, measured here on a tile of the same
-    size; on one of the inputs at hand, where that does not fit.
+    Coupling is detected on the inputs at hand. The rate, if none is given, is measured here on a tile of the same size,
+    or on a tile of the inputs at hand where that does not fit.
     """
     f, params, x = subject
     at_hand = planned(f, params, x, **options | {"memory": None})
@@ -110,10 +110,10 @@ def plan_elsewhere(
 
 
 def compute(subject: Subject, path: Path, on: Runner, options: dict[str, Any]) -> str:
-    """Computes the kernel into its store, or what is left of it; one line of what was done.
+    """Computes the kernel, or its missing tiles, into its store; returns one line that says what was done.
 
     Raises:
-        Interrupted: by Ctrl-C, once there is a store.
+        Interrupted: Ctrl-C was pressed, and there is a store.
     """
     if any(_is_described(leaf) for leaf in jax.tree.leaves((subject.params, subject.x))):
         raise TypeError("the network has descriptions of arrays (ShapeDtypeStruct): those can be planned only, --plan")
@@ -138,7 +138,7 @@ def compute(subject: Subject, path: Path, on: Runner, options: dict[str, Any]) -
             if find_store(path) is None:
                 raise
             raise Interrupted(f"{state(path)}; repeat the command to go on") from None
-        except OF_USERS as error:  # also of workers, where a function may find less than here
+        except OF_USERS as error:  # workers raise them, too: a function may find fewer files or modules there
             raise ValueError(f"computing a tile raised {type(error).__name__}: {error}") from error
     how = f"{time.perf_counter() - start:.3g} s" if begun else "finished before"
     plan = found.plan
@@ -149,7 +149,7 @@ def compute(subject: Subject, path: Path, on: Runner, options: dict[str, Any]) -
 
 
 def state(path: Path) -> str:
-    """How far a store is."""
+    """Text on how many tiles of a store are finished."""
     kept = find_store(path)
     if kept is None:
         return f"nothing is in {path} yet"
@@ -157,7 +157,7 @@ def state(path: Path) -> str:
 
 
 def _announce(path: Path, todo: int) -> int:
-    """Tells the plan of a store that is now being computed; how many of its tiles are finished."""
+    """Prints the plan of a store that is now being computed; returns how many of its tiles are finished."""
     kept = find_store(path)
     assert kept is not None, "it was opened before"
     done = kept.plan.count - todo
@@ -167,7 +167,7 @@ def _announce(path: Path, todo: int) -> int:
 
 
 def _send_along(target: str) -> None:
-    """Has the user's module, and those beside it, sent to workers with the function: they may not find the file."""
+    """Arranges that the user's module and its neighbours are sent to workers, which may not find the files."""
     name = target.rpartition(":")[0]
     file = Path(name if name.endswith(".py") else str(sys.modules[name].__file__)).resolve()
     if "site-packages" in file.parts:
@@ -183,7 +183,7 @@ def _fits(cut: TilePlan) -> bool:
 
 
 def _in(dtype: Any, tree: Any) -> Any:
-    """Floats of a tree as NumPy arrays of this dtype, descriptions as descriptions; all else as it is."""
+    """The tree with its floats as NumPy arrays of this dtype; descriptions stay descriptions, all else is unchanged."""
 
     def converted(leaf: Any) -> Any:
         if not jnp.issubdtype(getattr(leaf, "dtype", np.dtype(int)), jnp.floating):

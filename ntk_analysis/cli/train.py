@@ -15,7 +15,7 @@ def train(
         str,
         Option(
             metavar="NAME|PATH",
-            help="digits, mnist5k, a folder of MNIST, Fashion-MNIST or CIFAR files, or a .npz with labels.",
+            help="Data set: digits, mnist5k, a folder of MNIST, Fashion-MNIST or CIFAR files, or a .npz with labels.",
         ),
     ] = "digits",
     out: Annotated[
@@ -33,54 +33,65 @@ def train(
     ] = False,
     model: Annotated[
         str | None,
-        Option(help="mlp, vgg16, resnet18, resnet50, squeezenet1_1, shufflenet_v2_x1_0, ... [default: mlp]"),
+        Option(help="Network: mlp, vgg16, resnet18, resnet50, squeezenet1_1, shufflenet_v2_x1_0, ... [default: mlp]"),
     ] = None,
-    depth: Annotated[int | None, Option(help="Hidden layers, of an MLP. [default: 5]")] = None,
+    depth: Annotated[int | None, Option(help="Number of hidden layers, for mlp only. [default: 5]")] = None,
     width: Annotated[
-        int | None, Option(help="Their units [default: 512]; channels of the first stage of a VGG or ResNet [64].")
+        int | None,
+        Option(help="Units of a hidden layer of mlp [512]; channels of the first stage of VGGs and ResNets [64]."),
     ] = None,
     normalization: Annotated[
         str | None,
         Option(
-            help="none, batch_norm, layer_norm, weight_standardization, weight_mean, last_bn or mimic_norm; of ResNets "
-            "skip_init and fixup as well. [default: batch_norm]"
+            help="Normalisation: none, batch_norm, layer_norm, weight_standardization, weight_mean, last_bn or "
+            "mimic_norm; for ResNets skip_init and fixup as well. [default: batch_norm]"
         ),
     ] = None,
-    min_fan_in: Annotated[int | None, Option(help="Smallest fan-in that is centred. [default: 51]")] = None,
-    gain: Annotated[float | None, Option(help="Of centred weights behind a ReLU. [default: 2.934]")] = None,
-    skip_scale: Annotated[str | None, Option(help="MimicNorm's scalars: paper or authors. [default: paper]")] = None,
-    running_variance: Annotated[
-        str | None, Option(help="What batch norms remember: unbiased (PyTorch) or biased (Flax). [default: unbiased]")
+    min_fan_in: Annotated[int | None, Option(help="Smallest fan-in of a layer that is centred. [default: 51]")] = None,
+    gain: Annotated[float | None, Option(help="Gain of centred weights behind a ReLU. [default: 2.934]")] = None,
+    skip_scale: Annotated[
+        str | None, Option(help="Law of MimicNorm's scalars: paper or authors. [default: paper]")
     ] = None,
-    loss: Annotated[str | None, Option(help="cross_entropy or squared. [default: cross_entropy]")] = None,
-    optimizer: Annotated[str | None, Option(help="sgd, adam or adamw. [default: sgd]")] = None,
+    running_variance: Annotated[
+        str | None,
+        Option(help="Running variances of batch norms: unbiased (PyTorch) or biased (Flax). [default: unbiased]"),
+    ] = None,
+    loss: Annotated[str | None, Option(help="Loss: cross_entropy or squared. [default: cross_entropy]")] = None,
+    optimizer: Annotated[str | None, Option(help="Optimiser: sgd, adam or adamw. [default: sgd]")] = None,
     lr: Annotated[float | None, Option(help="Largest learning rate. [default: 0.1]")] = None,
-    momentum: Annotated[float | None, Option(help="Of SGD; Adam's beta_1. [default: 0.9]")] = None,
-    nesterov: Annotated[bool | None, Option("--nesterov/--no-nesterov", help="Nesterov's. [default: no]")] = None,
-    weight_decay: Annotated[float | None, Option(help="Of all parameters. [default: 0]")] = None,
-    batch: Annotated[int | None, Option(help="Images a step. [default: 128]")] = None,
-    epochs: Annotated[int | None, Option(help="Where to stop; more of them may be resumed. [default: 10]")] = None,
-    warmup: Annotated[int | None, Option(help="Epochs of linear warm-up. [default: 0]")] = None,
+    momentum: Annotated[float | None, Option(help="Momentum of SGD, or beta_1 of Adam. [default: 0.9]")] = None,
+    nesterov: Annotated[
+        bool | None, Option("--nesterov/--no-nesterov", help="Use Nesterov's momentum. [default: no]")
+    ] = None,
+    weight_decay: Annotated[
+        float | None, Option(help="Weight decay, the same for all parameters. [default: 0]")
+    ] = None,
+    batch: Annotated[int | None, Option(help="Number of images in a step. [default: 128]")] = None,
+    epochs: Annotated[int | None, Option(help="Number of epochs; a resumed run may have more. [default: 10]")] = None,
+    warmup: Annotated[int | None, Option(help="Number of epochs of linear warm-up. [default: 0]")] = None,
     decay_at: Annotated[
         str | None, Option(metavar="E,E,...", help="Epochs at which the learning rate falls. [default: none]")
     ] = None,
-    decay_factor: Annotated[float | None, Option(help="To this fraction. [default: 0.1]")] = None,
+    decay_factor: Annotated[
+        float | None, Option(help="Factor by which the learning rate falls. [default: 0.1]")
+    ] = None,
     augment: Annotated[
-        bool | None, Option("--augment/--no-augment", help="Random crops and flips. [default: no]")
+        bool | None, Option("--augment/--no-augment", help="Augment images by random crops and flips. [default: no]")
     ] = None,
     bfloat16: Annotated[
-        bool | None, Option("--bfloat16/--no-bfloat16", help="Products and activations in bfloat16. [default: no]")
+        bool | None,
+        Option("--bfloat16/--no-bfloat16", help="Compute products and activations in bfloat16. [default: no]"),
     ] = None,
-    seed: Annotated[int | None, Option(help="Of weights, shuffles and augmentation. [default: 0]")] = None,
+    seed: Annotated[int | None, Option(help="Seed of weights, shuffles and augmentation. [default: 0]")] = None,
     tensorboard: Annotated[
         Path | None,
         Option(metavar="DIR", help="Write TensorBoard's files there; needs tensorboardX.", show_default=False),
     ] = None,
 ) -> None:
-    """Trains a network with one of the paper's normalisations; losses and accuracies by epoch.
+    """Trains a network with one of the paper's normalisations; shows losses and accuracies by epoch.
 
-    Training that diverges is a result: it is told and recorded, and the exit status is 0. With --out DIR the metrics
-    are in DIR/metrics.jsonl, and --resume goes on where a run ended or was killed, to the same numbers.
+    Training that diverges is a result: it is reported and recorded, and the exit status is 0. With --out DIR the
+    metrics are in DIR/metrics.jsonl, and --resume goes on where a run ended or was killed, to the same numbers.
     """
     given: dict[str, Any] = {
         "model": model,
@@ -115,10 +126,10 @@ def train(
 
 
 def numbers(option: str, text: str) -> tuple[int, ...]:
-    """The whole numbers of a list such as 80,110,135; none of an empty text.
+    """The whole numbers of a list such as 80,110,135; an empty text has none.
 
     Raises:
-        ValueError: something else stands there.
+        ValueError: the text is not such a list.
     """
     try:
         return tuple(int(part) for part in text.split(",")) if text else ()
@@ -127,10 +138,10 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
 
 
 def execute(recipe: Any, source: str, out: Path | None, resume: bool, tensorboard: Path | None) -> None:
-    """Plan, a line an epoch, and what came out.
+    """Trains; prints the plan, a line for each epoch, and the result.
 
     Raises:
-        Interrupted: by Ctrl-C, where epochs are kept.
+        Interrupted: Ctrl-C was pressed, and epochs are kept.
     """
     from ntk_analysis.training.dataset import load_dataset
     from ntk_analysis.training.loop import Trainer, fit
@@ -163,7 +174,7 @@ def execute(recipe: Any, source: str, out: Path | None, resume: bool, tensorboar
 
 
 def plan(trainer: Any) -> str:
-    """What is about to be trained: data, parameters, steps, and memory where it can be told."""
+    """Text on the training that is about to start: data, parameters, steps and memory."""
     recipe, data = trainer.recipe, trainer.dataset
     images, tests = data.train.images, data.test.images
     steps = trainer.steps_per_epoch
@@ -181,7 +192,7 @@ def plan(trainer: Any) -> str:
 
 
 def memory(trainer: Any) -> str:
-    """What training holds at once, by shapes: besides it there is what the compiler needs on the way."""
+    """Text on the memory that training holds at once, from shapes; the compiler's temporaries come on top."""
     import jax
 
     from ntk_analysis.memory import gib
@@ -195,7 +206,7 @@ def memory(trainer: Any) -> str:
 
 
 def line(epoch: Any, epochs: int, time_left: str) -> str:
-    """One epoch."""
+    """The line that reports one epoch."""
     last = epoch.last_bn_variance
     variance = "" if last is None else f"  last BN variance {sum(last) / len(last):.3g}"
     return (
@@ -206,7 +217,7 @@ def line(epoch: Any, epochs: int, time_left: str) -> str:
 
 
 def left(ends: list[float], first: float, todo: int) -> str:
-    """The time left, from the times at which epochs ended; behind the first from its own length, compiling included."""
+    """The time left, from the times at which epochs ended; after one epoch, from its length with compilation."""
     if not todo:
         return ""
     seconds = todo * (first if len(ends) == 1 else (ends[-1] - ends[0]) / (len(ends) - 1))
@@ -215,7 +226,7 @@ def left(ends: list[float], first: float, todo: int) -> str:
 
 
 def summary(run: Any, out: Path | None) -> str:
-    """What came out."""
+    """The line that reports the result of training."""
     last = run.epochs[-1]
     kept = "" if out is None else f"; in {out}"
     if run.diverged_at is not None:

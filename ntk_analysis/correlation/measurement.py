@@ -33,34 +33,35 @@ def layer_correlations(
 ) -> CorrelationByLayer:
     """Correlation of pairs of inputs over the channels of every hidden layer, for `draws` independent networks.
 
-    A hidden layer is an `Activation`. Observables, with different numbers in the same network:
-        activation: Pearson correlation over the channels of the activation's output (before a LayerNorm after it).
-        pre_activation: the same of the activation's input, after the normalisation if one stands there.
-        before_normalization: the same of what enters that normalisation; pre_activation where there is none.
-        cosine: u.v / (|u| |v|) of the activation's output, not centred; near 1/pi for decorrelated ReLUs.
+    A hidden layer is an `Activation`. The observables give different numbers in the same network:
+            activation: Pearson correlation over the channels of the activation's output (before a LayerNorm after it).
+            pre_activation: Pearson correlation of the activation's input, after the normalisation if one stands there.
+            before_normalization: Pearson correlation of that normalisation's input; pre_activation if there is none.
+            cosine: u.v / (|u| |v|) of the activation's output, not centred; near 1/pi for decorrelated ReLUs.
 
-    `network` may be a function of yours, `layers(key, x)`, that draws its own parameters from the JAX key and returns
-    or yields its layers as arrays (batch, channels), of NumPy or JAX. It is called once a draw, not jitted, with x as
-    given; its observable is "given" (Pearson of what it returns) or "cosine". Layers it yields are reduced one by one.
+    `network` may be your own function `layers(key, x)`, which draws its parameters from the JAX key and returns or
+    yields its layers as arrays (batch, channels), of NumPy or JAX. It is called once a draw, not jitted, with x as
+    given. Its observable is "given" (Pearson correlation of what it returns) or "cosine". Layers that it yields are
+    reduced one by one.
 
     All of x goes through the network in one batch (batch normalisation needs it); each layer is reduced to its P
     coefficients before the next one is computed. Compile time does not grow with the depth of a `Repeat`.
 
     Args:
-        network: a layer or composition of layers, or a function.
-        x: (n, features) inputs, finite; in float64 the network is drawn and computed in float64.
-        pairs: (P, 2) rows of x, the two of a pair different. See `random_pairs`.
-        seed: integer, or a JAX key; one key a network is split from it.
+        network: a layer or composition of layers, or a function `layers(key, x)`.
+        x: finite inputs (n, features); if they are float64, the network is drawn and computed in float64.
+        pairs: row numbers (P, 2) of x, the two of a pair different. See `random_pairs`.
+        seed: integer, or JAX key; it is split into one key for each network.
         draws: number of networks, at least 1.
-        observable: one of OBSERVABLES; None is "activation", for a function "given".
+        observable: one of OBSERVABLES; None is "activation", or "given" for a function.
 
     Warns:
-        UndefinedCorrelationWarning: a layer is constant over its channels (or zero, for the cosine) for some input;
-            those coefficients are NaN, and statistics leave them out.
+        UndefinedCorrelationWarning: a layer is constant over its channels (or zero, for the cosine) for some input; its
+            coefficients are NaN, and statistics leave them out.
 
     Raises:
-        ValueError: unusable x or pairs (an input of zeros has no cosine), draws < 1, an unknown observable, no
-            activation in the network, a hidden layer with fewer than 2 channels, where Pearson is undefined.
+        ValueError: x or pairs are unusable (an input of zeros has no cosine), draws < 1, the observable is unknown, the
+            network has no activation, or a hidden layer has fewer than 2 channels, where Pearson is undefined.
         OverflowError: a layer has NaN or infinite values: the gain is too large for the depth.
     """
     place = _checked_observable(network, observable)
@@ -95,19 +96,20 @@ def channel_distributions(
     """Values of randomly chosen channels over the batch, at some hidden layers of one network (Fig. 2 and 3).
 
     The paper's networks of 51 layers have 50 hidden ones. Channels are chosen without replacement; layers of the same
-    width show the same ones.
+    width show the same channels.
 
     Args:
         network: a layer or composition of layers, or a function as in `layer_correlations`.
-        x: (n, features) inputs, finite, one batch.
-        layers: numbers of hidden layers, from 1.
-        channels: how many channels.
-        seed: integer, or a JAX key; draws network and channels.
-        observable: "activation", "pre_activation" or "before_normalization"; None is "pre_activation", for a function
-            "given".
+        x: finite inputs (n, features), taken as one batch.
+        layers: numbers of the hidden layers to show, counted from 1.
+        channels: number of channels to choose.
+        seed: integer, or JAX key, from which network and channels are drawn.
+        observable: "activation", "pre_activation" or "before_normalization"; None is "pre_activation", or "given" for a
+            function.
 
     Raises:
-        ValueError: unusable x, an unknown observable, a layer that does not exist, more channels than a layer has.
+        ValueError: x is unusable, the observable is unknown, a layer does not exist or has fewer channels than asked
+            for.
         OverflowError: a layer has NaN or infinite values.
     """
     place = _checked_observable(network, observable, default="pre_activation")
@@ -129,7 +131,7 @@ def channel_distributions(
 
 @dataclass(frozen=True)
 class _Channels:
-    """As many randomly chosen channels over the batch, or all there are."""
+    """Picks `count` random channels over the batch, or all channels if there are fewer."""
 
     count: int
 
@@ -151,7 +153,7 @@ def _checked_observable(network: Any, observable: str | None, default: str = "ac
 
 
 def _checked_inputs(x: Any) -> AnyArray:
-    """x itself, where it is an array of NumPy or JAX."""
+    """x itself, if it is an array of NumPy or JAX."""
     given = real_array(x, "x")
     array = np.asarray(given)
     if array.ndim < 2 or 0 in array.shape:

@@ -18,7 +18,7 @@ def random_pairs(count_inputs: int, pairs: int, seed: int | np.integer) -> Integ
     """Distinct pairs i < j of inputs, drawn uniformly without replacement.
 
     Raises:
-        ValueError: fewer than 1 pair asked for, or more than there are.
+        ValueError: fewer than 1 pair is asked for, or more pairs than there are.
     """
     existing = count_inputs * (count_inputs - 1) // 2
     if not 1 <= pairs <= existing:
@@ -32,7 +32,7 @@ def random_pairs(count_inputs: int, pairs: int, seed: int | np.integer) -> Integ
 
 
 def checked_pairs(pairs: Any, inputs: int) -> np.ndarray:
-    """Pairs as an int32 array (P, 2) of two different rows each, or a ValueError."""
+    """The pairs as an int32 array (P, 2), each of two different rows; else raises a ValueError."""
     index = concrete(pairs, "pairs")
     if index.ndim != 2 or index.shape[1] != 2 or len(index) == 0 or index.dtype.kind not in "iu":
         raise ValueError(f"pairs must be integers of shape (P, 2), P >= 1, got {index.dtype} {index.shape}")
@@ -48,13 +48,13 @@ def checked_pairs(pairs: Any, inputs: int) -> np.ndarray:
 def pearson(y: jax.Array, pairs: jax.Array) -> jax.Array:
     """Pearson correlation over channels of each pair of rows; NaN where a row is constant."""
     constant = jnp.max(y, axis=1, keepdims=True) == jnp.min(y, axis=1, keepdims=True)
-    # the mean of equal numbers may be off by a rounding, and noise correlates with noise
+    # the mean of equal numbers may be off by a rounding, and the noise of two rows would then correlate
     return cosine(jnp.where(constant, 0, y - jnp.mean(y, axis=1, keepdims=True)), pairs)
 
 
 def cosine(y: jax.Array, pairs: jax.Array) -> jax.Array:
-    """u.v / (|u| |v|) of each pair of rows; NaN where a row is zero."""
-    scaled = safe_divide(y, jnp.max(jnp.abs(y), axis=1, keepdims=True), math.nan)  # NaN: a row of zeros, undefined
+    """Cosine u.v / (|u| |v|) of each pair of rows; NaN where a row is zero."""
+    scaled = safe_divide(y, jnp.max(jnp.abs(y), axis=1, keepdims=True), math.nan)  # NaN for a row of zeros: undefined
     unit = scaled / jnp.sqrt(jnp.sum(scaled**2, axis=1, keepdims=True))
     products = jax.lax.map(lambda pair: jnp.sum(unit[pair[0]] * unit[pair[1]]), pairs, batch_size=PAIRS_AT_ONCE)
     return jnp.clip(products, -1, 1)

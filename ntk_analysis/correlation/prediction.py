@@ -7,22 +7,23 @@ from ntk_analysis import activations
 
 
 def predicted_spread(width: int, *, observable: str = "activation", activation: Any = "relu") -> float:
-    """Standard deviation, in a deep weight-centred network, of the correlation of two decorrelated inputs.
+    """Standard deviation of the correlation of two decorrelated inputs in a deep weight-centred network.
 
-    First order in 1/width, for weight centering with its stable gain and no biases, and not for batch normalisation,
-    whose band is wider and grows with depth: measure that one. With lam = T_bar'(0), a layer of n channels takes r to
-    lam r + noise of variance 1/n, so that at stationarity
+    It is of first order in 1/width and holds for weight centring with its stable gain and no biases. It does not hold
+    for batch normalisation, whose band is wider and grows with depth: measure that one. With lam = T_bar'(0), a layer
+    of n channels takes r to lam r + noise of variance 1/n, so that at stationarity it is
         activation:     1 / sqrt(n (1 - lam^2))           = 0.085 for ReLU at n = 300
         pre_activation: sqrt((1 + 1/(1 - lam^2)) / n)     = 0.103, one more layer's noise on top.
     The band's centre is 0 up to order 1/n (T_bar is convex: about 0.006 for ReLU at n = 300).
 
     Args:
-        width: channels n of every hidden layer.
-        observable: "activation" or "pre_activation", Pearson over channels.
+        width: number n of channels of every hidden layer.
+        observable: "activation" or "pre_activation", each Pearson over channels.
         activation: name or elementwise JAX function; its pre-activations have variance 1.
 
     Raises:
-        ValueError: width < 2, another observable, or |lam| >= 1 (linear network), where correlations do not settle.
+        ValueError: width < 2, the observable is another, or |lam| >= 1 (linear network), where correlations do not
+            settle.
     """
     if width < 2:
         raise ValueError(f"got width {width}: a correlation over channels needs at least 2")

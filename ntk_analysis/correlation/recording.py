@@ -19,7 +19,7 @@ Statistic: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class Seen(NamedTuple):
-    """What is kept of a layer's output."""
+    """The recorded statistic of a layer's output, whether the output is finite, and its number of channels."""
 
     value: Any
     finite: Any
@@ -29,7 +29,7 @@ class Seen(NamedTuple):
 def hidden_layers(
     network: Layer | LayersOf, statistic: Statistic, place: str, key: jax.Array, x: Any, chosen: Any
 ) -> Iterator[Seen]:
-    """One network's hidden layers from first to last, each reduced by statistic(layer, chosen)."""
+    """Yields one network's hidden layers from first to last, each reduced by statistic(layer, chosen)."""
     if not isinstance(network, Layer):
         yield from _given_layers(network, statistic, key, x, chosen)
         return
@@ -81,7 +81,7 @@ def _reducing(layer: Layer, see: Callable[[jax.Array], Any]) -> Layer:
 
 @dataclass(frozen=True)
 class _Reducing(Layer):
-    """A layer that records `see` of its outputs, within the scan of a `Repeat` around it, and computes as before."""
+    """A layer that computes as before and records `see` of its outputs, within the scan of a `Repeat` around it."""
 
     layer: Layer
     see: Callable[[jax.Array], Any]
@@ -93,7 +93,7 @@ class _Reducing(Layer):
         y, outputs = self.layer.forward(params, x, record=record)
         if not record:
             return y, None
-        if isinstance(self.layer, Residual | ResidualChain):  # the layers inside have reduced their own
+        if isinstance(self.layer, Residual | ResidualChain):  # the layers inside have reduced their own outputs
             *inside, sums = outputs
             see = jax.vmap(self.see) if isinstance(self.layer, ResidualChain) else self.see
             return y, (*inside, see(sums))

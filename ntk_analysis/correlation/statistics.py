@@ -9,21 +9,21 @@ from jaxtyping import Float64, Integer
 
 
 class UndefinedCorrelationWarning(UserWarning):
-    """Some layer is the same in all channels (Pearson) or zero (cosine) for some input: its correlations are NaN."""
+    """A layer is the same in all channels (Pearson) or zero (cosine) for some input: its correlations are NaN."""
 
 
 @dataclass(frozen=True, eq=False)
 class CorrelationByLayer:
     """Correlation coefficients of P pairs of inputs at every hidden layer of several networks.
 
-    Statistics pool pairs and draws. They leave out NaN, which marks an undefined correlation (a dead layer) and was
-    announced by an UndefinedCorrelationWarning; a layer that has nothing else is NaN.
+    Statistics pool pairs and draws. They leave out NaN, which marks an undefined correlation (a dead layer) and which
+    an UndefinedCorrelationWarning announced. A layer with no other values is NaN.
 
     Attributes:
-        values: (draws, depth, P) coefficients in [-1, 1]; layer l stands at index l - 1.
-        initial: (P,) cosines x.x' / (|x| |x'|) of the inputs.
-        pairs: (P, 2) rows of x.
-        observable: one of OBSERVABLES; "given" or "cosine" for a function's own layers.
+        values: coefficients in [-1, 1], of shape (draws, depth, P); layer l is at index l - 1.
+        initial: cosines x.x' / (|x| |x'|) of the inputs, of shape (P,).
+        pairs: row numbers of x, of shape (P, 2).
+        observable: one of OBSERVABLES, or "given" or "cosine" for the layers of a function.
     """
 
     values: Float64[np.ndarray, "draws depth pairs"]
@@ -40,10 +40,10 @@ class CorrelationByLayer:
         return _pooled_deviation(self.values)
 
     def mean_error(self) -> Float64[np.ndarray, " depth"]:
-        """Standard error of `mean` over draws, on the condition of these inputs and pairs.
+        """Standard error of `mean` over draws, for these inputs and pairs.
 
         Raises:
-            ValueError: one draw only.
+            ValueError: there is one draw only.
         """
         return self._over_draws(_pooled_mean)
 
@@ -51,7 +51,7 @@ class CorrelationByLayer:
         """Standard error of `standard_deviation` over draws, by the jackknife (leaving out one network at a time).
 
         Raises:
-            ValueError: one draw only.
+            ValueError: there is one draw only.
         """
         return self._over_draws(_pooled_deviation)
 
@@ -73,12 +73,12 @@ class CorrelationByLayer:
 
 @dataclass(frozen=True, eq=False)
 class ChannelDistributions:
-    """What single channels are over a batch, at some hidden layers of one network.
+    """Values of single channels over a batch, at some hidden layers of one network.
 
     Attributes:
-        values: (layers, channels, batch).
+        values: values of shape (layers, channels, batch).
         layers: numbers of the hidden layers, 1 to depth.
-        observable: what is shown.
+        observable: name of the observable that is shown.
     """
 
     values: Float64[np.ndarray, "layers channels batch"]

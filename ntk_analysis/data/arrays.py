@@ -18,7 +18,7 @@ def read_npy(path: Path) -> Shaped[np.ndarray, "..."]:
     """The array of a .npy file.
 
     Raises:
-        DataError: damaged, truncated, with bytes after the data, or an array of Python objects.
+        DataError: the file is damaged, truncated, has bytes after the data, or holds Python objects.
     """
     return parse_npy(path, read_bytes(path))
 
@@ -27,7 +27,8 @@ def read_npz(path: Path) -> ImageSet:
     """The images of a .npz file (`images`, `x`, or its only array besides labels) and its `labels` or `y`, if any.
 
     Raises:
-        DataError: damaged, no array or several that could be the images, or values that cannot be images or labels.
+        DataError: the file is damaged, has no array or several that could be the images, or has values that cannot be
+            images or labels.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -80,7 +81,8 @@ def to_images(source: str, array: Shaped[np.ndarray, "..."]) -> Images:
     """An array of numbers as images (N, H, W, C), uint8 or floating: see `read_images` for the rules.
 
     Raises:
-        DataError: not numbers, integers outside 0..255, a shape that is not (N, ...), or channels before pixels.
+        DataError: entries are not numbers, integers are outside 0..255, the shape is not (N, ...), or channels come
+            before pixels.
     """
     pixels = to_pixels(source, array)
     if pixels.size == 0 or not 2 <= pixels.ndim <= 4:
@@ -93,7 +95,7 @@ def to_images(source: str, array: Shaped[np.ndarray, "..."]) -> Images:
 
 
 def to_pixels(source: str, array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
-    """The same numbers as uint8, float32 or float64."""
+    """The numbers as uint8, float32 or float64."""
     if array.dtype.kind == "f":
         return array.astype(np.float32 if array.itemsize == 4 else np.float64, copy=False)
     if array.dtype.kind not in "biu":
@@ -106,10 +108,10 @@ def to_pixels(source: str, array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarra
 
 
 def to_labels(source: str, labels: Shaped[np.ndarray, "..."], count: int) -> Int64[np.ndarray, " n"]:
-    """Class numbers, one an image.
+    """Class numbers, one for each image.
 
     Raises:
-        DataError: not integers, negative, or not as many as there are images.
+        DataError: labels are not integers, are negative, or are not as many as the images.
     """
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (count,):
         raise DataError(

@@ -18,7 +18,7 @@ PIXEL_BYTES = 3 * 32 * 32
 
 @dataclass(frozen=True)
 class Layout:
-    """How a CIFAR distribution is laid out.
+    """The layout of a CIFAR distribution.
 
     Attributes:
         name: name of the data set.
@@ -58,13 +58,13 @@ def read_cifar10(directory: str | Path, split: str = "train") -> ImageSet:
 
     Args:
         directory: folder that holds the files, or the folder above (`cifar-10-batches-bin` is then entered).
-        split: "train" or "test".
+        split: part of the data set, "train" or "test".
 
     Returns:
-        images uint8 (N, 32, 32, 3), labels int64 (N,) in 0..9.
+        Images uint8 (N, 32, 32, 3), and labels int64 (N,) in 0..9.
 
     Raises:
-        ValueError: unknown split.
+        ValueError: the split is unknown.
         DataError: a file is missing, truncated or not of this format.
     """
     return read_cifar(Path(directory), split, CIFAR10)
@@ -77,13 +77,13 @@ def read_cifar100(directory: str | Path, split: str = "train") -> ImageSet:
 
     Args:
         directory: folder that holds the files, or the folder above (`cifar-100-binary` is then entered).
-        split: "train" or "test".
+        split: part of the data set, "train" or "test".
 
     Returns:
-        images uint8 (N, 32, 32, 3), labels int64 (N,) in 0..99.
+        Images uint8 (N, 32, 32, 3), and labels int64 (N,) in 0..99.
 
     Raises:
-        ValueError: unknown split.
+        ValueError: the split is unknown.
         DataError: a file is missing, truncated or not of this format.
     """
     return read_cifar(Path(directory), split, CIFAR100)

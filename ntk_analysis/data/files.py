@@ -10,11 +10,11 @@ T = TypeVar("T")
 
 
 class DataError(ValueError):
-    """Data that cannot be read, downloaded or used: what was got, what was expected, what to do, in one line."""
+    """Data cannot be read, downloaded or used; one line says what was got, what was expected, and what to do."""
 
 
 def one_line(error: BaseException) -> str:
-    """The text of an exception of another library, on one line; its type where it has no text."""
+    """The text of an exception of another library, on one line; its type if it has no text."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -31,7 +31,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def for_split(split: str, train: T, test: T) -> T:
-    """`train` or `test`, whichever the split names.
+    """The one of `train` and `test` that the split names.
 
     Raises:
         ValueError: the split is neither "train" nor "test".
@@ -45,7 +45,7 @@ def check_labels(source: Path | str, labels: Integer[np.ndarray, " n"], num_clas
     """Refuse labels outside 0..num_classes-1.
 
     Raises:
-        DataError: naming the first label that is out of range, and its source.
+        DataError: a label is out of range; the message names the first, and its source.
     """
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if wrong.size:

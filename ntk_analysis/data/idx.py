@@ -25,13 +25,13 @@ def read_idx(path: str | Path) -> UInt8[np.ndarray, "..."]:
     """The array of an IDX file of unsigned bytes, gzip-compressed or not (told by the content, not by the name).
 
     Args:
-        path: e.g. `train-images-idx3-ubyte.gz`.
+        path: path of the file, for example `train-images-idx3-ubyte.gz`.
 
     Returns:
-        uint8, in the file's own shape: (N, H, W) for MNIST images, (N,) for labels.
+        Array uint8, in the file's own shape: (N, H, W) for MNIST images, (N,) for labels.
 
     Raises:
-        DataError: missing, truncated, not IDX, of another type, empty, or with bytes after the data.
+        DataError: the file is missing, truncated, not IDX, of another type, empty, or has bytes after the data.
     """
     path = Path(path)
     content = decompress(path, read_bytes(path))
@@ -54,14 +54,14 @@ def read_mnist(directory: str | Path, split: str = "train", name: str = "MNIST")
 
     Args:
         directory: folder that holds the files.
-        split: "train" or "test".
-        name: recorded with results; the files do not say which data set they are.
+        split: part of the data set, "train" or "test".
+        name: name to record with results; the files do not say which data set they are.
 
     Returns:
-        images uint8 (N, H, W, 1), labels int64 (N,) in 0..9.
+        Images uint8 (N, H, W, 1), and labels int64 (N,) in 0..9.
 
     Raises:
-        ValueError: unknown split.
+        ValueError: the split is unknown.
         DataError: a file is missing or damaged, or the two do not belong together.
     """
     images_path, labels_path = (mnist_file(Path(directory), split, kind) for kind in ("images", "labels"))
@@ -82,7 +82,7 @@ def holds_mnist(directory: Path) -> bool:
 
 
 def mnist_file(directory: Path, split: str, kind: str) -> Path:
-    """The file of "images" or "labels" of a split, under whichever of its names it is there."""
+    """The file of "images" or "labels" of a split, under any of its usual names."""
     names = spellings(split, kind)
     for name in names:
         if (directory / name).is_file():
@@ -98,7 +98,7 @@ def spellings(split: str, kind: str) -> list[str]:
 
 
 def read_rank(path: Path, rank: int) -> UInt8[np.ndarray, "..."]:
-    """read_idx, refusing an array of another number of dimensions: images (3) and labels (1) are easily swapped."""
+    """The array of `read_idx`; refuses another number of axes, as images (3) and labels (1) are easily swapped."""
     array = read_idx(path)
     if array.ndim != rank:
         raise DataError(f"{path}: {array.ndim}-dimensional array, expected {rank} dimensions; is the file misnamed?")
@@ -106,7 +106,7 @@ def read_rank(path: Path, rank: int) -> UInt8[np.ndarray, "..."]:
 
 
 def decompress(path: Path, content: bytes) -> bytes:
-    """The content itself, or what it holds if it is gzip."""
+    """The content itself, or the unpacked content if it is gzip."""
     if not content.startswith(GZIP_MAGIC):
         return content
     try:

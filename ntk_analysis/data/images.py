@@ -18,14 +18,15 @@ class ImageSet:
     """N images with their labels.
 
     Attributes:
-        images: (N, H, W, C), raw pixels as the source has them: uint8 grey levels or colours (0..255; the digits of
-            scikit-learn 0..16), or floating where a user's file is.
-        labels: integers (N,) in 0..num_classes-1; all -1 where the source has none.
-        name: what figures and verdicts record, e.g. "CIFAR-10".
-        num_classes: number of classes of the data set (a subset may miss some); 0 where there are no labels.
+        images: raw pixels (N, H, W, C) as in the source: uint8 grey levels or colours (0..255; the digits of
+            scikit-learn 0..16), or floats if a user's file has floats.
+        labels: integers (N,) in 0..num_classes-1; all -1 if the source has none.
+        name: name that figures and verdicts record, such as "CIFAR-10".
+        num_classes: number of classes of the data set (a subset may miss some); 0 if there are no labels.
 
     Raises:
-        DataError: no images, shapes that do not fit together, labels out of range, or NaN or infinite pixels.
+        DataError: there are no images, shapes do not fit together, labels are out of range, or pixels are NaN or
+            infinite.
     """
 
     images: np.ndarray  # bare types here: __post_init__ checks shapes and dtypes always, not only in the tests
@@ -55,7 +56,7 @@ class ImageSet:
         return self.num_classes > 0
 
     def subset(self, count: int, seed: int) -> "ImageSet":
-        """A random choice of `count` images without replacement, in random order; the same seed, the same choice.
+        """A random choice of `count` images without replacement, in random order; the same seed gives the same choice.
 
         Raises:
             DataError: count is below 1 or above the number of images.
@@ -76,7 +77,7 @@ def check_finite(source: str, images: Real[np.ndarray, "n ..."]) -> None:
     """Refuse NaN and infinite pixels.
 
     Raises:
-        DataError: naming the first images that have some.
+        DataError: some pixels are not finite; the message names the first images that have some.
     """
     wrong = np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(axis=1))
     if wrong.size:
@@ -84,6 +85,6 @@ def check_finite(source: str, images: Real[np.ndarray, "n ..."]) -> None:
 
 
 def describe_rows(rows: Integer[np.ndarray, " k"]) -> str:
-    """The first few row indices, for an error message: 'rows 3, 8, 9, 12, 20, ... (41 in all)'."""
+    """The first few row numbers, for an error message: 'rows 3, 8, 9, 12, 20, ... (41 in all)'."""
     first = ", ".join(str(row) for row in rows[:5])
     return f"row{'s' * (len(rows) > 1)} {first}" + (f", ... ({len(rows)} in all)" if len(rows) > 5 else "")

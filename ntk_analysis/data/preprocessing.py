@@ -14,16 +14,16 @@ def preprocess(images: Real[np.ndarray, "n h w c"], center: str = "dataset") -> 
     images are given: choose a subset before, not after.
 
     Args:
-        images: (N, H, W, C), any real dtype.
+        images: images (N, H, W, C), of any real dtype.
         center: "dataset" subtracts the mean image (per pixel, over the N images given), "none" subtracts nothing.
 
     Returns:
-        float64 (N, d), dimensionless, rows with |x|^2 = d, which is variance q = |x|^2/d = 1.
+        Inputs float64 (N, d), dimensionless, with rows of |x|^2 = d, which is variance q = |x|^2/d = 1.
 
     Raises:
         ValueError: `center` is unknown.
-        DataError: no images, NaN or infinite pixels, or rows that are zero and have no direction to scale: black
-            images, or with center="dataset" images equal to the mean image (one image alone, or N copies of one).
+        DataError: there are no images, pixels are NaN or infinite, or rows are zero and have no direction to scale:
+            black images, or with center="dataset" images equal to the mean image (one image alone, or N copies of one).
     """
     if center not in ("dataset", "none"):
         raise ValueError(f"center={center!r} is unknown; use 'dataset' or 'none'")
@@ -44,16 +44,16 @@ def preprocess(images: Real[np.ndarray, "n h w c"], center: str = "dataset") -> 
 
 
 def mean_correlation(x: Float[np.ndarray, "n d"]) -> float:
-    """Mean off-diagonal entry of x x^T / d: how correlated two different inputs are on average.
+    """Mean off-diagonal entry of x x^T / d: the average correlation of two different inputs.
 
     Args:
-        x: (N, d) rows with |x|^2 = d, as `preprocess` returns them.
+        x: rows (N, d) with |x|^2 = d, as `preprocess` returns them.
 
     Returns:
         A number in [-1/(N-1), 1]; -1/(N-1) when the rows sum to zero.
 
     Raises:
-        ValueError: fewer than two rows.
+        ValueError: there are fewer than two rows.
     """
     count, d = x.shape
     if count < 2:

@@ -19,12 +19,12 @@ DATA_HOME_VARIABLE = "NTK_ANALYSIS_DATA"
 
 @dataclass(frozen=True)
 class Remote:
-    """Where a data set is downloaded from.
+    """The place from which a data set is downloaded.
 
     Attributes:
-        folder: its folder in the data home.
+        folder: folder of the data set in the data home.
         url: base URL, ending in a slash.
-        md5: file name -> MD5 checksum of the file, as its publisher gives it.
+        md5: MD5 checksum of each file by its name, as the publisher gives it.
     """
 
     folder: str
@@ -71,12 +71,12 @@ def fetch_mnist(split: str = "train", data_home: str | Path | None = None) -> Im
     """MNIST, downloaded on the first call: 60,000 ("train") or 10,000 ("test") images, uint8 (N, 28, 28, 1).
 
     Args:
-        split: "train" or "test"; only the files of this split are downloaded.
-        data_home: where to keep the files; else $NTK_ANALYSIS_DATA, else the platform's cache folder.
+        split: part of the data set, "train" or "test"; only the files of this split are downloaded.
+        data_home: folder for the files; else $NTK_ANALYSIS_DATA, else the platform's cache folder.
 
     Raises:
-        ValueError: unknown split.
-        DataError: download failed, or the checksum is wrong; nothing unfinished is kept.
+        ValueError: the split is unknown.
+        DataError: the download failed, or the checksum is wrong; nothing unfinished is kept.
     """
     return fetch_idx("MNIST", split, data_home)
 
@@ -90,12 +90,12 @@ def fetch_cifar10(split: str = "train", data_home: str | Path | None = None) -> 
     """CIFAR-10, downloaded on the first call: 50,000 ("train") or 10,000 ("test") images, uint8 (N, 32, 32, 3).
 
     Args:
-        split: "train" or "test"; one archive of 170 MB has both.
-        data_home: where to keep the files; else $NTK_ANALYSIS_DATA, else the platform's cache folder.
+        split: part of the data set, "train" or "test"; one archive of 170 MB has both.
+        data_home: folder for the files; else $NTK_ANALYSIS_DATA, else the platform's cache folder.
 
     Raises:
-        ValueError: unknown split.
-        DataError: download failed, the checksum is wrong, or the archive lacks a file; nothing unfinished is kept.
+        ValueError: the split is unknown.
+        DataError: the download failed, the checksum is wrong, or the archive lacks a file; nothing unfinished is kept.
     """
     return read_cifar10(fetch_archive(CIFAR10, split, data_home), split)
 
@@ -128,7 +128,7 @@ def fetch_archive(layout: Layout, split: str, data_home: str | Path | None) -> P
 
 
 def find_data_home(data_home: str | Path | None) -> Path:
-    """Where downloads are kept: the argument, else $NTK_ANALYSIS_DATA, else the platform's cache folder."""
+    """The folder of downloads: the argument, else $NTK_ANALYSIS_DATA, else the platform's cache folder."""
     import pooch  # lazily: it brings requests along, and most uses of this library download nothing
 
     return Path(data_home or os.environ.get(DATA_HOME_VARIABLE) or pooch.os_cache("ntk_analysis")).expanduser()

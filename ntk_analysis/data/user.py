@@ -12,7 +12,7 @@ from ntk_analysis.data.images import ImageSet, without_labels
 
 
 def read_images(path: str | Path, split: str = "train") -> ImageSet:
-    """The images at a path, whichever way they are stored; files are recognised by content, not by name.
+    """The images at a path, in any of these forms; files are recognised by content, not by name.
 
     - A folder with the files of MNIST (or Fashion-MNIST), CIFAR-10 or CIFAR-100: see `read_mnist`, `read_cifar10`,
       `read_cifar100`.
@@ -25,15 +25,15 @@ def read_images(path: str | Path, split: str = "train") -> ImageSet:
     float64. Nothing is ever unpickled.
 
     Args:
-        path: folder or file.
-        split: "train" or "test"; only folders have splits, other sources ignore it.
+        path: path of a folder or file.
+        split: part of the data set, "train" or "test"; only folders have splits, other sources ignore it.
 
     Returns:
         An ImageSet; without labels in the source its labels are all -1 and num_classes is 0.
 
     Raises:
-        ValueError: unknown split of a folder.
-        DataError: missing, damaged, not one of these formats, or values that cannot be images.
+        ValueError: the split of a folder is unknown.
+        DataError: the path is missing, damaged, not of one of these formats, or has values that cannot be images.
     """
     path = Path(path)
     if path.is_dir():

@@ -16,11 +16,11 @@ from ntk_analysis.layers import Layer
 from ntk_analysis.layers.base import Params
 from ntk_analysis.precision import wants_float64
 
-LARGEST_COUNT = 256  # inputs taken unless asked for more
+LARGEST_COUNT = 256  # number of inputs taken unless asked for more
 
 
 def chosen_inputs(x: Any, count: int | None, seed: int) -> np.ndarray:
-    """`count` of the inputs, in their order; all of them up to LARGEST_COUNT for None."""
+    """`count` of the inputs, in their order; None takes all of them up to LARGEST_COUNT."""
     array = concrete(x, "x")
     try:
         check_inputs(array, None)
@@ -39,19 +39,19 @@ def chosen_inputs(x: Any, count: int | None, seed: int) -> np.ndarray:
 
 
 def precision_of(params: Params, x: np.ndarray) -> AbstractContextManager[Any]:
-    """Float64 for NumPy float64, else what JAX's flag says."""
+    """A context of float64 for NumPy float64, else of what JAX's flag says."""
     return jax.enable_x64(True) if wants_float64(params, x) else nullcontext()
 
 
 def checked_function(f: Network, params: Params, x: np.ndarray) -> Flat:
-    """f with its outputs flattened, after one call of it that must give finite numbers."""
+    """f with its outputs flattened, after one call of f that must give finite numbers."""
     if not isinstance(f, Layer) and not callable(f):
         raise TypeError(f"f must be a function of (params, x) or a network of layers, got {type(f).__name__}")
     refuse_whole_models(f, params)
     check_params(params)
     try:
         y: Any = (f.apply if isinstance(f, Layer) else f)(params, jnp.asarray(x))
-    except Exception as error:  # whatever a user's function may raise
+    except Exception as error:  # a user's function may raise anything
         raise ValueError(f"f(params, x) raised {type(error).__name__}: {first_line(error)}") from error
     count_outputs(lambda *_: y, params, jax.eval_shape(lambda: jnp.asarray(x)))
     outputs = np.asarray(y, np.float64)

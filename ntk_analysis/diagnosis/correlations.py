@@ -14,7 +14,7 @@ from ntk_analysis.layers import Activation, Layer
 from ntk_analysis.layers.base import Params, as_params_dtype
 from ntk_analysis.meanfield import BatchNormField, MeanField
 
-PAIRS = 1000  # of inputs whose correlation is followed by layer
+PAIRS = 1000  # number of pairs of inputs whose correlation is followed by layer
 _cosine = jax.jit(cosine)
 
 
@@ -22,8 +22,9 @@ class LayerCorrelations(NamedTuple):
     """Mean correlation of pairs of inputs at each activation of one of our networks.
 
     Attributes:
-        measured: (depth,) mean cosine of pre-activations, over channels; NaN where a layer is zero for all inputs.
-        predicted: (depth,) mean of the mean-field map iterated from the inputs' correlations; None without such a map.
+        measured: mean cosine of pre-activations over channels, (depth,); NaN where a layer is zero for all inputs.
+        predicted: mean of the mean-field map, iterated from the inputs' correlations, (depth,); None without such a
+            map.
     """
 
     measured: Float64[np.ndarray, " depth"]
@@ -33,7 +34,7 @@ class LayerCorrelations(NamedTuple):
 def layer_correlations(
     network: Layer, params: Params, x: np.ndarray, field: MeanField | BatchNormField | None, seed: int
 ) -> LayerCorrelations:
-    """Mean cosine of pairs at the input of every activation, beside its mean-field prediction."""
+    """Mean cosine of pairs at the input of every activation, and its mean-field prediction."""
     pairs = jnp.asarray(random_pairs(len(x), min(PAIRS, len(x) * (len(x) - 1) // 2), seed), jnp.int32)
 
     def of_pairs(y: Any) -> np.ndarray:
@@ -54,7 +55,7 @@ def layer_correlations(
 
 
 def _mean(cosines: np.ndarray) -> float:
-    """Over the pairs of which neither is zero, whose cosine is NaN; NaN where no pair is left."""
+    """Mean over the pairs of which neither input is zero (their cosine is NaN); NaN if no pair is left."""
     known = cosines[np.isfinite(cosines)]
     return float(known.mean()) if known.size else math.nan
 

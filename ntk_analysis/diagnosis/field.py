@@ -10,7 +10,7 @@ from ntk_analysis.meanfield import BatchNormField, MeanField
 
 
 def field_of(f: Network, batch_size: int) -> tuple[MeanField | BatchNormField | None, str]:
-    """Mean-field theory of the one block that a chain of our layers repeats, or why there is none."""
+    """Mean-field theory of the one block that a chain of our layers repeats; or None and the reason."""
     if not isinstance(f, Layer):
         return None, "not available: a plain function does not say what it is made of"
     singles = list(_singles(f))
@@ -37,7 +37,7 @@ def field_of(f: Network, batch_size: int) -> tuple[MeanField | BatchNormField | 
 
 
 def _singles(network: Layer) -> Iterator[Layer]:
-    """The layers of a chain, those of a `Repeat` once; what else is composed comes whole."""
+    """Yields the layers of a chain, those of a `Repeat` once; other compositions come as a whole."""
     if isinstance(network, Serial):
         for layer in network.layers:
             yield from _singles(layer)

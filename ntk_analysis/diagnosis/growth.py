@@ -10,24 +10,24 @@ import numpy as np
 from ntk_analysis.empirical.functions import Flat
 from ntk_analysis.layers.base import Params
 
-SHUFFLES = 8  # networks of the same weights in another order
+SHUFFLES = 8  # number of networks with the same weights in another order
 QUANTILE = 2.365  # Student's t, SHUFFLES - 1 degrees of freedom, 95 %
-PROBES = 4  # random vectors that estimate |J|_F^2
-ENDS = math.log(2)  # what first layer, read-out and a variance that settles may do to ln G
+PROBES = 4  # number of random vectors that estimate |J|_F^2
+ENDS = math.log(2)  # change of ln G by what happens once: first layer, read-out, a variance that settles
 
 
 class Growth(NamedTuple):
-    """How outputs answer to changes of the inputs.
+    """The response of outputs to changes of the inputs.
 
     Attributes:
-        log_gain: ln G of the network; inf where its derivatives overflow, -inf where they are zero, and NaN where its
-            outputs are.
-        error: standard deviation of ln G from one shuffled network to the next.
-        shuffled: mean ln G of those shuffled networks that have one, else that of the network.
-        scale: mean square of outputs / mean square of inputs.
-        inputs: how alike inputs are, mean x.x' / mean |x|^2 over pairs.
-        outputs: the same of the outputs; NaN where they are zero.
-        outputs_error: its standard deviation over shuffled networks.
+        log_gain: ln G of the network; inf where its derivatives overflow, -inf where they are zero, NaN where its
+            outputs are NaN.
+        error: standard deviation of ln G between shuffled networks.
+        shuffled: mean ln G of those shuffled networks that have one; if none has, ln G of the network.
+        scale: mean square of the outputs / mean square of the inputs.
+        inputs: likeness of the inputs: mean x.x' over pairs / mean |x|^2.
+        outputs: likeness of the outputs, likewise; NaN where they are zero.
+        outputs_error: standard deviation of `outputs` over shuffled networks.
     """
 
     log_gain: float
@@ -40,12 +40,12 @@ class Growth(NamedTuple):
 
     @property
     def typical(self) -> bool:
-        """Whether the network's gain is one that its shuffled weights give by chance too, at 95 % and up to `ENDS`."""
+        """Whether shuffled weights would give the network's gain by chance, too, at 95 % and up to `ENDS`."""
         return abs(self.log_gain - self.shuffled) <= QUANTILE * self.error * math.sqrt(1 + 1 / SHUFFLES) + ENDS
 
     @property
     def estimate(self) -> tuple[float, float]:
-        """ln G and its standard error: of all draws where the network is a typical one, else of itself alone."""
+        """ln G and its standard error: from all draws if the network is typical, else from the network alone."""
         if not self.typical:
             return self.log_gain, self.error
         draws = SHUFFLES + 1
@@ -53,13 +53,13 @@ class Growth(NamedTuple):
 
 
 def measured_growth(f: Flat, params: Params, x: jax.Array, seed: int) -> Growth:
-    """Gains and likenesses of the network and of shuffled ones; probes are drawn anew for each.
+    """Gains and likenesses of the network and of shuffled ones; probes are drawn anew for each network.
 
     Args:
-        f: f(params, x) -> (n, C).
-        params: any tree of float arrays.
-        x: (n, ...) inputs, n >= 2, not all zero.
-        seed: of shuffles and probes.
+        f: function f(params, x) -> (n, C).
+        params: tree of float arrays.
+        x: inputs (n, ...), n >= 2, not all zero.
+        seed: seed of shuffles and probes.
 
     Raises:
         ValueError: derivatives are NaN.
@@ -85,21 +85,21 @@ def measured_growth(f: Flat, params: Params, x: jax.Array, seed: int) -> Growth:
 
 
 def _pulled(f: Flat, params: Params, x: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Outputs, and J^T u of each of PROBES random signs u, for which E |J^T u|^2 = |J|_F^2."""
+    """Outputs, and J^T u for PROBES vectors u of random signs, for which E |J^T u|^2 = |J|_F^2."""
     y, pull = jax.vjp(lambda x: f(params, x), x)
     keys = jax.random.split(key, PROBES)
     return y, jax.lax.map(lambda key: pull(jax.random.rademacher(key, y.shape, y.dtype))[0], keys)
 
 
 def _log_gain(y: np.ndarray, slopes: np.ndarray, inputs: np.ndarray) -> float:
-    with np.errstate(all="ignore"):  # inf, -inf and NaN have their meaning, see `Growth`
+    with np.errstate(all="ignore"):  # inf, -inf and NaN have a meaning, see `Growth`
         if not y.any():
             return math.nan
         return float(np.log(np.sum(slopes**2) / PROBES) - np.log(np.sum(y**2)) + np.log(np.mean(inputs**2)))
 
 
 def _mean_and_deviation(values: list[float], default: float) -> tuple[float, float]:
-    """Of the finite ones."""
+    """Mean and standard deviation of the finite values; `default` and 0 if there are too few."""
     finite = np.asarray(values)[np.isfinite(values)]
     return float(finite.mean()) if len(finite) else default, float(finite.std(ddof=1)) if len(finite) > 1 else 0.0
 
@@ -110,7 +110,7 @@ def _shuffled(leaf: Any, generator: np.random.Generator) -> np.ndarray:
 
 
 def _likeness(values: np.ndarray) -> float:
-    """Mean x.x' over pairs of different rows / mean |x|^2: 1 where all rows are the same."""
+    """Mean x.x' over pairs of different rows, divided by mean |x|^2: 1 where all rows are the same."""
     rows = values.reshape(len(values), -1)
     with np.errstate(all="ignore"):
         squares = np.sum(rows**2)

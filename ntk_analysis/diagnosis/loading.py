@@ -15,13 +15,13 @@ from ntk_analysis.layers.base import Params
 
 
 def load_network(target: str) -> tuple[Any, Params, Any]:
-    """(f, params, x) from MODULE:FUNCTION: a module importable from the current folder, or the path of a .py file.
+    """The triple (f, params, x) from MODULE:FUNCTION, a module importable from the current folder or a .py file's path.
 
     Raises:
-        ValueError: not of this form, no such function, or one that does not return (f, params, x); whatever else the
-            user's code raises, by its name.
-        ImportError: no such module.
-        FileNotFoundError: no such file.
+        ValueError: the text is not of this form, there is no such function, or it does not return (f, params, x); or
+            the user's code raises another error, which the message names.
+        ImportError: there is no such module.
+        FileNotFoundError: there is no such file.
     """
     name, colon, function = target.rpartition(":")
     if not colon or not name or not function.isidentifier():
@@ -32,7 +32,7 @@ def load_network(target: str) -> tuple[Any, Params, Any]:
             raise ValueError(f"{name} has no function {function!r}: write one that returns (f, params, x)")
         try:
             made = maker()
-        except (Exception, SystemExit) as error:  # whatever a user's function may raise
+        except (Exception, SystemExit) as error:  # a user's function may raise anything
             raise ValueError(f"{target} raised {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(made, tuple) or len(made) != 3:
         got = f"a tuple of {len(made)}" if isinstance(made, tuple) else type(made).__name__
@@ -65,22 +65,22 @@ def _user_module(name: str) -> ModuleType:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
             raise ImportError(f"no module {name!r} can be imported from here: a file is FILE.py:FUNCTION") from error
         raise ImportError(f"{name} cannot be imported: {first_line(error)}") from error
-    except (Exception, SystemExit) as error:  # whatever a user's module may raise
+    except (Exception, SystemExit) as error:  # a user's module may raise anything
         raise ImportError(f"importing {name} raised {type(error).__name__}: {first_line(error)}") from error
 
 
 def _module_of_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    spec = importlib.util.spec_from_file_location(f"_loaded_{path.stem}", path)  # shadows no module of that name
+    spec = importlib.util.spec_from_file_location(f"_loaded_{path.stem}", path)  # hides no module of that name
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[module.__name__] = module  # where dataclasses and pickles look for it
+    sys.modules[module.__name__] = module  # dataclasses and pickles look for it there
     spec.loader.exec_module(module)
     return module
 
 
 def first_line(error: BaseException, longest: int = 300) -> str:
-    """The first line of an exception's message: those of JAX have many."""
+    """The first line of an exception's message: JAX's messages have many lines."""
     return (str(error).strip().splitlines() or ["(no message)"])[0][:longest]

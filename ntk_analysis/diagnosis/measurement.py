@@ -19,7 +19,7 @@ from ntk_analysis.empirical.tiles import Network
 from ntk_analysis.layers import Layer
 from ntk_analysis.layers.base import Params
 
-PERTURBED = 64  # inputs whose perturbations are followed, unless the batch is coupled
+PERTURBED = 64  # number of inputs whose perturbations are followed, unless the batch is coupled
 
 
 def diagnose(
@@ -33,28 +33,28 @@ def diagnose(
     seed: int = 0,
     threshold: float = THRESHOLD,
 ) -> Diagnosis:
-    """Conditioning, stable learning rate and phase of a network: see the package for the theory and its limits.
+    """Conditioning, stable learning rate and phase of a network; the package's head has the theory and its limits.
 
-    A network whose outputs, or whose derivatives by the inputs, are zero (dead or saturated) has no phase, and is
-    reported as "not decidable"; one whose tangent kernel is zero has nothing to report, and is an error.
+    A network whose outputs, or whose derivatives by the inputs, are zero (dead or saturated) has no phase and is
+    reported as "not decidable". A network whose tangent kernel is zero has nothing to report and is an error.
 
     NumPy float64 parameters and inputs are computed in float64, whatever JAX's flag.
 
     Args:
         f: a network of layers, or a pure JAX function f(params, x) -> (n, ...) floats.
-        params: any tree of float arrays.
-        x: (n, ...) inputs, floats, at least 2.
-        count: how many of them, drawn with the seed; None is all up to 256.
+        params: tree of float arrays.
+        x: float inputs (n, ...), at least 2.
+        count: number of inputs to use, drawn with the seed; None is all up to 256.
         coupled: whether an output depends on the other inputs of its batch, as in batch normalisation in training mode:
             True, False or "detect", which tries it out, as for `empirical_ntk`.
-        memory: what a tile of the kernel may take, as for `empirical_ntk`.
-        seed: of the inputs drawn, of shuffles and probes.
-        threshold: of |ln chi_1| per layer, below which a network counts as critical.
+        memory: memory that a tile of the kernel may take, as for `empirical_ntk`.
+        seed: seed of the inputs drawn, of shuffles and of probes.
+        threshold: bound on |ln chi_1| per layer, below which a network counts as critical.
 
     Raises:
-        TypeError: x or params of integers; f that returns no single array of floats.
-        ValueError: NaN or infinite parameters, inputs or outputs; a kernel that is zero or underflows; inputs too few
-            or all zero; f raises (the message says what); unknown options.
+        TypeError: x or params are integers, or f returns no single array of floats.
+        ValueError: parameters, inputs or outputs are NaN or infinite; the kernel is zero or underflows; inputs are too
+            few or all zero; f raises an error (the message says which); an option is unknown.
         MemoryError: one pair of inputs needs more than `memory`.
     """
     if not 0 < threshold < math.inf:

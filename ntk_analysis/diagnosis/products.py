@@ -13,9 +13,9 @@ PRODUCTS = ("dot_general", "conv_general_dilated")
 
 
 def products_in_a_row(f: Flat, params: Params, x: jax.Array) -> int:
-    """The longest chain of matrix products and convolutions from x to f(params, x), counted on the program.
+    """Length of the longest chain of matrix products and convolutions from x to f(params, x), counted on the program.
 
-    Loops of known length count with it, a `while_loop` as one pass, a `cond` as its longest branch.
+    Loops of known length count with that length, a `while_loop` as one pass, a `cond` as its longest branch.
     """
     program = jax.make_jaxpr(f)(params, x)
     fixed = len(jax.tree.leaves(params))
@@ -24,7 +24,7 @@ def products_in_a_row(f: Flat, params: Params, x: jax.Array) -> int:
 
 
 def _chain(program: Jaxpr, depths: list[int | None]) -> list[int | None]:
-    """Products behind each result, from those behind each argument; None is independent of the inputs."""
+    """Number of products before each result, from those before each argument; None if independent of the inputs."""
     known = {var: depth for var, depth in zip(program.invars, depths, strict=True) if depth is not None}
     for eqn in program.eqns:
         arguments = [None if isinstance(var, Literal) else known.get(var) for var in eqn.invars]

@@ -15,23 +15,23 @@ from ntk_analysis.spectrum import Spectrum
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis:
-    """What was measured on one network, and the verdict.
+    """Measurements on one network, and the verdict.
 
     Attributes:
-        inputs: N.
-        outputs: C.
-        parameters: how many numbers the network is trained by.
-        method: by which the kernel was computed.
-        coupling: what couples the outputs of the batch, in words; empty where nothing does.
+        inputs: number N of inputs.
+        outputs: number C of outputs.
+        parameters: number of trained parameters.
+        method: name of the method by which the kernel was computed.
+        coupling: text that says what couples the outputs of the batch; empty if nothing does.
         trace: spectrum of the tangent kernel averaged over outputs, (N, N).
-        full: spectrum of the whole kernel, (N C, N C); None where it was too large.
+        full: spectrum of the whole kernel, (N C, N C); None if it was too large.
         ntk_ratio: mean entry off the diagonal / mean entry on it, of the averaged kernel.
-        products: longest chain of matrix products and convolutions.
-        growth: of perturbations, end to end.
-        layers: correlations by layer; None for a function that is none of our networks.
-        field: mean-field theory of the network's block; None where there is no such block.
-        field_reason: why there is none.
-        verdict: ordered, critical, chaotic or not decidable.
+        products: length of the longest chain of matrix products and convolutions.
+        growth: growth of perturbations from inputs to outputs.
+        layers: correlations by layer; None for a function that is not one of our networks.
+        field: mean-field theory of the network's block; None if there is no such block.
+        field_reason: reason why there is no such theory.
+        verdict: the phase: ordered, critical, chaotic or not decidable, with the reason.
     """
 
     inputs: int
@@ -56,7 +56,7 @@ class Diagnosis:
 
     @property
     def spectrum(self) -> Spectrum:
-        """The full kernel's where there is one, which is what gradient descent sees; else the averaged one's."""
+        """The full kernel's spectrum if there is one, as gradient descent sees it; else that of the averaged kernel."""
         return self.trace if self.full is None else self.full
 
     @property
@@ -75,7 +75,7 @@ class Diagnosis:
         return self.full is None and self.outputs > 1
 
     def record(self) -> dict[str, Any]:
-        """Everything as a dict that JSON can hold (infinite numbers and NaN as null)."""
+        """All results as a dict that JSON can hold (infinite numbers and NaN become null)."""
         spectra = {"trace": self.trace} | ({} if self.full is None else {"full": self.full})
         record: dict[str, Any] = {
             "inputs": self.inputs,
@@ -209,5 +209,5 @@ def _finite(value: float) -> float | None:
 
 
 def _power(log: float) -> str:
-    """exp(log) as a factor, also where float64 cannot hold it."""
+    """exp(log) as text for a factor, also where float64 cannot hold it."""
     return f"{math.exp(log):.3g}-fold" if abs(log) < 300 else f"10^{log / math.log(10):.0f}-fold"

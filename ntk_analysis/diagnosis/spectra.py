@@ -12,17 +12,17 @@ from ntk_analysis.empirical.tiles import Network
 from ntk_analysis.layers.base import Params
 from ntk_analysis.spectrum import Spectrum
 
-FULL_SIZE, FULL_FLOPS = 2048, 1e12  # rows and cost of a full kernel that is computed besides the trace: some 10 s
+FULL_SIZE, FULL_FLOPS = 2048, 1e12  # limits for computing the full kernel besides the trace: rows and cost, some 10 s
 
 
 class Tangent(NamedTuple):
-    """The tangent kernel of a network.
+    """The tangent kernel of a network, by its spectra.
 
     Attributes:
-        plan: by which it was computed.
-        coupling: what couples the batch, in words; empty where nothing does.
-        trace: spectrum of its mean over outputs, (N, N).
-        full: spectrum of all of it, (N C, N C); None where it was too large.
+        plan: plan by which the kernel was computed.
+        coupling: text that says what couples the batch; empty if nothing does.
+        trace: spectrum of the kernel's mean over outputs, (N, N).
+        full: spectrum of the whole kernel, (N C, N C); None if it was too large.
         ratio: mean entry off the diagonal / mean entry on it, of the mean over outputs.
     """
 
@@ -34,7 +34,7 @@ class Tangent(NamedTuple):
 
 
 def tangent(f: Network, params: Params, x: np.ndarray, memory: str | int | None, coupled: bool | str) -> Tangent:
-    """The kernel of the inputs with themselves: of all outputs where that is cheap enough, else of their mean.
+    """Spectra of the kernel of the inputs with themselves: of the whole kernel if it is cheap enough, and of the mean.
 
     Raises:
         ValueError: the kernel is zero, or so small that its entries have no digits left.
@@ -63,7 +63,7 @@ def _cheap(f: Network, params: Params, x: np.ndarray, options: dict[str, Any]) -
 
 
 def _averaged(kernel: EmpiricalKernel) -> np.ndarray:
-    """(N, N), the MEAN over outputs."""
+    """The MEAN of the kernel over outputs, (N, N)."""
     trace = kernel.ntk if kernel.outputs == "trace" else np.einsum("abcc->ab", kernel.ntk)
     return trace / np.asarray(kernel.plan.features, trace.dtype)
 
@@ -80,7 +80,8 @@ def _check_digits(kernel: np.ndarray) -> None:
             f"the tangent kernel is zero in {kernel.dtype}: no parameter moves any output, so the network is dead, "
             "saturated or switched off: make weights and biases smaller, or pass NumPy float64 if gradients underflow"
         )
-    # below its smallest normal number a dtype has no digits: rounding is that number's size, not a fraction of entries
+    # below a dtype's smallest normal number there are no digits: rounding has that number's size, not a fraction of
+    # entries
     if largest * float(about.eps) < float(about.tiny):
         raise ValueError(
             f"the tangent kernel underflows {kernel.dtype}: its largest entry is {largest:.2g}, small ones are lost: "

@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 from ntk_analysis.diagnosis.growth import ENDS, QUANTILE, Growth
 
-THRESHOLD = 0.1  # of |ln chi_1| per layer: "critical" is a correlation length of at least 10 layers
+THRESHOLD = 0.1  # bound on |ln chi_1| per layer: "critical" is a correlation length of at least 10 layers
 VERDICTS = ("ordered", "critical", "chaotic", "not decidable")
 
 
 class Verdict(NamedTuple):
-    """One of VERDICTS, and why."""
+    """One of VERDICTS, and the reason for it."""
 
     phase: str
     reason: str
@@ -20,11 +20,11 @@ def verdict_of(growth: Growth, products: int, ntk_ratio: float, *, threshold: fl
     """The phase, from an interval of ln chi_1 = ln G / layers, with layers = products - 1.
 
     Half the interval's width is (t error + ln 2) / layers: the standard error of `Growth.estimate` at Student's 95 %
-    quantile t, and a factor of 2 for what happens once and not per layer. All of it below -threshold is ordered,
-    above threshold chaotic, between the two critical; otherwise it is not decidable, and so it is where the
-    other evidence contradicts: ordered with outputs less alike than inputs or an NTK that is nearly diagonal (ratio
-    below 1/4), chaotic with outputs all alike (above 0.95) or an NTK near rank one (ratio above 3/4). Nor is anything
-    decided where outputs, or their derivatives by the inputs, are zero.
+    quantile t, and a factor of 2 for what happens once and not per layer. If all of the interval is below -threshold,
+    the network is ordered; if all is above threshold, chaotic; if all is between the two, critical. Otherwise it is not
+    decidable. It is not decidable either if the other evidence contradicts: ordered with outputs less alike than inputs
+    or an NTK that is nearly diagonal (ratio below 1/4), chaotic with outputs all alike (above 0.95) or an NTK near rank
+    one (ratio above 3/4). Nor is it where outputs, or their derivatives by the inputs, are zero.
     """
     if math.isnan(growth.log_gain):
         return Verdict("not decidable", "outputs are zero for all inputs: a dead network, as by large negative biases")

@@ -27,16 +27,16 @@ from ntk_analysis.files import write_whole
 
 @dataclass(frozen=True)
 class Cluster(Workers, Runner):
-    """Computes tiles on the workers of a Dask cluster, given as to `Workers`."""
+    """Computes tiles on the workers of a Dask cluster, which is given as to `Workers`."""
 
     @property
     def parallel(self) -> int:
-        """As many tiles as workers."""
+        """Number of workers: each computes one tile at a time."""
         return self.workers or len(self._addresses())
 
     @property
     def share(self) -> int:
-        """Workers of one machine share its memory; that of other machines is taken to be this one's."""
+        """Number of workers that share one machine's memory; that of other machines is taken to be this one's."""
         hosts = Counter(address.rsplit(":", 1)[0] for address in ([] if self.workers else self._addresses()))
         return self.workers or max(hosts.values())
 
@@ -45,11 +45,11 @@ class Cluster(Workers, Runner):
             return list(client.nthreads())
 
     def run(self, job: Job, todo: Sequence[Tile], sink: Sink, track: Track) -> None:
-        """Computes these tiles.
+        """Computes these tiles on the workers, which write them to the store.
 
         Raises:
             TypeError: the function cannot be sent to other processes.
-            RuntimeError: a worker cannot see the store or import the function; a tile killed several workers.
+            RuntimeError: a worker cannot see the store or import the function, or a tile killed several workers.
         """
         if not isinstance(sink, KernelStore):
             raise ValueError("a cluster writes to a store: give store=PATH, on a file system that all workers see")
@@ -63,7 +63,7 @@ class Cluster(Workers, Runner):
 
 
 def compute_tile(shared: str, i: int, j: int) -> None:
-    """Runs on a worker: tile (i, j), unless a worker that died since has finished it."""
+    """Runs on a worker: computes tile (i, j), unless a worker that died since has finished it."""
     with ONE_AT_A_TIME:
         tiles, store = _rebuilt(shared)
         if store.is_done(i, j):
@@ -87,11 +87,11 @@ def _rebuilt(shared: str) -> tuple[Tiles, KernelStore]:
 
 @contextmanager
 def _shared(job: Job, store: KernelStore) -> Iterator[Path]:
-    """A file in the store with all that a worker needs, as long as workers need it."""
+    """A file in the store with all that a worker needs; it exists as long as workers need it."""
     arrays = jax.tree.map(np.asarray, (job.params, job.x1, job.x2))
     sent = job._replace(params=arrays[0], x1=arrays[1], x2=arrays[2])
     try:
-        # of Dask's requirements; takes functions of scripts and closures along, which pickle does not
+        # Dask requires cloudpickle, which takes functions of scripts and closures along; pickle does not
         data = importlib.import_module("cloudpickle").dumps((sent, store), protocol=5)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         raise TypeError(

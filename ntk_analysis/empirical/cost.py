@@ -8,17 +8,17 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-PROGRAMS = 1024  # programs whose cost is remembered; tracing takes as long as a small kernel itself
+PROGRAMS = 1024  # number of programs whose cost is kept; tracing takes as long as a small kernel itself
 
 
 class Cost(NamedTuple):
-    """What a program costs.
+    """The operations and the memory that a program takes.
 
     Attributes:
-        flops: 2 for each multiply-add of matrix products and convolutions, 1 for each element computed otherwise. A
-            `while_loop` counts as one pass, a `cond` as its dearest branch.
-        memory_bytes: the most that inputs, outputs and what lies between take at one time, in the order of the program
-            and without XLA's fusion, which needs less.
+        flops: number of operations: 2 for each multiply-add of matrix products and convolutions, 1 for each element
+            computed otherwise. A `while_loop` counts as one pass, a `cond` as its dearest branch.
+        memory_bytes: the most bytes that inputs, outputs and intermediate arrays take at one time, in the order of the
+            program and without XLA's fusion, which needs less.
     """
 
     flops: float
@@ -26,7 +26,7 @@ class Cost(NamedTuple):
 
 
 def program_cost(function: Callable[..., Any], *arguments: Any) -> tuple[Cost, Any]:
-    """Cost and the described results of function(*arguments); arguments may be arrays or `jax.ShapeDtypeStruct`s."""
+    """Cost and described results of function(*arguments); arguments may be arrays or `jax.ShapeDtypeStruct`s."""
     leaves, tree = jax.tree.flatten(arguments)
     float64 = jax.dtypes.canonicalize_dtype("float64") == "float64"
     return _traced_cost(function, tree, tuple(described(leaf.shape, leaf.dtype) for leaf in leaves), float64)
@@ -34,18 +34,18 @@ def program_cost(function: Callable[..., Any], *arguments: Any) -> tuple[Cost, A
 
 @lru_cache(maxsize=PROGRAMS)
 def _traced_cost(function: Any, tree: Any, leaves: tuple[jax.ShapeDtypeStruct, ...], float64: bool) -> tuple[Cost, Any]:
-    del float64  # what is traced depends on JAX's flag
+    del float64  # tracing depends on JAX's flag
     program, results = jax.make_jaxpr(function, return_shape=True)(*jax.tree.unflatten(tree, leaves))
     return _cost(program.jaxpr), results
 
 
 def described(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-    """An array that is not at hand."""
+    """The description of an array that is not at hand."""
     return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
 
 
 def tree_bytes(tree: Any) -> int:
-    """Bytes of all arrays, or descriptions of arrays, in a tree."""
+    """Number of bytes of all arrays, or descriptions of arrays, in a tree."""
     return sum(_bytes(leaf) for leaf in jax.tree.leaves(tree))
 
 
@@ -63,7 +63,7 @@ def _cost(jaxpr: Jaxpr) -> Cost:
         results = sum(_bytes(var.aval) for var in eqn.outvars)
         inner = [_cost(body) for body in bodies(eqn)]
         flops += max(body.flops for body in inner) * eqn.params.get("length", 1) if inner else _flops(eqn)
-        # a body's own inputs are alive already (those of a scan: a slice of them)
+        # the inputs of a body are counted already (for a scan, the arrays of which they are slices)
         inside = max((body.memory_bytes for body in inner), default=0) - sum(_bytes(var.aval) for var in arguments)
         peak = max(peak, alive + max(results, inside))
         done = {var for var in arguments if last_use[var] == index} | {
@@ -78,7 +78,7 @@ def _variables(atoms: Iterable[Any]) -> set[Any]:
 
 
 def bodies(eqn: Any) -> list[Jaxpr]:
-    """The programs inside a step: those of a loop, of branches, of a function that is called."""
+    """The programs inside a step: of a loop, of branches, or of a function that is called."""
     params = [param if isinstance(param, tuple | list) else [param] for param in eqn.params.values()]
     found = [value for values in params for value in values if isinstance(value, ClosedJaxpr | Jaxpr)]
     return [body.jaxpr if isinstance(body, ClosedJaxpr) else body for body in found]

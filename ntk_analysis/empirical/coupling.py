@@ -37,7 +37,7 @@ from ntk_analysis.layers import (
 from ntk_analysis.layers.base import Params
 
 Respond: TypeAlias = Callable[[Params, Params, Any], Any]
-"""respond(params, direction, x) -> (2, n, C): outputs, and their derivatives by params along the direction."""
+"""Function respond(params, direction, x) -> (2, n, C): outputs, and their derivatives by params along the direction."""
 
 BY_THEMSELVES = {Activation, AvgPool, Conv, Dense, Flatten, GlobalAvgPool, LayerNorm}
 """Layers that treat each input by itself; a class derived from one of them may not."""
@@ -45,21 +45,21 @@ OTHERS = "its outputs depend on the other inputs of the batch"
 PLACE = "its outputs depend on their place in the batch"
 SIZE = "its outputs depend on the size of the batch"
 BY_LAYERS = "a layer normalises over the batch"
-WHOLE = 16  # a batch of so many inputs is looked at as it is
-FEW = 8  # inputs looked at of a larger one
-ALONE = 4  # inputs that are looked at one by one
-WORK = 1e10  # FLOPs up to which a larger batch is also looked at as it is: less than a second
-CANDIDATES = 1024  # of a larger set, spread evenly, so many are searched for inputs that differ
-PERTURBATIONS = 2  # by one rounding: a unit at its kink is moved over it by one of two in three cases of four
-# of what one rounding is measured to do: programs for another number of rows sum in another order, which was seen to
-# move outputs by up to 2.5 times as much
+WHOLE = 16  # a batch of at most so many inputs is tried as it is
+FEW = 8  # number of inputs that are tried of a larger batch
+ALONE = 4  # number of inputs that are tried one by one
+WORK = 1e10  # FLOPs up to which a larger batch is also tried as it is: less than a second
+CANDIDATES = 1024  # number of inputs of a larger set, spread evenly, that are searched for inputs that differ
+PERTURBATIONS = 2  # by one rounding each: in three cases of four, one of two moves a unit at its kink over the kink
+# factor of the measured effect of one rounding: programs for another number of rows sum in another order, which was
+# seen to move outputs by up to 2.5 times as much
 MEASURED = 50
-EPS = 100  # of an output's scale, at least: the order of sums of m terms may do sqrt(m) roundings
-SAME_PLACE = 1e-3  # of the scale, at most, where program and places are the same and rounding is too
+EPS = 100  # number of eps of an output's scale, at least: the order of sums of m terms may do sqrt(m) roundings
+SAME_PLACE = 1e-3  # fraction of the scale, at most, for the same program and places, and so the same rounding
 
 
 def known_coupling(network: Layer | Callable[..., Any]) -> bool | None:
-    """Whether a network of this library's layers normalises over the batch; None where that must be tried out."""
+    """Whether a network of this library's layers normalises over the batch; None if that must be tried out."""
     match network:
         case BatchNorm() | LastBatchNorm():
             return True
@@ -79,17 +79,18 @@ def known_coupling(network: Layer | Callable[..., Any]) -> bool | None:
 def coupling(
     f: Layer | Callable[..., Any], params: Params, x1: Any, x2: Any = None, *, which: str = "ntk", budget: int = 2**30
 ) -> str:
-    """What couples the outputs of a batch, in words; empty if nothing does.
+    """Text that says what couples the outputs of a batch; empty if nothing does.
 
-    Known of this library's layers. Any other function is tried out on a few inputs that differ, see `tried_coupling`.
+    For layers of this library the answer is known. Any other function is tried out on a few inputs that
+    differ, see `tried_coupling`.
 
     Args:
-        f: the function or network.
-        params: its parameters.
-        x1: (n, ...) inputs.
+        f: function or network.
+        params: parameters of f.
+        x1: inputs (n, ...).
         x2: second inputs, or None.
-        which: "nngp" does without derivatives where f has none.
-        budget: bytes, within which f is also run on all inputs as one batch where that is quick.
+        which: kernel, "ntk" or "nngp"; "nngp" does without derivatives where f has none.
+        budget: memory in bytes, within which f is also run on all inputs as one batch where that is quick.
     """
     known = known_coupling(f)
     if known is not None:
@@ -125,7 +126,7 @@ def _tried_within(budget: int, respond: Respond, params: Params, few: np.ndarray
 
 @lru_cache(maxsize=64)
 def response(f: Layer | Callable[..., Any], mode: str = "forward") -> Respond:
-    """The outputs of f and their derivatives along a direction, "forward" or in "reverse"; or the "outputs" alone."""
+    """Function that gives outputs of f and derivatives along a direction, "forward" or in "reverse"; or "outputs"."""
     flat = flattened(f)
 
     def respond(params: Params, direction: Params, x: Any) -> jax.Array:
@@ -142,16 +143,16 @@ def response(f: Layer | Callable[..., Any], mode: str = "forward") -> Respond:
             parts = jax.tree.map(lambda g, v: jnp.sum(g * v).astype(y.dtype), pull(cotangent)[0], direction)
             return jnp.sum(jnp.stack(jax.tree.leaves(parts)))
 
-        # <J v, u> = <v, J^T u>, whose derivative by u is J v
+        # <J v, u> = <v, J^T u>, and its derivative by u is J v
         return jnp.stack([y, jax.grad(along)(jnp.zeros_like(y))])
 
     return jax.jit(precise(respond))
 
 
 def few_that_differ(x1: np.ndarray, x2: np.ndarray | None = None) -> np.ndarray:
-    """All inputs of a small set; of a larger one some from all over it, and some that differ where those are equal.
+    """All inputs of a small set; of a larger one some from all over it, and some that differ if those are equal.
 
-    Of sorted categories, padded tokens or images that are mostly black, the first inputs are often all the same.
+    In sorted categories, padded tokens or images that are mostly black, the first inputs are often all the same.
     """
     pool = x1 if x2 is None else np.concatenate([_spread(x1), _spread(x2).astype(x1.dtype)])
     if len(pool) <= WHOLE:
@@ -174,14 +175,15 @@ def _spread(x: np.ndarray, count: int = CANDIDATES) -> np.ndarray:
 def tried_coupling(
     respond: Respond, params: Params, direction: Params, few: np.ndarray, whole: np.ndarray | None = None
 ) -> str:
-    """What couples the outputs of a batch, tried out on a few of its inputs, and on the whole of it where it is given.
+    """Text that says what couples the outputs of a batch, tried out on a few inputs, and on the whole batch if given.
 
-    Other inputs: every second one is replaced, and the others must not move; then the other ones. This is the same
-    program with the same inputs in the same places, whose rounding shows when it runs twice (most often not at all).
-    Place: inputs that move up by one must give what they gave. Size: inputs must give by themselves what they gave in
-    the batch, and in the whole batch. Rounding differs there, by programs and places, and a chaotic network amplifies
-    it: so it is measured, by what a change of all inputs and parameters by one rounding does. Where that is more than
-    a fiftieth of the outputs, a dependence on place or size alone is not seen.
+    Other inputs: every second input is replaced, and the outputs of the others must not move; then the other half is
+    replaced. Both runs are of the same program with the same inputs in the same places, so rounding shows when the
+    program runs twice (most often it does not show at all). Place: inputs that move up by one must give the outputs
+    they gave. Size: inputs must give by themselves the outputs they gave in the batch, and in the whole batch. In these
+    two, rounding differs with programs and places, and a chaotic network amplifies it. So it is measured, by the effect
+    of changing all inputs and parameters by one rounding. Where that effect is more than a fiftieth of the outputs, a
+    dependence on place or size alone is not seen.
     """
     if len(few) < 2:
         return ""
@@ -216,9 +218,9 @@ def tried_coupling(
 
 
 def _replaced(few: np.ndarray, kept: slice) -> np.ndarray:
-    """The inputs outside `kept` replaced: floats by other numbers, integers by other inputs' or their neighbours.
+    """The inputs, replaced outside `kept`: floats by other numbers, integers by other inputs' or by their neighbours.
 
-    Integers may be indices; those out of range, whose outputs are not looked at, JAX clips.
+    Integers may be indices; JAX clips those out of range, and their outputs are not looked at.
     """
     others = np.ones(len(few), bool)
     others[kept] = False
@@ -247,7 +249,7 @@ def _beyond(left: np.ndarray, right: np.ndarray, tolerance: np.ndarray) -> bool:
 
 
 def _largest(values: np.ndarray) -> np.ndarray:
-    """The largest absolute value of each output over the batch, (2, 1, C)."""
+    """Largest absolute value of each output over the batch, (2, 1, C)."""
     largest: np.ndarray = np.max(np.abs(values), axis=1, keepdims=True)
     return largest
 
@@ -255,13 +257,13 @@ def _largest(values: np.ndarray) -> np.ndarray:
 def _runs(respond: Respond, params: Params, x: np.ndarray) -> bool:
     try:
         jax.eval_shape(respond, params, params, x)
-    except Exception:  # whatever a function without derivatives raises, as behind a callback, or one of fixed dtype
+    except Exception:  # a function without derivatives, as behind a callback, or of fixed dtype may raise anything
         return False
     return True
 
 
 def _in_float32(tree: Any) -> Any:
-    """The tree with its floats of 8 and 16 bits in float32."""
+    """The tree with its floats of 8 and 16 bits converted to float32."""
 
     def widened(leaf: Any) -> Any:
         half = jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize < 4
@@ -279,9 +281,9 @@ def _accepts(f: Any, params: Params, x: np.ndarray, size: int) -> bool:
 
 @lru_cache(maxsize=64)
 def _accepted(f: Any, tree: Any, leaves: tuple[Any, ...], x: jax.ShapeDtypeStruct) -> bool:
-    """Whether f takes a batch of this size: it takes another, so that what it raises is about the size."""
+    """Whether f takes a batch of this size. As it takes another one, what it raises is about the size."""
     try:
         count_outputs(f, jax.tree.unflatten(tree, leaves), x)
-    except Exception:  # whatever a user's function raises
+    except Exception:  # a user's function may raise anything
         return False
     return True

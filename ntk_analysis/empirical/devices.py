@@ -28,14 +28,14 @@ class Devices(Runner):
     """Computes tiles on devices of this machine.
 
     Attributes:
-        chosen: which; None takes all that JAX sees, or the one that `jax.default_device` names.
+        chosen: devices to use; None takes all that JAX sees, or the one that `jax.default_device` names.
     """
 
     chosen: tuple[jax.Device, ...] | None = None
 
     @property
     def devices(self) -> list[jax.Device]:
-        """The devices."""
+        """The devices that compute tiles."""
         if self.chosen is not None:
             return list(self.chosen)
         default = jax.config.jax_default_device  # type: ignore[attr-defined]
@@ -43,16 +43,16 @@ class Devices(Runner):
 
     @property
     def parallel(self) -> int:
-        """As many tiles as devices."""
+        """Number of devices: each computes one tile at a time."""
         return len(self.devices)
 
     @property
     def share(self) -> int:
-        """One tile in the memory of each device; processors all share the machine's."""
+        """Number of tiles in one memory: 1 if devices have their own memory; processors share the machine's."""
         return len(self.devices) if self.devices[0].platform == "cpu" else 1
 
     def run(self, job: Job, todo: Sequence[Tile], sink: Sink, track: Track) -> None:
-        """Computes these tiles."""
+        """Computes these tiles, as many at a time as there are devices."""
         devices = self.devices
         if len(devices) > 1 and len(todo) > 1:
             steps = Steps(ShardedTiles(job, devices).several(todo), len(todo))
@@ -66,7 +66,7 @@ class Devices(Runner):
 
 
 class ShardedTiles(Tiles):
-    """Tiles of a plan, as many at a time as there are devices."""
+    """The tiles of a plan, computed as many at a time as there are devices."""
 
     def __init__(self, job: Job, devices: Sequence[jax.Device]) -> None:
         super().__init__(*job)
@@ -76,19 +76,19 @@ class ShardedTiles(Tiles):
             self._params = jax.device_put(self._params, NamedSharding(self._mesh, ALL))
 
     def several(self, todo: Sequence[Tile]) -> Iterator[tuple[Tile, np.ndarray]]:
-        """Each of these tiles with its values, without padding.
+        """Yields each of these tiles with its values, without padding.
 
-        Every device takes consecutive tiles: it stays in its row, whose features it has, as long as it can.
+        Every device takes consecutive tiles: as long as it can, it stays in its row, whose features it holds.
         """
         devices = self._mesh.size
         rounds = -(-len(todo) // devices)
         rows, lefts = None, None
         for step in range(rounds):
-            # devices that are through repeat the last tile
+            # devices that are done repeat the last tile
             batch = [todo[min(device * rounds + step, len(todo) - 1)] for device in range(devices)]
             with jax.enable_x64(self._float64):
                 if rows != [i for i, _ in batch]:
-                    rows, lefts = [i for i, _ in batch], None  # let go of the old ones before the new ones are made
+                    rows, lefts = [i for i, _ in batch], None  # frees the old features before the new ones are made
                     lefts = self._features(self._x1, rows, self.plan.rows)
                 rights = self._features(self._x2, [j for _, j in batch], self.plan.columns)
                 values = np.asarray(self._sharded.contract(self._params, lefts, rights))
@@ -109,7 +109,7 @@ class ShardedTiles(Tiles):
 
 @lru_cache(maxsize=NETWORKS)
 def _sharded(f: Network, name: str, layout: str, mesh: Mesh, coupled: bool) -> Method:
-    """The method on stacks of tiles, each device computing its own."""
+    """The method applied to stacks of tiles, each device computing its own."""
     method = tile_programs(f, name, layout)
     side = Side(ALL, EACH) if coupled else Side(EACH)
     shard: Callable[..., Any] = partial(jax.shard_map, mesh=mesh, out_specs=EACH, check_vma=False)

@@ -7,20 +7,20 @@ from ntk_analysis.memory import gib
 
 @dataclass(frozen=True)
 class Estimate:
-    """Time and storage of a kernel on so many devices.
+    """Estimated time and storage of a kernel on a number of devices.
 
-    Assumes that all tiles cost the same and that devices take them in rounds, idle at the end of the last; that each
-    device keeps up its rate throughout; and that tiles are written while others are computed. Loading inputs and
-    compiling, minutes at most, are not in it.
+    The estimate assumes that all tiles cost the same; that devices take tiles in rounds, and some are idle in the last
+    round; that each device keeps up its rate throughout; and that tiles are written while others are computed. Loading
+    inputs and compiling, which take minutes at most, are not included.
 
     Attributes:
-        devices: number of them.
-        tiles: to compute.
-        rounds: tiles that the busiest device computes.
-        flops: of the whole kernel.
-        flops_per_second: of each device, sustained, as given or measured.
-        storage_bytes: of the kernel on disk.
-        writes_per_second: bytes that the storage takes of all devices together; None if it is not known to be a limit.
+        devices: number of devices.
+        tiles: number of tiles to compute.
+        rounds: number of tiles that the busiest device computes.
+        flops: floating-point operations of the whole kernel.
+        flops_per_second: sustained operations per second of each device, as given or measured.
+        storage_bytes: bytes of the kernel on disk.
+        writes_per_second: bytes per second that the storage takes of all devices together; None if no limit is known.
     """
 
     devices: int
@@ -33,21 +33,21 @@ class Estimate:
 
     @property
     def compute_seconds(self) -> float:
-        """Time of the busiest device."""
+        """Computing time of the busiest device, in seconds."""
         return self.rounds * self.flops / self.tiles / self.flops_per_second
 
     @property
     def seconds(self) -> float:
-        """Time of computing or of writing, whichever is longer."""
+        """Computing time or writing time in seconds, whichever is longer."""
         return max(self.compute_seconds, self.storage_bytes / self.writes_per_second if self.writes_per_second else 0)
 
     @property
     def hours(self) -> float:
-        """The same in hours."""
+        """Computing time or writing time in hours, whichever is longer."""
         return self.seconds / 3600
 
     def summary(self) -> str:
-        """One line."""
+        """The estimate as one line of text."""
         rate = self.storage_bytes / self.compute_seconds
         if self.writes_per_second is None:
             limit = f"if the storage takes {gib(rate)}/s"

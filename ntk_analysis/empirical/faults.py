@@ -26,17 +26,17 @@ CAUSES = {
     "add": "infinity - infinity",
     "mul": "0 times infinity, as where a square root or a norm is differentiated at 0",
 }
-"""What makes NaN of numbers, by JAX's name of the operation."""
+"""Inputs for which an operation gives NaN, by JAX's name of the operation."""
 
 
 class Place(NamedTuple):
-    """One of the two inputs of a pair.
+    """The place of one of the two inputs of a pair.
 
     Attributes:
-        name: of the set of inputs.
-        number: of the input in the set.
-        batch: inputs on which f is computed for it: itself, or all of a set that f couples.
-        row: of the input in the batch.
+        name: name of the set of inputs.
+        number: number of the input in the set.
+        batch: inputs on which f is computed: the input itself, or the whole set if f couples it.
+        row: row of the input in the batch.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Place(NamedTuple):
 
 
 def fault(f: Any, params: Params, pair: tuple[Place, Place], which: str, dtype: np.dtype) -> str:
-    """What is known of a kernel's NaN or infinity at a pair of inputs, and what to do; empty if nothing is."""
+    """Text on the cause of a kernel's NaN or infinity at a pair of inputs, and what to do; empty if none is known."""
     flat = flattened(f)
 
     def gradients(params: Params, x: Any, row: int) -> Any:
@@ -55,7 +55,7 @@ def fault(f: Any, params: Params, pair: tuple[Place, Place], which: str, dtype: 
     found = []
     for place in pair:
         outputs = np.asarray(jax.jit(flat)(params, place.batch))
-        # infinite ones may be meant, as masked logits; they have a tangent kernel
+        # infinite outputs may be meant, as in masked logits; they have a tangent kernel
         bad = np.argwhere(~np.isfinite(outputs) if which == "nngp" else np.isnan(outputs))
         if bad.size:
             number = place.number - place.row + int(bad[0, 0])
@@ -82,7 +82,7 @@ def fault(f: Any, params: Params, pair: tuple[Place, Place], which: str, dtype: 
 
 
 def _cause(function: Callable[..., Any], params: Params, x: Any, dtype: np.dtype) -> str:
-    """Overflow, where a wider dtype has finite numbers; else the operation from which the first NaN comes."""
+    """Text on the cause: overflow if a wider dtype has finite numbers, else the operation that gives the first NaN."""
     for wide in map(np.dtype, (np.float32, np.float64)):
         if dtype.itemsize < wide.itemsize and _fits(function, params, x, wide):
             return f", beyond {dtype} and finite in {wide}: give params and x in {wide}, or scale f down"
@@ -108,7 +108,7 @@ def _fits(function: Callable[..., Any], params: Params, x: Any, wide: np.dtype) 
         with jax.enable_x64(wide == np.float64):
             found = jax.tree.leaves(jax.jit(function)(widened(params), widened(x)))
             return all(bool(np.isfinite(leaf).all()) for leaf in found)
-    except Exception:  # a function may refuse another dtype, whatever it raises: the cause is then not known
+    except Exception:  # a function may refuse another dtype by any error: the cause is then not known
         return False
 
 
@@ -116,5 +116,5 @@ def _checked(function: Callable[..., Any], params: Params, x: Any) -> str:
     try:
         error, _ = jax.jit(checkify.checkify(function, errors=checkify.float_checks))(params, x)
         return (error.get() or "").split("\n")[0]
-    except Exception:  # what checkify cannot look into
+    except Exception:  # checkify cannot look into every function
         return ""

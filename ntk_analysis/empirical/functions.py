@@ -13,15 +13,15 @@ from ntk_analysis.layers import Layer
 from ntk_analysis.layers.base import Params
 
 Flat: TypeAlias = Callable[[Params, Any], jax.Array]
-"""f(params, x) -> (n, C)."""
+"""Function f(params, x) -> (n, C)."""
 
 
 class Side(NamedTuple):
-    """The rows, or the columns, of a tile of the kernel.
+    """The inputs of the rows, or of the columns, of a tile of the kernel.
 
     Attributes:
-        x: (n, ...) inputs of the rows; the WHOLE batch, where the function couples it.
-        rows: (n,) which outputs of the batch the rows are; None unless the function couples the batch.
+        x: inputs of the rows, of shape (n, ...); the WHOLE batch if the function couples it.
+        rows: numbers (n,) of the outputs of the batch that are the rows; None unless the function couples the batch.
     """
 
     x: Any
@@ -29,7 +29,7 @@ class Side(NamedTuple):
 
 
 def flattened(f: Layer | Callable[..., Any]) -> Flat:
-    """f(params, x) with all axes of its output but the first flattened into C."""
+    """The function f(params, x) with all axes of its output but the first flattened into C."""
     apply = f.apply if isinstance(f, Layer) else f
 
     def flat(params: Params, x: Any) -> jax.Array:
@@ -40,7 +40,7 @@ def flattened(f: Layer | Callable[..., Any]) -> Flat:
 
 
 def name_of(f: Any) -> str:
-    """A network in full, a function by its module and name."""
+    """The name of f: a network is written in full, a function by its module and name."""
     if isinstance(f, Layer):
         return repr(f)
     while isinstance(f, partial):
@@ -49,12 +49,12 @@ def name_of(f: Any) -> str:
 
 
 def shortened(name: str, length: int = 80) -> str:
-    """A name that fits into a line of text: the networks of deep Serials do not."""
+    """A name cut to fit into a line of text: the names of deep Serials are longer."""
     return name if len(name) <= length else f"{name[: length - 3]}..."
 
 
 def defined(f: Flat) -> Flat:
-    """f whose derivatives are NaN where its outputs are: that of log is finite at negative numbers, too."""
+    """The function f with derivatives that are NaN where its outputs are: log has finite ones at negative numbers."""
 
     def marked(params: Params, x: Any) -> jax.Array:
         return nan_with_derivatives(f(params, x))
@@ -63,12 +63,12 @@ def defined(f: Flat) -> Flat:
 
 
 def nan_with_derivatives(y: jax.Array) -> jax.Array:
-    """y, whose derivatives are NaN where it is."""
+    """y, with derivatives that are NaN where y is."""
     return y * jnp.where(jnp.isnan(y), jnp.asarray(jnp.nan, y.dtype), jnp.ones((), y.dtype))
 
 
 def precise(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with matrix products that are exact to the dtype, inside a user's function too."""
+    """The function with matrix products that are exact to the dtype, also inside a user's function."""
 
     def exact(*arguments: Any) -> Any:
         with jax.default_matmul_precision("highest"):
@@ -78,11 +78,11 @@ def precise(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def count_outputs(f: Layer | Callable[..., Any], params: Params, x: jax.ShapeDtypeStruct) -> tuple[int, np.dtype]:
-    """C and the dtype of the outputs, without computing them.
+    """The number C and the dtype of the outputs, without computing them.
 
     Raises:
         TypeError: f does not return one array of floats.
-        ValueError: its first axis is not that of the inputs, or it has no outputs.
+        ValueError: the first axis of the array is not that of the inputs, or there are no outputs.
     """
     y = jax.eval_shape(f.apply if isinstance(f, Layer) else f, params, x)
     if not isinstance(y, jax.ShapeDtypeStruct) or not jnp.issubdtype(y.dtype, jnp.floating):
@@ -99,7 +99,7 @@ def count_outputs(f: Layer | Callable[..., Any], params: Params, x: jax.ShapeDty
 
 
 def check_params(params: Params) -> None:
-    """Raises TypeError or ValueError, naming the path, for parameters that are no finite floats."""
+    """Raises TypeError or ValueError, naming the path, for parameters that are not finite floats."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise ValueError("params holds no arrays: a tangent kernel needs parameters to move along")
@@ -114,7 +114,7 @@ def check_params(params: Params) -> None:
             )
         if isinstance(leaf, jax.ShapeDtypeStruct):
             continue
-        host = np if isinstance(leaf, np.ndarray) else jnp  # JAX would compile it for each shape
+        host = np if isinstance(leaf, np.ndarray) else jnp  # JAX would compile the check for each shape
         if not host.all(host.isfinite(leaf)):
             raise ValueError(f"{name} has NaN or infinite values: no kernel can be taken there")
 

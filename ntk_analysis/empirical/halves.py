@@ -16,8 +16,8 @@ from ntk_analysis.empirical.layouts import arranged
 from ntk_analysis.empirical.methods import Method
 from ntk_analysis.layers.base import Params
 
-BLOCKS = 4  # along either axis: 10 of 16 are computed; 8 gain no more
-FEWEST = 16  # rows of a block, below which nothing is gained
+BLOCKS = 4  # blocks along either axis, of which 10 of 16 are computed; 8 blocks gain no more
+FEWEST = 16  # rows of a block below which nothing is gained
 
 
 def symmetric_tile(method: Method, layout: str, params: Params, side: Side) -> jax.Array:
@@ -28,7 +28,7 @@ def symmetric_tile(method: Method, layout: str, params: Params, side: Side) -> j
     if layout != "full" or side.rows is not None or part is None or count < BLOCKS * FEWEST:
         return arranged(_symmetric(method.contract(params, features, features), layout), layout)
     size = math.ceil(count / BLOCKS)
-    # the last rows and columns may overlap those before: their diagonal block is written last
+    # the last block's rows and columns may overlap those before, so its diagonal block is written last
     starts = np.minimum(np.arange(0, count, size), count - size)
     corners = np.stack([starts[index] for index in np.triu_indices(len(starts))], axis=1).astype(np.int32)
 
@@ -50,7 +50,7 @@ def symmetric_tile(method: Method, layout: str, params: Params, side: Side) -> j
 
 
 def _symmetric(products: jax.Array, layout: str) -> jax.Array:
-    """Of inputs with themselves, exactly symmetric, by their upper triangle."""
+    """Products of inputs with themselves, made exactly symmetric from their upper triangle."""
     n = math.prod(products.shape[:2]) if layout == "full" else len(products)
     matrix = products.reshape(n, n, *products.shape[4 if layout == "full" else 2 :])
     index = jnp.arange(n)

@@ -24,50 +24,50 @@ from ntk_analysis.empirical.runs import Job
 from ntk_analysis.layers import Layer
 from ntk_analysis.layers.base import Params
 
-INPUTS = 8  # at which a function is probed
+INPUTS = 8  # number of inputs at which a function is probed
 PERTURBATIONS = 2
-# of what one rounding does to a quantity: the largest of many such changes is measured, and other devices and versions
+# factor of the measured effect of one rounding, which is the largest of many such changes: other devices and versions
 # of a program were seen to do up to 2.5 times as much
 TOLERANCE = 10
 
 
 class Probed(NamedTuple):
-    """Numbers that a function is known by.
+    """Numbers by which a function is recognised.
 
     Attributes:
-        values: of the function at this call.
-        tolerance: what rounding may do to each of them.
+        values: values that the function gives in this call.
+        tolerance: change of each value that rounding may cause.
     """
 
     values: np.ndarray
     tolerance: np.ndarray
 
     def listed(self) -> dict[str, list[float]]:
-        """For a file."""
+        """The numbers as lists, for a file."""
         return {"values": self.values.tolist(), "tolerance": self.tolerance.tolist()}
 
 
 def identity(job: Job) -> dict[str, Any]:
-    """What a store keeps of the function."""
+    """The description of the function that a store keeps."""
     with jax.enable_x64(job.float64):
         probe, state = _probe(job), _state(job.f, job.params, job.x1)
     return {"name": name_of(job.f), "probe": probe.listed(), "state": state.listed()}
 
 
 def same_function(found: dict[str, Any], wanted: dict[str, Any], *, same_jax: bool) -> bool:
-    """Whether two such descriptions are of one function, to rounding.
+    """Whether two descriptions are of the same function, to rounding.
 
-    The numbers in a program depend on the version of JAX and are compared within one only.
+    The numbers inside a program depend on the version of JAX and are compared within one version only.
     """
     told = ["probe", "state"] if same_jax else ["probe"]
-    layers = "(" in found["name"] or "(" in wanted["name"]  # networks of ours say all about themselves
+    layers = "(" in found["name"] or "(" in wanted["name"]  # the names of our networks describe them fully
     return all(_agree(found[name], wanted[name]) for name in told) and (not layers or found["name"] == wanted["name"])
 
 
 def as_it_is(f: Any, params: Params, x: Any) -> Any:
-    """f under a name of its own as long as it is the same program with the same state, so that no older one is run.
+    """f under a name of its own, valid as long as its program and state are the same, so that no older one is run.
 
-    JAX keeps what it compiled for a function; a function that closes over what has changed since is another one.
+    JAX keeps what it compiled for a function; a function that closes over changed state counts as another function.
     """
     if isinstance(f, Layer):
         return f
@@ -95,8 +95,8 @@ def _agree(found: dict[str, list[float]], wanted: dict[str, list[float]]) -> boo
 
 
 def _probe(job: Job) -> Probed:
-    """Outputs, and for the tangent kernel derivatives, with what one rounding of inputs and parameters does to them."""
-    if job.plan.coupled:  # f may take no other batch
+    """Outputs, and for the tangent kernel derivatives, with the effect of one rounding of inputs and parameters."""
+    if job.plan.coupled:  # f may refuse any other batch
         x, rows = np.asarray(job.x1), np.linspace(0, len(job.x1) - 1, INPUTS).astype(int)
     else:
         x = few_that_differ(job.x1, job.x2)
@@ -116,14 +116,14 @@ def _probe(job: Job) -> Probed:
     with np.errstate(invalid="ignore"):
         noise = np.nan_to_num(np.max(np.abs(np.stack(perturbed) - values), axis=0))
     sizes = np.nan_to_num(sizes)
-    # of each array the largest at any input: one alone may be small by chance
+    # for each array the largest at any input: at one input alone it may be small by chance
     relative = np.max(np.divide(noise, sizes, out=np.zeros_like(noise), where=sizes > 0), axis=0, keepdims=True)
     tolerance = TOLERANCE * np.maximum(noise, np.maximum(relative, eps) * sizes)
     return Probed(values.ravel(), tolerance.ravel())
 
 
 def _weights(outputs: int, dtype: np.dtype) -> np.ndarray:
-    """(2 INPUTS, C): for each input, weights of all outputs together, and of one output, spread over them."""
+    """Weights (2 INPUTS, C): for each input, weights of all outputs together, and of one output, spread over them."""
     mixed = random_direction(np.empty((INPUTS, outputs)), seed=1)
     single = np.eye(outputs)[np.arange(INPUTS) * outputs // INPUTS]
     return np.stack([mixed, single], axis=1).reshape(-1, outputs).astype(dtype)
@@ -133,9 +133,9 @@ def _weights(outputs: int, dtype: np.dtype) -> np.ndarray:
 def _projections(
     f: Any, which: str, params: Params, x: Any, direction: Params, rows: jax.Array, weights: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Weighted outputs on these rows and their derivatives along the direction, array by array; and their sizes.
+    """Weighted outputs on these rows, and their derivatives along the direction, array by array; and the sizes of both.
 
-    One program: op by op, each would be compiled, which takes seconds for a deep network.
+    This is one program: op by op, each would be compiled, which takes seconds for a deep network.
     """
     flat = precise(flattened(f))
     widest = jax.dtypes.canonicalize_dtype(np.float64)
@@ -159,7 +159,7 @@ def _projections(
 
 
 def _state(f: Any, params: Params, x: Any) -> Probed:
-    """The arrays and numbers that the program of f holds, each along a random direction."""
+    """The arrays and numbers that the program of f holds, each projected on a random direction."""
     values, tolerance = [], []
     for number, array in enumerate(_numbers(_program(f, params, x))):
         eps = float(jnp.finfo(array.dtype).eps) if jnp.issubdtype(array.dtype, jnp.floating) else 2.0**-52  # type: ignore[no-untyped-call]
@@ -170,14 +170,14 @@ def _state(f: Any, params: Params, x: Any) -> Probed:
 
 
 def _program(f: Any, params: Params, x: Any) -> ClosedJaxpr:
-    """The program of f, traced now."""
+    """The program of f, traced anew."""
     flat = flattened(f)
     shape = described(x.shape, jax.dtypes.canonicalize_dtype(x.dtype))
     return jax.make_jaxpr(lambda params, x: flat(params, x))(params, shape)
 
 
 def _numbers(program: ClosedJaxpr) -> Iterator[np.ndarray]:
-    """The arrays and numbers that are written into a program, in its order."""
+    """The arrays and numbers that are written into a program, in the program's order."""
     for const in program.consts:
         if jnp.issubdtype(const.dtype, jax.dtypes.prng_key):
             yield np.asarray(jax.random.key_data(const))

@@ -22,12 +22,12 @@ from ntk_analysis.precision import AnyArray, numpy_in_float64
 
 @dataclass(frozen=True, repr=False)
 class EmpiricalKernel:
-    """A kernel of a finite network and how it was computed.
+    """A kernel of a finite network, with the plan by which it was computed.
 
     Attributes:
-        values: (N1, N2, C, C) "full", (N1, N2, C) "diagonal" or (N1, N2) "trace", in the dtype of the network; of a
-            store, read from disk where it is indexed.
-        plan: tiles, method and cost.
+        values: kernel of shape (N1, N2, C, C) for "full", (N1, N2, C) for "diagonal" or (N1, N2) for "trace", in the
+            dtype of the network; the values of a store are read from disk when they are indexed.
+        plan: plan with tiles, method and cost.
     """
 
     values: np.ndarray | Stored
@@ -35,15 +35,15 @@ class EmpiricalKernel:
 
     @property
     def ntk(self) -> np.ndarray:
-        """The tangent kernel, entry [a, b, c, d] = <d f_c(x_a), d f_d(x_b)>; the diagonal of it, or its trace.
+        """The tangent kernel, entry [a, b, c, d] = <d f_c(x_a), d f_d(x_b)>; or its diagonal or its trace over outputs.
 
-        Of a store, all of it read into memory: `values` reads parts.
+        The kernel of a store is read into memory as a whole; `values` reads parts.
         """
         return self._values("ntk")
 
     @property
     def nngp(self) -> np.ndarray:
-        """Products of outputs, entry [a, b, c, d] = f_c(x_a) f_d(x_b); the diagonal of it, or its trace."""
+        """The products of outputs, entry [a, b, c, d] = f_c(x_a) f_d(x_b); or their diagonal or trace over outputs."""
         return self._values("nngp")
 
     def _values(self, which: str) -> np.ndarray:
@@ -53,12 +53,12 @@ class EmpiricalKernel:
 
     @property
     def outputs(self) -> str:
-        """Layout: "full", "diagonal" or "trace" (the SUM over outputs)."""
+        """The layout: "full", "diagonal" or "trace" (the SUM over outputs)."""
         return self.plan.outputs
 
     @property
     def method(self) -> str:
-        """How it was computed."""
+        """Name of the method by which the kernel was computed."""
         return self.plan.method
 
     @property
@@ -68,16 +68,16 @@ class EmpiricalKernel:
 
     @property
     def flops(self) -> float:
-        """Floating-point operations, counted on the program."""
+        """Number of floating-point operations, counted on the program."""
         return self.plan.flops
 
     @property
     def memory_bytes(self) -> int:
-        """The most that one tile took on the device, counted on the program; the kernel itself stands on the host."""
+        """The most bytes that one tile took on the device, counted on the program; the kernel itself is on the host."""
         return self.plan.memory_bytes
 
     def summary(self) -> str:
-        """One line."""
+        """The plan and the cost as one line of text."""
         return f"empirical {self.plan.summary()}"
 
     def __repr__(self) -> str:
@@ -101,8 +101,8 @@ def empirical_ntk(
 ) -> EmpiricalKernel:
     """Neural tangent kernel of a finite network, entry [a, b, c, d] = <d f_c(x_a), d f_d(x_b)> over all parameters.
 
-    Computed tile by tile in the dtype of the network; the kernel itself is a NumPy array on the host, exactly symmetric
-    where x2 is None. NumPy float64 parameters and inputs are computed in float64, whatever JAX's flag.
+    The kernel is computed tile by tile in the dtype of the network. It is a NumPy array on the host, exactly symmetric
+    if x2 is None. NumPy float64 parameters and inputs are computed in float64, whatever JAX's flag.
 
     Methods agree to rounding; with P parameters, a pair of inputs costs
         "jacobian"   2 C^2 P FLOPs (2 C P for diagonal and trace); a tile of n inputs holds n C P numbers of each side;
@@ -112,32 +112,35 @@ def empirical_ntk(
         "last_norm"  as "layerwise" for the network before a last batch norm, where nothing else couples the batch.
 
     Args:
-        f: a network of layers, or a pure JAX function f(params, x) -> (n, ...) floats; axes behind the first are
+        f: a network of layers, or a pure JAX function f(params, x) -> (n, ...) floats; the axes after the first are
             flattened into C outputs.
-        params: any tree of float arrays; the kernel is that of all of them.
-        x1: (N1, ...) inputs.
-        x2: (N2, ...) inputs of the same features, or None: x1 with itself.
-        outputs: "full" (N1, N2, C, C), "diagonal" (N1, N2, C), its entries c = d, or "trace" (N1, N2), the SUM of the
-            diagonal over outputs.
-        method: "jacobian", "products", "layerwise", "last_norm", or "auto": the one of least time by its FLOPs.
-        coupled: whether an output depends on the other inputs of its batch (batch normalisation in training mode): then
-            x1 is one batch and x2 another, never cut, and the kernel that of the batch's outputs. So it is where an
-            output depends on its place in the batch or on its size. "detect" knows it of layers and tries all else
-            out, outputs and derivatives, on inputs that differ; the summary says what was found.
-        memory: what one tile may take: bytes, "4GiB", or None for half of what is free.
-        store: where the kernel is to stand on disk, None for the host's memory. The same call continues a store that
+        params: tree of float arrays; the kernel is taken over all of them.
+        x1: inputs (N1, ...).
+        x2: second inputs (N2, ...) of the same features; None for x1 with itself.
+        outputs: layout of the kernel: "full" (N1, N2, C, C), "diagonal" (N1, N2, C), its entries c = d, or "trace" (N1,
+            N2), the SUM of the diagonal over outputs.
+        method: name of the method, "jacobian", "products", "layerwise" or "last_norm"; or "auto", the one of least time
+            by its FLOPs.
+        coupled: whether an output depends on the other inputs of its batch (batch normalisation in training mode), or
+            on its place in the batch or the batch's size. Then x1 is one batch and x2 another, never cut, and the
+            kernel is that of the batch's outputs. "detect" knows the answer for layers; for all else it tries outputs
+            and derivatives out on inputs that differ. The summary says what was found.
+        memory: memory that one tile may take: bytes, "4GiB", or None for half of what is free.
+        store: folder on disk for the kernel; None keeps it in the host's memory. The same call continues a store that
             was interrupted, with the store's tiles, and ends with the same bits; see `store`.
-        on: who computes the tiles: None for all devices of this machine, `Devices(...)` for some of them,
+        on: runner that computes the tiles: None for all devices of this machine, `Devices(...)` for some of them,
             `Cluster("tcp://...")` or `Cluster(workers=3)` for many machines or processes, which needs a store.
-        track: draws a progress bar: called once with the tiles and a description, it yields the tiles.
+        track: function that draws a progress bar: it is called once with the tiles and a description, and yields the
+            tiles.
 
     Raises:
-        TypeError: f does not return one array of floats; parameters that are no floats; called under a transformation.
-        ValueError: NaN or infinite parameters, inputs or results; shapes that do not fit; unknown options.
-        MemoryError: one pair of inputs needs more than the budget, or the kernel more than the host has.
-        NotImplementedError: "layerwise" for a network with compositions of one's own, "last_norm" for one that does not
-            end in a batch norm.
-        FileExistsError: there is something at `store` that is not a store; it stays as it is.
+        TypeError: f does not return one array of floats, parameters are not floats, or the call is inside a
+            transformation.
+        ValueError: parameters, inputs or results are NaN or infinite, shapes do not fit, or an option is unknown.
+        MemoryError: one pair of inputs needs more than the budget, or the kernel needs more memory than the host has.
+        NotImplementedError: the method is "layerwise" for a network with compositions that the user wrote, or
+            "last_norm" for a network that does not end in a batch norm.
+        FileExistsError: there is something at `store` that is not a store; it is left as it is.
         OSError: the disk is full, or too small for the kernel.
     """
     options: dict[str, Any] = {"outputs": outputs, "method": method, "coupled": coupled, "memory": memory}
@@ -160,7 +163,7 @@ def empirical_nngp(
 ) -> EmpiricalKernel:
     """Products of a finite network's outputs, entry [a, b, c, d] = f_c(x_a) f_d(x_b); "trace" sums c = d.
 
-    Its average over networks and outputs is the NNGP. Arguments and errors as `empirical_ntk`.
+    The average over networks and outputs is the NNGP. Arguments and errors are those of `empirical_ntk`.
     """
     options: dict[str, Any] = {"outputs": outputs, "which": "nngp", "coupled": coupled, "memory": memory}
     return _compute(f, params, x1, x2, options, store, on or Devices(), track)
@@ -187,7 +190,7 @@ def open_kernel(path: str | Path) -> Kernel | EmpiricalKernel:
 
 
 def budget(memory: str | int | None, on: Runner) -> str | int | None:
-    """What one tile may take: as given, or an equal share of half of what is free, for all that stand there at once."""
+    """Memory of one tile: as given, or half of what is free, shared equally by all tiles there at one time."""
     return memory if memory is not None or on.share == 1 else max(1, available_bytes() // 2 // on.share)
 
 

@@ -19,11 +19,11 @@ from ntk_analysis.layers.base import Params, as_params_dtype
 
 
 class Behind(NamedTuple):
-    """Of the rows of a tile.
+    """The features of the rows of a tile, behind a last batch norm.
 
     Attributes:
-        before: factors of the network without the norm, of the whole batch.
-        jacobian: (rows, B, C), derivative of each row's normalised output c by output c of every input.
+        before: factors of the network without the norm, on the whole batch.
+        jacobian: derivatives (rows, B, C) of each row's normalised output c by output c of every input.
     """
 
     before: list[Factors | None]
@@ -31,14 +31,14 @@ class Behind(NamedTuple):
 
 
 def last_norm_method(network: Layer, layout: str) -> Method:
-    """The kernel without the last batch norm, between its Jacobians.
+    """The kernel of the network without its last batch norm, multiplied by the norm's Jacobian on both sides.
 
-    Memory: the kernel of the whole batch without the norm, whatever the tile. FLOPs: those of `layerwise` without it,
-    and 4 B^3 C^2 (full) or 4 B^3 C.
+    Memory: the kernel of the whole batch without the norm, whatever the tile. FLOPs: those of `layerwise` without the
+    norm, and 4 B^3 C^2 (full) or 4 B^3 C.
 
-    Raises, when it is planned:
+    Raises, when the method is planned:
         NotImplementedError: the network does not end in a batch norm without parameters, or it is not known that
-            nothing before couples the batch.
+            nothing before it couples the batch.
     """
     inner, norm = _parted(network)
     method = layerwise_method(inner, "full" if layout == "full" else "diagonal")
@@ -53,7 +53,7 @@ def last_norm_method(network: Layer, layout: str) -> Method:
         _, pull = jax.vjp(lambda f: norm.compute((), f), outputs)
 
         def row(index: jax.Array) -> jax.Array:
-            return pull(jnp.zeros_like(outputs).at[index].set(1))[0]  # outputs are normalised each by itself
+            return pull(jnp.zeros_like(outputs).at[index].set(1))[0]  # each output is normalised by itself
 
         return Behind(method.features(own, Side(side.x)), jax.vmap(row)(side.rows))
 
@@ -68,7 +68,7 @@ def last_norm_method(network: Layer, layout: str) -> Method:
 
 
 def _parted(network: Layer) -> tuple[Serial, BatchNorm | LastBatchNorm]:
-    """The network without its last norm, and the norm."""
+    """The network without its last norm, and that norm."""
     match network:
         case Serial(layers=(*before, BatchNorm(train_scale=False, train_shift=False) | LastBatchNorm() as norm)) if (
             before

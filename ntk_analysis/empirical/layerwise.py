@@ -33,13 +33,13 @@ from ntk_analysis.layers.base import Params, SingleLayer
 
 
 class Factors(NamedTuple):
-    """Gradients of C outputs on n inputs by one layer's parameters, in factors.
+    """Gradients of C outputs on n inputs by one layer's parameters, as factors.
 
     Attributes:
-        inputs: (n, p, m), or (p, m) if all rows share the positions of a coupled batch; None if in no factors.
-        signals: (n, C, p, u), or None.
-        added: vectors (n, C, k), whose inner products add to the kernel.
-        removed: vectors (n, C, k), whose inner products come off.
+        inputs: inputs (n, p, m), or (p, m) if all rows share the positions of a coupled batch; None without factors.
+        signals: signals (n, C, p, u), or None.
+        added: list of vectors (n, C, k), whose inner products are added to the kernel.
+        removed: list of vectors (n, C, k), whose inner products are subtracted from the kernel.
     """
 
     inputs: jax.Array | None
@@ -48,12 +48,12 @@ class Factors(NamedTuple):
     removed: list[jax.Array]
 
     def part(self, start: jax.Array, size: int, stacks: int) -> "Factors":
-        """The factors on `size` of the inputs from `start` on, of a layer in that many scans (no coupled batch)."""
+        """The factors on `size` of the inputs from `start` on, for a layer inside `stacks` scans (no coupled batch)."""
         return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size, stacks), self)
 
 
 def layerwise_method(network: Layer, layout: str) -> Method:
-    """Grams of activations times Grams of back-propagated signals, summed over layers.
+    """The kernel as Grams of activations times Grams of back-propagated signals, summed over layers.
 
     Memory: activations and C signals of both sides. FLOPs of a pair of inputs at a dense layer of m x u weights:
     2 m + 2 C^2 u (full) or 2 m + 2 C u.
@@ -113,14 +113,14 @@ def factors(
         inputs = inputs - jnp.mean(inputs, -1, keepdims=True)
     inputs = inputs * (weights.w_var / (m - 1 if weights.center and not weights.standardize else m)) ** 0.5
     p, pairs = inputs.shape[-2], outputs**2 if layout == "full" else outputs
-    if coupled or p**2 * (m + pairs * u) <= pairs * m * u:  # multiplications for a pair of inputs
+    if coupled or p**2 * (m + pairs * u) <= pairs * m * u:  # counts multiplications for a pair of inputs
         return Factors(inputs, signals, added, removed)
     gradient = _einsum("npm,ncpu->ncmu", inputs, signals)
     return Factors(None, None, [*added, gradient.reshape(n, outputs, -1)], removed)
 
 
 def summed(left: Factors, right: Factors, stacks: int, layout: str) -> jax.Array:
-    """The kernel's part from layers in that many scans, as `inner` has it."""
+    """The part of the kernel from layers inside `stacks` scans, with axes as in `inner`."""
     if not stacks:
         return product(left, right, layout)
     inside = partial(summed, stacks=stacks - 1, layout=layout)
@@ -133,7 +133,7 @@ def summed(left: Factors, right: Factors, stacks: int, layout: str) -> jax.Array
 
 
 def product(left: Factors, right: Factors, layout: str) -> jax.Array:
-    """The kernel's part from one layer, as `inner` has it."""
+    """The part of the kernel from one layer, with axes as in `inner`."""
     parts = [inner(*vectors, layout) for vectors in zip(left.added, right.added, strict=True)]
     parts += [-inner(*vectors, layout) for vectors in zip(left.removed, right.removed, strict=True)]
     if left.inputs is not None and right.inputs is not None:
@@ -159,26 +159,26 @@ def _grams(x1: jax.Array, signals1: jax.Array, x2: jax.Array, signals2: jax.Arra
 
 
 def _coupled(x1: jax.Array, signals1: jax.Array, x2: jax.Array, signals2: jax.Array, layout: str) -> jax.Array:
-    """The same where all rows share their positions, p1 of one batch and p2 of the other."""
+    """Gram of inputs times Gram of signals, if all rows share their positions: p1 of one batch and p2 of the other."""
     if len(x1) < x1.shape[1]:  # the Gram of inputs takes the signals of one batch to the other
         gram = jnp.matmul(x1, x2.T, precision="highest")
         # row by row: signals of all rows would be transposed for one product and back
         signals2 = jax.lax.map(lambda row: _einsum("pq,dqu->dpu", gram, row), signals2)
-    else:  # gradients are smaller
+    else:  # the gradients are smaller
         signals1, signals2 = (_einsum("pm,ncpu->ncmu", x, s) for x, s in ((x1, signals1), (x2, signals2)))
     left, right = (signals.reshape(*signals.shape[:2], -1) for signals in (signals1, signals2))
     return inner(left, right, layout)
 
 
 def _seen(layer: Dense | Conv, x: jax.Array) -> jax.Array:
-    """What each output position sees of the inputs, (n, ..., fan-in)."""
+    """The inputs that each output position sees, (n, ..., fan-in)."""
     return x if isinstance(layer, Dense) else jnp.concatenate(layer.window.parts(x, (1, 2)), -1)
 
 
 def _gradients(
     layer: SingleLayer, params: Params, x: jax.Array, signals: jax.Array, *, coupled: bool
 ) -> list[jax.Array]:
-    """Gradients by the parameters of any layer, (n, C, k)."""
+    """Gradients of the outputs by the parameters of any layer, (n, C, k)."""
 
     def pulled(inputs: jax.Array, signal: jax.Array) -> Params:
         _, pull = jax.vjp(lambda own: layer.compute(own, inputs), params)

@@ -12,7 +12,7 @@ LAYOUTS: tuple[str, ...] = get_args(Layout)
 
 
 def outputs_shape(layout: str, outputs: int) -> tuple[int, ...]:
-    """Axes of the kernel behind (N1, N2): (C, C), (C,) or ()."""
+    """Shape of the kernel's axes after (N1, N2): (C, C), (C,) or ()."""
     return {"full": (outputs, outputs), "diagonal": (outputs,), "trace": ()}[layout]
 
 
@@ -21,12 +21,12 @@ def inner(
 ) -> Float[jax.Array, "n1 *rest"]:
     """Inner products of the vectors of every output on every input: the one contraction that all methods share.
 
-    A matrix product as it comes, full ones (n1, C, n2, C): `arranged` puts the axes in order, once for all that is
-    added up.
+    The result is a plain matrix product, of shape (n1, C, n2, C) for "full". `arranged` puts its axes in order, once
+    for all products that are added up.
     """
     if layout == "diagonal":
         return jnp.einsum("ack,bck->abc", left, right, precision="highest")
-    # one matrix product, which a contraction over or of two axes is not on CPUs
+    # as one matrix product: a contraction over or of two axes is not one on CPUs
     rows, columns = (v.reshape(len(v), -1) if layout == "trace" else v.reshape(-1, v.shape[2]) for v in (left, right))
     product = jnp.matmul(rows, columns.T, precision="highest")
     return product if layout == "trace" else product.reshape(*left.shape[:2], *right.shape[:2])
@@ -35,13 +35,13 @@ def inner(
 def weighted(
     pairs: Float[jax.Array, "n1 n2"], products: Float[jax.Array, "n1 *rest"], layout: str
 ) -> Float[jax.Array, "n1 *rest"]:
-    """Inner products as they come, each times a weight of its pair of inputs."""
+    """Inner products as `inner` gives them, each times a weight of its pair of inputs."""
     axes = {"full": (1, 3), "diagonal": (2,), "trace": ()}[layout]
     return jnp.expand_dims(pairs, axes) * products
 
 
 def arranged(products: Float[jax.Array, "n1 *rest"], layout: str) -> Float[jax.Array, "n1 n2 *outputs"]:
-    """Inner products with the axes of the layout."""
+    """Inner products with their axes in the order of the layout."""
     return products.swapaxes(1, 2) if layout == "full" else products
 
 
@@ -54,6 +54,6 @@ def symmetric(kernel: np.ndarray) -> np.ndarray:
     """The kernel of inputs with themselves from its upper triangle: exactly its own mirror image."""
     rows, columns = (np.arange(len(kernel)).reshape(shape + (1,) * (kernel.ndim - 2)) for shape in ((-1, 1), (1, -1)))
     upper = rows <= columns
-    if kernel.ndim == 4:  # an input with itself is a matrix over outputs, which has an upper triangle too
+    if kernel.ndim == 4:  # an input with itself gives a matrix over outputs, which has an upper triangle, too
         upper = (rows < columns) | ((rows == columns) & np.triu(np.ones(kernel.shape[2:], dtype=bool)))
     return np.where(upper, kernel, mirrored(kernel))

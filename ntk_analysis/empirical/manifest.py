@@ -20,12 +20,12 @@ Manifest: TypeAlias = dict[str, Any]
 FORMAT = "ntk_analysis kernel store 2"
 NAME = "manifest.json"
 ARRAYS = ("params", "x1", "x2")
-# what one kernel has one of; the rest of a plan is cost, and tiles are taken over from the store
+# facts that identify a kernel; the rest of a plan is its cost, and tiles are taken over from the store
 FACTS = ("which", "outputs", "method", "coupled", "symmetric", "dtype", "n1", "n2", "features")
 
 
 def manifest(job: Job) -> Manifest:
-    """What is to be computed: hashes of parameters and inputs, the function, the plan, and with what."""
+    """Description of the kernel to compute: hashes of parameters and inputs, function, plan, versions and device."""
     return {
         "format": FORMAT,
         "plan": asdict(job.plan) | {"dtype": job.plan.dtype.name},
@@ -40,10 +40,10 @@ def manifest(job: Job) -> Manifest:
 
 
 def read_manifest(path: Path) -> Manifest | None:
-    """The manifest of the store at this path; None where there is nothing yet.
+    """The manifest of the store at this path; None if there is nothing yet.
 
     Raises:
-        FileExistsError: there is something that is not a store.
+        FileExistsError: there is something at the path that is not a store.
     """
     if path.is_file():
         raise FileExistsError(f"store {path} is a file, expected a store or a path that does not exist yet")
@@ -63,19 +63,19 @@ def read_manifest(path: Path) -> Manifest | None:
 
 
 def stored_plan(found: Manifest) -> TilePlan:
-    """The plan that a manifest tells of."""
+    """The plan that a manifest describes."""
     facts = {field.name: found["plan"][field.name] for field in fields(TilePlan)}
     return TilePlan(**facts | {"dtype": np.dtype(facts["dtype"])})
 
 
 def differences(found: Manifest, wanted: Manifest) -> list[str]:
-    """What keeps the tiles of one kernel from continuing those of the other; empty if nothing."""
+    """Reasons why the tiles of one kernel cannot continue those of the other; empty if there is none."""
     told = [
         f"{name} is {found['plan'][name]} there and {wanted['plan'][name]} here"
         for name in FACTS
         if found["plan"][name] != wanted["plan"][name]
     ]
-    if not told:  # of other shapes the arrays differ anyway
+    if not told:  # arrays of other shapes differ anyway
         told = [f"{name} has other values" for name in ARRAYS if found["sha256"][name] != wanted["sha256"][name]]
     same_jax = found["made by"]["jax"] == wanted["made by"]["jax"]
     if not told and not same_function(found["f"], wanted["f"], same_jax=same_jax):
@@ -84,13 +84,13 @@ def differences(found: Manifest, wanted: Manifest) -> list[str]:
 
 
 def changes(found: Manifest, wanted: Manifest) -> list[str]:
-    """Versions and devices that changed: with other ones, tiles agree to rounding only."""
+    """Versions and devices that changed; with other ones, tiles agree to rounding only."""
     before, now = found["made by"], wanted["made by"]
     return [f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]
 
 
 def fingerprint(tree: Any) -> str | None:
-    """SHA-256 of all arrays in a tree, with their places, shapes and dtypes; None of nothing."""
+    """SHA-256 of all arrays in a tree, with their places, shapes and dtypes; None for None."""
     if tree is None:
         return None
     digest = hashlib.sha256()

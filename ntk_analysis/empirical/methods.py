@@ -17,15 +17,15 @@ from ntk_analysis.layers.base import Params
 
 
 class Method(NamedTuple):
-    """One way of computing a kernel, for one layout.
+    """One way to compute a kernel, for one layout.
 
     Attributes:
-        name: as given to `empirical_ntk(method=...)`.
-        features: (params, side) -> what one side of a tile contributes, a pytree of arrays.
-        contract: (params, left, right) -> the tile, from the features of its rows and columns: products as `inner` has
-            them, to be `arranged`.
-        part: (features, start, size) -> the features of `size` of the rows from `start` on; None where they are not
-            kept row by row.
+        name: name of the method, as given to `empirical_ntk(method=...)`.
+        features: function (params, side) -> contribution of one side of a tile, a pytree of arrays.
+        contract: function (params, left, right) -> the tile, from the features of its rows and columns; its axes are
+            those of `inner`, for `arranged` to put in order.
+        part: function (features, start, size) -> the features of `size` of the rows from `start` on; None if they are
+            not kept row by row.
     """
 
     name: str
@@ -35,13 +35,13 @@ class Method(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """A method compiled on first use: tiles have the axes of the layout.
+    """A method whose programs are compiled on first use; its tiles have the axes of the layout.
 
     Attributes:
-        name: of the method.
-        features: as the method's.
-        contract: (params, left, right) -> (n1, n2, *outputs) tile.
-        square: (params, side) -> tile of inputs with themselves, exactly symmetric, in one program.
+        name: name of the method.
+        features: function (params, side) -> features, as in `Method`.
+        contract: function (params, left, right) -> tile (n1, n2, *outputs).
+        square: function (params, side) -> tile of inputs with themselves, exactly symmetric, in one program.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Programs(NamedTuple):
 
 
 def outputs_method(f: Flat, layout: str) -> Method:
-    """The NNGP: products of outputs."""
+    """The method of the NNGP: products of outputs."""
 
     def features(params: Params, side: Side) -> jax.Array:
         y = f(params, side.x)
@@ -61,7 +61,7 @@ def outputs_method(f: Flat, layout: str) -> Method:
 
 
 def jacobian_method(f: Flat, layout: str) -> Method:
-    """Jacobian contraction: the gradients of all outputs of both sides, contracted parameter array by array.
+    """The method "jacobian": gradients of all outputs of both sides, contracted parameter array by array.
 
     Memory: n C P numbers for each side of the tile. FLOPs of a pair of inputs: 2 C^2 P (full) or 2 C P, P parameters.
     """
@@ -75,7 +75,7 @@ def jacobian_method(f: Flat, layout: str) -> Method:
 
 
 def part_of(features: Any, start: jax.Array, size: int) -> Any:
-    """These rows of every array."""
+    """The given rows of every array."""
     return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), features)
 
 
@@ -84,7 +84,7 @@ def _rows(leaf: jax.Array) -> jax.Array:
 
 
 def jacobian(f: Flat, params: Params, side: Side) -> Any:
-    """Gradients of all outputs on the side's rows: params' tree with axes (n, C) before those of each array."""
+    """Gradients of all outputs on the side's rows: the tree of params, with axes (n, C) before those of each array."""
     if side.rows is None:
         return jax.vmap(lambda x: jax.jacrev(lambda p: f(p, x[None])[0])(params))(side.x)
     y, pull = jax.vjp(lambda p: f(p, side.x), params)
@@ -92,21 +92,21 @@ def jacobian(f: Flat, params: Params, side: Side) -> Any:
 
 
 def unit_cotangents(y: jax.Array, rows: jax.Array) -> Float[jax.Array, "n C N C"]:
-    """For each of these rows of y and each output, the cotangent that picks it out of y, (N, C)."""
+    """Cotangents (N, C) that pick each output of each of these rows out of y."""
     total, outputs = y.shape
     row, output = jax.nn.one_hot(rows, total, dtype=y.dtype), jnp.eye(outputs, dtype=y.dtype)
     return row[:, None, :, None] * output[None, :, None, :]
 
 
 def products_method(f: Flat, layout: str) -> Method:
-    """NTK-vector products: each gradient of the columns' outputs is pushed through the rows' network, as a tangent.
+    """The method "products": each gradient of the columns' outputs is pushed through the rows' network, as a tangent.
 
     Memory: C P numbers and the rows' activations times C. FLOPs of a pair of inputs: C forward-mode derivatives,
-    whatever the layout; about 4 C P for dense networks. A coupled batch is pushed through whole, whichever of its rows
-    the tile wants: cutting its rows saves nothing, and the FLOPs of a plan say so.
+    whatever the layout; about 4 C P for dense networks. A coupled batch is pushed through as a whole, whichever of its
+    rows the tile needs: cutting its rows saves nothing, and a plan counts its FLOPs accordingly.
 
-    Raises, when it is planned:
-        NotImplementedError: f has no forward mode, as behind `jax.custom_vjp`.
+    Raises, when the method is planned:
+        NotImplementedError: f has no forward mode, for example behind `jax.custom_vjp`.
     """
 
     def contract(params: Params, left: Side, right: Side) -> jax.Array:
@@ -129,7 +129,7 @@ def products_method(f: Flat, layout: str) -> Method:
 
 
 def _gradients(f: Flat, params: Params, side: Side) -> Callable[[jax.Array], Any]:
-    """Which row -> gradients of its outputs, params' tree with an axis (C,) first; a batch is run forward only once."""
+    """A function from a row to the gradients of its outputs, with a first axis (C,); a batch runs forward only once."""
     if side.rows is None:
         return lambda index: jax.jacrev(lambda p: f(p, side.x[index][None])[0])(params)
     rows = side.rows
@@ -139,11 +139,11 @@ def _gradients(f: Flat, params: Params, side: Side) -> Callable[[jax.Array], Any
 
 @contextmanager
 def forward_mode() -> Iterator[None]:
-    """Where forward-mode derivatives are taken: NotImplementedError for functions that have none."""
+    """A context for forward-mode derivatives; raises NotImplementedError for functions that have none."""
     try:
         yield
     except TypeError as error:
-        # JAX has no class of its own for this, and raises when linearising or when pushing, by its version
+        # JAX has no class for this error, and raises it when linearising or when pushing, depending on its version
         if "forward-mode" in str(error) and "custom_vjp" in str(error):
             raise NotImplementedError(
                 "method 'products' needs derivatives in forward mode, which functions of jax.custom_vjp do not have: "

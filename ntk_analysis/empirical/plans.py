@@ -18,9 +18,9 @@ from ntk_analysis.empirical.methods import Programs
 from ntk_analysis.layers.base import Params
 from ntk_analysis.memory import available_bytes, gib
 
-MARGIN = 1.5  # XLA's transposed copies are not in the count of a program; measured: up to 1.26 of it
-TILES_EACH = 4  # for each of several devices or workers: so many that few are idle at the end
-SIZES = 3  # tile sizes that fit, halved each time, among which the one of fewest FLOPs is taken
+MARGIN = 1.5  # XLA's transposed copies are not in the count of a program; they took up to 1.26 times the count
+TILES_EACH = 4  # tiles for each of several devices or workers, so that few are idle at the end
+SIZES = 3  # number of tile sizes that fit, halved each time, of which the one of fewest FLOPs is taken
 UNITS = {"": 1, "B": 1} | {
     f"{prefix}{unit}": base**power
     for unit, base in (("B", 1000), ("iB", 1024))
@@ -30,28 +30,29 @@ UNITS = {"": 1, "B": 1} | {
 
 @dataclass(frozen=True)
 class TilePlan:
-    """How a kernel (n1, n2, *outputs) is cut into tiles, and what they cost.
+    """The cut of a kernel (n1, n2, *outputs) into tiles, and their cost.
 
-    Tile (i, j) holds rows i `rows` to (i + 1) `rows` and likewise columns. A kernel of inputs with themselves needs the
-    tiles i <= j only: `place` writes their mirror images too.
+    Tile (i, j) holds the rows from i `rows` to (i + 1) `rows`, and likewise the columns. A kernel of inputs with
+    themselves needs the tiles i <= j only: `place` writes their mirror images, too.
 
     Attributes:
-        n1: inputs of the rows.
-        n2: inputs of the columns.
-        features: outputs C of the function.
-        outputs: layout, "full", "diagonal" or "trace".
-        which: "ntk" or "nngp".
-        method: "jacobian", "products", "layerwise", "last_norm", or "outputs" (the NNGP's only one).
-        coupled: whether the function couples the batch, which is then taken whole.
-        symmetric: whether the second inputs are the first.
-        dtype: of the kernel.
-        rows: inputs in the rows of a tile, the last being padded.
-        columns: inputs in its columns.
-        flops: of all tiles, counted on the program (see `cost.Cost`).
-        memory_bytes: the most that one tile takes on the device at one time, by the same count and a margin.
-        budget_bytes: what it may take.
-        seconds: estimate from a measured tile, None if it was not asked for.
-        coupling: what couples the batch, in words; empty where nothing does.
+        n1: number of inputs of the rows.
+        n2: number of inputs of the columns.
+        features: number C of the function's outputs.
+        outputs: layout of the kernel, "full", "diagonal" or "trace".
+        which: kernel, "ntk" or "nngp".
+        method: name of the method: "jacobian", "products", "layerwise", "last_norm", or "outputs" (the NNGP's only
+            one).
+        coupled: whether the function couples the batch, which is then taken as a whole.
+        symmetric: whether the second inputs are the first ones.
+        dtype: dtype of the kernel.
+        rows: number of inputs in the rows of a tile; the last tile is padded.
+        columns: number of inputs in the columns of a tile.
+        flops: floating-point operations of all tiles, counted on the program (see `cost.Cost`).
+        memory_bytes: the most bytes that one tile takes on the device at one time, counted likewise, times a margin.
+        budget_bytes: bytes that one tile may take.
+        seconds: estimated time from a measured tile; None if it was not asked for.
+        coupling: text that says what couples the batch; empty if nothing does.
     """
 
     n1: int
@@ -73,22 +74,22 @@ class TilePlan:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the kernel."""
+        """Shape of the kernel."""
         return (self.n1, self.n2, *outputs_shape(self.outputs, self.features))
 
     @property
     def storage_bytes(self) -> int:
-        """Of the kernel, which stands in the host's memory or on disk."""
+        """Bytes of the kernel, which is in the host's memory or on disk."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Tiles along rows and columns."""
+        """Numbers of tiles along rows and columns."""
         return -(-self.n1 // self.rows), -(-self.n2 // self.columns)
 
     @property
     def count(self) -> int:
-        """Tiles to compute."""
+        """Number of tiles to compute."""
         down, across = self.grid
         return down * (down + 1) // 2 if self.symmetric else down * across
 
@@ -99,7 +100,7 @@ class TilePlan:
         return ((i, j) for i in range(down) for j in range(i if self.symmetric else 0, across))
 
     def slices(self, i: int, j: int) -> tuple[slice, slice]:
-        """Where tile (i, j) stands in the kernel."""
+        """Rows and columns of the kernel that tile (i, j) fills."""
         row, column = i * self.rows, j * self.columns
         return slice(row, min(row + self.rows, self.n1)), slice(column, min(column + self.columns, self.n2))
 
@@ -118,17 +119,18 @@ class TilePlan:
         flops_per_second: float | None = None,
         writes_per_second: float | None = None,
     ) -> Estimate:
-        """What it takes on other devices, such as 64 GPUs of 80 GiB: `plan(..., memory="80GiB").on(64, ...)`.
+        """Estimated time and storage on other devices, such as 64 GPUs: `plan(..., memory="80GiB").on(64, ...)`.
 
         Args:
-            devices: number of them.
-            memory: of each, checked against `memory_bytes`.
-            flops_per_second: that each sustains, well below a data sheet's; None takes what was measured here.
-            writes_per_second: bytes that the storage takes of all of them together; None leaves it out.
+            devices: number of devices.
+            memory: memory of each device, checked against `memory_bytes`.
+            flops_per_second: rate that each device sustains, well below a data sheet's; None takes the rate measured
+                here.
+            writes_per_second: bytes per second that the storage takes of all devices together; None sets no limit.
 
         Raises:
-            ValueError: no devices; no rate, and nothing was measured; a rate that is not positive.
-            MemoryError: a tile is too large for them.
+            ValueError: devices is below 1, a rate is not positive, or no rate is given and none was measured.
+            MemoryError: a tile is too large for the devices.
         """
         if flops_per_second is None and self.seconds:
             flops_per_second = self.flops / self.seconds
@@ -149,7 +151,7 @@ class TilePlan:
         return replace(found, writes_per_second=writes_per_second)
 
     def summary(self) -> str:
-        """One line."""
+        """The plan as one line of text."""
         coupled = f", batch coupled ({self.coupling})" if self.coupled else ""
         time = "" if self.seconds is None else f", about {self.seconds:.3g} s"
         return (
@@ -160,10 +162,10 @@ class TilePlan:
 
 
 def memory_budget(memory: str | int | None) -> int:
-    """Bytes: a number, "4GiB" or "500 MB", or for None half of what is free.
+    """Number of bytes of an amount of memory: a number, "4GiB" or "500 MB", or for None half of what is free.
 
     Raises:
-        ValueError: not an amount of memory, or not positive.
+        ValueError: the text is not an amount of memory, or it is not positive.
     """
     if memory is None:
         return available_bytes() // 2
@@ -182,9 +184,9 @@ def plan_tiles(
     parallel: int = 1,
     **facts: Any,
 ) -> TilePlan:
-    """The tiles of least FLOPs within the budget; enough of them, where several are computed at a time.
+    """The plan of least FLOPs within the budget, with enough tiles where several are computed at a time.
 
-    Larger tiles compute the features of their columns less often; but only whole tiles are saved by symmetry.
+    Larger tiles compute the features of their columns less often, but symmetry saves only whole tiles.
 
     Raises:
         MemoryError: one tile of one input by one input needs more than the budget.
@@ -219,7 +221,7 @@ def _sizes(n: int) -> Iterator[int]:
 
 
 def _costs(method: Programs, params: Params, x1: Any, x2: Any, plan: TilePlan) -> tuple[float, int]:
-    """FLOPs of the whole kernel and bytes of one tile."""
+    """FLOPs of the whole kernel, and bytes of one tile."""
 
     def side(x: Any, size: int) -> Side:
         if plan.coupled:

@@ -18,20 +18,20 @@ from ntk_analysis.layers.base import Params, Shape, SingleLayer, as_params_dtype
 
 
 class Place(NamedTuple):
-    """Where a single layer stands: in how many scans, each of which gives its arrays one more first axis."""
+    """A single layer and the number of scans around it, each of which gives its arrays one more first axis."""
 
     layer: SingleLayer
     stacks: int
 
 
 class Flow(NamedTuple):
-    """What passes through one layer with parameters.
+    """Inputs and signals of one layer with parameters.
 
     Attributes:
-        params: of the layer, (*stacks, ...).
-        inputs: of the layer, (*stacks, n, ...).
-        signals: (*stacks, n, C, ...), derivative of output c on input a by the layer's output on input a; where the
-            batch is coupled (*stacks, rows, C, n, ...), by the layer's output on the whole batch.
+        params: parameters of the layer, (*stacks, ...).
+        inputs: inputs of the layer, (*stacks, n, ...).
+        signals: derivatives (*stacks, n, C, ...) of output c on input a by the layer's output on input a; if the batch
+            is coupled (*stacks, rows, C, n, ...), by the layer's output on the whole batch.
     """
 
     params: Params
@@ -42,7 +42,7 @@ class Flow(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Seen:
-    """The input of the single layer of this number."""
+    """The recorded input of the single layer with this number."""
 
     number: int = field(metadata={"static": True})
     inputs: jax.Array
@@ -71,7 +71,7 @@ class Probed(SingleLayer):
 
 
 def probed(network: Layer, places: list[Place], stacks: int = 0) -> Layer:
-    """The same network of probed layers; `places` receives the single layers in the order of their parameters."""
+    """The network made of probed layers; appends the single layers to `places`, in the order of their parameters."""
     match network:
         case Serial(layers=layers):
             return Serial(*(probed(layer, places, stacks) for layer in layers))
@@ -89,9 +89,9 @@ def probed(network: Layer, places: list[Place], stacks: int = 0) -> Layer:
 
 
 def flows(template: Layer, places: list[Place], params: Params, side: Side) -> list[Flow | None]:
-    """What passes through each of the `places` of a probed network; None for layers without parameters."""
+    """Inputs and signals of each of the `places` of a probed network; None for layers without parameters."""
     x = as_params_dtype(params, side.x)
-    # each single layer keeps its parameters in a dict, or has none: ()
+    # a single layer keeps its parameters in a dict, or has none: ()
     own, tree = jax.tree.flatten(params, is_leaf=lambda node: isinstance(node, dict) or _empty(node))
     if len(own) != len(places):
         raise NotImplementedError(
@@ -129,7 +129,7 @@ def flows(template: Layer, places: list[Place], params: Params, side: Side) -> l
 
 
 def over_stacks(function: Callable[..., Any], stacks: int) -> Callable[..., Any]:
-    """The function mapped over that many first axes of its arguments."""
+    """The function mapped over `stacks` first axes of its arguments."""
     for _ in range(stacks):
         function = jax.vmap(function)
     return function

@@ -12,13 +12,13 @@ from ntk_analysis.empirical.cost import bodies
 
 
 def program_rounding(function: Callable[..., Any], *arguments: Any) -> float:
-    """The coarsest eps of its arguments and of what it computes: a network of float32 may go through bfloat16."""
+    """The coarsest eps of a function's arguments and of its intermediate results: float32 may go through bfloat16."""
     jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
     return max(map(_eps, [*_floats(var.aval for var in jaxpr.invars), *_computed(jaxpr)]))
 
 
 def one_rounding_off(tree: Any, eps: float, seed: int) -> Any:
-    """Every float times 1 + eps or 1 - eps, by chance; eps of its own dtype where that is coarser."""
+    """The tree with every float times 1 + eps or 1 - eps, at random; by the eps of its own dtype if that is coarser."""
     generator = np.random.default_rng(seed)
 
     def moved(leaf: Any) -> np.ndarray:

@@ -11,19 +11,19 @@ from ntk_analysis.empirical.plans import TilePlan
 
 Tile: TypeAlias = tuple[int, int]
 Track: TypeAlias = Callable[[Iterable[Any], str], Iterable[Any]]
-"""track(steps, description): the same steps, with or without a progress bar; the steps have a length."""
+"""Function track(steps, description) that gives the steps, with or without a progress bar; the steps have a length."""
 
 
 class Job(NamedTuple):
-    """A kernel to compute.
+    """A kernel to be computed.
 
     Attributes:
-        f: the function or network.
-        params: its parameters.
+        f: function or network.
+        params: parameters of f.
         x1: inputs of the rows.
-        x2: inputs of the columns, None if they are those of the rows.
-        plan: how it is cut.
-        float64: whether JAX computes in float64, which depends on who called.
+        x2: inputs of the columns; None if they are those of the rows.
+        plan: plan of the tiles.
+        float64: whether JAX computes in float64, which depends on the caller.
     """
 
     f: Any
@@ -35,7 +35,7 @@ class Job(NamedTuple):
 
 
 class Sink(abc.ABC):
-    """Where tiles go."""
+    """A place where computed tiles are kept."""
 
     @abc.abstractmethod
     def write(self, i: int, j: int, tile: np.ndarray) -> None:
@@ -43,26 +43,26 @@ class Sink(abc.ABC):
 
 
 class Runner(abc.ABC):
-    """Who computes tiles."""
+    """A way to compute tiles: by devices or by workers."""
 
     @property
     @abc.abstractmethod
     def parallel(self) -> int:
-        """Tiles under way at one time: a plan for this runner has several times as many."""
+        """Number of tiles computed at one time; a plan for this runner has several times as many."""
 
     @property
     @abc.abstractmethod
     def share(self) -> int:
-        """Tiles that stand in the memory of one device, or of this machine, at one time."""
+        """Number of tiles that are in the memory of one device, or of this machine, at one time."""
 
     @abc.abstractmethod
     def run(self, job: Job, todo: Sequence[Tile], sink: Sink, track: Track) -> None:
-        """Computes these tiles and has them kept, each as soon as it is done."""
+        """Computes these tiles and has each kept as soon as it is finished."""
 
 
 @dataclass(frozen=True)
 class Held(Sink):
-    """A kernel in the host's memory."""
+    """A kernel in the host's memory, as a place for its tiles."""
 
     values: np.ndarray
     plan: TilePlan
@@ -73,7 +73,7 @@ class Held(Sink):
 
 @dataclass(frozen=True)
 class Steps:
-    """Things that come one by one, and how many of them will come: what a progress bar needs."""
+    """Steps that come one by one, and their number, which a progress bar needs."""
 
     steps: Iterable[Any]
     count: int
@@ -86,11 +86,11 @@ class Steps:
 
 
 def untracked(steps: Iterable[Any], description: str) -> Iterable[Any]:
-    """No progress bar."""
+    """The steps themselves: a `Track` that draws no progress bar."""
     del description
     return steps
 
 
 def description(plan: TilePlan) -> str:
-    """What a progress bar says."""
+    """The text of a progress bar."""
     return f"empirical {plan.which} {plan.n1} x {plan.n2}"

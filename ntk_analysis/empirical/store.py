@@ -27,13 +27,13 @@ from ntk_analysis.empirical.runs import Sink, Tile
 from ntk_analysis.memory import gib
 
 ARRAY, DONE = "kernel", "done"
-JOB = "job-"  # begins the names of files for the workers of a cluster
+JOB = "job-"  # prefix of the names of files for the workers of a cluster
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A kernel on disk, read where it is indexed; np.asarray reads all of it."""
+    """A kernel on disk, read when it is indexed; np.asarray reads all of it."""
 
     path: Path
     shape: tuple[int, ...]
@@ -59,11 +59,11 @@ class Stored:
 
 @dataclass(frozen=True)
 class KernelStore(Sink):
-    """A store that tiles are written to; many processes may write to one at a time.
+    """A store that tiles are written to; many processes may write to it at one time.
 
     Attributes:
-        path: of the store.
-        plan: of its kernel.
+        path: path of the store.
+        plan: plan of its kernel.
     """
 
     path: Path
@@ -71,12 +71,12 @@ class KernelStore(Sink):
 
     @property
     def values(self) -> Stored:
-        """The kernel; NaN where a tile is not finished."""
+        """The kernel; it is NaN where a tile is not finished."""
         return Stored(self.path / ARRAY, self.plan.shape, self.plan.dtype)
 
     @property
     def todo(self) -> list[Tile]:
-        """Tiles that are not finished, row by row."""
+        """The tiles that are not finished, row by row."""
         done = {entry.name for entry in os.scandir(self.path / DONE)}
         return [tile for tile in self.plan.tiles if self._mark(*tile).name not in done]
 
@@ -88,7 +88,7 @@ class KernelStore(Sink):
         """Keeps tile (i, j), then marks it as finished.
 
         Raises:
-            OSError: the disk is full; what was finished before stays.
+            OSError: the disk is full; finished tiles stay.
         """
         try:
             self.plan.place(_zarr(self.path / ARRAY, "r+"), i, j, tile)
@@ -106,7 +106,7 @@ class KernelStore(Sink):
             ) from error
 
     def tidy(self) -> None:
-        """Removes what killed processes left behind, once the kernel is complete."""
+        """Removes the files that killed processes left behind, once the kernel is complete."""
         for left in (*self.path.glob(f"{JOB}*"), *(self.path / ARRAY).rglob("*.partial")):
             left.unlink(missing_ok=True)
 
@@ -118,22 +118,22 @@ class KernelStore(Sink):
 
 
 def find_store(path: Path) -> KernelStore | None:
-    """The store at this path, finished or not; None where there is nothing yet.
+    """The store at this path, finished or not; None if there is nothing yet.
 
     Raises:
-        FileExistsError: there is something that is not a store.
+        FileExistsError: there is something at the path that is not a store.
     """
     found = read_manifest(path)
     return None if found is None else KernelStore(path, stored_plan(found))
 
 
 def open_store(path: Path, wanted: Manifest) -> KernelStore:
-    """The store of this kernel: a new one, or the one that is there to be continued.
+    """The store of this kernel: a new one, or the existing one, to be continued.
 
     Raises:
-        FileExistsError: there is something that is not a store.
+        FileExistsError: there is something at the path that is not a store.
         ValueError: there is a store of another kernel.
-        OSError: the disk has not the space for it.
+        OSError: the disk has no space for the kernel.
     """
     store = KernelStore(path, stored_plan(wanted))
     found = read_manifest(path)
@@ -157,14 +157,14 @@ def open_store(path: Path, wanted: Manifest) -> KernelStore:
 
 
 def continued(path: Path, plan: TilePlan, found: Manifest, *, auto: bool, limit: int) -> TilePlan:
-    """The plan with the tiles (and, where it was not asked for, the method) of the store that it continues.
+    """The plan with the tiles of the store that it continues, and with its method if none was asked for.
 
     Raises:
         MemoryError: a tile of the store takes more than `limit` bytes.
     """
     begun = stored_plan(found)
     if begun.shape != plan.shape or (begun.method != plan.method and not auto):
-        return plan  # another kernel, which the manifest is going to tell
+        return plan  # another kernel, as the manifest will say
     if begun.memory_bytes > limit:
         raise MemoryError(
             f"a tile of store {path}, {begun.rows} x {begun.columns} inputs, needs {gib(begun.memory_bytes)}, the "
@@ -175,7 +175,7 @@ def continued(path: Path, plan: TilePlan, found: Manifest, *, auto: bool, limit:
 
 
 def _create(store: KernelStore, wanted: Manifest) -> None:
-    import zarr  # half a second to import, which kernels in memory do without
+    import zarr  # takes half a second to import, which kernels in memory do without
 
     plan, path = store.plan, store.path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -196,7 +196,7 @@ def _create(store: KernelStore, wanted: Manifest) -> None:
 
 
 def _on_disk(dtype: np.dtype) -> np.dtype:
-    """The dtype itself, or float32, which holds it without loss, for bfloat16, of which Zarr knows nothing."""
+    """The dtype on disk: float32 for bfloat16, which Zarr does not know (float32 loses nothing); else the same."""
     return dtype if dtype.kind == "f" else np.dtype(np.float32)
 
 
@@ -207,7 +207,7 @@ def _zarr(path: Path, mode: Any) -> Any:
 
 
 def _reach_disk(path: Path) -> None:
-    """A mark must not outlive the data that it stands for, a power cut included."""
+    """Makes the data reach the disk: a mark must not outlive the data that it stands for, even after a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

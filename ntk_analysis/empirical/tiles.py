@@ -41,11 +41,11 @@ Network: TypeAlias = Layer | Callable[..., Any]
 METHODS = ("jacobian", "products", "layerwise", "last_norm")
 OF_LAYERS = {"layerwise": layerwise_method, "last_norm": last_norm_method}
 KERNELS = ("ntk", "nngp")
-# time of a FLOP, in that of others: gradients of single inputs, by convolutions above all, make small matrix products;
-# measured on a CPU: CNN 2.3, batch-norm MLP 3
+# time of a FLOP, relative to the others: gradients of single inputs, above all of convolutions, make small matrix
+# products; measured on a CPU: CNN 2.3, batch-norm MLP 3
 SLOWNESS = {"jacobian": 2.0}
 AS_STATED = "as stated"
-NETWORKS = 32  # networks whose compiled tiles are kept for the next call
+NETWORKS = 32  # number of networks whose compiled tiles are kept for the next call
 
 
 @numpy_in_float64
@@ -66,21 +66,21 @@ def plan(
     """Tiles, bytes and FLOPs of an empirical kernel, without computing it.
 
     Args:
-        f: as for `empirical_ntk`, as are all arguments not named here.
-        params: parameters; `jax.ShapeDtypeStruct`s will do where `coupled` is stated and nothing is measured.
-        x1: inputs, or a `jax.ShapeDtypeStruct` of them: shape and dtype, for inputs not at hand.
-        x2: second inputs, likewise, or None.
-        outputs: layout, "full", "diagonal" or "trace".
-        which: "ntk" or "nngp".
-        method: "auto" takes the one of least time by its FLOPs.
-        coupled: True, False or "detect", which knows layers, and tries other f out (on random inputs, where x1 is not
-            at hand); the summary says what was found.
-        memory: budget of one tile: bytes, "4GiB", or None for half of what is free.
-        measure: whether to run one tile (on random inputs, where x1 is not at hand) and estimate the time.
-        parallel: devices or workers that tiles are cut for, several for each; the budget is that of each.
+        f: function or network, as for `empirical_ntk`, like all arguments not explained here.
+        params: parameters; `jax.ShapeDtypeStruct`s suffice if `coupled` is stated and nothing is measured.
+        x1: inputs, or a `jax.ShapeDtypeStruct` with their shape and dtype, for inputs that are not at hand.
+        x2: second inputs or their `jax.ShapeDtypeStruct`, or None.
+        outputs: layout of the kernel, "full", "diagonal" or "trace".
+        which: kernel, "ntk" or "nngp".
+        method: name of the method; "auto" takes the one of least time by its FLOPs.
+        coupled: True, False or "detect", which knows the answer for layers, and tries other f out (on random inputs, if
+            x1 is not at hand); the summary says what was found.
+        memory: memory that one tile may take: bytes, "4GiB", or None for half of what is free.
+        measure: whether to run one tile (on random inputs, if x1 is not at hand) and estimate the time.
+        parallel: number of devices or workers, each of which gets several tiles; the budget is that of each.
 
     Raises:
-        TypeError, ValueError: as `empirical_ntk`.
+        TypeError, ValueError: an argument is refused, as by `empirical_ntk`.
         MemoryError: not even one pair of inputs fits into the budget.
     """
     x1, x2 = checked_call(f, params, x1, x2, outputs=outputs, which=which, method=method, coupled=coupled)
@@ -117,7 +117,7 @@ def checked_call(
     method: str = "auto",
     coupled: bool | str = "detect",
 ) -> tuple[Any, Any]:
-    """The inputs on the host, or their descriptions; raises what `plan` says of arguments, without calling f."""
+    """The inputs on the host, or their descriptions; raises the errors of `plan` about arguments, without calling f."""
     refuse_whole_models(f, params)
     _check_choices(f, outputs, which, method, coupled)
     if is_traced(params, x1, x2):
@@ -134,10 +134,10 @@ def checked_call(
 
 
 class Tiles:
-    """Computes the tiles of a plan, each a pure function of (i, j): the same bits in any order and any process.
+    """The tiles of a plan, each a pure function of (i, j): the same bits in any order and any process.
 
-    Holds the features of the last row of tiles, so that going row by row computes them once. A tile that is not finite
-    raises ValueError.
+    The features of the last row of tiles are kept, so that going row by row computes them once. A tile that is not
+    finite raises ValueError.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class Tiles:
             self._params = jax.tree.map(jnp.asarray, params)
 
     def __call__(self, i: int, j: int) -> np.ndarray:
-        """Tile (i, j) without its padding; the diagonal ones of a symmetric kernel are exactly symmetric."""
+        """Tile (i, j) without its padding; the diagonal tiles of a symmetric kernel are exactly symmetric."""
         same = self.plan.symmetric and i == j
         with jax.enable_x64(self._float64):
             if same and self.plan.count == 1:
@@ -162,7 +162,7 @@ class Tiles:
             return self.finished(i, j, self.contract(left, left if same else self.right(j)))
 
     def finished(self, i: int, j: int, padded: Any) -> np.ndarray:
-        """The tile (i, j) that was computed, without its padding; ValueError where it is not finite."""
+        """The computed tile (i, j) without its padding; ValueError if it is not finite."""
         rows, columns = self.plan.slices(i, j)
         tile = np.asarray(padded)[: rows.stop - rows.start, : columns.stop - columns.start]
         what = f"the {self.plan.which.upper()} of {shortened(name_of(self._f))}"
@@ -182,7 +182,7 @@ class Tiles:
     def left(self, i: int) -> Any:
         """Features of the rows of tiles (i, .), on the device."""
         if self._row[0] != i:
-            self._row = (-1, None)  # let go of the old ones before the new ones are made
+            self._row = (-1, None)  # frees the old features before the new ones are made
             self._row = (i, self._programs.features(self._params, self._side(self._x1, i, self.plan.rows)))
         return self._row[1]
 
@@ -191,7 +191,7 @@ class Tiles:
         return self._programs.features(self._params, self._side(self._x2, j, self.plan.columns))
 
     def contract(self, left: Any, right: Any) -> jax.Array:
-        """The tile of these rows and columns, with its padding, on the device."""
+        """The tile with these features of rows and columns, with its padding, on the device."""
         return self._programs.contract(self._params, left, right)
 
     def _side(self, x: np.ndarray, index: int, size: int) -> Side:
@@ -200,18 +200,18 @@ class Tiles:
 
 
 def padded_rows(index: int, size: int, n: int) -> np.ndarray:
-    """Inputs of a tile; the last tile repeats the last input rather than being compiled anew."""
+    """Row numbers of a tile's inputs; the last tile repeats the last input, so that it is not compiled anew."""
     return np.minimum(np.arange(index * size, (index + 1) * size), n - 1)
 
 
 def computes_in_float64(*arrays: Any) -> bool:
-    """Whether kernels of these are computed in float64: JAX's flag is on, or the caller speaks NumPy float64."""
+    """Whether kernels of these arrays are computed in float64: JAX's flag is on, or an array is NumPy float64."""
     return bool(jax.dtypes.canonicalize_dtype(np.float64) == np.float64) or wants_float64(*arrays)
 
 
 @lru_cache(maxsize=NETWORKS)
 def tile_programs(f: Network, name: str, layout: str) -> Programs:
-    """A method for this function."""
+    """The compiled programs of a method for this function."""
     method = _method(f, name, layout)
 
     def contract(params: Params, left: Any, right: Any) -> jax.Array:
@@ -222,7 +222,7 @@ def tile_programs(f: Network, name: str, layout: str) -> Programs:
 
 
 def _method(f: Network, name: str, layout: str) -> Method:
-    """Not compiled; matrix products inside f are exact to the dtype too."""
+    """The method, not compiled; matrix products are exact to the dtype, also inside f."""
     if name in OF_LAYERS:
         assert isinstance(f, Layer), "plan refuses it for other functions"
         method = OF_LAYERS[name](f, layout)
@@ -236,13 +236,13 @@ def _method(f: Network, name: str, layout: str) -> Method:
 def _outputs(
     f: Network, tree: Any, leaves: tuple[Any, ...], x: jax.ShapeDtypeStruct, float64: bool
 ) -> tuple[int, np.dtype]:
-    """C and the dtype of the outputs: tracing f takes longer than a small kernel."""
-    del float64  # what is traced depends on JAX's flag
+    """The number C and the dtype of the outputs, kept, because tracing f takes longer than a small kernel."""
+    del float64  # tracing depends on JAX's flag
     return count_outputs(f, jax.tree.unflatten(tree, leaves), x)
 
 
 def _hashable(params: Params) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
-    """The structure of parameters and the descriptions of their arrays."""
+    """The structure of the parameters and the descriptions of their arrays."""
     leaves, tree = jax.tree.flatten(params)
     return tree, tuple(described(leaf.shape, leaf.dtype) for leaf in leaves)
 
@@ -256,7 +256,7 @@ def _candidates(f: Network, which: str, method: str) -> tuple[str, ...]:
 
 
 def _cheapest(f: Network, params: Params, x1: Any, x2: Any, names: tuple[str, ...], facts: dict[str, Any]) -> TilePlan:
-    """The plan of least time by its FLOPs; methods that cannot serve this function or budget drop out."""
+    """The plan of least time by its FLOPs; methods that cannot serve this function or budget are left out."""
     found: list[TilePlan] = []
     refusals: list[Exception] = []
     for name in names:
@@ -270,7 +270,7 @@ def _cheapest(f: Network, params: Params, x1: Any, x2: Any, names: tuple[str, ..
 
 
 def _measured(f: Network, params: Params, x1: Any, x2: Any, plan: TilePlan) -> float:
-    """Seconds of the whole kernel, from the second run of one tile."""
+    """Estimated seconds of the whole kernel, from the second run of one tile."""
     tiles = Tiles(f, params, x1, x2, plan)
 
     def timed(function: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
@@ -292,7 +292,7 @@ def _abstract(x: Any) -> jax.ShapeDtypeStruct:
 
 
 def _concrete(x: Any, count: int | None = None) -> np.ndarray:
-    """The inputs, or random ones of their shape, `count` at most."""
+    """The inputs, or random ones of their shape, at most `count`."""
     if not isinstance(x, jax.ShapeDtypeStruct):
         return x
     shape = (min(x.shape[0], count or x.shape[0]), *x.shape[1:])

@@ -13,13 +13,13 @@ STATISTICS = "batch_stats"  # Linen's collection of running averages
 
 
 def refuse_whole_models(f: Any, params: Params) -> None:
-    """Raises what tells how to take a model apart, where f or params is one.
+    """Raises an error that says how to take a model apart, if f or params is a whole model.
 
     A kernel of whole variables would count running statistics, caches and keys as parameters.
 
     Raises:
         TypeError: f is a module of Flax or PyTorch, or its __call__.
-        ValueError: params has collections or `nnx.Variable`s beside the parameters.
+        ValueError: params has collections or `nnx.Variable`s besides the parameters.
     """
     owner = getattr(f, "__self__", None) if getattr(f, "__name__", "") == "__call__" else f
     if _is(owner, "torch.nn", "Module"):
@@ -34,7 +34,7 @@ def refuse_whole_models(f: Any, params: Params) -> None:
 
 
 def _beside_parameters(params: Params) -> set[str]:
-    """The names of collections and kinds of variables that are no parameters, anywhere in the tree."""
+    """The names of collections and kinds of variables, anywhere in the tree, that are not parameters."""
     leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=lambda leaf: _is(leaf, "flax.nnx", "Variable"))
     found, keys = set(), defaultdict(set)
     for path, leaf in leaves:
@@ -50,6 +50,6 @@ def _beside_parameters(params: Params) -> set[str]:
 
 
 def _is(value: Any, module: str, name: str) -> bool:
-    """Whether the value is of this class; a library that nobody has imported has no instances."""
+    """Whether the value is of this class; the class of a library that was not imported has no instances."""
     library = sys.modules.get(module)
     return library is not None and isinstance(value, getattr(library, name))

@@ -17,14 +17,14 @@ MODED: dict[type[nn.Module], str] = {nn.BatchNorm: "use_running_average", nn.Dro
 
 @dataclass(frozen=True, eq=False)
 class LinenFunction:
-    """f(params, x) of a Linen module; what it writes into its other collections is forgotten.
+    """f(params, x) of a Linen module; what the module writes into its other collections is lost.
 
     Attributes:
-        module: as it is applied.
-        state: the collections beside "params".
-        arguments: of its call, behind x.
-        rngs: its random keys, the same in every call, so that f is a function.
-        mode: "eval" or "train".
+        module: module as it is applied.
+        state: collections besides "params".
+        arguments: further arguments of the module's call, after x.
+        rngs: random keys of the module, the same in every call, so that f is a function.
+        mode: mode of the module, "eval" or "train".
     """
 
     module: nn.Module
@@ -39,7 +39,7 @@ class LinenFunction:
 
     def apply(self, params: Params, x: Any) -> tuple[Any, Mapping[str, Any]]:
         """The module's output, and the collections that it may write into."""
-        # behind batch statistics nobody misses running ones; in evaluation mode missing ones would be invented
+        # with batch statistics running ones are not missed; in evaluation mode missing ones would be invented
         mutable: Any = nn.DenyList(("params",)) if self.mode == "train" else tuple(self.state)
         variables = {"params": params, **self.state}
         return self.module.apply(variables, x, rngs=dict(self.rngs), mutable=mutable, **self.arguments)
@@ -62,7 +62,7 @@ def from_linen(
     params = variables["params"]
     state = {name: collection for name, collection in variables.items() if name != "params"}
     if not isinstance(rngs, Mapping):
-        rngs = {"params": jax.random.key(0) if rngs is None else rngs}  # the stream that Flax takes for missing ones
+        rngs = {"params": jax.random.key(0) if rngs is None else rngs}  # Flax takes this stream for missing ones
     said = arguments(module.__call__, mode, given)
     f = LinenFunction(_in_mode(module, flags(mode), {}), state, said, rngs, mode)
     seen = _try(f, params, x)
@@ -71,7 +71,7 @@ def from_linen(
 
 
 def _in_mode(value: Any, wanted: dict[str, bool], done: dict[int, Any]) -> Any:
-    """The description of a module with every flag among its attributes set; modules that are shared stay so."""
+    """The description of a module with every flag among its attributes set; shared modules stay shared."""
     if id(value) in done:
         return done[id(value)]
     changed = value
@@ -96,7 +96,7 @@ def _in_mode(value: Any, wanted: dict[str, bool], done: dict[int, Any]) -> Any:
 
 
 def _try(f: LinenFunction, params: Params, x: Any) -> list[Seen]:
-    """The layers with a mode that one call goes through.
+    """The layers with a mode through which one call goes.
 
     Raises:
         ValueError: the module cannot be applied to these variables and inputs.

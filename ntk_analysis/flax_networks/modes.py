@@ -13,14 +13,14 @@ IN_TRAINING = {
     "deterministic": False,
     "use_running_average": False,
 }
-"""Arguments and attributes that say the mode, with their values while training."""
+"""Arguments and attributes that set the mode, with their values while training."""
 
 
 class Seen(NamedTuple):
     """A batch norm or dropout that the model called.
 
     Attributes:
-        name: what it is and where it stands.
+        name: kind of the layer and its place.
         trains: whether it took the batch's statistics, or dropped units.
     """
 
@@ -32,7 +32,7 @@ def flags(mode: str) -> dict[str, bool]:
     """The value of every flag in this mode.
 
     Raises:
-        ValueError: an unknown mode.
+        ValueError: the mode is unknown.
     """
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r}: choose one of {', '.join(MODES)}")
@@ -40,7 +40,7 @@ def flags(mode: str) -> dict[str, bool]:
 
 
 def arguments(call: Callable[..., Any], mode: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The given arguments, and those of the call that say the mode.
+    """The given arguments, and those arguments of the call that set the mode.
 
     Raises:
         ValueError: the mode is given twice.
@@ -52,9 +52,9 @@ def arguments(call: Callable[..., Any], mode: str, given: dict[str, Any]) -> dic
 
 
 def check_obeyed(mode: str, seen: Sequence[Seen]) -> None:
-    """Raises ValueError where a module evaluates although it is to train, or the reverse.
+    """Raises ValueError if a module evaluates although it is to train, or the reverse.
 
-    While training, SOME frozen batch norms are the model's own affair; that all layers evaluate is not.
+    While training, SOME frozen batch norms may be intended by the model; that all layers evaluate may not.
     """
     if mode == "eval":
         wrong, does = [one.name for one in seen if one.trains], "in training mode"

@@ -13,14 +13,14 @@ from ntk_analysis.layers.base import Params
 
 @dataclass(frozen=True, eq=False)
 class NNXFunction:
-    """f(params, x) of an NNX model; what the model writes into itself is forgotten.
+    """f(params, x) of an NNX model; what the model writes into itself is lost.
 
     Attributes:
         graph: the model without its arrays.
-        state: every `nnx.Variable` that is no `nnx.Param`: statistics, caches, random keys.
-        arguments: of its call, behind x.
-        shapes: of the parameters.
-        mode: "eval" or "train".
+        state: all `nnx.Variable`s other than `nnx.Param`s: statistics, caches, random keys.
+        arguments: further arguments of the model's call, after x.
+        shapes: shapes of the parameters.
+        mode: mode of the model, "eval" or "train".
     """
 
     graph: Any = field(repr=False)
@@ -39,7 +39,7 @@ class NNXFunction:
         return nnx.merge(self.graph, self.shapes, self.state, copy=True)
 
     def model(self, params: Params, x: Any) -> Any:
-        """A model of these parameters that may be written into, under every transformation of JAX."""
+        """A model with these parameters that may be written into, under every transformation of JAX."""
         # running statistics in float32 cannot take those of a batch in float64
         widest = max((leaf.dtype for leaf in _floats((params, x))), key=_bits, default=None)
         state = jax.tree.map(lambda leaf: leaf.astype(widest) if _narrower(leaf, widest) else leaf, self.state)
@@ -55,7 +55,7 @@ def from_nnx(module: Any, x: Any, mode: str, given: dict[str, Any]) -> tuple[NNX
     if not isinstance(module, nnx.Module):
         raise TypeError(f"got {type(module).__name__}, expected a module of flax.nnx: from_linen takes those of linen")
     wanted, said = flags(mode), arguments(type(module).__call__, mode, given)
-    model = nnx.clone(module)  # whose training goes on without f
+    model = nnx.clone(module)  # the given module's training goes on without f
     for _, part in nnx.iter_modules(model):
         for name, value in wanted.items():
             if isinstance(vars(part).get(name, 0), bool | None):

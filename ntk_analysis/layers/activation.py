@@ -18,8 +18,9 @@ from ntk_analysis.layers.base import Params, Shape, SingleLayer
 class Activation(PickledByName, SingleLayer):
     """y = phi(x); phi by name ("relu", "leaky_relu(0.2)", "gelu", ...) or any elementwise JAX function.
 
-    At infinite width: second moments and means from the activation's dual, Theta' = E[phi'(u) phi'(v)] o Theta. Behind
-    a `BatchNorm` the units are not Gaussian and its Jacobian couples the batch: see `batch_norm.propagate`.
+    At infinite width the second moments and means come from the activation's dual, and Theta' = E[phi'(u) phi'(v)] o
+    Theta. Behind a `BatchNorm` the units are not Gaussian and its Jacobian couples the batch: see
+    `batch_norm.propagate`.
     """
 
     function: str | Callable[[jax.Array], jax.Array] | activations.Activation = "relu"
@@ -29,7 +30,7 @@ class Activation(PickledByName, SingleLayer):
 
     @property
     def activation(self) -> activations.Activation:
-        """The function with its Gaussian facts."""
+        """The activation with its Gaussian expectations."""
         return activations.get(self.function)
 
     @property
@@ -53,7 +54,7 @@ class Activation(PickledByName, SingleLayer):
                 f"{self} needs Gaussian pre-activations, got units that are {kernel.law}: put a Dense layer before it"
             )
 
-        found: list[activations.Joint] = []  # of the pairs, and of positions within each side
+        found: list[activations.Joint] = []  # expectations of the pairs, and of positions within each side
 
         def moment(covariance: gram.Covariance, mean1: jax.Array, mean2: jax.Array) -> gram.Covariance:
             del mean1, mean2
@@ -79,12 +80,12 @@ class Activation(PickledByName, SingleLayer):
         )
 
 
-# traced, so that it follows the ambient dtype and answers with NaN where eager code would raise
+# traced, so that it follows the ambient dtype and gives NaN where eager code would raise an error
 _propagate = jax.jit(batch_norm.propagate, static_argnames=("activation", "eps"))
 
 
 def batch_normalized(kernel: Kernel, before: BatchNormalized, phi: activations.Activation, **changes: object) -> Kernel:
-    """Kernel of phi(gamma xhat + beta) at gamma = 1, beta = 0, xhat the batch normalised pre-activations `before`."""
+    """Kernel of phi(gamma xhat + beta) at gamma = 1, beta = 0, for batch-normalised pre-activations xhat, `before`."""
     result = _propagate(before.sigma, before.ntk_scaled, phi, before.eps, apart=before.apart)
     # units are NaN where all inputs coincide: they become 0, as in the finite network; the tangent kernel stays NaN
     variance = jnp.nan_to_num(jnp.diagonal(result.nngp))

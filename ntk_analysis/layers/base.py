@@ -16,8 +16,8 @@ Shape: TypeAlias = tuple[int, ...]
 class Layer(abc.ABC):
     """A frozen, hashable description of a layer: its finite network and its infinite-width kernel.
 
-    Shapes include the batch axis, as in (-1, 784); its size is not looked at. Parameters are drawn from N(0, 1) and the
-    gains stand in the forward pass (NTK parametrisation).
+    Shapes include the batch axis, as in (-1, 784); its size does not matter. Parameters are drawn from N(0, 1), and the
+    gains are in the forward pass (NTK parametrisation).
     """
 
     @abc.abstractmethod
@@ -43,7 +43,7 @@ class Layer(abc.ABC):
 
     @property
     def homogeneous(self) -> bool:
-        """Whether the units on s x, s > 0, are s times those on x: a kernel of vectors is one of their angles."""
+        """Whether the units on s x, s > 0, are s times those on x: a kernel of vectors is then one of their angles."""
         return False
 
     @abc.abstractmethod
@@ -55,7 +55,7 @@ class Layer(abc.ABC):
         return self.forward(params, as_params_dtype(params, x), record=False)[0]
 
     def activations(self, params: Params, x: AnyArray) -> Any:
-        """Every layer's output, nested as the network is; those of a `Repeat` are stacked along a first axis."""
+        """Every layer's output, nested as the network is; the outputs of a `Repeat` are stacked along a first axis."""
         return self.forward(params, as_params_dtype(params, x), record=True)[1]
 
 
@@ -75,7 +75,7 @@ class SingleLayer(Layer):
 
 
 def as_params_dtype(params: Params, x: Any) -> jax.Array:
-    """x as a JAX array of the parameters' dtype: a finite network computes in the precision it was drawn in."""
+    """x as a JAX array of the parameters' dtype: a finite network computes in the precision in which it was drawn."""
     leaves = jax.tree.leaves(params)
     return jax.numpy.asarray(x, leaves[0].dtype if leaves else None)
 

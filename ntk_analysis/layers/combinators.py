@@ -64,7 +64,7 @@ class Serial(Layer):
 
 @dataclass(frozen=True)
 class Repeat(Layer):
-    """The same block `times` times with parameters of its own each time, as one scan.
+    """The same block, `times` times with its own parameters each time, as one scan.
 
     Compile time and program size do not depend on `times`. The block's output shape must be its input shape.
     """
@@ -131,8 +131,8 @@ class Residual(Layer):
 
     Attributes:
         branch: a layer or a composition of layers.
-        scale: of the branch; a constant, not a parameter.
-        shortcut: a layer in place of the identity, as a branch that changes the shape needs; None is the identity.
+        scale: factor of the branch; it is a constant, not a parameter.
+        shortcut: layer in place of the identity, which a branch that changes the shape needs; None is the identity.
     """
 
     branch: Layer
@@ -179,7 +179,7 @@ class Residual(Layer):
 class ResidualChain(Layer):
     """Residual blocks one after another, x + scales[l] * branch_l(x), as one scan: `Repeat` with a scale for each.
 
-    The branches are alike but have parameters of their own. MimicNorm scales branch l by 1/sqrt(l).
+    The branches are alike but have their own parameters. MimicNorm scales branch l by 1/sqrt(l).
     """
 
     branch: Layer
@@ -211,7 +211,7 @@ class ResidualChain(Layer):
         return jax.lax.scan(step, x, (jnp.asarray(self.scales, x.dtype), params))
 
     def kernel(self, kernel: Kernel) -> Kernel:
-        # the first block stands outside: it may change the law, as in Repeat
+        # the first block is outside the scan: it may change the law, as in Repeat
         kernel = _add_branch(kernel, self.branch.kernel(kernel), float(self.scales[0]))
         if len(self.scales) == 1:
             return kernel
@@ -236,7 +236,7 @@ def _init_branch(branch: Layer, key: jax.Array, input_shape: Shape, expected: Sh
 
 
 def _add_branch(skip: Kernel, branch: Kernel, scale: float | jax.Array) -> Kernel:
-    """Kernel of skip + scale * branch, uncorrelated."""
+    """Kernel of skip + scale * branch, which are uncorrelated."""
     if branch.law != "gaussian":
         raise NotImplementedError(
             f"a residual branch must end in a Dense or Conv layer, got outputs that are {branch.law}: only then are "

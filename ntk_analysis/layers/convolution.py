@@ -18,21 +18,21 @@ class Conv(SingleLayer):
     """Convolution of images (batch, height, width, channels) in NTK parametrisation.
 
     The fan-in n is channels x kernel height x kernel width, padding included, and everything else is as in `Dense`:
-    centering subtracts each unit's mean over the whole fan-in. At infinite width, with window places d,
+    centring subtracts each unit's mean over the whole fan-in. At infinite width, with window places d,
         K'(p, p') = w_var (mean_d K(p+d, p'+d) - m(p) m(p')) + b_var,    m(p) = mean_d m(p+d),
-    m only where centred, zero padding counting as 0 (Garriga-Alonso et al. 2019; Arora et al. 2019). The gain
-    w_var/(n - 1) of centred weights, exact at every width in `Dense`, is not exact here: the positions of one channel
-    depend on each other, and the variance is off by a relative O(1/channels).
+    with the terms in m only if centred, and zero padding counting as 0 (Garriga-Alonso et al. 2019; Arora et al. 2019).
+    The gain w_var/(n - 1) of centred weights is exact at every width in `Dense`, but not here: the positions of one
+    channel depend on each other, and the variance is off by a relative O(1/channels).
 
     Attributes:
         channels: number of output channels.
-        kernel_size: one number or (height, width).
-        stride: one number or (height, width).
+        kernel_size: size of the kernel, one number or (height, width).
+        stride: step of the window, one number or (height, width).
         padding: "same" (zeros), "circular" or "valid" (none).
         w_var: variance of the weights (sigma_w^2), >= 0.
         b_var: variance of the biases (sigma_b^2), >= 0; 0 means no bias parameters.
-        center: subtract each unit's mean weight.
-        standardize: subtract it and divide by the deviation.
+        center: whether each unit's mean weight is subtracted.
+        standardize: whether it is subtracted and the weights are divided by their standard deviation.
     """
 
     channels: int
@@ -50,12 +50,12 @@ class Conv(SingleLayer):
 
     @property
     def weights(self) -> Weights:
-        """What this layer does with its weights."""
+        """The gains of this layer and its operation on each unit's weights."""
         return Weights(self.w_var, self.b_var, self.center, self.standardize)
 
     @property
     def window(self) -> Window:
-        """What each output position sees."""
+        """The window that each output position sees."""
         return window(self.kernel_size, self.stride, self.padding)
 
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
@@ -100,6 +100,6 @@ def slide(kernel: Kernel, window: Window) -> Kernel:
 
 
 def with_windowed_error(kernel: Kernel) -> Kernel:
-    """The kernel behind a mean over positions: those that differ in brightness alone now differ in direction too."""
+    """The kernel behind a mean over positions: inputs that differ in brightness alone now differ in direction, too."""
     differences = rounding_error(jax.lax.stop_gradient(kernel.distance))
     return replace(kernel, relative_error=jnp.maximum(kernel.relative_error, differences) + 4 * rounding(kernel))

@@ -14,20 +14,20 @@ from ntk_analysis.layers.weights import Weights, check_weights
 class Dense(SingleLayer):
     """y = sqrt(w_var / n) W x + sqrt(b_var) b, with W, b ~ N(0, 1) and n the fan-in.
 
-    With `center`, every output unit's weights have their own mean over the fan-in subtracted (MimicNorm's weight mean),
-    and the gain becomes w_var / (n - 1): n/(n - 1) makes the variance exact at every finite fan-in (Lemma 1). At
+    With `center`, the weights of every output unit have their mean over the fan-in subtracted (MimicNorm's weight
+    mean), and the gain becomes w_var / (n - 1): n/(n - 1) makes the variance exact at every finite fan-in (Lemma 1). At
     infinite width W P phi = W (P phi), so the mean across channels leaves the kernel:
         K' = w_var (K - m m') + b_var,    Theta' = K' + w_var Theta.
-    With `standardize` they are centred and scaled to mean square 1 (weight standardisation; Qiao et al. 2019; Brock et
-    al. 2021): the norm of n weights is fixed, which takes one direction of n from their change, so that at infinite
-    width nothing distinguishes it from centering.
+    With `standardize` the weights are centred and scaled to mean square 1 (weight standardisation; Qiao et al. 2019;
+    Brock et al. 2021). The norm of n weights is then fixed, which takes one direction of n from their change, so that
+    at infinite width nothing distinguishes it from centring.
 
     Attributes:
         width: number of output units.
         w_var: variance of the weights (sigma_w^2), >= 0.
         b_var: variance of the biases (sigma_b^2), >= 0; 0 means no bias parameters.
-        center: subtract each unit's mean weight.
-        standardize: subtract it and divide by the deviation.
+        center: whether each unit's mean weight is subtracted.
+        standardize: whether it is subtracted and the weights are divided by their standard deviation.
     """
 
     width: int
@@ -41,7 +41,7 @@ class Dense(SingleLayer):
 
     @property
     def weights(self) -> Weights:
-        """What this layer does with its weights."""
+        """The gains of this layer and its operation on each unit's weights."""
         return Weights(self.w_var, self.b_var, self.center, self.standardize)
 
     @property

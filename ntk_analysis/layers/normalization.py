@@ -21,10 +21,10 @@ def _standardize(x: jax.Array, axis: int | tuple[int, ...], eps: float) -> jax.A
 
 @dataclass(frozen=True)
 class _Normalization(SingleLayer):
-    """What the normalisations share: eps, and no parameters unless they say so.
+    """The parts that the normalisations share: eps, and no parameters unless a class has some.
 
     Attributes:
-        eps: added to the variance.
+        eps: number added to the variance.
     """
 
     eps: float = 0.0
@@ -39,13 +39,13 @@ class _Normalization(SingleLayer):
 
 @dataclass(frozen=True)
 class BatchNorm(_Normalization):
-    """gamma (x - mean) / sqrt(var + eps) + beta of each unit over the batch (and positions): biased variance.
+    """gamma (x - mean) / sqrt(var + eps) + beta of each unit over the batch (and positions), with the biased variance.
 
-    A unit that is constant over the batch becomes 0. At infinite width the kernel of one joint batch, exact at every
-    batch size, before an activation that is piecewise linear with its kink at 0; see `batch_norm`.
+    A unit that is constant over the batch becomes 0. At infinite width the kernel is that of one joint batch, exact at
+    every batch size, before an activation that is piecewise linear with its kink at 0; see `batch_norm`.
 
     Attributes:
-        eps: added to the variance.
+        eps: number added to the variance.
         train_scale: whether gamma, 1 at the start, is a parameter; else it is 1.
         train_shift: whether beta, 0 at the start, is a parameter; else it is 0.
     """
@@ -111,13 +111,13 @@ class BatchNorm(_Normalization):
 class LayerNorm(_Normalization):
     """(x - mean) / sqrt(var + eps) of each input over its units (of each position over its channels).
 
-    Biased variance, no affine parameters; an input whose units are all equal becomes 0. At infinite width, with mean m
-    and variance v across channels: K' = (K - m m') / sqrt((v + eps)(v' + eps)), Theta' = Theta / the same root, because
-    what the Jacobian projects away is one direction of many. Behind a ReLU the correlation map of the pair is that of
-    weight centering, T_bar.
+    The variance is biased, and there are no affine parameters; an input whose units are all equal becomes 0. At
+    infinite width, with mean m and variance v across channels, K' = (K - m m') / sqrt((v + eps)(v' + eps)), and Theta'
+    = Theta / the same root, because the Jacobian projects away only one direction of many. Behind a ReLU the
+    correlation map of the pair is that of weight centring, T_bar.
 
     Attributes:
-        eps: added to the variance.
+        eps: number added to the variance.
     """
 
     def compute(self, params: Params, x: jax.Array) -> jax.Array:
@@ -155,7 +155,7 @@ class LastBatchNorm(_Normalization):
     """The batch normalisation after the read-out of a MimicNorm network: no affine parameters, biased variance.
 
     Attributes:
-        eps: added to the variance.
+        eps: number added to the variance.
     """
 
     def compute(self, params: Params, x: jax.Array) -> jax.Array:

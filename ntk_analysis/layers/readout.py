@@ -20,8 +20,8 @@ from ntk_analysis.layers.windows import Axes, Window, window
 class Flatten(SingleLayer):
     """Images (batch, h, w, channels) as vectors (batch, h w channels); vectors stay as they are.
 
-    At infinite width the mean over equal positions, K' = mean_p K(p, p), and so for Theta and the channel means. The
-    features at different positions have different laws, so a dense layer must come next.
+    At infinite width it takes the mean over equal positions, K' = mean_p K(p, p), and likewise for Theta and the
+    channel means. The features at different positions have different laws, so a dense layer must come next.
     """
 
     @property
@@ -75,9 +75,9 @@ class AvgPool(SingleLayer):
     At infinite width K'(P, P') is the mean of K(p, p') over both windows, so all pairs of positions are kept.
 
     Attributes:
-        window: one number or (height, width).
-        stride: one number or (height, width); None is the window itself.
-        padding: "same", "circular" or "valid".
+        window: size of the window, one number or (height, width).
+        stride: step of the window, one number or (height, width); None is the size of the window.
+        padding: padding of the image, "same", "circular" or "valid".
     """
 
     window: int | tuple[int, int] = 2
@@ -143,7 +143,7 @@ class GlobalAvgPool(SingleLayer):
 def pooled(kernel: Kernel, mean: Callable[[jax.Array, Axes], jax.Array]) -> Kernel:
     """Mean of the kernel over windows that move over both inputs independently; mean(array, two axes) averages.
 
-    Means of correlations do not keep what is below their rounding: distances under 8 roundings become 0.
+    Means of correlations do not keep digits below their rounding: distances under 8 roundings become 0.
     """
     rows, columns = (-4, -3), (-2, -1)
 
@@ -159,12 +159,12 @@ def pooled(kernel: Kernel, mean: Callable[[jax.Array, Axes], jax.Array]) -> Kern
         return jnp.where(apart < 8 * rounding(kernel), 0, apart)
 
     def canceling(before: jax.Array, after: jax.Array) -> jax.Array:
-        """How much smaller the variance of a mean is than that of parallel units; at most 1 / rounding."""
+        """Ratio of the variance of parallel units' mean to that of the mean; at most 1 / rounding."""
         parallel = mean(safe_sqrt(before), (-2, -1)) ** 2
         return jnp.max(safe_divide(parallel, jnp.maximum(after, rounding(kernel) * parallel), 1.0))
 
     apart = distance(cross, variance1[:, None, :, :, None, None], variance2[None, :, None, None])
-    # a distance that became 0 though the inputs differ in the window is lost: an error above 1
+    # a distance that became 0 although the inputs differ in the window is lost: an error above 1
     differ = mean(jnp.where(_equal(kernel.distance) > 0, 1.0, 0.0).astype(apart.dtype), (-2, -1)) > 0
     lost = jnp.any(differ & (_equal(apart) == 0))
     smallest = jnp.where(lost, rounding(kernel), jnp.min(jnp.where(apart > 0, apart, 2)))

@@ -26,7 +26,7 @@ class Weights(NamedTuple):
         return self.center or self.standardize
 
     def init(self, key: jax.Array, shape: tuple[int, ...], layer: object) -> dict[str, jax.Array]:
-        """Weights of this shape, units last, and biases where there are any."""
+        """Weights of this shape, with units on the last axis, and biases if there are any."""
         fan_in = math.prod(shape[:-1])
         if self.centered and fan_in < 2:
             raise ValueError(f"{layer} cannot be centred over a fan-in of {fan_in}: one weight minus its mean is zero")
@@ -37,9 +37,10 @@ class Weights(NamedTuple):
         return params
 
     def deviation(self, params: Any) -> jax.Array:
-        """Standard deviation of each unit's weights (units,); 0, with derivatives 0, of a unit whose weights are equal.
+        """Standard deviation (units,) of each unit's weights; 0, with derivatives 0, if all its weights are equal.
 
-        Not the rounding of their mean, which would be standardised to 1: the unit is dead, its outputs are the bias.
+        It is not the rounding of their mean, which would be standardised to 1: the unit is dead, its outputs are the
+        bias.
         """
         w = params["w"].reshape(-1, params["w"].shape[-1])
         equal = jnp.max(w, 0, keepdims=True) == jnp.min(w, 0, keepdims=True)
@@ -47,7 +48,7 @@ class Weights(NamedTuple):
         return safe_sqrt(jnp.mean(centered**2, 0))
 
     def apply(self, params: Any, product: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        """sqrt(w_var / fan-in) product(weights) + sqrt(b_var) biases."""
+        """Outputs sqrt(w_var / fan-in) product(weights) + sqrt(b_var) biases."""
         w = params["w"]
         fan_in, axes = w.size // w.shape[-1], tuple(range(w.ndim - 1))
         if self.centered:

@@ -22,7 +22,7 @@ class Window:
     """A window of `size` positions moved in steps of `stride` over an image that is padded.
 
     "same" pads with zeros and "circular" with the opposite edge, both to ceil(size of the image / stride) outputs;
-    "valid" pads nothing. Where an odd number of rows is needed, the larger part stands at the end.
+    "valid" pads nothing. If an odd number of rows is needed, the larger part is added at the end.
     """
 
     size: tuple[int, int]
@@ -31,11 +31,11 @@ class Window:
 
     @property
     def places(self) -> int:
-        """Positions in the window."""
+        """Number of positions in the window."""
         return math.prod(self.size)
 
     def pads(self, image: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-        """Rows and columns to add before and after."""
+        """Numbers of rows and columns to add before and after."""
         return tuple(self._pad(side, n) for side, n in enumerate(image))
 
     def output(self, image: tuple[int, ...]) -> tuple[int, ...]:
@@ -59,13 +59,13 @@ class Window:
         return self._padded(array, {axis: self._pad(side, array.shape[axis]) for side, axis in enumerate(axes)})
 
     def parts(self, array: jax.Array, axes: Axes) -> list[jax.Array]:
-        """What each of the places in the window sees."""
+        """The parts of the array that each of the places in the window sees."""
         self.output(tuple(array.shape[axis] for axis in axes))
         rows = self._seen(array, 0, axes[:1])
         return [part for row in rows for part in self._seen(row, 1, axes[1:])]
 
     def mean(self, array: jax.Array, *pairs_of_axes: Axes) -> jax.Array:
-        """Mean over the window, padding included; along several pairs of axes it moves in step."""
+        """Mean over the window, padding included; along several pairs of axes the window moves in step."""
         for axes in pairs_of_axes:
             self.output(tuple(array.shape[axis] for axis in axes))
         for side in range(2):  # over columns of the window, then over rows: 3 + 3 terms in place of 3 x 3
@@ -76,8 +76,8 @@ class Window:
     def average(self, covariance: Covariance, rows: Axes, columns: Axes) -> Covariance:
         """Mean of the covariance over the window, which moves over both inputs in step.
 
-        With r the deviations, R^2 = mean r^2 and shares r/R, 1 - correlation of the mean is the sum of two terms,
-        neither negative: mean (share1 - share2)^2 / 2 and mean(r1 r2 distance) / (R1 R2).
+        With r the deviations, R^2 = mean r^2 and shares r/R, 1 - correlation of the mean is the sum of two non-negative
+        terms: mean (share1 - share2)^2 / 2 and mean(r1 r2 distance) / (R1 R2).
         """
         root1, root2 = safe_sqrt(covariance.variance1), safe_sqrt(covariance.variance2)
         variance1, variance2 = self.mean(covariance.variance1, rows), self.mean(covariance.variance2, columns)
@@ -95,7 +95,7 @@ class Window:
         return Covariance(variance1, variance2, into_range(distance))
 
     def _seen(self, array: jax.Array, side: int, axes: Sequence[int]) -> list[jax.Array]:
-        """What the places along one side of the window see, of axes of one length."""
+        """The parts of the array that the places along one side of the window see; the axes have one length."""
         pad = self._pad(side, array.shape[axes[0]])
         n = (array.shape[axes[0]] + sum(pad) - self.size[side]) // self.stride[side] + 1
         # fused, XLA would look for the border anew in each of the parts
@@ -115,7 +115,7 @@ class Window:
         return jnp.pad(array, widths, mode="wrap" if self.padding == "circular" else "constant")
 
     def _pad(self, side: int, n: int) -> tuple[int, int]:
-        """What to add before and after n rows (side 0) or columns (1)."""
+        """Numbers to add before and after n rows (side 0) or columns (side 1)."""
         if self.padding == "valid":
             return (0, 0)
         step = self.stride[side]
@@ -124,7 +124,7 @@ class Window:
 
 
 def _materialized(arrays: list[jax.Array]) -> list[jax.Array]:
-    """The arrays as they are, but computed before what follows and not fused into it."""
+    """The arrays unchanged, but computed before what follows and not fused into it."""
     return list(jax.lax.optimization_barrier(arrays))  # type: ignore[no-untyped-call]
 
 
@@ -132,7 +132,7 @@ def window(size: Size, stride: Size, padding: str) -> Window:
     """A checked window; one number stands for height and width.
 
     Raises:
-        ValueError: sizes or strides below 1, or an unknown padding.
+        ValueError: a size or stride is below 1, or the padding is unknown.
     """
     if padding not in PADDINGS:
         raise ValueError(f"got padding={padding!r}: choose one of {', '.join(PADDINGS)}")

@@ -51,22 +51,22 @@ def analyse(
     b_var: Real = 0.0,
     batch_size: SupportsIndex | None = None,
 ) -> MeanField | BatchNormField:
-    """Variance, chi_1, phase and fixed points of one block; with batch normalisation, its rates at its fixed point.
+    """Variance, chi_1, phase and fixed points of one block; for batch normalisation, the rates at its fixed point.
 
     Args:
         activation: name or elementwise JAX function; relu, leaky_relu, abs or identity for "batch".
-        normalization: "none" (straight), "weight_mean" (MimicNorm's weight centering; "weight_standardization" is the
+        normalization: "none" (straight), "weight_mean" (MimicNorm's weight centring; "weight_standardization" is the
             same here), "batch", or an alias.
         w_var: weight variance; None is the activation's stable gain, which keeps q = 1, centring included. For "batch"
-            any value > 0 and any b_var give the same result, since batch normalisation undoes both (eps = 0).
+            any value > 0 and any b_var give the same result, because batch normalisation undoes both (eps = 0).
         b_var: bias variance.
-        batch_size: for "batch" only: inputs per batch, at least 4; None is the limit of large batches.
+        batch_size: inputs per batch, at least 4, for "batch" only; None is the limit of large batches.
 
     Raises:
-        ValueError: unknown name, negative or non-finite variance, no stable gain for b_var >= 1; a batch_size below 4,
-            or one given with another normalisation.
-        NotImplementedError: a normalisation that is no scalar map of this kind; "batch" before an activation that is
-            not positively homogeneous.
+        ValueError: a name is unknown, a variance is negative or not finite, or there is no stable gain because b_var >=
+            1; batch_size is below 4, or given with another normalisation.
+        NotImplementedError: the normalisation is not a scalar map of this kind, or it is "batch" before an activation
+            that is not positively homogeneous.
     """
     if infinite_name(normalization) == "batch":
         _check_undone(w_var, b_var)
@@ -95,9 +95,9 @@ def analyse(
 
 
 def supported(normalization: str) -> str:
-    """The normalisation a name or alias stands for, if it is a scalar map: "none" or "weight_mean".
+    """The normalisation for which a name or alias stands, if it is a scalar map: "none" or "weight_mean".
 
-    Weight standardisation is weight centering at infinite width.
+    Weight standardisation is weight centring at infinite width.
     """
     name = infinite_name(normalization)
     if name == "weight_standardization":
@@ -117,14 +117,14 @@ def supported(normalization: str) -> str:
 
 
 def _check_undone(w_var: Real | None, b_var: Real) -> None:
-    """Variances that batch normalisation undoes must still be such: 0 weights leave nothing to normalise."""
+    """Checks the variances that batch normalisation undoes: weights of 0 leave nothing to normalise."""
     _variance("b_var", b_var, "0 means no bias")
     if w_var is not None and _variance("w_var", w_var, "leave it out") == 0:
         raise ValueError("got w_var=0, expected a number > 0: batch normalisation of a constant is 0/0")
 
 
 def variances(name: str, value: Real, hint: str = "use variances, not deviations") -> Vector:
-    """Finite numbers >= 0, one or several, as a vector."""
+    """One or several finite numbers >= 0, as a vector."""
     array = np.atleast_1d(concrete(value, name).astype(np.float64))
     if array.ndim > 1 or array.size == 0 or not np.all(np.isfinite(array) & (array >= 0)):
         raise ValueError(f"got {name}={value}, expected finite numbers >= 0: {hint}")

@@ -28,13 +28,13 @@ SMALLEST_BATCH = 4  # E[1/|G x|^2] needs three dimensions, and G leaves B - 1
 
 
 class ForwardEigenvalues(NamedTuple):
-    """Factors by which Sigma -> E[y y^T], linearised at Sigma*, multiplies what sets a covariance apart from it.
+    """Factors by which Sigma -> E[y y^T], linearised at Sigma*, multiplies deviations of the covariance from Sigma*.
 
     Attributes:
-        scale: of Sigma -> a Sigma + u 1^T + 1 u^T, a common scale and anything constant over the batch: 0, BN undoes it
-            (multiplicity B + 1).
-        correlations: lam_M, of zero-diagonal matrices whose rows sum to 0: unequal correlations (B (B - 3) / 2).
-        variances: lam_L, of diag(u) with sum u = 0, up to what has eigenvalue 0: unequal variances (B - 1).
+        scale: factor of deviations a Sigma + u 1^T + 1 u^T, a common scale and anything constant over the batch: 0,
+            because batch normalisation undoes them (multiplicity B + 1).
+        correlations: factor lam_M of zero-diagonal matrices whose rows sum to 0: unequal correlations (B (B - 3) / 2).
+        variances: factor lam_L of diag(u) with sum u = 0, up to deviations of factor 0: unequal variances (B - 1).
     """
 
     scale: float
@@ -44,18 +44,18 @@ class ForwardEigenvalues(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchNormField:
-    """What a block with batch normalisation does near its fixed point; neither w_var nor b_var changes any of it.
+    """Rates of a block with batch normalisation near its fixed point; neither w_var nor b_var changes any of them.
 
     Attributes:
-        activation: phi.
-        normalization: "batch".
-        batch_size: B; None is the limit of large batches.
-        chi_1: chi(B), growth per layer of the tangent kernel on the zero-mean space of a batch (and so of the squared
+        activation: activation phi.
+        normalization: name of the normalisation, "batch".
+        batch_size: batch size B; None is the limit of large batches.
+        chi_1: growth chi(B) per layer of the tangent kernel on the zero-mean space of a batch (and so of the squared
             gradient), the largest eigenvalue of its push-forward.
-        e1: eigenvalue on the constant mode that one layer makes of G: PUSH(G) = chi_1 G + e1 11^T/B. It is no growth of
-            its own, for PUSH(11^T) = 0: in deep kernels the constant mode has e1/chi_1 times the other eigenvalues.
-        c_star: correlation of two inputs behind phi, J(-1/(B - 1)).
-        eigenvalues: of the linearised forward map, see `ForwardEigenvalues`.
+        e1: eigenvalue of the constant mode that one layer makes of G: PUSH(G) = chi_1 G + e1 11^T/B. It does not grow
+            by itself, for PUSH(11^T) = 0: in deep kernels the constant mode has e1/chi_1 times the other eigenvalues.
+        c_star: correlation of two inputs after phi, J(-1/(B - 1)).
+        eigenvalues: eigenvalues of the linearised forward map, see `ForwardEigenvalues`.
         phase: "chaotic" (chi_1 > 1: gradients explode with depth) or "critical" (identity, B -> infinity).
     """
 
@@ -70,7 +70,7 @@ class BatchNormField:
 
     @property
     def condition_number(self) -> float:
-        """chi_1 / e1: of a deep network's NTK on one batch, in the limit of depth; inf where the constant mode dies."""
+        """Condition number chi_1 / e1 of a deep network's NTK on one batch, in the limit of depth; inf if e1 is 0."""
         return self.chi_1 / self.e1 if self.e1 > 0 else math.inf
 
 
@@ -79,7 +79,7 @@ def batch_norm_field(phi: Activation, batch_size: SupportsIndex | None) -> Batch
 
     Raises:
         NotImplementedError: phi is not positively homogeneous, or has more than one kink.
-        ValueError: batch_size is no integer >= 4.
+        ValueError: batch_size is not an integer >= 4.
     """
     if not isinstance(phi, PiecewiseLinear):
         raise NotImplementedError(
@@ -93,7 +93,7 @@ def batch_norm_field(phi: Activation, batch_size: SupportsIndex | None) -> Batch
     J, J_slope = share * A - (1 - share) * t, share * A_slope + 1 - share
     scale = (1 - 2 * t) * (1 - J)
     chi = (1 - t + t * (J_slope + J)) / scale
-    # the same as 1 - t - (J' + J), but exactly 0 for the identity
+    # equal to 1 - t - (J' + J), but exactly 0 for the identity
     e1 = share * (1 - t - (A_slope + A)) / scale
     lam_M = (1 + t) / (1 + 2 * t) * J_slope / (1 - J)
     eigenvalues = ForwardEigenvalues(0.0, lam_M, (1 - t) / (1 + 2 * t) + t * lam_M)

@@ -22,10 +22,10 @@ class FixedPoint:
     """A correlation that a block maps to itself.
 
     Attributes:
-        correlation: rho*.
-        slope: T'(rho*).
-        stable: nearby correlations approach it; at slope 1 decided by the direction in which they move.
-        distance: 1 - rho*, to full relative precision where `correlation` rounds to 1.
+        correlation: correlation rho* at the fixed point.
+        slope: slope T'(rho*) of the map there.
+        stable: whether nearby correlations approach it; at slope 1 the direction in which they move decides.
+        distance: cosine distance 1 - rho*, to full relative precision where `correlation` rounds to 1.
     """
 
     correlation: float
@@ -36,26 +36,29 @@ class FixedPoint:
 
 @dataclass(frozen=True)
 class MeanField:
-    """What one block does to variance and correlation, at the variance that the layers settle at.
+    """The maps of variance and correlation of one block, at the variance at which the layers settle.
 
     Attributes:
-        activation: phi.
-        normalization: "none" or "weight_mean".
+        activation: activation phi.
+        normalization: name of the normalisation, "none" or "weight_mean".
         w_var: weight variance.
         b_var: bias variance.
-        q_star: variance reached by iterating from q = 1; None where it grows without bound.
-        chi_1: w_var E[phi'^2] at q_star: growth of a small perturbation, and of the NTK's diagonal, per layer.
-        chi_1_error: bound of its absolute error, from quadrature and from q_star; 1e-13 for closed forms.
-        variance_slope: dq'/dq at q_star. Above 1 the variance leaves q_star at the slightest perturbation: so does GELU
-            at its stable gain (1.1441 straight, 1.0621 with weight centring): q = 1 is kept in exact arithmetic only.
-        phase: "ordered" (chi_1 < 1), "chaotic", "critical" (equal within chi_1_error, which is at most 1e-8)
-            or "undecided" (equal within a larger one); None without q_star. Where q_star = 0 it still speaks of chi_1,
-            not of the scale-free map: they differ, by the factor variance_slope.
-        fixed_points: of `transition`, in ascending order; empty where every correlation is fixed, or none is defined.
-        correlation_length: -1/ln|slope| at the stable fixed point, in layers; inf at slope 1, 0 at slope 0.
-        scale_free: homogeneous activation without bias at its stable gain: every q is fixed, q_star = 1 stands for all.
-        every_correlation_fixed: T(rho) = rho up to rounding.
-        reason: why a field is None or `fixed_points` is empty; otherwise "".
+        q_star: variance reached by iterating from q = 1; None if it grows without bound.
+        chi_1: growth w_var E[phi'^2] at q_star, per layer, of a small perturbation and of the NTK's diagonal.
+        chi_1_error: bound on the absolute error of chi_1, from quadrature and from q_star; 1e-13 for closed forms.
+        variance_slope: slope dq'/dq at q_star. Above 1 the variance leaves q_star at the slightest perturbation. So it
+            does for GELU at its stable gain (1.1441 straight, 1.0621 with weight centring): q = 1 is kept in exact
+            arithmetic only.
+        phase: "ordered" (chi_1 < 1), "chaotic" (chi_1 > 1), "critical" (equal within chi_1_error, which is at most
+            1e-8) or "undecided" (equal within a larger error); None without q_star. Where q_star = 0 it still tells of
+            chi_1, not of the scale-free map: they differ by the factor variance_slope.
+        fixed_points: fixed points of `transition`, in ascending order; empty if every correlation is fixed, or if none
+            is defined.
+        correlation_length: length -1/ln|slope| at the stable fixed point, in layers; inf at slope 1, 0 at slope 0.
+        scale_free: whether the activation is homogeneous, without bias and at its stable gain: then every q is fixed,
+            and q_star = 1 stands for all.
+        every_correlation_fixed: whether T(rho) = rho up to rounding.
+        reason: reason why a field is None or `fixed_points` is empty; otherwise "".
     """
 
     activation: Activation
@@ -74,12 +77,12 @@ class MeanField:
     reason: str = ""
 
     def transition_distance(self, distance: Real) -> Float64[np.ndarray, "..."] | float:
-        """1 - T(rho) as a function of 1 - rho in [0, 2]: T to full relative precision near rho = 1.
+        """Cosine distance 1 - T(rho) as a function of 1 - rho in [0, 2]; T is to full relative precision near rho = 1.
 
         At q_star = 0 it is the limit q -> 0: for homogeneous activations the map normalised by the variance, else rho.
 
         Raises:
-            ValueError: no bounded variance (the message is `reason`), or a distance outside [0, 2].
+            ValueError: there is no bounded variance (the message is `reason`), or a distance is outside [0, 2].
         """
         if self.q_star is None or self.w_var == self.b_var == 0:
             raise ValueError(self.reason)
@@ -92,23 +95,23 @@ class MeanField:
         return after if after.ndim else float(after)
 
     def transition(self, rho: Real) -> Float64[np.ndarray, "..."] | float:
-        """T(rho): correlation after the block; see `transition_distance` for the limits and errors."""
+        """Correlation T(rho) after the block; see `transition_distance` for the limits and errors."""
         return 1 - self.transition_distance(1 - concrete(rho, "rho").astype(np.float64))
 
     def trajectory(self, rho: Real, depth: Real) -> Float64[np.ndarray, "layers *batch"]:
-        """rho, T(rho), T(T(rho)), ...: correlations after 0 to `depth` blocks, iterated in the cosine distance."""
+        """Correlations rho, T(rho), T(T(rho)), ... after 0 to `depth` blocks, iterated in the cosine distance."""
         if isinstance(depth, float) or not np.issubdtype(np.asarray(depth).dtype, np.integer) or depth < 0:
             raise ValueError(f"got depth {depth}, expected an integer >= 0: the number of blocks")
         first = concrete(rho, "rho").astype(np.float64)
         distance, correlations = 1 - first, [first]
-        self.transition_distance(distance)  # rejects what is no correlation, at depth 0 too
+        self.transition_distance(distance)  # rejects numbers that are not correlations, at depth 0 too
         for _ in range(operator.index(depth)):  # type: ignore[arg-type]
             distance = np.asarray(self.transition_distance(distance))
             correlations.append(1 - distance)
         return np.stack(correlations)
 
 
-AT_ONCE = 64  # distances in a call of `_move`
+AT_ONCE = 64  # number of distances in a call of `_move`
 
 
 @functools.partial(jax.jit, static_argnames=("phi", "centered"))
@@ -131,7 +134,7 @@ def _move(
 def evaluated(block: MeanField, distance: np.ndarray | float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cosine distances after the block, slopes there and relative errors of quadrature, at q_star.
 
-    At q_star = 0 in the limit q -> 0.
+    At q_star = 0 they are the limits q -> 0.
     """
     q = block.q_star or (1.0 if block.activation.homogeneous else NEARLY_ZERO)
     flat = np.asarray(distance, np.float64).reshape(-1)

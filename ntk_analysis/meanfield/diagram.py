@@ -17,16 +17,16 @@ Grid: TypeAlias = Float64[np.ndarray, "b w"]
 
 @dataclass(frozen=True, eq=False)
 class PhaseDiagram:
-    """chi_1 and the variance over a grid; entry [i, j] belongs to b_var[i], w_var[j].
+    """Growth chi_1 and variance over a grid; entry [i, j] belongs to b_var[i], w_var[j].
 
     Attributes:
         w_var: weight variances.
         b_var: bias variances.
-        chi_1: inf where not `bounded`.
-        q_star: variance reached from q = 1; inf where not `bounded`, NaN where it is not known.
-        chi_1_error: bound of its absolute error; NaN where not `bounded`.
-        phase: "ordered", "critical", "chaotic", "unbounded" or, where the error is too large to tell or the variance
-            settles beyond the activation's `largest_variance`, "undecided".
+        chi_1: growth chi_1 at q_star; inf where the variance is not `bounded`.
+        q_star: variance reached from q = 1; inf where it is not `bounded`, NaN where it is not known.
+        chi_1_error: bound on the absolute error of chi_1; NaN where the variance is not `bounded`.
+        phase: "ordered", "critical", "chaotic" or "unbounded"; or "undecided", where the error is too large to tell or
+            the variance settles beyond the activation's `largest_variance`.
         bounded: whether the variance settles.
     """
 
@@ -45,7 +45,7 @@ def phase_diagram(
     """`analyse` without the fixed points, for every pair of a weight and a bias variance (Schoenholz et al., Fig. 1).
 
     Raises:
-        ValueError, NotImplementedError: as `analyse`.
+        ValueError, NotImplementedError: an argument is refused, as by `analyse`.
     """
     phi, centered = activations.get(activation), supported(normalization) == "weight_mean"
     weights, biases = variances("w_var", w_var), variances("b_var", b_var)
@@ -65,16 +65,16 @@ def phase_diagram(
 
 @dataclass(frozen=True, eq=False)
 class CriticalLine:
-    """Where chi_1 = 1, as a curve with parameter q_star.
+    """The line where chi_1 = 1, as a curve with parameter q_star.
 
     Attributes:
-        w_var: weight variances.
-        b_var: bias variances.
+        w_var: weight variances on the line.
+        b_var: bias variances on the line.
         q_star: fixed point of the variance at which chi_1 is 1.
-        variance_slope: dq'/dq there. Above 1 (straight GELU below q = (3 + sqrt 17)/2) the variance leaves q_star, and
-            iterating does not reach the line.
-        w_var_error: bound of the absolute error of `w_var`.
-        b_var_error: the same of `b_var`.
+        variance_slope: slope dq'/dq at that fixed point. Above 1 (straight GELU below q = (3 + sqrt 17)/2) the variance
+            leaves q_star, and iterating does not reach the line.
+        w_var_error: bound on the absolute error of `w_var`.
+        b_var_error: bound on the absolute error of `b_var`.
     """
 
     w_var: Vector
@@ -88,17 +88,17 @@ class CriticalLine:
 def critical_line(
     activation: AnyActivation = "tanh", *, normalization: str = "none", q: Real | None = None
 ) -> CriticalLine:
-    """The edge of chaos: w_var = 1 / E[phi'^2] and b_var = q - w_var V(q), for the q where that is not negative.
+    """The edge of chaos: w_var = 1 / E[phi'^2] and b_var = q - w_var V(q), for those q where b_var is not negative.
 
     Args:
         activation: name or elementwise JAX function.
-        normalization: as in `analyse`.
-        q: variances at which to look; by default 301 from 0 to 3. For scale-free maps such as the straight ReLU the
-            line is one point, returned with q_star = 1.
+        normalization: name of the normalisation, as for `analyse`.
+        q: variances at which to look for the line; by default 301 from 0 to 3. For scale-free maps such as the straight
+            ReLU the line is one point, returned with q_star = 1.
 
     Raises:
-        ValueError: no line at these q, or a q above the activation's `largest_variance`.
-        NotImplementedError: as `analyse`.
+        ValueError: there is no line at these q, or a q is above the activation's `largest_variance`.
+        NotImplementedError: the normalisation is refused, as by `analyse`.
     """
     phi, centered = activations.get(activation), supported(normalization) == "weight_mean"
     variance = variances("q", np.linspace(0, 3, 301) if q is None else q)

@@ -14,7 +14,7 @@ DISTANCES = np.unique(np.concatenate([np.geomspace(1e-15, 1e-2, 391), np.linspac
 
 
 def with_fixed_points(block: MeanField) -> MeanField:
-    """The block with its fixed points and correlation length, or the reason why it has none."""
+    """The block with its fixed points and correlation length, or with the reason why it has none."""
     if block.w_var == block.b_var == 0:
         return replace(block, reason="w_var = b_var = 0: every pre-activation is 0, and 0 has no correlation")
     after, _, error = evaluated(block, DISTANCES)
@@ -63,7 +63,7 @@ def _fixed_point(block: MeanField, distance: float, signs: np.ndarray) -> FixedP
     resolved = signs != 0
     nearer = signs[resolved & (distance * (1 - NOISE) > DISTANCES)][-1:]
     farther = signs[resolved & (distance * (1 + NOISE) < DISTANCES)][:1]
-    # marginal: correlations on either inner side have to move towards it
+    # marginal case: correlations on either inner side have to move towards it
     return FixedPoint(1 - distance, slope, bool(np.all(nearer > 0) and np.all(farther < 0)), distance)
 
 

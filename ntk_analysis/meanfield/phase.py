@@ -5,21 +5,21 @@ import numpy as np
 from ntk_analysis.activations import Activation
 from ntk_analysis.meanfield.variance import NOISE, Vector, kept_variance, variance_slope
 
-CLOSED_FORM_ERROR = 1e-13  # of chi_1 when no quadrature is involved: q_star is solved for, not given
+CLOSED_FORM_ERROR = 1e-13  # error of chi_1 without quadrature: q_star is solved for, not given
 LARGEST_TOLERANCE = 1e-8  # a larger error must not turn a whole region of the phase diagram into its boundary
 
 
 def chi_1_at(phi: Activation, w: Vector, q: Vector) -> Vector:
-    """w_var E[phi'^2] at variance q."""
-    # at q = 0 the limit q -> 0: a kinked phi' has no value at the single point 0
+    """Growth w_var E[phi'^2] at variance q."""
+    # at q = 0 it is the limit q -> 0: a kinked phi' has no value at the single point 0
     return w * np.asarray(phi.derivative_dual.second_moment(np.maximum(q, 1e-300)))
 
 
 def chi_1_error(phi: Activation, centered: bool, w: Vector, b: Vector, q: Vector) -> Vector:
-    """Bound of the absolute error of `chi_1_at` at a fixed point q of the variance.
+    """Bound on the absolute error of `chi_1_at` at a fixed point q of the variance.
 
-    Two parts: that of E[phi'^2], and that of q, which solves q = w V(q) + b and so is off by the error of V over
-    1 - w V'(q), times the slope of chi_1 in q.
+    It has two parts: the error of E[phi'^2], and the error of q, times the slope of chi_1 in q. Since q solves q = w
+    V(q) + b, it is off by the error of w V over 1 - w V'(q).
     """
     relative = np.asarray(phi.quadrature_error(q))
     chi_1 = chi_1_at(phi, w, q)
@@ -31,7 +31,7 @@ def chi_1_error(phi: Activation, centered: bool, w: Vector, b: Vector, q: Vector
     off = 2 * relative * kept + NOISE * q
     apart = np.abs(1 - variance_slope(phi, centered, w, q))
     moved = np.divide(off, apart, out=np.full_like(off, np.inf), where=apart > 0)
-    # an error of q that is no small part of it says nothing by its slope; q = 0 is exact where w V(0) + b is 0
+    # where the error of q is not small against q, its slope says nothing; q = 0 is exact where w V(0) + b is 0
     shifted = np.where(moved < 0.1 * q, np.abs(slope) * moved, np.inf)
     exact = (q == 0) | ((np.abs(w * kept_variance(phi, centered, q) + b - q) <= NOISE * q) & (q == 1.0))
     return np.where(exact, own, own + shifted)

@@ -17,12 +17,13 @@ from ntk_analysis.reference.translation import translate
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far our kernels are from neural-tangents', both in float64: largest |ours - theirs| over largest |theirs|.
+    """Distance of our kernels from neural-tangents', both in float64: largest |ours - theirs| over largest |theirs|.
 
     Attributes:
-        nngp: over all pairs of inputs.
-        ntk: over all pairs of inputs.
-        ntk_off_diagonal: the NTK without the pairs of an input with itself; the same as `ntk` for two sets of inputs.
+        nngp: distance of the NNGP, over all pairs of inputs.
+        ntk: distance of the NTK, over all pairs of inputs.
+        ntk_off_diagonal: distance of the NTK without the pairs of an input with itself; equal to `ntk` for two sets of
+            inputs.
     """
 
     nngp: float
@@ -40,8 +41,8 @@ def compare(network: Layer, x1: AnyArray, x2: AnyArray | None = None) -> Compari
 
     Args:
         network: layers that neural-tangents can express, see `translate`.
-        x1: (n1, d) vectors or (n1, height, width, channels) images.
-        x2: (n2, ...) inputs of the same features, or None for x1 with itself.
+        x1: vectors (n1, d) or images (n1, height, width, channels).
+        x2: inputs (n2, ...) of the same features, or None for x1 with itself.
 
     Raises:
         ImportError: neural-tangents cannot be loaded.
@@ -64,14 +65,14 @@ def compare(network: Layer, x1: AnyArray, x2: AnyArray | None = None) -> Compari
 
 @contextlib.contextmanager
 def as_neural_tangents_expects() -> Iterator[None]:
-    """Within: float64, JAX's implicit promotions of dtypes and ranks, and none of neural-tangents' warnings."""
+    """A context with float64, JAX's implicit promotions of dtypes and ranks, and no warnings of neural-tangents."""
     with jax.enable_x64(True), permissive():
         yield
 
 
 @contextlib.contextmanager
 def permissive() -> Iterator[None]:
-    """The same in whatever precision the caller has: it may stand inside jit."""
+    """A context like `as_neural_tangents_expects`, but in the caller's precision: it may be used inside jit."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -17,12 +17,12 @@ shape_of: Callable[..., Any] = jax.ShapeDtypeStruct
 
 
 def strict_zip(*iterables: Iterable[Any]) -> list[tuple[Any, ...]]:
-    """A list of tuples; all iterables must have one length."""
+    """A list of tuples, as `zip` gives them; all iterables must have one length."""
     return list(zip(*iterables, strict=True))
 
 
 def strict_map(function: Callable[..., Any], *iterables: Iterable[Any]) -> list[Any]:
-    """A list of values of the function; all iterables must have one length."""
+    """A list of the function's values; all iterables must have one length."""
     return [function(*arguments) for arguments in strict_zip(*iterables)]
 
 
@@ -56,7 +56,7 @@ def linear_program(backward_pass: Callable[..., Any]) -> Callable[..., tuple[Any
 
 
 def transpose(equation: Any, cotangent: Any, *operands: Any) -> tuple[Any, ...]:
-    """Cotangents of one operation's operands: None for those that are known, arrays for those it is linear in."""
+    """Cotangents of one operation's operands: None for known operands, arrays for those in which it is linear."""
     if equation is None:  # neural-tangents' sign for the identity
         return (cotangent,)
     if isinstance(cotangent, Zero):

@@ -23,14 +23,14 @@ def empirical_ntk_fn(
     implementation: str = "structured",
     coupled: bool = False,
 ) -> Callable[..., jax.Array]:
-    """neural-tangents' jitted kernel(params, x1, x2=None) of f(params, x), what our `empirical_ntk(f, ...)` computes.
+    """neural-tangents' jitted kernel(params, x1, x2=None) of f(params, x), for comparison with our `empirical_ntk(f)`.
 
     neural-tangents averages over the outputs that it traces; here they are summed, as everywhere in this library.
 
     Args:
-        f: pure function (params, x) -> (n, C). Structured derivatives take single operations apart and know none for
-            scans: give layers in `Serial`, for a `Repeat` they take the memory of its dense Jacobian.
-        outputs: "full" (n1, n2, C, C), "diagonal" (n1, n2, C) or "trace" (n1, n2).
+        f: pure function (params, x) -> (n, C). Structured derivatives take single operations apart and know no rule for
+            scans: give layers in `Serial`; for a `Repeat` they take the memory of its dense Jacobian.
+        outputs: layout of the kernel, "full" (n1, n2, C, C), "diagonal" (n1, n2, C) or "trace" (n1, n2).
         implementation: "contraction" of Jacobians, NTK-vector "products" or "structured" derivatives, which are the
             fastest for dense networks.
         coupled: whether f couples the batch; if not, neural-tangents may map over inputs (its `vmap_axes`), without

@@ -21,17 +21,17 @@ INSTALL = (
 
 @functools.cache
 def load() -> Any:
-    """The module neural_tangents 0.6.5, mended for current JAX; the last JAX it imports on unmended is 0.4.24.
+    """The module neural_tangents 0.6.5, mended for current JAX; unmended, JAX 0.4.24 is the last on which it imports.
 
-    JAX, `sys.modules`, the warning filters and JAX's flags are afterwards as they were before. What stays are six names
-    inside neural-tangents' own modules, listed with their reasons in `patches.mend`. `neural_tangents.experimental`,
-    which needs TensorFlow, is not there.
+    Afterwards JAX, `sys.modules`, the warning filters and JAX's flags are as they were before. Only six names inside
+    neural-tangents' own modules stay changed; `patches.mend` lists them with their reasons.
+    `neural_tangents.experimental`, which needs TensorFlow, is missing.
 
     neural-tangents computes in JAX's default dtype, relies on implicit promotion, and warns when it is used: see
     `comparison.as_neural_tangents_expects`. Its `predict` functions do not work when they are built inside jit.
 
     Raises:
-        ImportError: it is not installed, is another version, or this JAX is one on which it cannot be mended.
+        ImportError: it is not installed, is another version, or cannot be mended on this JAX.
     """
     try:
         version = importlib.metadata.version(NAME)
@@ -45,7 +45,7 @@ def load() -> Any:
             warnings.simplefilter("ignore")  # its docstrings alone raise SyntaxWarnings
             module = importlib.import_module(NAME)
             mend(module)
-    except Exception as error:  # whatever a JAX that has moved on may raise
+    except Exception as error:  # a newer JAX may raise anything
         for half_imported in [n for n in set(sys.modules) - before if n.partition(".")[0] == NAME]:
             del sys.modules[half_imported]
         raise ImportError(

@@ -48,9 +48,9 @@ def _lent(namespace: dict[str, Any], names: dict[str, Any]) -> Iterator[None]:
 
 
 def mend(module: Any) -> None:
-    """Replaces the names inside neural-tangents that fail when they are called; these stay.
+    """Replaces the names inside neural-tangents that fail when they are called; the replacements stay.
 
-    - empirical.core, empirical.ad: jax.core and jax.interpreters.ad with what they have lost;
+    - empirical.core, empirical.ad: jax.core and jax.interpreters.ad with the names that they have lost;
     - empirical._get_primals_out_and_pullback, empirical._eqn_vjp_fn: structured derivatives, on JAX's public functions;
     - empirical._get_flops: `cost_analysis()` returns a dict, not a list (AUTO counts with it);
     - predict.sp: SciPy 1.14 dropped `eigvalsh(eigvals=...)` (max_learning_rate calls it).
@@ -69,7 +69,7 @@ def mend(module: Any) -> None:
         _get_flops=_flops,
     )
     _replace(predict, sp=SimpleNamespace(linalg=SimpleNamespace(eigvalsh=_eigvalsh)))
-    vars(module).pop("experimental", None)  # the stand-in
+    vars(module).pop("experimental", None)  # removes the empty module that stood in for it
 
 
 def _replace(module: ModuleType, **names: Any) -> None:

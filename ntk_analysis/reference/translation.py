@@ -33,20 +33,22 @@ DEGREE = 64
 
 
 def translate(network: Layer) -> Triple:
-    """neural-tangents' (init_fn, apply_fn, kernel_fn) of the same network.
+    """The functions (init_fn, apply_fn, kernel_fn) of neural-tangents for the same network.
 
-    The same in law, not in parameters: both draw N(0, 1) and scale in the forward pass, from keys split differently.
+    The network is the same in law, not in parameters: both libraries draw N(0, 1) and scale in the forward pass, but
+    split keys differently.
 
     Activations with a closed form on both sides (piecewise linear, erf, GELU, sine) use neural-tangents' own. Others
     use its two-dimensional Gauss-Hermite quadrature with 64 nodes a side, whose relative error for tanh at variance 1
     is 1e-8 in the NNGP and 1e-7 in the NTK.
 
-    neural-tangents has no weight centering: an activation right before a centred (or standardised) Dense becomes the
-    activation minus its mean, with the closed form written below, so that kernel_fn is exact, while apply_fn raises.
+    neural-tangents has no weight centring. So an activation right before a centred (or standardised) Dense becomes the
+    activation minus its mean, with the closed form written below; kernel_fn is then exact, while apply_fn raises an
+    error.
 
     Raises:
         ImportError: neural-tangents cannot be loaded.
-        NotImplementedError: neural-tangents has no such layer; the message says which.
+        NotImplementedError: neural-tangents has no such layer; the message says which one.
     """
     stax = load().stax
     return stax.serial(*[_translated(stax, layer) for layer in _uncentered(_single_layers(network))])
@@ -78,9 +80,9 @@ def _single_layers(network: Layer) -> Iterator[Layer]:
 
 
 def _uncentered(layers: Iterator[Layer]) -> list[Layer]:
-    """W P phi = W (P phi): centering moved from a Dense into the activation before it.
+    """The layers with the centring of each Dense moved into the activation before it, as W P phi = W (P phi).
 
-    A convolution subtracts its mean over positions too, which no activation can do.
+    A convolution subtracts its mean over positions, too, which no activation can do.
     """
     moved: list[Layer] = []
     for layer in layers:
@@ -124,7 +126,7 @@ def _layer_norm(stax: Any, layer: LayerNorm) -> Triple:
 
 
 def _residual(stax: Any, layer: Residual) -> Triple:
-    """neural-tangents cannot scale a branch, but the gains of its last weights can."""
+    """neural-tangents' residual layer: it cannot scale a branch, but the gains of the branch's last weights can."""
     branch = list(_single_layers(layer.branch))
     last, square = branch[-1], layer.scale**2
     if not isinstance(last, Dense | Conv):
@@ -146,7 +148,7 @@ def _activation(stax: Any, layer: Activation) -> Triple:
             return stax.Sin()
         case phi:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that quadrature has an error, which `translate` tells
+                warnings.simplefilter("ignore")  # that quadrature has an error, which `translate` states
                 return stax.ElementwiseNumerical(phi, DEGREE, lambda x: jax.jvp(phi, (x,), (jnp.ones_like(x),))[1])
 
 
@@ -176,8 +178,8 @@ def _centered_duals(linear: float, bent: float) -> tuple[Dual, Dual]:
     With c the correlation, a = arcsin(c) and s = sqrt(q1 q2):
         E[f f]       = s (linear^2 c + (2/pi) bent^2 (sqrt(1 - c^2) + a c - 1)),
         E[phi' phi'] = linear^2 + (2/pi) bent^2 a.
-    At linear = bent = 1/2 and q = 1, f is the ReLU less sqrt(1/(2 pi)). The first is insensitive to rounding of c,
-    whose error the root and the arcsine take with opposite signs; the second keeps half of the digits near c = 1.
+    At linear = bent = 1/2 and q = 1, f is the ReLU less sqrt(1/(2 pi)). The first moment is insensitive to rounding of
+    c, whose error enters the root and the arcsine with opposite signs; the second keeps half of the digits near c = 1.
     """
     weight = 2 / math.pi * bent**2
 

@@ -16,19 +16,19 @@ from ntk_analysis.kernel import Kernel
 from ntk_analysis.regression.gradient_flow import GradientFlow
 from ntk_analysis.regression.kernel_source import input_by_input, is_precomputed, kernel_between
 
-RESOLVED = 0.01  # error of predictions, as a fraction of the largest target, above which they come with a warning
+RESOLVED = 0.01  # error of predictions, as a fraction of the largest target, above which predictions warn
 
 
 class UnresolvedPredictionWarning(UserWarning):
-    """Rounding may have moved predictions by more than 0.01 of the largest target; the message says how far."""
+    """Rounding may have moved predictions by more than 0.01 of the largest target; the message says by how much."""
 
 
 class _KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """What regression and classification share; see `KernelRegressor`."""
+    """The parts that regression and classification share; see `KernelRegressor`."""
 
     def __init__(
         self,
-        kernel: Any,  # scikit-learn's way: parameters are stored as they come, and checked by fit
+        kernel: Any,  # scikit-learn's convention: parameters are stored as they come, and fit checks them
         *,
         which: Any = "ntk",
         regularization: Any = 0.0,
@@ -43,7 +43,7 @@ class _KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.pairwise = is_precomputed(self.kernel)  # cross-validation cuts rows and columns
+        tags.input_tags.pairwise = is_precomputed(self.kernel)  # then cross-validation cuts rows and columns
         return tags
 
     def _validated(self, X: Any, *y: Any, **options: Any) -> Any:
@@ -52,14 +52,14 @@ class _KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has
         found = validate_data(self, given, *y, dtype=np.float64, allow_nd=not precomputed, **options)
         if not precomputed:
             return found
-        # a precomputed kernel keeps the dtype that it arrived in, for what it resolves depends on it
+        # a precomputed kernel keeps the dtype in which it arrived, because its resolution depends on the dtype
         kernel = concrete(X, "X")
         return (kernel, found[1]) if y else kernel
 
     def _fit(self, X: np.ndarray, targets: np.ndarray) -> None:
         kernel = kernel_between(self.kernel, X)
         matrix = input_by_input(kernel, self.which)
-        # a kernel with cross terms between C outputs is one of n C inputs with one output
+        # a kernel with cross terms between C outputs is treated as one of n C inputs with one output
         y = targets if isinstance(matrix, Kernel) or len(matrix) == len(targets) else targets.reshape(-1)
         self.flow_ = GradientFlow.on(matrix, y, which=self.which, regularization=self.regularization)
         self.X_fit_, self._targets_shape = X, targets.shape[1:]
@@ -97,7 +97,7 @@ class _KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has
 
 
 def _readable(value: Any, name: str) -> Any:
-    """What scikit-learn is given: a table as it is, for the names of its columns, all else as an array it knows."""
+    """The value as scikit-learn takes it: a table as it is, for the names of its columns; all else as an array."""
     array = concrete(value, name)
     if hasattr(value, "columns"):
         return value
@@ -105,31 +105,33 @@ def _readable(value: Any, name: str) -> Any:
 
 
 class KernelRegressor(RegressorMixin, _KernelEstimator):  # type: ignore[misc]
-    """Infinitely wide or linearised networks trained on squared error, 1/2 sum |f - y|^2, for a given time.
+    """Infinitely wide or linearised networks, trained on squared error, 1/2 sum |f - y|^2, for a given time.
 
-    With which="ntk" all layers train; with which="nngp" the read-out alone, which ends, for an infinite network, in the
-    posterior of its Gaussian process. A network linearised where it started: fit y - f(x), add f to predictions.
-    A network with a batch normalisation is refused: in training mode its outputs are functions of a whole batch, and
-    the kernel of training and test inputs as one batch, cut in two, is that of no network that predicts.
+    With which="ntk" all layers train; with which="nngp" only the read-out trains, which ends, for an infinite network,
+    in the posterior of its Gaussian process. For a network linearised where it started, fit y - f(x) and add f to
+    predictions. A network with batch normalisation is refused: in training mode its outputs are functions of a whole
+    batch, and the kernel of training and test inputs as one batch, cut in two, belongs to no network that predicts.
 
-    Predictions are exact for the kernel as it came but for rounding, which small regularisations of singular kernels
-    amplify; `predict` states by how much where asked for, and warns where it is more than 0.01 of the largest target.
+    Predictions are exact for the given kernel up to rounding, which small regularisations of singular kernels amplify;
+    `predict` states by how much if asked for, and warns if it is more than 0.01 of the largest target.
 
     Args:
-        kernel: a network (its infinite-width kernel); a function (x1, x2) of float64 inputs, x2 = None for x1 with
-            itself, that returns a `Kernel`, an `EmpiricalKernel` (a trace stands for the average output) or an array
-            (n1, n2) or (n1, n2, C, C), such as functools.partial(empirical_ntk, f, params); or "precomputed": `fit`
-            takes the kernel (n, n) and `predict` that of test against training inputs (k, n).
-        which: "ntk" or "nngp".
-        regularization: added to the diagonal, as a fraction of its mean; a weight decay, see `GradientFlow`.
-        time: of training; a step of gradient descent is its learning rate. Infinity: until the end.
+        kernel: kernel of the inputs, in one of three forms. A network stands for its infinite-width kernel. A function
+            (x1, x2) of float64 inputs, with x2 = None for x1 with itself, returns a `Kernel`, an `EmpiricalKernel` (a
+            trace stands for the average output) or an array (n1, n2) or (n1, n2, C, C), such as
+            functools.partial(empirical_ntk, f, params). With "precomputed", `fit` takes the kernel (n, n), and
+            `predict` the kernel of test against training inputs (k, n).
+        which: kernel that describes training, "ntk" or "nngp".
+        regularization: number added to the diagonal, as a fraction of its mean; it is a weight decay, see
+            `GradientFlow`.
+        time: training time; a step of gradient descent takes its learning rate. Infinity trains until the end.
         relative_time: whether time counts in units of 1 / (largest eigenvalue), for kernels beyond float64.
 
     Attributes:
-        flow_: the training, see `GradientFlow`.
-        X_fit_: the training inputs.
-        nngp_: their NNGP; None where only one kernel is known.
-        n_features_in_: features of an input.
+        flow_: course of training, see `GradientFlow`.
+        X_fit_: training inputs.
+        nngp_: NNGP of the training inputs; None if only one kernel is known.
+        n_features_in_: number of features of an input.
     """
 
     def __sklearn_tags__(self) -> Any:
@@ -141,7 +143,7 @@ class KernelRegressor(RegressorMixin, _KernelEstimator):  # type: ignore[misc]
         """Decomposes the kernel of the training inputs (n, d), or images, with targets (n,) or (n, outputs).
 
         Raises:
-            ValueError: the kernel is not positive definite, see `GradientFlow.on`; inputs or targets that do not fit.
+            ValueError: the kernel is not positive definite, see `GradientFlow.on`; or inputs or targets do not fit.
             NotImplementedError: the network has no kernel between two sets of inputs.
         """
         X, y = self._validated(X, y if y is None else _readable(y, "y"), multi_output=True, y_numeric=True)
@@ -157,18 +159,19 @@ class KernelRegressor(RegressorMixin, _KernelEstimator):  # type: ignore[misc]
         return_cov: bool = False,
         return_error: bool = False,
     ) -> Any:
-        """Mean prediction (k, *outputs); where asked for, with the spread over networks of each output, and its error.
+        """Mean prediction (k, *outputs); if asked for, with the spread over networks of each output, and its error.
 
         Args:
-            X: (k, d) inputs, images, or a precomputed (k, n) kernel.
-            time: in place of the estimator's; of (times,), all results have this as their first axis.
-            return_std: also the standard deviation (k,).
-            return_cov: also the covariance (k, k).
-            return_error: also, as the last, a bound (k, *outputs) on how far rounding may have moved the mean: of the
-                kernel's entries and of solving, see `GradientFlow.mean_error`.
+            X: test inputs (k, d), images, or a precomputed kernel (k, n).
+            time: training time in place of the estimator's; for several (times,), all results have this as their first
+                axis.
+            return_std: whether to return the standard deviation (k,) as well.
+            return_cov: whether to return the covariance (k, k) as well.
+            return_error: whether to return, last, a bound (k, *outputs) on how far rounding may have moved the mean:
+                rounding of the kernel's entries and of solving, see `GradientFlow.mean_error`.
 
         Raises:
-            ValueError: inputs or times that do not fit; a spread without an NNGP.
+            ValueError: inputs or times do not fit, or a spread is asked for without an NNGP.
 
         Warns:
             UnresolvedPredictionWarning: that bound is above 0.01 of the largest target, and was not asked for.
@@ -177,14 +180,14 @@ class KernelRegressor(RegressorMixin, _KernelEstimator):  # type: ignore[misc]
 
 
 class KernelClassifier(ClassifierMixin, _KernelEstimator):  # type: ignore[misc]
-    """`KernelRegressor` on one-hot targets minus 1/classes; the class of the largest output is predicted.
+    """`KernelRegressor` on one-hot targets minus 1/classes; it predicts the class of the largest output.
 
     Attributes:
-        classes_: (classes,) sorted labels.
+        classes_: sorted labels, of shape (classes,).
     """
 
     def fit(self, X: Any, y: Any) -> "KernelClassifier":
-        """Decomposes the kernel of the training inputs, with labels (n,); as `KernelRegressor.fit`."""
+        """Decomposes the kernel of the training inputs, with labels (n,); errors are those of `KernelRegressor.fit`."""
         check_dense(y, "y")
         X, y = self._validated(X, y)
         check_classification_targets(y)
@@ -197,7 +200,7 @@ class KernelClassifier(ClassifierMixin, _KernelEstimator):  # type: ignore[misc]
         return self._predict(X, time)
 
     def predict(self, X: Any) -> np.ndarray:
-        """Labels (k,)."""
-        outputs = self.outputs(X)  # says so where nothing was fitted
+        """Predicted labels (k,)."""
+        outputs = self.outputs(X)  # raises an error if nothing was fitted
         labels: np.ndarray = self.classes_[np.argmax(outputs, axis=-1)]
         return labels

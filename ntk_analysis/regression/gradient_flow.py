@@ -18,21 +18,22 @@ from ntk_analysis.spectrum.matrix import as_matrix, machine_eps
 
 @dataclass(frozen=True, eq=False)
 class GradientFlow:
-    """Training on n inputs, mode by mode of their kernel Theta: decomposed once, for all times and test inputs.
+    """Training on n inputs, mode by mode of their kernel Theta, which is decomposed once for all times and test inputs.
 
-    Mean and covariance of predictions are those of Lee et al. 2019 (1902.06720) for r = 0, with
-    A_t = (Theta + r I)^-1 (I - exp(-(Theta + r I) t)); the weight decay r pulls parameters back to where they started,
-    r/2 |theta - theta_0|^2 beside the loss.
+    Mean and covariance of predictions are those of Lee et al. 2019 (1902.06720) for r = 0, with A_t = (Theta + r I)^-1
+    (I - exp(-(Theta + r I) t)). The weight decay r adds r/2 |theta - theta_0|^2 to the loss, which pulls parameters
+    back to where they started.
 
     Attributes:
-        eigenvalues_scaled: (n,) of Theta + r I, ascending and positive; the true ones are these times exp(log_scale).
-        modes: (n, n) orthonormal eigenvectors as columns.
-        coefficients: (n, *outputs) the targets in these modes.
-        log_scale: of the kernel, 0 for arrays and for an NNGP.
-        which: "ntk" or "nngp".
-        rounding_scaled: what the kernel may be off by (Frobenius norm): a rounding of its largest entry in each entry,
-            in the dtype in which it arrived, and the eigensolver's. What computing the kernel amplified further leaves
-            no trace in it, and is not included.
+        eigenvalues_scaled: eigenvalues (n,) of Theta + r I, ascending and positive; the true ones are these times
+            exp(log_scale).
+        modes: orthonormal eigenvectors, the columns of an (n, n) matrix.
+        coefficients: targets in these modes, of shape (n, *outputs).
+        log_scale: logarithm of the kernel's scale; 0 for arrays and for an NNGP.
+        which: kernel, "ntk" or "nngp".
+        rounding_scaled: error of the kernel in Frobenius norm: a rounding of its largest entry in each entry, in the
+            dtype in which it arrived, and the eigensolver's error. Errors that computing the kernel amplified leave no
+            trace in it, and are not included.
     """
 
     eigenvalues_scaled: Float64[np.ndarray, " n"]
@@ -49,14 +50,14 @@ class GradientFlow:
         """Training towards `targets` from outputs of mean 0.
 
         Args:
-            kernel: (n, n) symmetric array or `Kernel` of the training inputs with themselves.
-            targets: (n,) or (n, outputs); of one network linearised where it started, y - f_0.
-            which: "ntk", or "nngp", which is training the read-out alone.
-            regularization: r over the mean of the kernel's diagonal, 0 or more.
+            kernel: symmetric array (n, n) or `Kernel` of the training inputs with themselves.
+            targets: targets (n,) or (n, outputs); for a network linearised where it started, y - f_0.
+            which: kernel, "ntk", or "nngp", which trains the read-out alone.
+            regularization: r divided by the mean of the kernel's diagonal, 0 or more.
 
         Raises:
-            ValueError: not a kernel, see `spectrum.analyse`; Theta + r I not positive definite beyond rounding (the
-                message says what regularisation would do); targets or regularisation that do not fit.
+            ValueError: the array is not a kernel, see `spectrum.analyse`; Theta + r I is not positive definite beyond
+                rounding (the message says what regularisation would do); or targets or regularisation do not fit.
         """
         matrix = as_matrix(kernel, which)
         y = concrete(targets, "targets").astype(np.float64)
@@ -72,13 +73,13 @@ class GradientFlow:
         """Mean prediction Theta_* A_t y on k test inputs.
 
         Args:
-            test: (k, n) kernel of the test inputs with the training inputs, its scale included.
-            time: a number or (times,), infinity allowed.
+            test: kernel (k, n) of the test inputs with the training inputs, its scale included.
+            time: training time, a number or an array (times,); infinity is allowed.
             relative: whether time counts in units of 1 / (largest eigenvalue of Theta + r I), in which the largest
                 stable learning rate of gradient descent is 2.
 
         Raises:
-            ValueError: a kernel or times that do not fit; a mean beyond float64.
+            ValueError: the kernel or times do not fit, or a mean is beyond float64.
         """
         in_modes, _ = self._against_modes(test)
         with np.errstate(over="ignore", invalid="ignore"):  # reported below
@@ -89,24 +90,25 @@ class GradientFlow:
     def mean_error(
         self, test: AnyKernel, time: Any = math.inf, *, relative: bool = False
     ) -> Float64[np.ndarray, "..."]:
-        """Bound on how far rounding may have moved `mean`, of its shape; infinite where no bound exists.
+        """Bound on how far rounding may have moved `mean`, in the shape of `mean`; infinite where no bound exists.
 
-        With phi(x) = (1 - exp(-x t)) / x, a kernel off by E and one of test inputs off by e move Theta_* A_t y by at
-        most (|e| + |E| |w|) |A_t y|, w = A_t Theta_*' of the true kernels: phi has the divided differences
-        |phi[x, x']| <= phi(x) phi(x'), which is an equality for t = infinity. It is what makes small regularisations
-        of singular kernels inexact: A_t y has the part of the targets that differs between duplicated inputs over r.
+        Let phi(x) = (1 - exp(-x t)) / x. If the kernel is off by E and the kernel of the test inputs by e, Theta_* A_t
+        y moves by at most (|e| + |E| |w|) |A_t y|, with w = A_t Theta_*' of the true kernels: the divided differences
+        of phi are |phi[x, x']| <= phi(x) phi(x'), an equality for t = infinity. This term makes small regularisations
+        of singular kernels inexact: A_t y has the part of the targets that differs between duplicated inputs, divided
+        by r.
 
-        Arguments and errors as for `mean`. E is `rounding_scaled`, and e the same of `test`.
+        Arguments and errors are those of `mean`. E is `rounding_scaled`, and e the same for `test`.
         """
         in_modes, test_error = self._against_modes(test)
         solver = (len(self.modes) + 4 + abs(self.log_scale)) * EPS
         off = test_error + solver * np.linalg.norm(in_modes, axis=1)
         y = np.linalg.norm(self.coefficients, axis=0)
-        # of the step in relative time, and of the targets' coefficients
+        # relative error of the step in relative time, and of the targets' coefficients
         relatively = solver + self.rounding_scaled / self.eigenvalues_scaled[-1]
         errors = []
         for a in self._weights(time, relative):
-            left = 1 - self.rounding_scaled * np.max(a)  # of the smallest eigenvalue, where it was resolved at all
+            left = 1 - self.rounding_scaled * np.max(a)  # fraction left of the smallest eigenvalue, if resolved at all
             w = np.linalg.norm(in_modes * a, axis=1)
             true_w = (w + off * np.max(a)) / left if left > 0 else np.full(len(w), np.inf)
             moved = np.linalg.norm(a.reshape(-1, *(1,) * (self.coefficients.ndim - 1)) * self.coefficients, axis=0)
@@ -127,21 +129,21 @@ class GradientFlow:
     ) -> Float64[np.ndarray, "..."]:
         """Covariance of predictions over infinitely wide networks, K_** + B K B' - B K_*' - K_* B', B = Theta_* A_t.
 
-        The same for each output. With which="nngp", time = infinity and r = 0 it is the posterior of the Gaussian
-        process. With r > 0 it is that of networks trained with weight decay; the posterior with observation noise r
-        adds r B B', which is what fitting targets with fresh noise of variance r adds.
+        It is the same for each output. With which="nngp", time = infinity and r = 0 it is the posterior covariance of
+        the Gaussian process. With r > 0 it is that of networks trained with weight decay; the posterior with
+        observation noise r adds r B B', which is what fitting targets with fresh noise of variance r adds.
 
         Args:
-            test: as for `mean`.
-            nngp: (n, n) NNGP of the training inputs.
-            nngp_test_train: (k, n).
-            nngp_test: (k, k), or the variances (k,), for the variances only.
-            time: as for `mean`.
-            relative: as for `mean`.
+            test: kernel (k, n) of the test inputs with the training inputs, as for `mean`.
+            nngp: NNGP (n, n) of the training inputs.
+            nngp_test_train: NNGP (k, n) of the test inputs with the training inputs.
+            nngp_test: NNGP (k, k) of the test inputs; or their variances (k,), which gives variances only.
+            time: training time, as for `mean`.
+            relative: whether time counts in relative units, as for `mean`.
 
         Raises:
-            ValueError: kernels that do not fit, in shape, or because they give a negative variance; NaN or infinite
-                kernels; a covariance beyond float64.
+            ValueError: kernels do not fit, in shape or because they give a negative variance; kernels are NaN or
+                infinite; or a covariance is beyond float64.
         """
         prior, mixed, start = (
             concrete(part, name).astype(np.float64)
@@ -188,19 +190,19 @@ class GradientFlow:
 
 
 def _require_finite(predictions: list[np.ndarray], name: str) -> None:
-    """The rule of `finite` for what is predicted at each time, of each input or each pair of them."""
+    """Applies `finite` to the predictions at each time, of each input or of each pair of inputs."""
     why = "it leaves float64's range; scale the targets, or take all kernels from the same network"
     for values in predictions:
         require_finite(values, f"the predicted {name}", why=lambda *inputs: why)
 
 
 def _scaled(values: np.ndarray, log_scale: float) -> np.ndarray:
-    """values * exp(log_scale), of any shape; infinite where that is beyond float64."""
+    """values * exp(log_scale), for any shape; infinite where that is beyond float64."""
     return times_exp(values.ravel(), log_scale).reshape(values.shape)
 
 
 def _covariance(B: np.ndarray, prior: np.ndarray, mixed: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """K_** + B K B' - B K_*' - K_* B' with start = K_** (k, k), or its diagonal with the variances start (k,)."""
+    """K_** + B K B' - B K_*' - K_* B' with start = K_** (k, k); or its diagonal, with the variances start (k,)."""
     if start.ndim == 1:
         return _nonnegative(start + np.sum((B @ prior - 2 * mixed) * B, axis=1), B, prior, start)
     half = (B @ prior / 2 - mixed) @ B.T
@@ -210,10 +212,10 @@ def _covariance(B: np.ndarray, prior: np.ndarray, mixed: np.ndarray, start: np.n
 
 
 def _nonnegative(variance: np.ndarray, B: np.ndarray, prior: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Variances with negative rounding removed; an error where it is no rounding.
+    """Variances with negative rounding removed; an error if a negative one is more than rounding.
 
-    They are a quadratic form [-B, I] of the joint NNGP, so that whatever B, negative means rounding of the NNGP (sqrt
-    of eps allows for an arccos near correlation 1) or kernels that do not belong together.
+    They are a quadratic form [-B, I] of the joint NNGP. So for any B, a negative variance means rounding of the NNGP
+    (sqrt of eps allows for an arccos near correlation 1) or kernels that do not belong together.
     """
     size = max(float(np.max(np.abs(prior))), float(np.max(np.abs(start)))) * (1 + np.sum(np.abs(B), axis=1)) ** 2
     if (variance < -math.sqrt(np.finfo(np.float64).eps) * size).any():

@@ -31,9 +31,9 @@ def kernel_between(source: Any, x1: np.ndarray, x2: np.ndarray | None = None) ->
     """Kernel of x1 with x2, or of x1 with itself.
 
     Raises:
-        ValueError: the source is none of the three; a kernel that is not finite.
-        NotImplementedError: a network, or an empirical kernel, whose outputs depend on the other inputs of the batch; a
-            network without a kernel between two sets of inputs.
+        ValueError: the source has none of the three forms, or its kernel is not finite.
+        NotImplementedError: outputs of the network, or of the empirical kernel, depend on the other inputs of the
+            batch; or the network has no kernel between two sets of inputs.
     """
     if is_precomputed(source):
         return x1
@@ -48,7 +48,7 @@ def kernel_between(source: Any, x1: np.ndarray, x2: np.ndarray | None = None) ->
     kernel = opened(source(x1, x2))
     if isinstance(kernel, EmpiricalKernel) and kernel.coupled:
         raise NotImplementedError(COUPLED)
-    if not isinstance(kernel, Kernel | EmpiricalKernel):  # those have told of it themselves
+    if not isinstance(kernel, Kernel | EmpiricalKernel):  # those have reported NaN themselves
         require_finite(kernel, f"the kernel of {name_of(source)}")
     return kernel
 

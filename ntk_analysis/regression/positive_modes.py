@@ -10,17 +10,17 @@ from ntk_analysis.precision import Real
 from ntk_analysis.spectrum.matrix import Matrix, machine_eps
 
 EPS = float(np.finfo(np.float64).eps)
-SOLVER = 6  # sqrt(n) roundings of the largest eigenvalue, by which eigenvalues and vectors are off; 4 were measured
+SOLVER = 6  # error of eigenvalues and vectors, in sqrt(n) roundings of the largest eigenvalue; 4 were measured
 
 
 class Modes(NamedTuple):
-    """Theta + r I, decomposed.
+    """The eigenvalues and eigenvectors of Theta + r I.
 
     Attributes:
-        eigenvalues: ascending and positive.
+        eigenvalues: eigenvalues, ascending and positive.
         vectors: orthonormal eigenvectors as columns.
-        rounding: Frobenius norm of what Theta may be off by: a rounding of its largest entry in each, in the dtype in
-            which it arrived, and the eigensolver's.
+        rounding: error of Theta in Frobenius norm: a rounding of its largest entry in each entry, in the dtype in which
+            it arrived, and the eigensolver's error.
     """
 
     eigenvalues: Float64[np.ndarray, " n"]
@@ -32,9 +32,9 @@ def positive_modes(matrix: Matrix, regularization: Real, name: str) -> Modes:
     """Eigenvalues of Theta + r I, ascending and positive, and orthonormal eigenvectors as columns.
 
     Args:
-        matrix: Theta, checked, (n, n).
-        regularization: r over the mean of the diagonal of Theta, 0 or more.
-        name: of the kernel, for the message.
+        matrix: checked kernel Theta, (n, n).
+        regularization: r divided by the mean of the diagonal of Theta, 0 or more.
+        name: name of the kernel, for the message.
 
     Raises:
         ValueError: Theta + r I is not positive definite beyond rounding (the message says what regularisation would

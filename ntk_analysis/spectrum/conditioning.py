@@ -24,22 +24,23 @@ class Spectrum:
     (`without` in `analyse`).
 
     As with `Kernel.ntk` and `Kernel.ntk_scaled`, plain names are true values, and raise OverflowError where float64
-    cannot hold them; scaled ones always exist.
+    cannot hold them; scaled values always exist.
 
     Attributes:
-        eigenvalues_scaled: (r,), descending; the true ones are these times exp(log_scale). Those below `rounding`
-            are noise, possibly negative.
-        inputs: m.
-        log_scale: 0 for an array and for an NNGP.
-        rounding: Size of a scaled eigenvalue below which nothing is resolved. Entries off by e move eigenvalues by at
+        eigenvalues_scaled: eigenvalues (r,), descending; the true ones are these times exp(log_scale). Those below
+            `rounding` are noise, possibly negative.
+        inputs: number m of inputs.
+        log_scale: logarithm of the kernel's scale; 0 for an array and for an NNGP.
+        rounding: size of a scaled eigenvalue below which nothing is resolved. Entries off by e move eigenvalues by at
             most m e (Weyl's inequality), with e = eps(input_dtype) times the largest entry, or half the difference
-            found between entries (i, j) and (j, i) where that is larger; the eigensolver adds m eps(float64) times
-            the largest eigenvalue, and leaving out directions as much again, of the whole kernel, for what is removed
-            may be far larger than what stays. What computing the kernel amplified further (a ReLU near correlation 1,
-            hundreds of layers) leaves no trace in the matrix, and is not included.
+            found between entries (i, j) and (j, i) if that is larger. The eigensolver adds m eps(float64) times the
+            largest eigenvalue. Leaving out directions adds as much again, for the largest eigenvalue of the whole
+            kernel, because what is removed may be far larger than what stays. Errors that computing the kernel
+            amplified (a ReLU near correlation 1, hundreds of layers) leave no trace in the matrix, and are not
+            included.
         input_dtype: dtype in which the kernel arrived.
-        which: "ntk" or "nngp".
-        loss: "sum" or "mean".
+        which: kernel, "ntk" or "nngp".
+        loss: convention of the loss, "sum" or "mean".
     """
 
     eigenvalues_scaled: Float64[np.ndarray, " r"]
@@ -67,12 +68,12 @@ class Spectrum:
 
     @property
     def resolved(self) -> bool:
-        """Whether the smallest eigenvalue stands above the rounding. Duplicated inputs make it stand below."""
+        """Whether the smallest eigenvalue is above the rounding. With duplicated inputs it is below."""
         return bool(self.eigenvalues_scaled[-1] > self.rounding)
 
     @property
     def condition_number(self) -> float:
-        """Largest eigenvalue / smallest, or a lower bound of it where the smallest is not `resolved`.
+        """Largest eigenvalue / smallest, or a lower bound on it if the smallest is not `resolved`.
 
         An eigenvalue computed below `rounding` is truly below twice that, so the bound is largest / (2 rounding).
         """
@@ -111,12 +112,12 @@ class Spectrum:
 
     @property
     def _relative(self) -> Float64[np.ndarray, " r"]:
-        """Eigenvalues as fractions of the largest, negative rounding noise removed."""
+        """Eigenvalues as fractions of the largest, with negative rounding noise removed."""
         relative: np.ndarray = np.maximum(self.eigenvalues_scaled / self.eigenvalues_scaled[0], 0)
         return relative
 
     def summary(self) -> str:
-        """The results as text, one a line."""
+        """The results as text, one on each line."""
         condition = f"{self.condition_number:.6g}"
         if not self.resolved:
             condition = f">= {self.condition_number:.2g} ({_unresolved(self)})"
@@ -138,31 +139,32 @@ class Spectrum:
 
 
 def analyse(kernel: AnyKernel, *, which: str = "ntk", loss: str = "sum", without: AnyArray | None = None) -> Spectrum:
-    """Eigenvalues of a kernel, and condition number, outliers and stable learning rate from them.
+    """Eigenvalues of a kernel, and its condition number, outliers and stable learning rate.
 
     Some kernels have a condition number only on a part of the space: a network whose outputs are centred over the batch
-    learns nothing along the vector of ones. With `without` everything is about the kernel's quadratic form on the
-    orthogonal complement of the given vectors, B^T K B with an orthonormal basis B of it; where they span an invariant
-    subspace of the kernel, such as its null space, this leaves out their eigenvalues and changes no other.
+    learns nothing along the vector of ones. With `without`, all results are about the kernel's quadratic form on the
+    orthogonal complement of the given vectors, B^T K B with an orthonormal basis B of the complement. If the vectors
+    span an invariant subspace of the kernel, such as its null space, this leaves out their eigenvalues and changes no
+    other.
 
     Args:
         kernel: Any kernel of m inputs with themselves, symmetric and positive semi-definite. A full kernel
             (m, m, C, C) of C outputs counts as the matrix (m C, m C), output by output; the trace as the mean over
             outputs.
-        which: "ntk" or "nngp", the part of a `Kernel` to take; of an array it only says what the array is. The
-            learning rate of an NNGP is that of training the read-out alone.
-        loss: "sum" for 1/2 sum |f - y|^2, "mean" for that divided by the m examples.
-        without: (m,) or (m, k), one or more vectors as columns, of any length, orthogonal or not, to leave out the
-            directions they span: `np.ones(m)` for the constant mode. They count as exact.
+        which: part of a `Kernel` to take, "ntk" or "nngp"; for an array it only says what the array is. The learning
+            rate of an NNGP is that of training the read-out alone.
+        loss: convention of the loss, "sum" for 1/2 sum |f - y|^2, "mean" for that divided by the m examples.
+        without: one vector (m,) or several as columns (m, k), of any length, orthogonal or not, whose directions are
+            left out: `np.ones(m)` for the constant mode. They count as exact.
 
     Raises:
-        ValueError: Not a spectrum's matrix (not square, empty, NaN or infinite, zero, not symmetric, a negative
-            eigenvalue beyond rounding), an unknown `which` or `loss`, vectors `without` that do not fit or leave
-            nothing.
-        TypeError: Called inside a JAX transformation, or on entries that are not real numbers.
+        ValueError: the array is not a spectrum's matrix (not square, empty, NaN or infinite, zero, not symmetric, or
+            with a negative eigenvalue beyond rounding), `which` or `loss` is unknown, or the vectors `without` do not
+            fit or leave nothing.
+        TypeError: the call is inside a JAX transformation, or entries are not real numbers.
 
     Warns:
-        UnresolvedSpectrumWarning: The smallest eigenvalue is below rounding.
+        UnresolvedSpectrumWarning: the smallest eigenvalue is below rounding.
     """
     spectrum = _spectrum(kernel, which, loss, without)
     if not spectrum.resolved:
@@ -176,7 +178,7 @@ def eigenvalues(kernel: AnyKernel, which: str = "ntk", *, without: AnyArray | No
 
 
 def condition_number(kernel: AnyKernel, which: str = "ntk", *, without: AnyArray | None = None) -> float:
-    """Largest eigenvalue / smallest; a lower bound, with a warning, where that is below rounding; see `analyse`."""
+    """Largest eigenvalue / smallest; a lower bound, with a warning, if that is below rounding; see `analyse`."""
     return analyse(kernel, which=which, without=without).condition_number
 
 
@@ -191,7 +193,7 @@ def effective_rank(kernel: AnyKernel, which: str = "ntk") -> float:
 
 
 def largest_stable_learning_rate(kernel: AnyKernel, which: str = "ntk", loss: str = "sum") -> float:
-    """2 / largest eigenvalue, times m for loss "mean": gradient descent in NTK parametrisation; see `analyse`."""
+    """Learning rate 2 / largest eigenvalue, times m for loss "mean", in NTK parametrisation; see `analyse`."""
     return _spectrum(kernel, which, loss).learning_rate
 
 
@@ -221,7 +223,7 @@ def times_exp(values: Float64[np.ndarray, " m"], log_scale: float) -> Float64[np
 
 
 def _unscale(values: Float64[np.ndarray, " m"], log_scale: float, name: str) -> Float64[np.ndarray, " m"]:
-    """`times_exp`, or an error where that is infinite or vanishes."""
+    """The result of `times_exp`, or an error where that is infinite or vanishes."""
     product = times_exp(values, log_scale)
     if not np.isfinite(product).all() or (values.any() and not product.any()):
         size = f"{values[0]:.4g} * exp({log_scale:.6g})"
@@ -230,14 +232,14 @@ def _unscale(values: Float64[np.ndarray, " m"], log_scale: float, name: str) -> 
 
 
 def examples_per_loss(loss: str, m: int) -> int:
-    """The number the summed squares are divided by."""
+    """The number by which the summed squares are divided."""
     if loss not in ("sum", "mean"):
         raise ValueError(f"loss={loss!r} is not a loss: use 'sum' (1/2 sum |f - y|^2) or 'mean' (that / m)")
     return m if loss == "mean" else 1
 
 
 def convention_of(which: str, loss: str, m: int, dynamics: str = "gradient descent") -> str:
-    """Loss, normalisation and parametrisation, in words."""
+    """Text that names loss, normalisation and parametrisation."""
     formula = "1/2 sum |f - y|^2" if loss == "sum" else f"1/(2 m) sum |f - y|^2 with m = {m}"
     trained = "all layers" if which == "ntk" else "read-out only (NNGP)"
     return f"loss {formula}, full-batch {dynamics}, NTK parametrisation, {trained}"

@@ -64,7 +64,7 @@ def _restricted(matrix: Matrix, basis: Float64[np.ndarray, "m r"]) -> Matrix:
 
 
 def _complement(without: AnyArray, m: int) -> Float64[np.ndarray, "m r"]:
-    """Orthonormal basis of the vectors of length m that are orthogonal to these; their lengths do not matter."""
+    """Orthonormal basis of the vectors of length m that are orthogonal to `without`, whose lengths do not matter."""
     vectors = concrete(without, "without").astype(np.float64)
     if vectors.ndim not in (1, 2) or len(vectors) != m:
         raise ValueError(f"without has shape {vectors.shape}, expected ({m},) or ({m}, k): vectors as columns")
@@ -92,7 +92,7 @@ def _check_entries(entries: Float64[np.ndarray, "..."]) -> None:
 
 
 def entry_error(entries: Float64[np.ndarray, "m m"], dtype: np.dtype) -> float:
-    """How far entries may be off: rounding of the dtype, or the asymmetry where larger, if rounding can explain it."""
+    """Bound on the entries' error: rounding of the dtype, or the asymmetry if larger, if rounding can explain it."""
     eps, largest = machine_eps(dtype), float(np.max(np.abs(entries)))
     asymmetry = float(np.max(np.abs(entries - entries.T))) / 2
     # Entries (i, j) and (j, i) round apart by about eps per summand and layer, and an arccos near correlation 1 loses
@@ -106,6 +106,6 @@ def entry_error(entries: Float64[np.ndarray, "m m"], dtype: np.dtype) -> float:
 
 
 def machine_eps(dtype: np.dtype) -> float:
-    """Rounding of the dtype, no finer than the float64 computed in; integers are exact."""
+    """Rounding of the dtype, no finer than that of float64, in which it is computed; integers are exact."""
     given = dtype if jnp.issubdtype(dtype, jnp.floating) else np.float64
     return max(float(jnp.finfo(given).eps), float(np.finfo(np.float64).eps))  # type: ignore[no-untyped-call]

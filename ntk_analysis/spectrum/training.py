@@ -18,14 +18,15 @@ class TrainingCurve:
     """Full-batch training of the linearised network, mode by mode, in float64.
 
     Attributes:
-        steps: (t,) step numbers.
-        modes: (m, m) orthonormal eigenvectors of the kernel as columns, by descending eigenvalue.
-        rates: (m,) decay per step of each mode: -log|1 - x| for gradient descent, x for gradient flow, with
-            x = learning_rate * eigenvalue (/ m for loss "mean"). Negative: grows. Infinite: gone in one step.
-        coefficients: (t, m) or (t, m, outputs), the residual f_t - targets in each mode.
-        loss: (t,) the loss named by `convention`.
-        stable: Whether no mode grows; always so for gradient flow.
-        convention: Loss, normalisation and parametrisation.
+        steps: step numbers, of shape (t,).
+        modes: orthonormal eigenvectors of the kernel as columns, by descending eigenvalue, of shape (m, m).
+        rates: decay per step of each mode, (m,): -log|1 - x| for gradient descent, x for gradient flow, with x =
+            learning_rate * eigenvalue (/ m for loss "mean"). A negative rate means growth, an infinite one that the
+            mode is gone in one step.
+        coefficients: residual f_t - targets in each mode, of shape (t, m) or (t, m, outputs).
+        loss: loss named by `convention`, of shape (t,).
+        stable: whether no mode grows, which always holds for gradient flow.
+        convention: text that names loss, normalisation and parametrisation.
     """
 
     steps: Int64[np.ndarray, " t"]
@@ -70,8 +71,8 @@ def training_curve(
         gradient_flow: exp(-x t) in the place of (1 - x)^t.
 
     Raises:
-        OverflowError: An unstable learning rate made the loss exceed float64 within the steps asked for.
-        ValueError, TypeError: As for `analyse`, and for targets, learning rate or steps that do not fit.
+        OverflowError: the learning rate is so unstable that the loss exceeds float64 within these steps.
+        ValueError, TypeError: the kernel is refused, as by `analyse`; or targets, learning rate or steps do not fit.
     """
     matrix = as_matrix(kernel, which)
     ascending, modes = np.linalg.eigh(matrix.entries)
@@ -127,14 +128,14 @@ def _initial_residual(targets: AnyArray, initial: AnyArray | None, m: int) -> Fl
 
 
 def _descent_rates(x: Float64[np.ndarray, " m"]) -> Float64[np.ndarray, " m"]:
-    """-log|1 - x|, without cancellation near x = 0 and x = 2; infinite at x = 1."""
+    """Decay rates -log|1 - x|, without cancellation near x = 0 and x = 2; infinite at x = 1."""
     with np.errstate(divide="ignore"):
         rates: np.ndarray = -np.log1p(-np.minimum(x, 2 - x))
     return rates
 
 
 def _decay(rates: Float64[np.ndarray, " m"], flips: np.ndarray, steps: np.ndarray) -> Float64[np.ndarray, "t m"]:
-    """What is left of each mode, exp(-rate t), its sign alternating where a step overshoots (`flips`)."""
+    """The factor exp(-rate t) left of each mode, with alternating sign where a step overshoots (`flips`)."""
     t = steps[:, None]
     exponent = np.where(t == 0, 0.0, rates * t)  # an infinite rate times no step is no decay
     sign = np.where(flips & (t % 2 == 1), -1.0, 1.0)

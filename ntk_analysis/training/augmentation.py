@@ -14,15 +14,15 @@ PADDING = 4
 def random_crop(
     key: Key[Array, ""], images: Shaped[Array, "n h w c"], padding: int = PADDING
 ) -> Shaped[Array, "n h w c"]:
-    """Each image's own window of the padded image, all (2 padding + 1)^2 positions equally likely.
+    """A random window of each padded image, all (2 padding + 1)^2 positions equally likely.
 
     Args:
-        key: of JAX's random numbers.
-        images: (n, h, w, c), any dtype.
-        padding: pixels of value 0 on every side; 0 crops nothing.
+        key: key of JAX's random numbers.
+        images: images of shape (n, h, w, c), of any dtype.
+        padding: number of pixels of value 0 added on every side; 0 crops nothing.
 
     Raises:
-        ValueError: a negative padding.
+        ValueError: padding is negative.
     """
     if padding < 0:
         raise ValueError(f"got padding={padding}: expected 0 or more pixels")
@@ -37,7 +37,7 @@ def random_crop(
 
 
 def random_flip(key: Key[Array, ""], images: Shaped[Array, "n h w c"]) -> Shaped[Array, "n h w c"]:
-    """Each image mirrored left to right with probability 1/2."""
+    """The images, each mirrored left to right with probability 1/2."""
     flips = jax.random.bernoulli(key, 0.5, (len(images), 1, 1, 1))
     return jnp.where(flips, images[:, :, ::-1], images)
 
@@ -45,6 +45,6 @@ def random_flip(key: Key[Array, ""], images: Shaped[Array, "n h w c"]) -> Shaped
 def crop_and_flip(
     key: Key[Array, ""], images: Shaped[Array, "n h w c"], padding: int = PADDING
 ) -> Shaped[Array, "n h w c"]:
-    """Both, with independent random numbers."""
+    """The images after `random_crop` and `random_flip`, with independent random numbers."""
     crops, flips = jax.random.split(key)
     return random_flip(flips, random_crop(crops, images, padding))

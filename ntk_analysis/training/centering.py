@@ -27,8 +27,8 @@ from ntk_analysis.training.fan_in import Axes, FanIn, Path, keys, named
 from ntk_analysis.training.module_axes import as_axes
 
 Mask: TypeAlias = Callable[[Path, AnyArray], bool]
-"""mask(path, array): whether the array is centred; the path is the keys that lead to it. A mask may bring `axes` of its
-own, as `selected` does."""
+"""Function mask(path, array) that tells whether the array is centred; the path is the keys that lead to it. A mask may
+have its own `axes`, as that of `selected` does."""
 
 MIN_FAN_IN = 51  # the authors centre a convolution whose fan-in exceeds 50
 READ_OUTS = ("head", "readout", "read_out", "classifier", "logits", "output")
@@ -36,7 +36,7 @@ READ_OUTS = ("head", "readout", "read_out", "classifier", "logits", "output")
 
 @dataclass(frozen=True)
 class Selected:
-    """The mask of `selected`, which see. Arrays of which the fan-in is not known are wanted, and so named."""
+    """The mask that `selected` returns. It selects arrays of unknown fan-in, too, so that a warning names them."""
 
     min_fan_in: int
     dense: bool
@@ -45,11 +45,11 @@ class Selected:
     axes: Any
 
     def __call__(self, path: Path, weights: AnyArray) -> bool:
-        """Whether the array is to be centred, by the mask's own axes."""
+        """Whether the array is to be centred, its fan-in being read by the mask's own axes."""
         return self.wants(path, weights, as_axes(self.axes)(path, weights))
 
     def wants(self, path: Path, weights: AnyArray, fan_in: FanIn | None) -> bool:
-        """Whether an array that is read so is to be centred."""
+        """Whether an array with this fan-in is to be centred."""
         if set(path) & self.without:
             return False
         if fan_in is None:
@@ -66,40 +66,43 @@ def selected(
     without: Sequence[str] = READ_OUTS,
     axes: Any = None,
 ) -> Selected:
-    """A mask by kind of layer, fan-in and name.
+    """A mask that selects weights by kind of layer, fan-in and name.
 
-    The defaults centre dense layers and convolutions of more than 50 weights a unit, which leaves out 3 x 3 depthwise
-    convolutions (9) and a first 3 x 3 convolution of RGB images (27), and leave out the read-out, found by name. The
-    paper's text has no such bounds: `selected(min_fan_in=1, without=())`; its authors' code centres no dense layer:
+    The defaults centre dense layers and convolutions of more than 50 weights a unit. This leaves out 3 x 3 depthwise
+    convolutions (9) and a first 3 x 3 convolution of RGB images (27). The read-out, found by name, is left out as well.
+    The paper's text has no such bounds: `selected(min_fan_in=1, without=())`. Its authors' code centres no dense layer:
     `selected(dense=False)`.
 
     Args:
-        min_fan_in: smallest fan-in that is centred.
-        dense: whether dense layers are.
-        convolutions: whether convolutions are; of axes that are given, those of several for one array.
-        without: keys under which nothing is, wherever in the path they stand.
-        axes: as for `center`, which takes them from here where it is given none.
+        min_fan_in: smallest fan-in of a layer that is centred.
+        dense: whether dense layers are centred.
+        convolutions: whether convolutions are centred. With given axes, an array with several fan-in axes is a
+            convolution.
+        without: keys under which nothing is centred, wherever they stand in the path.
+        axes: fan-in axes, as for `center`, which takes them from here if it is given none itself.
     """
     return Selected(min_fan_in, dense, convolutions, frozenset(without), axes)
 
 
 def center(params: Any, mask: Mask | None = None, *, axes: Any = None) -> Any:
-    """The parameters, the selected weights with each unit's mean over the fan-in subtracted; the others as they are.
+    """The parameters, with each unit's mean over the fan-in subtracted from the selected weights; the others unchanged.
 
-    Selected weights of which the fan-in is not known stay as they are, and one warning names them.
+    Selected weights whose fan-in is not known stay as they are, and one warning names them.
 
     Args:
-        params: a tree of arrays.
-        mask: which arrays; None is `selected()`. Biases, scales and other arrays of fewer than 2 axes never are.
-        axes: which axes of an array are the fan-in of its units. None: all but the last of 2 and 4, dense weights and
-            convolutions. For others, as stacked layers, embeddings, attention's projections: a network of layers, a
-            module of Flax NNX, or `fan_in_axes(module, x)`; or one's own: (0, 1) for all, a dictionary by the end of
-            the path, {"query/kernel": 0, "layers/kernel": (1,), "embedding": ()}, or a function of (path, array). What
-            a dictionary does not name is read as for None.
+        params: tree of arrays.
+        mask: function of (path, array) that selects arrays; None is `selected()`. Biases, scales and other arrays of
+            fewer than 2 axes are never centred.
+        axes: the axes of an array that are the fan-in of its units. None: all but the last of arrays with 2 or 4 axes,
+            which are dense weights and convolutions. For other arrays, such as stacked layers, embeddings or
+            attention's projections, give a network of layers, a module of Flax NNX, or `fan_in_axes(module, x)`. Or
+            state the axes: (0, 1) for all arrays; a dictionary by the end of the path, {"query/kernel": 0,
+            "layers/kernel": (1,), "embedding": ()}; or a function of (path, array). Arrays that a dictionary does not
+            name are read as for None.
 
     Raises:
-        TypeError: axes of another kind.
-        ValueError: the mask selects nothing that can be centred; axes that an array does not have.
+        TypeError: axes is none of these.
+        ValueError: the mask selects nothing that can be centred, or axes has one that an array does not have.
     """
     mask, read = _reading(mask, axes)
     leaves, tree = jax.tree.flatten(params)
@@ -109,19 +112,19 @@ def center(params: Any, mask: Mask | None = None, *, axes: Any = None) -> Any:
 
 
 def center_weights(mask: Mask | None = None, *, axes: Any = None) -> optax.GradientTransformationExtraArgs:
-    """An optax transformation, to be put last in a chain, behind which the selected weights are centred.
+    """An optax transformation that keeps the selected weights centred; put it last in a chain.
 
-    The projection is of the weights, not of their change: rounding does not add up, and a start that is not centred is
-    centred by the first step. Stateless; works under jit and vmap and with any tree, those of Flax NNX included. `init`
-    names what stays as it is for want of a known fan-in.
+    It projects the weights, not their change: rounding does not add up, and a start that is not centred is centred by
+    the first step. It has no state and works under jit and vmap and with any tree, those of Flax NNX included. `init`
+    warns of weights that stay as they are because their fan-in is not known.
 
     Args:
-        mask: as for `center`.
-        axes: as for `center`.
+        mask: function of (path, array) that selects arrays, as for `center`.
+        axes: fan-in axes, as for `center`.
 
     Raises:
-        TypeError: axes of another kind.
-        ValueError: from `init`, as `center`; from `update`, no parameters are given.
+        TypeError: axes is of another kind than `center` takes.
+        ValueError: `init` raises it as `center` does; `update` raises it if no parameters are given.
     """
 
     mask, read = _reading(mask, axes)
@@ -156,7 +159,7 @@ def _reading(mask: Mask | None, axes: Any) -> tuple[Mask, Axes]:
 
 
 def _chosen(params: Any, mask: Mask, read: Axes, *, told: bool = False) -> list[tuple[int, ...]]:
-    """The axes over which each leaf is centred, none of what is not; unless told before, names what is not known."""
+    """Axes over which each leaf is centred, () for none; warns of leaves whose fan-in is not known, unless `told`."""
     leaves = [(keys(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
     found = [_wanted(mask, path, leaf, read) for path, leaf in leaves]
     unknown = [
@@ -176,7 +179,7 @@ def _chosen(params: Any, mask: Mask, read: Axes, *, told: bool = False) -> list[
 
 
 def _wanted(mask: Mask, path: Path, leaf: Any, read: Axes) -> tuple[int, ...] | None:
-    """The axes over which an array is centred, () if it is not to be; None if it is and they are not known."""
+    """The axes over which an array is centred; () if it is not to be centred, None if its fan-in is not known."""
     if leaf.ndim < 2:
         return ()
     fan_in = read(path, leaf)

@@ -23,7 +23,7 @@ from ntk_analysis.training.metrics import Epoch, append, truncate
 from ntk_analysis.training.recipe import Recipe
 
 FORMAT = "ntk_analysis training run 1"
-SCRATCH = ".writing-"  # of `files.write_whole`
+SCRATCH = ".writing-"  # prefix of the temporary files of `files.write_whole`
 LIBRARIES = ("ntk-analysis", "jax", "flax", "optax", "orbax-checkpoint")
 
 
@@ -31,18 +31,18 @@ class RunFolder:
     """The folder of one run.
 
     Args:
-        path: a folder, or where one is to be.
-        recipe: of the run.
-        dataset: it is trained on.
-        resume: whether to go on with the run that is there.
+        path: path of the folder, which need not exist yet.
+        recipe: recipe of the run.
+        dataset: data set that the run is trained on.
+        resume: whether to go on with the run that is in the folder.
 
     Raises:
-        FileExistsError: there is a run, and it is not to be resumed; there is something else.
-        ValueError: resumed, a run of another recipe or of other images, or one that went further than this recipe.
+        FileExistsError: the folder has a run that is not to be resumed, or something else than a run.
+        ValueError: the run to be resumed has another recipe or other images, or went further than this recipe.
     """
 
     def __init__(self, path: Path, recipe: Recipe, dataset: Dataset, *, resume: bool) -> None:
-        self.path = path.absolute()  # orbax takes no other
+        self.path = path.absolute()  # orbax takes absolute paths only
         self.recipe = recipe
         wanted = _description(recipe, dataset)
         found = _read(path)
@@ -59,14 +59,14 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """The file with a line an epoch."""
+        """Path of the file that has one line for each epoch."""
         return self.path / "metrics.jsonl"
 
     def restore(self, start: Any) -> tuple[Any, list[Epoch]]:
-        """State and epochs of the last checkpoint; where there is none, `start` and no epochs.
+        """The state and the epochs of the last checkpoint; if there is none, `start` and no epochs.
 
         Args:
-            start: the state before the first epoch, whose structure and device the restored one gets.
+            start: the state before the first epoch; the restored state gets its structure and device.
         """
         done = self._manager.latest_step() or 0
         if done > self.recipe.epochs:
@@ -78,13 +78,13 @@ class RunFolder:
         return jax.tree.unflatten(jax.tree.structure(start), [leaves[name] for name in _named(start)]), epochs
 
     def save(self, state: Any, epoch: Epoch) -> None:
-        """Writes what was measured and the state behind it; both are on the disk when this returns."""
+        """Writes the measured epoch and the state after it; both are on the disk when this returns."""
         append(self.metrics, epoch)
         self._manager.save(epoch.epoch, args=ocp.args.StandardSave(_named(state)), force=True)
 
 
 def _named(tree: Any) -> dict[str, jax.Array]:
-    """The leaves by their path, which other programs can read without our classes."""
+    """The leaves by their path, so that other programs can read them without our classes."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -106,7 +106,7 @@ def _description(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """What run.json says; None where there is no folder, or an empty one but for what a kill left of a run.json."""
+    """The contents of run.json; None if there is no folder, or an empty one (a kill may leave a partial run.json)."""
     if path.is_file():
         raise FileExistsError(f"{path} is a file, expected a folder or a path that does not exist yet")
     if not path.exists() or all(entry.name.startswith(SCRATCH) for entry in path.iterdir()):
@@ -122,7 +122,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """What tells the two runs apart; `epochs` does not."""
+    """The fields in which two runs differ; `epochs` does not count."""
     told = []
     if found["digest"] != wanted["digest"]:
         before, now = found["recipe"], wanted["recipe"]

@@ -28,7 +28,7 @@ from ntk_analysis.training.normalization import SKIP_SCALES, Identity, LastBatch
 
 @dataclass(frozen=True)
 class Change:
-    """One change: where, as a path with slashes, and what."""
+    """A change of the model: its place, as a path with slashes, and what was changed there."""
 
     path: str
     what: str
@@ -39,12 +39,12 @@ class Change:
 
 @dataclass(frozen=True)
 class Report:
-    """What `mimic` did.
+    """The changes that `mimic` made.
 
     Attributes:
-        changes: path by path in the given model; what stands in neither is as it was.
-        notes: what could not be done, and what is left to the caller.
-        parameters: how many there were, and are.
+        changes: the changes, by their path in the given model; what neither `changes` nor `notes` names is as it was.
+        notes: changes that could not be made, and tasks left to the caller.
+        parameters: numbers of parameters before and after.
     """
 
     changes: tuple[Change, ...]
@@ -57,7 +57,7 @@ class Report:
 
 
 class WithLastBatchNorm(nnx.Module):
-    """A model with a `LastBatchNorm` behind it; arguments are the model's."""
+    """A model with a `LastBatchNorm` behind it; it takes the arguments of the model."""
 
     def __init__(self, model: nnx.Module, last: LastBatchNorm) -> None:
         self.model = model
@@ -79,27 +79,28 @@ def mimic(
     eps: float = 1e-5,
     running_variance: str = "unbiased",
 ) -> tuple[WithLastBatchNorm, Report]:
-    """The model without hidden batch norms, with centred weights, residual scalars and a last batch norm.
+    """The model without hidden batch norms, but with centred weights, residual scalars and a last batch norm.
 
-    Every nnx.BatchNorm gives way to the identity; its scale and bias are gone, and no other bias comes instead. Every
-    nnx.Conv and nnx.Linear starts again, centred where `centering` says and by He's law elsewhere (gain 1 for the
-    read-out), with biases 0. Scalars are added where branches are known: in our own ResNets. The given model is not
-    changed. Training goes on with `center_weights(centering_mask(new, centering, read_out=read_out))`.
+    Every nnx.BatchNorm is replaced by the identity; its scale and bias are gone, and no other bias takes their place.
+    Every nnx.Conv and nnx.Linear starts again with biases 0: with centred weights where `centering` says so, and by
+    He's law elsewhere (gain 1 for the read-out). Scalars are added where the branches are known, which is in our own
+    ResNets. The given model is not changed. Train the new one with `center_weights(centering_mask(new, centering,
+    read_out=read_out))`.
 
     Args:
         model: a model that returns logits (batch, classes).
-        rngs: Flax's generators, for the new weights.
-        read_out: as for `read_out_path`.
-        centering: which layers are centred.
-        gain: of centred weights.
+        rngs: Flax's generators of random numbers, for the new weights.
+        read_out: path of the read-out or the end of it, as for `read_out_path`.
+        centering: choice of the layers that are centred.
+        gain: gain of centred weights.
         skip_scale: the law of residual scalars, "paper" or "authors".
-        momentum: of the last batch norm's running statistics.
-        eps: added to its variances.
-        running_variance: what it remembers for evaluation, "unbiased" or "biased" variances.
+        momentum: momentum of the last batch norm's running statistics.
+        eps: number added to the last batch norm's variances.
+        running_variance: variances that the last batch norm remembers for evaluation, "unbiased" or "biased".
 
     Raises:
-        ValueError: no unique read-out; layers stacked along another axis than the first; an unknown skip_scale or
-            running_variance; a model that has a last batch norm.
+        ValueError: there is no unique read-out, layers are stacked along another axis than the first, skip_scale or
+            running_variance is unknown, or the model has a last batch norm already.
     """
     check("skip_scale", skip_scale, SKIP_SCALES)
     if any(isinstance(module, LastBatchNorm) for _, module in nnx.iter_modules(model)):
@@ -140,7 +141,7 @@ def _without_hidden_norms(model: nnx.Module, skip_scale: str) -> tuple[nnx.Modul
 
 
 def _redraw(layer: nnx.Conv | nnx.Linear, centered: bool, gain: float, last: bool, rngs: nnx.Rngs) -> str:
-    """New weights in place; says which."""
+    """Draws new weights for the layer in place; returns a text that says which law they have."""
     gain = gain if centered else 1.0 if last else HE_GAIN
     law = centered_init(gain) if centered else he_normal(gain)
     layer.kernel[...] = _drawn(law, layer, rngs.params())
@@ -151,7 +152,7 @@ def _redraw(layer: nnx.Conv | nnx.Linear, centered: bool, gain: float, last: boo
 
 
 def _drawn(law: Initializer, layer: nnx.Conv | nnx.Linear, key: jax.Array) -> jax.Array:
-    """Weights of one layer, or of each of those stacked along leading axes."""
+    """Drawn weights of one layer, or of each of the layers stacked along leading axes."""
     one, whole = kernel_shape(layer), layer.kernel.shape
     stack = whole[: len(whole) - len(one)]
     if (*stack, *one) != whole:

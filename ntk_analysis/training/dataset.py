@@ -11,7 +11,7 @@ from ntk_analysis.empirical.manifest import fingerprint
 
 TEST_FRACTION = 0.2
 SHIPPED = {"digits": data.load_digits, "mnist5k": data.load_mnist5k}
-"""Data sets by name; none of them has a test split of its own."""
+"""Loaders of the shipped data sets by name; none of the sets has its own test split."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,11 +19,11 @@ class Dataset:
     """Images to train on and images to test on.
 
     Attributes:
-        train: labelled images.
-        test: others, of the same shape and classes.
+        train: labelled images to train on.
+        test: labelled images to test on, of the same shape and classes.
 
     Raises:
-        DataError: images without labels, or of different shapes or numbers of classes.
+        DataError: images have no labels, or the two parts differ in shape or number of classes.
     """
 
     train: ImageSet
@@ -42,7 +42,7 @@ class Dataset:
 
     @property
     def name(self) -> str:
-        """That of the images."""
+        """Name of the data set, taken from its images."""
         return self.train.name
 
     @property
@@ -63,12 +63,13 @@ def hold_out(images: ImageSet, fraction: float = TEST_FRACTION, seed: int = 0) -
 
     Args:
         images: labelled images.
-        fraction: of the images that is tested on, in (0, 1).
-        seed: of the choice; none of training's, so that all runs on a data set have the same test images.
+        fraction: fraction of the images that is tested on, in (0, 1).
+        seed: seed of the choice. It is none of training's seeds, so that all runs on a data set have the same test
+            images.
 
     Raises:
-        DataError: too few images for two parts.
-        ValueError: fraction out of range.
+        DataError: there are too few images for two parts.
+        ValueError: fraction is out of range.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"got fraction={fraction}: expected a number between 0 and 1")
@@ -90,7 +91,7 @@ def load_dataset(source: str | Path) -> Dataset:
             a .npz with labels. All but folders have a fifth of their images held out, by a seed that never changes.
 
     Raises:
-        DataError: no such images, or no labels.
+        DataError: there are no such images, or they have no labels.
         ImportError: the package that ships them is not installed.
     """
     if source in SHIPPED:

@@ -28,12 +28,12 @@ from ntk_analysis.width_study import PowerLaw, fit_power_law
 
 @dataclass(frozen=True, eq=False)
 class Linearised:
-    """Training of the model that is linear in the parameters at the start.
+    """The course of training of the model that is linear in the parameters around their start.
 
     Attributes:
-        outputs: (steps + 1, n, ...) float64, before training and after each step.
-        loss: (steps + 1,) 1/2 sum |f - y|^2.
-        stable: whether no mode grows, learning_rate * lambda_max <= 2.
+        outputs: outputs before training and after each step, of shape (steps + 1, n, ...), in float64.
+        loss: loss 1/2 sum |f - y|^2 before training and after each step, of shape (steps + 1,).
+        stable: whether no mode grows: learning_rate * lambda_max <= 2.
     """
 
     outputs: np.ndarray
@@ -45,21 +45,22 @@ class Linearised:
 def linearised(
     f: Layer | Apply, params: Params, x: AnyArray, y: AnyArray, learning_rate: Real, steps: int
 ) -> Linearised:
-    """What the network's own tangent kernel at the start predicts for full-batch gradient descent.
+    """Training by full-batch gradient descent as the network's own tangent kernel at the start predicts it.
 
     The kernel is `empirical_ntk`, in the dtype of the parameters; its modes are summed in float64.
 
     Args:
         f: a network of layers, or a pure JAX function f(params, x) -> (n, ...).
-        params: where training starts.
-        x: (n, ...) inputs; one batch, where outputs depend on the batch.
+        params: parameters at which training starts.
+        x: inputs (n, ...); they are one batch where outputs depend on the batch.
         y: targets in the shape of the outputs.
-        learning_rate: for the loss 1/2 sum |f - y|^2, positive.
-        steps: of gradient descent, at least 1.
+        learning_rate: positive learning rate for the loss 1/2 sum |f - y|^2.
+        steps: number of steps of gradient descent, at least 1.
 
     Raises:
-        OverflowError: a learning rate so unstable that the loss leaves float64 within these steps.
-        ValueError: targets that do not fit the outputs; a learning rate or steps out of range; values not finite.
+        OverflowError: the learning rate is so unstable that the loss leaves float64 within these steps.
+        ValueError: targets do not fit the outputs, the learning rate or steps are out of range, or values are not
+            finite.
     """
     apply = checked(f, params, x, y, steps)
     start = np.asarray(_outputs(apply, params, x), np.float64)
@@ -79,23 +80,25 @@ def linearised(
 def trained_outputs(
     f: Layer | Apply, params: Params, x: AnyArray, y: AnyArray, learning_rate: Real, steps: int
 ) -> Float[HeldArray, "steps_and_start n *outputs"]:
-    """Outputs of the network itself under the same descent as in `linearised`, same arguments, (steps + 1, n, ...).
+    """Outputs of the network itself along the descent of `linearised`, of shape (steps + 1, n, ...).
 
-    In the dtype of the parameters; infinite or NaN where training diverged.
+    The arguments are those of `linearised`. The dtype is that of the parameters; outputs are infinite or NaN where
+    training diverged.
     """
     return _trajectory(checked(f, params, x, y, steps), params, x, y, float(learning_rate), steps)
 
 
 @dataclass(frozen=True, eq=False)
 class LinearisationStudy:
-    """Networks of several widths against their own linearised predictions.
+    """Networks of several widths, compared with their own linearised predictions.
 
     Attributes:
-        widths: (W,) ascending.
-        distances: (W, draws) |f_T - g_T| / |g_T - f_0| after T steps, of the network's outputs f and the prediction g.
-        loss: (W, draws, steps + 1) of the networks.
-        loss_linearised: (W, draws, steps + 1) predicted.
-        time: learning_rate * steps.
+        widths: widths of the networks, ascending, of shape (W,).
+        distances: |f_T - g_T| / |g_T - f_0| after T steps, for the network's outputs f and the prediction g; (W,
+            draws).
+        loss: losses of the networks, of shape (W, draws, steps + 1).
+        loss_linearised: predicted losses, of shape (W, draws, steps + 1).
+        time: training time, learning_rate * steps.
     """
 
     widths: np.ndarray
@@ -106,17 +109,17 @@ class LinearisationStudy:
 
     @property
     def distance(self) -> np.ndarray:
-        """(W,) mean over draws."""
+        """Mean distance over draws, of shape (W,)."""
         return np.asarray(np.mean(self.distances, axis=1))
 
     @property
     def error(self) -> np.ndarray:
-        """(W,) standard error of the mean."""
+        """Standard error of the mean distance, of shape (W,)."""
         return np.asarray(np.std(self.distances, axis=1, ddof=1) / self.distances.shape[1] ** 0.5)
 
     @property
     def law(self) -> PowerLaw:
-        """The power of the width that fits."""
+        """The power law in the width that fits the distances."""
         return fit_power_law(self.widths, self.distance, self.error)
 
 
@@ -133,22 +136,22 @@ def against_linearised(
 ) -> LinearisationStudy:
     """Trains freshly drawn networks of each width and compares each with its own linearised prediction.
 
-    Prediction and training start from the same draw of the same network, so that what differs is the kernel's change
-    alone. Computed in float64 for float64 inputs, else in float32. Compiled once for each width.
+    Prediction and training start from the same draw of the same network, so that only the change of the kernel makes a
+    difference. Computed in float64 for float64 inputs, else in float32. Each width is compiled once.
 
     Args:
-        make: width -> network, as in `lambda width: fully_connected(3, width, "weight_mean")`.
-        x: (n, ...) inputs.
+        make: function from a width to a network, such as `lambda width: fully_connected(3, width, "weight_mean")`.
+        x: inputs (n, ...).
         y: targets in the shape of the outputs.
-        widths: at least two, ascending.
-        draws: networks of each width, at least 2.
-        learning_rate: one for all widths, for the loss 1/2 sum |f - y|^2.
-        steps: of gradient descent; distances are those after the last.
-        seed: of all draws.
+        widths: at least two widths, ascending.
+        draws: number of networks of each width, at least 2.
+        learning_rate: learning rate of all widths, for the loss 1/2 sum |f - y|^2.
+        steps: number of steps of gradient descent; distances are taken after the last one.
+        seed: seed of all draws.
 
     Raises:
-        OverflowError: as `linearised`.
-        ValueError: as `linearised`; widths or draws as above; a network that diverged.
+        OverflowError: the loss leaves float64, as for `linearised`.
+        ValueError: an argument does not fit, as for `linearised`; widths or draws are not as above; a network diverged.
     """
     if len(widths) < 2 or any(a >= b for a, b in pairwise(widths)):
         raise ValueError(f"got widths {list(widths)}: expected at least two, ascending")
@@ -174,7 +177,7 @@ def against_linearised(
 def _compared(
     network: Layer, key: jax.Array, x: np.ndarray, y: AnyArray, rate: Real, steps: int
 ) -> tuple[float, np.ndarray, np.ndarray]:
-    """Distance after the last step, loss of the network and predicted loss."""
+    """The distance after the last step, the network's loss and the predicted loss."""
     _, params = network.init(key, (-1, *x.shape[1:]))
     prediction = linearised(network, params, jnp.asarray(x), y, rate, steps)
     outputs = np.asarray(trained_outputs(network, params, jnp.asarray(x), y, rate, steps), np.float64)
@@ -186,7 +189,7 @@ def _compared(
 
 
 def _by_output(values: np.ndarray) -> np.ndarray:
-    """(n, ...) in the order of a kernel's matrix, output by output."""
+    """Values (n, ...) as a vector in the order of a kernel's matrix, output by output."""
     return values.reshape(len(values), -1).T.ravel()
 
 

@@ -16,34 +16,34 @@ Path: TypeAlias = tuple[str, ...]
 
 
 class FanIn(NamedTuple):
-    """How an array of weights is read.
+    """The way in which an array of weights is read.
 
     Attributes:
-        axes: over which a unit sums; none of biases, scales and embeddings.
-        convolution: whether it is a convolution.
+        axes: axes over which a unit sums; () for biases, scales and embeddings.
+        convolution: whether the array is a convolution.
     """
 
     axes: tuple[int, ...]
     convolution: bool = False
 
     def size(self, weights: Any) -> int:
-        """Weights of one unit; 0 where units sum over nothing."""
+        """Number of weights of one unit; 0 where units sum over nothing."""
         return math.prod(weights.shape[axis] for axis in self.axes) if self.axes else 0
 
 
 Axes: TypeAlias = Callable[[Path, Any], FanIn | None]
-"""axes(path, array): how the array is read, None where that is not known. The path is the keys that lead to it."""
+"""Function axes(path, array) that gives the fan-in, or None if it is not known; the path is the keys to the array."""
 
 NOT_SUMMED = FanIn(())
-VECTORS = ("bias", "b", "scale", "gamma", "beta", "shift")  # of one axis; those of two are stacked
+VECTORS = ("bias", "b", "scale", "gamma", "beta", "shift")  # arrays of one axis; with two they are stacked
 ATTENTION = ("query", "key", "value", "out")
 
 
 def by_shape(path: Path, weights: Any) -> FanIn | None:
-    """The reading without a module: (fan-in, units) and (height, width, channels, units).
+    """The fan-in as shapes tell it, without a module: (fan-in, units) and (height, width, channels, units).
 
-    Not known are other numbers of axes, embeddings, PyTorch's `weight`, whose units come first, biases and scales of
-    stacked layers, and four axes under attention's names, which are stacked layers too.
+    It is None for other numbers of axes, embeddings, PyTorch's `weight`, whose units come first, biases and scales of
+    stacked layers, and arrays of four axes under attention's names, which are stacked layers, too.
     """
     path = named(path)
     name = path[-1].lower() if path else ""
@@ -64,7 +64,7 @@ def named(path: Path) -> Path:
 
 
 def from_table(table: Mapping[Path, Callable[[tuple[int, ...]], FanIn | None]]) -> Axes:
-    """The reading of each array of a module by its path and shape; by the shape alone of those not in the table."""
+    """The fan-in of each array by its path in the table and its shape; by its shape alone if its path is not there."""
 
     def axes(path: Path, weights: Any) -> FanIn | None:
         read = table.get(named(path))
@@ -74,10 +74,10 @@ def from_table(table: Mapping[Path, Callable[[tuple[int, ...]], FanIn | None]]) 
 
 
 def given(axes: Any) -> Axes:
-    """What the caller states: axes of all arrays, by the end of their path, or as a function of path and array.
+    """The fan-in as the caller states it: for all arrays, by the end of their path, or by a function of path and array.
 
     Raises:
-        TypeError: something else.
+        TypeError: axes is of another kind.
     """
     if isinstance(axes, Mapping):
         ends = {named(tuple(end.split("/"))): stated for end, stated in axes.items()}
@@ -110,9 +110,9 @@ def _stated(axes: Any, path: Path, weights: Any) -> FanIn | None:
 
 
 def stacked(inner: tuple[int, ...], axes: tuple[int, ...], convolution: bool = False) -> Callable[..., FanIn | None]:
-    """The reading of an array that holds one layer's (`inner`) or many of them, stacked along further axes.
+    """The fan-in of an array that holds one layer of shape `inner`, or many of them stacked along further axes.
 
-    Where the stack could be more than one of its axes, as in (64, 64, 64), the reading is not known.
+    It is None where more than one of the axes could be the stack, as in (64, 64, 64).
     """
 
     def read(outer: tuple[int, ...]) -> FanIn | None:
@@ -125,5 +125,5 @@ def stacked(inner: tuple[int, ...], axes: tuple[int, ...], convolution: bool = F
 
 
 def keys(path: Any) -> Path:
-    """The keys of a path of `jax.tree_util`."""
+    """The keys of a path of `jax.tree_util`, as text."""
     return tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path)

@@ -20,10 +20,10 @@ from ntk_analysis.training.module_axes import fan_in_axes
 
 HE_GAIN = 2.0
 CENTERED_GAIN = HE_GAIN / (1 - 1 / math.pi)
-VGG_GAIN = 2.8  # the authors' rounding, for VGG's convolutions
+VGG_GAIN = 2.8  # the authors' rounding of the gain, used for VGG's convolutions
 
 Initializer: TypeAlias = Callable[..., jax.Array]
-"""init(key, shape, dtype): weights with the units on the last axis."""
+"""Function init(key, shape, dtype) that draws weights with the units on the last axis."""
 
 
 def he_normal(gain: float = HE_GAIN) -> Initializer:
@@ -36,12 +36,12 @@ def he_normal(gain: float = HE_GAIN) -> Initializer:
 
 
 def centered_init(gain: float = CENTERED_GAIN) -> Initializer:
-    """Normal weights whose mean over the fan-in n is 0 for each unit, of variance gain/n.
+    """Normal weights of variance gain/n, whose mean over the fan-in n is 0 for each unit.
 
-    They are drawn with variance gain/(n - 1), n/(n - 1) times what is left once the mean is subtracted.
+    They are drawn with variance gain/(n - 1), because subtracting the mean leaves (n - 1)/n of it.
 
     Raises:
-        ValueError: from the initialiser, a fan-in of 1: one weight minus its mean is zero.
+        ValueError: the initialiser meets a fan-in of 1, where one weight minus its mean is zero.
     """
 
     def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
@@ -61,14 +61,15 @@ def _fan_in(shape: Sequence[int], at_least: int) -> int:
 
 @dataclass(frozen=True)
 class Centering:
-    """Which layers are centred. The defaults leave out a first 3 x 3 convolution of RGB images (27 weights a unit).
+    """Choice of the layers to centre. The defaults leave out a first 3 x 3 convolution of RGB images (27 weights).
 
-    Never centred: depthwise convolutions, the read-out, and a layer named "first", as our MLP's, whose inputs had no
-    ReLU.
+    Three kinds are never centred: depthwise convolutions, the read-out, and a layer named "first", such as that of our
+    MLP, whose inputs had no ReLU.
 
     Attributes:
-        min_fan_in: smallest fan-in; the authors' code centres what exceeds 50, the paper's text has no bound (2).
-        dense: whether dense layers are; not in the authors' code.
+        min_fan_in: smallest fan-in of a centred layer; the authors' code centres above 50, the paper's text sets no
+            bound (2).
+        dense: whether dense layers are centred; the authors' code centres none.
     """
 
     min_fan_in: int = MIN_FAN_IN
@@ -87,19 +88,19 @@ class Centering:
 
 
 DEFAULT_CENTERING = Centering()
-FIRST = "first"  # the name of our MLP's first layer
+FIRST = "first"  # name of our MLP's first layer
 
 
 def centering_mask(model: nnx.Module, centering: Centering = DEFAULT_CENTERING, *, read_out: str | None = None) -> Mask:
     """The mask for `center` and `center_weights` on this model's `nnx.state(model, nnx.Param)`.
 
     Args:
-        model: any Flax NNX model; its nnx.Conv and nnx.Linear layers are looked at.
-        centering: which are selected; for a model of `build`, what `build` was given.
-        read_out: as for `read_out_path`.
+        model: any Flax NNX model, whose nnx.Conv and nnx.Linear layers are looked at.
+        centering: choice of the layers that are centred; for a model of `build`, the one that `build` was given.
+        read_out: path of the read-out or the end of it, as for `read_out_path`.
 
     Raises:
-        ValueError: from `read_out_path`.
+        ValueError: `read_out_path` finds no unique read-out.
     """
     excluded = read_out_path(model, read_out)
     kernels = frozenset(
@@ -112,7 +113,7 @@ def centering_mask(model: nnx.Module, centering: Centering = DEFAULT_CENTERING, 
 
 @dataclass(frozen=True)
 class _Kernels:
-    """The mask of these kernels of a model, and how the model's arrays are read."""
+    """The mask that selects the given kernels of a model, with the model's fan-in axes."""
 
     paths: frozenset[Path]
     axes: Axes
@@ -123,12 +124,12 @@ class _Kernels:
 
 
 def kernel_shape(layer: nnx.Conv | nnx.Linear) -> tuple[int, ...]:
-    """Of the kernel of one layer, where the array may hold many that are stacked."""
+    """Shape of the kernel of one layer, even if the array holds many that are stacked."""
     return tuple(layer.kernel_shape) if isinstance(layer, nnx.Conv) else (layer.in_features, layer.out_features)
 
 
 def linear_layers(model: nnx.Module) -> dict[Path, nnx.Conv | nnx.Linear]:
-    """The convolutions and dense layers by their path."""
+    """The convolutions and dense layers of a model, by their path."""
     return {
         tuple(map(str, path)): module
         for path, module in nnx.iter_modules(model)
@@ -137,11 +138,12 @@ def linear_layers(model: nnx.Module) -> dict[Path, nnx.Conv | nnx.Linear]:
 
 
 def read_out_path(model: nnx.Module, name: str | None = None) -> Path:
-    """Where the layer that gives the logits stands.
+    """Path of the layer that gives the logits.
 
     Args:
         model: any Flax NNX model.
-        name: its path or the end of it, "classifier/layers/6". None: the layer called head, classifier, ..., or the
+        name: the path of that layer or the end of it, "classifier/layers/6". None: the layer called head, classifier,
+            ..., or the only dense one.
             only dense one.
 
     Raises:

@@ -9,19 +9,19 @@ import numpy as np
 from ntk_analysis.data import DataError
 from ntk_analysis.training.dataset import Dataset
 
-SMALLEST = 32  # images of networks that halve them five times
+SMALLEST = 32  # smallest image side for networks that halve images five times
 
 
 class Resident(NamedTuple):
-    """A data set on the device.
+    """A data set on the device, with the statistics of its training pixels.
 
     Attributes:
-        images: (n, h, w, c) to train on, uint8 or float32, as the source has them.
-        labels: (n,) int32.
-        test_images: (m, h, w, c).
-        test_labels: (m,) int32.
-        mean: (c,) float32, of the training pixels by channel.
-        std: (c,) their standard deviations.
+        images: training images (n, h, w, c), uint8 or float32 as in the source.
+        labels: training labels (n,), int32.
+        test_images: test images (m, h, w, c).
+        test_labels: test labels (m,), int32.
+        mean: mean (c,) of each channel over the training pixels, float32.
+        std: standard deviation (c,) of each channel over the training pixels, float32.
     """
 
     images: jax.Array
@@ -36,7 +36,7 @@ def on_device(dataset: Dataset) -> Resident:
     """The data set on JAX's default device.
 
     Raises:
-        DataError: a channel that has the same value in all training pixels.
+        DataError: a channel has the same value in all training pixels.
     """
     pixels = dataset.train.images
     mean, std = (statistic(pixels, axis=(0, 1, 2), dtype=np.float64) for statistic in (np.mean, np.std))
@@ -54,13 +54,13 @@ def on_device(dataset: Dataset) -> Resident:
 
 
 def batch_inputs(images: jax.Array, resident: Resident, *, colour: bool) -> jax.Array:
-    """Pixels normalised by channel, float32 (batch, h, w, c).
+    """Pixels normalised by channel, as a float32 batch (batch, h, w, c).
 
     Args:
-        images: (batch, h, w, c) raw pixels.
-        resident: gives mean and standard deviation.
-        colour: whether the network takes colour images of at least 32 x 32: grey ones are repeated in three channels,
-            small ones get a black border.
+        images: raw pixels (batch, h, w, c).
+        resident: data set whose mean and standard deviation are used.
+        colour: whether the network takes colour images of at least 32 x 32. Then grey images are repeated in three
+            channels, and small ones get a black border.
     """
     if colour:
         short = [max(0, SMALLEST - length) for length in images.shape[1:3]]

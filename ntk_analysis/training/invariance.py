@@ -21,17 +21,18 @@ from ntk_analysis.training.stability import checked, moved
 
 @dataclass(frozen=True, eq=False)
 class ScaleInvariance:
-    """Layers of weights behind which a last batch norm stands, along gradient descent; entry t is before step t.
+    """Scale of each layer of weights before a last batch norm, along gradient descent; entry t is before step t.
 
     Layers are in the order of execution.
 
     Attributes:
-        products: (steps + 1, layers) <W_l, dL/dW_l>.
-        squared_norms: (steps + 1, layers) |W_l|^2.
-        squared_gradients: (steps + 1, layers) |dL/dW_l|^2; the last is of a step not made.
-        variance: (steps + 1, outputs) of the last batch norm's inputs over all of x, eps not included.
-        loss: (steps + 1,) 1/2 sum |f - y|^2 over the step's batch.
-        learning_rate: of descent.
+        products: inner products <W_l, dL/dW_l>, of shape (steps + 1, layers).
+        squared_norms: squared norms |W_l|^2, of shape (steps + 1, layers).
+        squared_gradients: squared norms |dL/dW_l|^2, of shape (steps + 1, layers); the last is of a step not made.
+        variance: variances of the last batch norm's inputs over all of x, eps not included, of shape (steps + 1,
+            outputs).
+        loss: loss 1/2 sum |f - y|^2 over each step's batch, of shape (steps + 1,).
+        learning_rate: learning rate of the descent.
     """
 
     products: np.ndarray
@@ -43,23 +44,24 @@ class ScaleInvariance:
 
     @property
     def cosines(self) -> np.ndarray:
-        """(steps + 1, layers) between weights and gradient: 0 to rounding where the scale is not seen.
+        """Cosines (steps + 1, layers) between weights and gradient: 0 to rounding if the scale makes no difference.
 
-        The rounding is that of the terms of the gradient: at a minimum nothing else is left of it.
+        The rounding is that of the terms of the gradient: at a minimum nothing but this rounding is left of the
+        gradient.
         """
         sizes = np.sqrt(self.squared_norms * self.squared_gradients)
         return np.divide(self.products, sizes, out=np.zeros_like(self.products), where=sizes > 0)
 
     @property
     def growth_error(self) -> np.ndarray:
-        """(steps, layers) what |W|^2 grew by beyond learning_rate^2 |gradient|^2, over |W|^2: 0 to rounding."""
+        """Growth (steps, layers) of |W|^2 beyond learning_rate^2 |gradient|^2, divided by |W|^2: 0 to rounding."""
         grown = np.diff(self.squared_norms, axis=0)
         expected = self.learning_rate**2 * self.squared_gradients[:-1]
         return np.asarray((grown - expected) / self.squared_norms[1:])
 
     @property
     def effective_learning_rate(self) -> np.ndarray:
-        """(steps + 1, layers) learning_rate / |W_l|^2: the one of the layer's direction."""
+        """Learning rate learning_rate / |W_l|^2 of each layer's direction, of shape (steps + 1, layers)."""
         return np.asarray(self.learning_rate / self.squared_norms)
 
 
@@ -77,23 +79,24 @@ def scale_invariance(
 ) -> ScaleInvariance:
     """Norms and gradients of each layer, and the last batch norm's variance, along stochastic gradient descent.
 
-    The products vanish for layers without biases, ReLU or another positively homogeneous activation (or a
-    normalisation) behind them, and eps = 0. Elsewhere they tell how far the network is from that; nothing is assumed.
+    The products vanish for layers that have no biases and are followed by ReLU or another positively homogeneous
+    activation (or a normalisation), if eps = 0. Elsewhere they tell how far the network is from that; nothing is
+    assumed.
 
     Args:
         network: a `Serial` of single layers and `Repeat`s that ends in `LastBatchNorm`, as
             `fully_connected(..., last_batch_norm=True)`.
-        params: where training starts; all is computed in their dtype.
-        x: (n, ...) inputs.
-        y: (n, outputs) targets.
-        learning_rate: for the loss 1/2 sum |f - y|^2 over a batch, positive.
-        steps: at least 1.
-        batch: inputs of each step, drawn without replacement; None is all of them.
-        seed: of the batches.
+        params: parameters at which training starts; all is computed in their dtype.
+        x: inputs (n, ...).
+        y: targets (n, outputs).
+        learning_rate: positive learning rate for the loss 1/2 sum |f - y|^2 over a batch.
+        steps: number of steps, at least 1.
+        batch: number of inputs in each step, drawn without replacement; None is all of them.
+        seed: seed of the batches.
 
     Raises:
-        TypeError: a network of other parts, or without a last batch norm.
-        ValueError: targets that do not fit, a learning rate, steps or batch out of range; training that diverged.
+        TypeError: the network has other parts, or no last batch norm.
+        ValueError: targets do not fit, the learning rate, steps or batch are out of range, or training diverged.
     """
     if not (isinstance(network, Serial) and isinstance(network.layers[-1], LastBatchNorm)):
         raise TypeError(f"{network} does not end in LastBatchNorm: fully_connected(..., last_batch_norm=True) does")
@@ -101,7 +104,7 @@ def scale_invariance(
     rate, n = float(learning_rate), len(x)
     if not 0 < rate < np.inf:
         raise ValueError(f"got learning_rate={learning_rate}: expected a positive number")
-    if not 3 <= (size := n if batch is None else batch) <= n:  # of 2 inputs batch norm keeps the signs only
+    if not 3 <= (size := n if batch is None else batch) <= n:  # batch norm of 2 inputs keeps their signs only
         raise ValueError(f"got a batch of {size}: expected 3 to {n}, the number of inputs")
     rows = _batches(n, size, steps + 1, seed)
     moments = _descent(network, params, jnp.asarray(x), jnp.asarray(y), rate, rows)
@@ -121,7 +124,7 @@ def _batches(n: int, size: int, count: int, seed: int) -> np.ndarray:
 def _descent(
     network: Serial, params: Params, x: jax.Array, y: jax.Array, rate: Real, rows: AnyArray
 ) -> dict[str, jax.Array]:
-    """The arrays of `ScaleInvariance` by name; each step on its own rows of x."""
+    """The arrays of `ScaleInvariance` by name; each step takes its own rows of x."""
     before_norm, inner = Serial(*network.layers[:-1]), partial(_products, network)
 
     def step(params: Params, chosen: jax.Array) -> tuple[Params, dict[str, jax.Array]]:
@@ -141,7 +144,7 @@ def _descent(
 
 
 def _products(layer: Layer, left: Params, right: Params) -> Float[jax.Array, " layers"]:
-    """Inner products of two trees like the parameters, layer by layer, layers without parameters left out."""
+    """Inner products of two trees like the parameters, layer by layer; layers without parameters are left out."""
     if isinstance(layer, Serial):
         parts = zip(layer.layers, left, right, strict=True)
         return jnp.concatenate([_products(*part) for part in parts if jax.tree.leaves(part[1])])

@@ -32,14 +32,14 @@ from ntk_analysis.training.recipe import Recipe
 
 
 class State(NamedTuple):
-    """What training changes, and the learning rate: a tree of arrays, which vmap, scan and checkpoints take.
+    """The arrays that training changes, and the learning rate, as a tree that vmap, scan and checkpoints take.
 
     Attributes:
-        params: `nnx.State` of the parameters, float32.
-        rest: `nnx.State` of running statistics, and of whatever else a model holds.
-        optimizer: optax's state.
-        learning_rate: the largest one, a float32 scalar.
-        step: steps done, an int32 scalar.
+        params: `nnx.State` of the parameters, in float32.
+        rest: `nnx.State` of running statistics and of whatever else the model holds.
+        optimizer: state of the optax optimiser.
+        learning_rate: the largest learning rate, a float32 scalar.
+        step: number of steps done, an int32 scalar.
     """
 
     params: Any
@@ -50,26 +50,27 @@ class State(NamedTuple):
 
 
 def epoch_key(seed: int | jax.Array, epoch: int | jax.Array) -> jax.Array:
-    """The key of epoch 1, 2, ... of a seed; that of epoch 0 draws the initial weights."""
+    """The random key of epoch 1, 2, ... of a seed; the key of epoch 0 draws the initial weights."""
     return jax.random.fold_in(jax.random.key(seed), epoch)
 
 
 class Trainer:
     """A recipe on a data set, as pure functions: `init`, `epoch` and `evaluate`.
 
-    The recipe's seed, learning rate and number of epochs are arguments here, not constants of the programs.
+    The recipe's seed, learning rate and number of epochs are arguments of these functions, not constants of the
+    programs.
 
     Attributes:
-        recipe: how.
-        dataset: on what.
-        steps_per_epoch: batches of an epoch.
-        shapes: the network, in training mode, with descriptions for arrays.
-        parameters: how many there are.
-        input_shape: of a batch as the network gets it.
+        recipe: recipe of training.
+        dataset: data set that the network is trained and tested on.
+        steps_per_epoch: number of batches in an epoch.
+        shapes: the network in training mode, with descriptions in place of arrays.
+        parameters: number of parameters.
+        input_shape: shape of a batch as the network gets it.
 
     Raises:
-        ValueError: a batch larger than the data set; nothing to centre in a network that is to be; a network that does
-            not take such images.
+        ValueError: the batch is larger than the data set, a network that is to be centred has nothing to centre, or the
+            network does not take such images.
     """
 
     def __init__(self, recipe: Recipe, dataset: Dataset) -> None:
@@ -101,31 +102,31 @@ class Trainer:
         self._scan: Callable[..., Any] = jax.lax.scan if whole else in_turn
         self._epoch = (_compiled if whole else _promoting)(self._pass)
         self._evaluate = (_compiled if whole else _promoting)(self._mean_test)
-        jax.eval_shape(self.init, 0)  # raises now what cannot be centred
+        jax.eval_shape(self.init, 0)  # raises its error now where a network has nothing to centre
 
     def init(self, seed: int | jax.Array, learning_rate: float | jax.Array | None = None) -> State:
         """The state before the first epoch.
 
         Args:
-            seed: of the initial weights.
-            learning_rate: the largest one; None is the recipe's.
+            seed: seed of the initial weights.
+            learning_rate: the largest learning rate; None is the recipe's.
         """
         rate = self.recipe.learning_rate if learning_rate is None else learning_rate
         return self._init(epoch_key(seed, 0), jnp.asarray(rate, jnp.float32))
 
     def epoch(self, state: State, key: jax.Array) -> tuple[State, Metrics]:
-        """One pass over the shuffled training images, then the test images; `key` is that of `epoch_key`."""
+        """One pass over the shuffled training images, then over the test images; `epoch_key` gives `key`."""
         return self._epoch(state, key, self._resident)
 
     def order(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Of an epoch: which images are in which batch (steps, batch), and a key of augmentation for each (steps,)."""
+        """The images of each batch of an epoch (steps, batch), and a key of augmentation for each batch (steps,)."""
         shuffle, augmentation = jax.random.split(key)
         images = jax.random.permutation(shuffle, len(self.dataset.train.images))
         batches = images[: self.steps_per_epoch * self.recipe.batch].reshape(self.steps_per_epoch, self.recipe.batch)
         return batches, jax.random.split(augmentation, self.steps_per_epoch)
 
     def step(self, state: State, batch: tuple[jax.Array, jax.Array]) -> tuple[State, tuple[jax.Array, ...]]:
-        """A step of the optimiser on an entry of `order`; its learning rate, loss and accuracy."""
+        """State after an optimiser's step on an entry of `order`, and the step's learning rate, loss and accuracy."""
         found: tuple[State, tuple[jax.Array, ...]] = self._step(self._resident, state, batch)
         return found
 
@@ -139,7 +140,7 @@ class Trainer:
 
     @property
     def ignorant_loss(self) -> float:
-        """The loss of the same probability for every class, or of outputs 0 where it is squared."""
+        """Loss of a network that knows nothing: all classes equally probable, or outputs 0 for the squared loss."""
         return math.log(self.dataset.classes) if self.recipe.loss == "cross_entropy" else 0.5
 
     def _model(self, key: jax.Array) -> nnx.Module:
@@ -178,13 +179,13 @@ class Trainer:
     def _mean_test(self, state: State, resident: Resident) -> tuple[jax.Array, jax.Array]:
         count = len(resident.test_images)
         batch = min(self.recipe.batch, count)
-        batches = jnp.arange(-(-count // batch) * batch).reshape(-1, batch)  # the last one is filled up
+        batches = jnp.arange(-(-count // batch) * batch).reshape(-1, batch)  # the last batch is filled up
 
         total, _ = self._scan(partial(self._add_test, state, resident), jnp.zeros(2, jnp.float32), batches)
         return total[0] / count, total[1] / count
 
     def _add_batch(self, state: State, resident: Resident, total: jax.Array, rows: jax.Array) -> tuple[jax.Array, None]:
-        """Adds losses and hits of these test images to the total; rows behind the last image count for nothing."""
+        """Adds losses and hits of these test images to the total; rows beyond the last image do not count."""
         count = len(resident.test_images)
         kept = jnp.minimum(rows, count - 1)
         x = self._inputs(resident.test_images[kept], resident)
@@ -195,7 +196,7 @@ class Trainer:
         return batch_inputs(images, resident, colour=self.recipe.model != "mlp")
 
     def _judge(self, model: Any, x: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Loss and hit (0 or 1) of each image, float32."""
+        """Loss and hit (0 or 1) of each image, in float32."""
         logits = model(x).astype(jnp.float32)
         if self.recipe.loss == "cross_entropy":
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -210,9 +211,9 @@ class Run:
     """A finished run.
 
     Attributes:
-        trainer: what trained; `trainer.model(run.state)` is the network.
-        state: the last one.
-        epochs: what was measured, epoch by epoch.
+        trainer: the trainer that made the run; `trainer.model(run.state)` is the network.
+        state: state after the last epoch.
+        epochs: the measured epochs, in their order.
     """
 
     trainer: Trainer
@@ -221,7 +222,7 @@ class Run:
 
     @property
     def diverged_at(self) -> int | None:
-        """The epoch that training diverged in, the last one then; None if it did not."""
+        """The epoch in which training diverged, which is the last one; None if it did not diverge."""
         return self.epochs[-1].epoch if self.epochs[-1].diverged else None
 
 
@@ -232,17 +233,17 @@ def fit(
     resume: bool = False,
     each: Callable[[Epoch], None] = lambda epoch: None,
 ) -> Run:
-    """Trains for the recipe's epochs, or until training diverges, which is recorded and no error.
+    """Trains for the recipe's epochs, or until training diverges, which is recorded and is not an error.
 
     Args:
-        trainer: recipe and data set.
-        folder: for checkpoints and metrics.jsonl, written behind each epoch; None: nothing is written.
+        trainer: trainer with recipe and data set.
+        folder: folder for checkpoints and metrics.jsonl, written after each epoch; None: nothing is written.
         resume: whether to go on with the run in the folder, if there is one.
-        each: called with each epoch that this call trains, once it is on the disk.
+        each: function that is called with each epoch that this call trains, once the epoch is on the disk.
 
     Raises:
-        FileExistsError: the folder has a run, and it is not to be resumed.
-        ValueError: resumed, a run of another recipe or of other images.
+        FileExistsError: the folder has a run that is not to be resumed.
+        ValueError: the run to be resumed has another recipe or other images.
     """
     from ntk_analysis.training.checkpoint import RunFolder  # orbax takes seconds to import
 
@@ -263,10 +264,11 @@ def fit(
 
 
 def in_turn(step: Callable[..., Any], state: Any, xs: Any) -> tuple[Any, Any]:
-    """As `jax.lax.scan`, but the steps are calls from here: for convolutions on a CPU.
+    """`jax.lax.scan` as a Python loop, which calls each step from here: for convolutions on a CPU.
 
-    XLA's CPU backend leaves its fast convolutions inside a loop. A step of gradient descent on one of 3 x 3 and 256
-    channels, 128 images of 8 x 8, took 14.4 s in a scan and .073 s by itself (2 cores, JAX 0.10.2).
+    XLA's CPU backend does not use its fast convolutions inside a loop. One step of gradient descent on a 3 x 3
+    convolution of 256 channels, with 128 images of 8 x 8, took 14.4 s in a scan and .073 s by itself (2 cores, JAX
+    0.10.2).
     """
     found = []
     for index in range(len(jax.tree.leaves(xs)[0])):
@@ -280,7 +282,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _promoting(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with JAX's usual promotion of dtypes, which Flax and Optax need."""
+    """The function, run with JAX's usual promotion of dtypes, which Flax and Optax need."""
 
     def called(*args: Any) -> Any:
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -290,6 +292,6 @@ def _promoting(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def last_bn_variance(model: nnx.Module) -> jax.Array | None:
-    """(classes,) running variances of a model's last batch norm; None where it has none."""
+    """Running variances (classes,) of a model's last batch norm; None if it has none."""
     found = [module.var[...] for _, module in nnx.iter_modules(model) if isinstance(module, LastBatchNorm)]
     return found[0] if found else None

@@ -13,19 +13,19 @@ import numpy as np
 from ntk_analysis.files import write_whole
 
 HOPELESS = 1000.0
-"""A training loss so many times that of a network that knows nothing counts as diverged, though it is finite."""
+"""A finite training loss counts as diverged above this many times the loss of a network that knows nothing."""
 
 
 class Metrics(NamedTuple):
-    """One epoch on the device, float32 scalars; a tree that scan and vmap can stack.
+    """Measurements of one epoch on the device, float32 scalars; a tree that scan and vmap can stack.
 
     Attributes:
-        learning_rate: of the epoch's last step.
-        train_loss: mean over the epoch's batches, while training: of augmented images and moving weights.
-        train_accuracy: likewise, in [0, 1].
-        test_loss: mean over the test images behind the epoch, in evaluation mode.
-        test_accuracy: likewise, in [0, 1].
-        last_bn_variance: (classes,) running variances of the last batch norm; None where the network has none.
+        learning_rate: learning rate of the epoch's last step.
+        train_loss: mean loss over the epoch's batches while training, thus on augmented images and with moving weights.
+        train_accuracy: accuracy over the same batches, in [0, 1].
+        test_loss: mean loss over the test images after the epoch, in evaluation mode.
+        test_accuracy: accuracy on the test images after the epoch, in evaluation mode, in [0, 1].
+        last_bn_variance: running variances (classes,) of the last batch norm; None if the network has none.
     """
 
     learning_rate: jax.Array
@@ -38,18 +38,18 @@ class Metrics(NamedTuple):
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch as it is written down.
+    """Measurements of one epoch as they are written to a file.
 
     Attributes:
-        epoch: 1, 2, ...
-        learning_rate: this and the next as in `Metrics`; NaN or infinite where training diverged.
-        train_loss: see above.
-        train_accuracy: see above.
-        test_loss: see above.
-        test_accuracy: see above.
-        last_bn_variance: see above.
-        diverged: whether a loss was not finite, or hopelessly large.
-        seconds: it took.
+        epoch: number of the epoch, 1, 2, ...
+        learning_rate: learning rate of the last step; numbers from here on may be NaN or infinite if training diverged.
+        train_loss: mean training loss, as in `Metrics`.
+        train_accuracy: training accuracy, as in `Metrics`.
+        test_loss: mean test loss, as in `Metrics`.
+        test_accuracy: test accuracy, as in `Metrics`.
+        last_bn_variance: running variances of the last batch norm, as in `Metrics`.
+        diverged: whether a loss was not finite, or the training loss hopelessly large.
+        seconds: time that the epoch took, in seconds.
     """
 
     epoch: int
@@ -63,24 +63,25 @@ class Epoch:
     seconds: float
 
     def to_json(self) -> str:
-        """One line; numbers that are not finite become strings ("nan", "inf"), which JSON has no numbers for."""
+        """One line of JSON; numbers that are not finite become strings ("nan", "inf"): JSON has no such numbers."""
         return json.dumps({name: _writable(value) for name, value in asdict(self).items()}, allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str) -> "Epoch":
-        """What `to_json` wrote."""
+        """The epoch that `to_json` wrote."""
         found = {name: _readable(value) for name, value in json.loads(line).items()}
         return cls(**found)
 
 
 def epoch_record(number: int, metrics: Metrics, ignorant_loss: float, seconds: float) -> Epoch:
-    """The metrics of one network, off the device.
+    """The record of an epoch, from the metrics of one network on the device.
 
     Args:
-        number: of the epoch.
-        metrics: scalars.
-        ignorant_loss: of a network that knows nothing; `HOPELESS` times it is diverged.
-        seconds: the epoch took.
+        number: number of the epoch.
+        metrics: metrics of the epoch, scalars.
+        ignorant_loss: loss of a network that knows nothing; a training loss above `HOPELESS` times it counts as
+            diverged.
+        seconds: time that the epoch took, in seconds.
     """
     found: dict[str, Any] = {
         name: tuple(np.asarray(value).tolist()) if name == "last_bn_variance" else float(value)
@@ -93,7 +94,7 @@ def epoch_record(number: int, metrics: Metrics, ignorant_loss: float, seconds: f
 
 
 def append(path: Path, epoch: Epoch) -> None:
-    """Adds a line to the file, on the disk when this returns."""
+    """Adds the epoch's line to the file; it is on the disk when this returns."""
     with path.open("a", encoding="utf-8") as file:
         file.write(epoch.to_json() + "\n")
         file.flush()
@@ -101,10 +102,10 @@ def append(path: Path, epoch: Epoch) -> None:
 
 
 def truncate(path: Path, epochs: int) -> list[Epoch]:
-    """The first epochs of the file, and the file cut behind them: a kill may leave more, the last one incomplete.
+    """Cuts the file after its first epochs and returns them: a kill may leave more lines, the last one incomplete.
 
     Raises:
-        ValueError: fewer, or other lines.
+        ValueError: the file has fewer lines, or other lines.
     """
     lines = path.read_text(encoding="utf-8").splitlines()[:epochs] if path.exists() else []
     try:

@@ -17,24 +17,24 @@ Read: TypeAlias = Callable[[tuple[int, ...]], FanIn | None]
 
 
 def fan_in_axes(network: Any, x: Any = None, **arguments: Any) -> Axes:
-    """How each array of a network's parameters is read: for `center`, `center_weights` and `selected`.
+    """A function that gives the fan-in axes of each array of a network, for `center`, `center_weights` and `selected`.
 
     Layers that are stacked (`Repeat`, `ResidualChain`, Flax's scan and vmap) are read one by one. Embeddings are looked
-    up, not summed over: they have no fan-in. Arrays of modules of one's own are read by their shape, a stack's by that
-    of one layer.
+    up, not summed over: they have no fan-in. Arrays of modules that the user wrote are read by their shape; in a stack,
+    by the shape of one layer.
 
     Args:
-        network: a network of layers; a module of Flax NNX; one of Flax Linen; or f of `networks.from_nnx` or
+        network: a network of layers, a module of Flax NNX or of Flax Linen, or the f of `networks.from_nnx` or
             `from_linen`.
-        x: inputs, with which Linen's modules are traced; nothing is computed.
-        arguments: of the Linen module's call, behind x; it is traced in evaluation mode.
+        x: inputs with which Linen's modules are traced; nothing is computed.
+        arguments: further arguments of the Linen module's call, after x; it is traced in evaluation mode.
 
     Returns:
-        axes(path, array), None for arrays of which the fan-in is not known.
+        Function axes(path, array) that gives the fan-in, or None for arrays whose fan-in is not known.
 
     Raises:
-        TypeError: another network.
-        ValueError: a Linen module without x.
+        TypeError: the network is of another kind.
+        ValueError: a Linen module is given without x.
     """
     if isinstance(network, Layer):
         return from_table(dict(_of_layers(network, ())))
@@ -51,7 +51,7 @@ def fan_in_axes(network: Any, x: Any = None, **arguments: Any) -> Axes:
 
 
 def as_axes(axes: Any) -> Axes:
-    """What `axes=` may be: None, a network that needs no inputs, or as for `fan_in.given`."""
+    """The function for a given `axes=`: None, a network that needs no inputs, or what `fan_in.given` takes."""
     if axes is None:
         return by_shape
     if isinstance(axes, nn.Module):
@@ -60,14 +60,14 @@ def as_axes(axes: Any) -> Axes:
 
 
 def axes_of(network: Any, x: Any, axes: Any = None) -> Axes:
-    """`axes` where they are stated; else those of the network's modules; of a plain function, by shape."""
+    """The function for `axes` if they are stated; else for the network's modules, or by shape for a plain function."""
     known = isinstance(network, Layer | nnx.Module | NNXFunction | LinenFunction)
     known = known or isinstance(getattr(network, "__self__", None), nn.Module)
     return fan_in_axes(network, x) if axes is None and known else as_axes(axes)
 
 
 def _of_layers(network: Layer, path: Path, deep: int = 0) -> Iterator[tuple[Path, Read]]:
-    """Path and reading of the weights of our layers, behind `deep` axes of stacked ones."""
+    """Path and fan-in of the weights of our layers, which have `deep` leading axes of stacked layers."""
     match network:
         case Serial(layers=layers):
             for index, layer in enumerate(layers):
@@ -114,7 +114,7 @@ def _nnx_reading(module: nnx.Module, path: Path, shape: tuple[int, ...]) -> Read
 
 
 def _of_linen(module: nn.Module, x: Any, arguments: Mapping[str, Any]) -> dict[Path, Read]:
-    """The arrays of one layer each, as its module sees them inside of scans and maps."""
+    """The fan-in of the arrays by path, for one layer each, as its module sees them inside of scans and maps."""
     if x is None:
         raise ValueError(f"the module {type(module).__name__} of Flax Linen is traced with inputs: give x")
     table: dict[Path, Read] = {}
@@ -158,7 +158,7 @@ def _axes_of(module: Any) -> tuple[Any, Any]:
 
 
 def _einsum(shape: tuple[int, ...], equation: str) -> Read:
-    """The kernel is the second operand; its letters that are not in the result are summed over."""
+    """The fan-in of an einsum's second operand, the kernel: its letters that are not in the result are summed over."""
     operands, _, result = equation.replace(" ", "").partition("->")
     letters = operands.partition(",")[2]
     if "." in letters or len(letters) != len(shape):
@@ -172,8 +172,8 @@ def _convolution(shape: tuple[int, ...], transposed: bool) -> Read:
 
 
 def _by_shape_of_one(path: Path, shape: tuple[int, ...]) -> Read:
-    """The reading by the shape of one layer, wherever it is stacked."""
-    if path[-1] in ("bias", "scale"):  # Flax's, of as many axes as there are of units
+    """The fan-in by the shape of one layer, wherever that layer is stacked."""
+    if path[-1] in ("bias", "scale"):  # Flax's biases and scales have as many axes as the units
         return lambda shape: NOT_SUMMED
     one = by_shape(path, jax.ShapeDtypeStruct(shape, float))  # type: ignore[no-untyped-call]
     if one is None:

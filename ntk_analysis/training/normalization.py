@@ -18,15 +18,16 @@ from ntk_analysis.gaussian import safe_divide, safe_sqrt
 
 @dataclass(frozen=True)
 class Normalization:
-    """What a network's normalisation consists of.
+    """The parts of a network's normalisation.
 
     Attributes:
-        hidden: the module behind hidden layers: "none", "batch_norm", "layer_norm" or "shift" (Fixup's scalar biases).
-        centered: whether weights start centred; training keeps them so by `center_weights`.
+        hidden: name of the module behind hidden layers: "none", "batch_norm", "layer_norm" or "shift" (Fixup's scalar
+            biases).
+        centered: whether weights start centred; training keeps them centred by `center_weights`.
         standardized: whether weights are standardised in every forward pass.
         last: whether a batch norm without affine parameters stands behind the read-out.
         scale: the scalar at the end of a residual branch: "none", "damped" (1/sqrt(l) in the paper), "zero" or "one".
-        residual: whether it makes sense for residual networks only.
+        residual: whether the normalisation makes sense for residual networks only.
     """
 
     hidden: str = "none"
@@ -48,23 +49,24 @@ NORMALIZATIONS = {
     "skip_init": Normalization(scale="zero", residual=True),
     "fixup": Normalization("shift", scale="one", residual=True),
 }
-"""By name. `weight_mean` and `last_bn` are MimicNorm less one piece: in a residual network they keep the scalars."""
+"""Normalisations by name. `weight_mean` and `last_bn` are MimicNorm without one of its parts: in a residual network they
+keep the scalars."""
 
 SKIP_SCALES: dict[str, Callable[[int, int], float]] = {
     "paper": lambda block, convs: block**-0.5,
     "authors": lambda block, convs: 1.2**convs / block,
 }
-"""Scalar of residual block l = 1, 2, ...: 1/sqrt(l) in the paper, but 1.2^2/l (two convolutions) or 1.2^3/l (three) in
-the authors' code."""
+"""Law of the scalar of residual block l = 1, 2, ...: 1/sqrt(l) in the paper, but 1.2^2/l (two convolutions) or 1.2^3/l
+(three) in the authors' code."""
 
 
 RUNNING_VARIANCES = ("unbiased", "biased")
-"""What batch norm's running variance averages: the variance of a batch with Bessel's correction, as in PyTorch, or
-without, as in Flax."""
+"""Variances of a batch that batch norm's running variance averages: with Bessel's correction, as in PyTorch, or without
+it, as in Flax."""
 
 
 class Identity(nnx.Module):
-    """What stands where nothing is normalised; ignores further arguments, which the caller of a removed norm gives."""
+    """The module that stands where nothing is normalised; it ignores further arguments, meant for a removed norm."""
 
     def __call__(self, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
         del args, kwargs
@@ -72,20 +74,20 @@ class Identity(nnx.Module):
 
 
 class BatchNorm(nnx.BatchNorm):
-    """Flax's batch norm of the last axis, with the running variance of one's choice.
+    """Flax's batch norm of the last axis, with a choice of the running variance.
 
-    The variance is the mean of squared deviations: Flax's fast one, a difference of two mean squares, is lost in
-    float32 where the mean is much larger than the deviation.
+    The variance is the mean of squared deviations. Flax's fast variance, a difference of two mean squares, loses all
+    its digits in float32 where the mean is much larger than the deviation.
 
     Args:
         units: size of the last axis.
-        momentum: of the running statistics; 0.9 is what PyTorch calls 0.1.
-        eps: added to the variance.
-        running_variance: a name of `RUNNING_VARIANCES`.
-        rngs: Flax's generators; no random number is drawn.
+        momentum: momentum of the running statistics; 0.9 is what PyTorch calls 0.1.
+        eps: number added to the variance.
+        running_variance: name of the variance to remember, a key of `RUNNING_VARIANCES`.
+        rngs: Flax's generators of random numbers; none is drawn.
 
     Raises:
-        ValueError: an unknown running_variance.
+        ValueError: running_variance is unknown.
     """
 
     def __init__(
@@ -104,7 +106,7 @@ class BatchNorm(nnx.BatchNorm):
         """The normalised x, in its shape (..., units).
 
         Raises:
-            ValueError: while training, one sample a unit, which would become 0.
+            ValueError: there is one sample a unit while training, which would become 0.
         """
         kept = self.momentum * self.var[...]
         running = self.use_running_average if use_running_average is None else use_running_average
@@ -124,19 +126,19 @@ class BatchNorm(nnx.BatchNorm):
 class LastBatchNorm(nnx.Module):
     """Batch norm of the logits without affine parameters: (x - mean) / sqrt(var + eps) of each class over the batch.
 
-    `mean` and `var` are the running statistics, `batch_var` the variance of the last batch trained on, by which it is
-    divided and so biased, all (classes,) float32 `nnx.BatchStat`s. `model.train()` and `model.eval()` switch between
-    the batch and the running statistics. Variances are computed in float32 at least.
+    `mean` and `var` are the running statistics; `batch_var` is the biased variance of the last batch trained on, by
+    which that batch was divided. All are (classes,) float32 `nnx.BatchStat`s. `model.train()` and `model.eval()` switch
+    between the batch and the running statistics. Variances are computed in float32 at least.
 
     Args:
         classes: size of the last axis.
-        momentum: of the running statistics; 0.9 is what PyTorch calls 0.1.
-        eps: added to the variance.
-        running_variance: a name of `RUNNING_VARIANCES`.
+        momentum: momentum of the running statistics; 0.9 is what PyTorch calls 0.1.
+        eps: number added to the variance.
+        running_variance: name of the variance to remember, a key of `RUNNING_VARIANCES`.
         use_running_average: whether to start in evaluation mode.
 
     Raises:
-        ValueError: an unknown running_variance.
+        ValueError: running_variance is unknown.
     """
 
     def __init__(
@@ -157,10 +159,10 @@ class LastBatchNorm(nnx.Module):
         self.use_running_average = use_running_average
 
     def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:
-        """The normalised logits, in the dtype of x (..., classes).
+        """The normalised logits (..., classes), in the dtype of x.
 
         Raises:
-            ValueError: another number of classes; while training, one example, which would become 0.
+            ValueError: x has another number of classes, or there is one example while training, which would become 0.
         """
         (classes,) = self.mean.shape
         if x.ndim < 2 or x.shape[-1] != classes:
@@ -247,9 +249,9 @@ class ShiftedLinear(nnx.Linear):
 
 
 def start_fixup(branches: Sequence[Sequence[nnx.Conv]], read_out: nnx.Linear) -> None:
-    """Fixup's initial weights, in place: the last convolution of each of the L branches 0, as the read-out is.
+    """Sets Fixup's initial weights in place: 0 for the last convolution of each of the L branches and for the read-out.
 
-    The others of a branch of m are scaled by L^(-1/(2m - 2)) (Zhang et al. 2019).
+    The other convolutions of a branch of m are scaled by L^(-1/(2m - 2)) (Zhang et al. 2019).
     """
     for branch in branches:
         factor = len(branches) ** (-1 / (2 * len(branch) - 2))
@@ -261,14 +263,14 @@ def start_fixup(branches: Sequence[Sequence[nnx.Conv]], read_out: nnx.Linear) ->
 
 @dataclass(frozen=True)
 class Standardized:
-    """A product with standardised weights: each unit's have mean 0 and mean square gain/fan-in.
+    """A product with standardised weights: the weights of each unit have mean 0 and mean square gain/fan-in.
 
-    Qiao et al. 2019, scaled as by Brock et al. 2021. For `nnx.Conv(conv_general_dilated=...)` and
+    Qiao et al. 2019, scaled as by Brock et al. 2021. Use it for `nnx.Conv(conv_general_dilated=...)` and
     `nnx.Linear(dot_general=...)`. Weights of a unit that are all equal become 0, with derivatives 0.
 
     Attributes:
-        product: of (inputs, weights, ...), units on the weights' last axis.
-        gain: as of initial weights; 2/(1 - 1/pi) behind a ReLU.
+        product: function of (inputs, weights, ...), with units on the weights' last axis.
+        gain: gain as for initial weights; 2/(1 - 1/pi) behind a ReLU.
     """
 
     product: Callable[..., jax.Array]
@@ -276,7 +278,7 @@ class Standardized:
 
     def __call__(self, inputs: jax.Array, weights: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
         axes = tuple(range(weights.ndim - 1))
-        # not the rounding of their mean, which would be standardised to 1
+        # equal weights must not give the rounding of their mean, which would be standardised to 1
         equal = jnp.max(weights, axes, keepdims=True) == jnp.min(weights, axes, keepdims=True)
         centered = jnp.where(equal, 0, weights - jnp.mean(weights, axes, keepdims=True))
         norm = safe_sqrt(jnp.sum(centered**2, axes, keepdims=True))
@@ -293,18 +295,18 @@ def hidden_norm(
     eps: float = 1e-5,
     running_variance: str = "unbiased",
 ) -> Identity | BatchNorm | nnx.LayerNorm | Shift:
-    """The module behind a hidden layer, features on the last axis.
+    """The module behind a hidden layer, with features on the last axis.
 
     Args:
-        kind: `Normalization.hidden`, or a normalisation's name; those of weights need nothing here.
+        kind: `Normalization.hidden`, or the name of a normalisation; normalisations of weights need no module here.
         units: size of the last axis.
-        rngs: Flax's generators; no random number is drawn.
-        momentum: of batch norm's running statistics.
-        eps: added to the variance. Layer norm is over the channels of each position.
-        running_variance: what batch norm remembers, a name of `RUNNING_VARIANCES`.
+        rngs: Flax's generators of random numbers; none is drawn.
+        momentum: momentum of batch norm's running statistics.
+        eps: number added to the variance. Layer norm is over the channels of each position.
+        running_variance: name of the variance that batch norm remembers, a key of `RUNNING_VARIANCES`.
 
     Raises:
-        ValueError: an unknown kind or running_variance.
+        ValueError: kind or running_variance is unknown.
     """
     if kind in NORMALIZATIONS:
         kind = NORMALIZATIONS[kind].hidden

@@ -26,7 +26,7 @@ Number: TypeAlias = float | int
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained. Hashable; `to_json` and `from_json` are each other's inverse.
+    """The way a network is trained. Recipes are hashable; `to_json` and `from_json` are each other's inverse.
 
     Attributes:
         model: a key of `models.MODELS`.
@@ -36,26 +36,27 @@ class Recipe:
         min_fan_in: smallest fan-in that is centred or standardised; the authors' 51, 2 for the paper's text.
         gain: of centred weights behind a ReLU.
         skip_scale: law of MimicNorm's scalars, "paper" or "authors".
-        running_variance: what batch norms remember for evaluation: "unbiased" variances, as the paper's framework
-            PyTorch, or "biased" ones, as Flax.
-        loss: "cross_entropy", or "squared", 1/2 |f - onehot|^2; both averaged over the batch.
-        optimizer: "sgd", "adam" or "adamw".
-        learning_rate: the largest, behind warm-up and before decay.
-        momentum: of SGD; Adam's beta_1.
-        nesterov: Nesterov's momentum.
-        weight_decay: for "sgd" and "adam" weight_decay * w is added to the gradient, for "adamw" learning rate times it
-            is subtracted. Of all parameters, as in PyTorch.
-        batch: images a step; what is left of a shuffled epoch is dropped.
-        epochs: where to stop. It changes no step before, and so is no part of the digest.
-        warmup_epochs: over which the learning rate rises linearly from 0; step k of n uses k/n of it.
+        running_variance: variances that batch norms remember for evaluation: "unbiased", as in PyTorch, the paper's
+            framework, or "biased", as in Flax.
+        loss: "cross_entropy", or "squared", which is 1/2 |f - onehot|^2; both are averaged over the batch.
+        optimizer: name of the optimiser, "sgd", "adam" or "adamw".
+        learning_rate: the largest learning rate, after warm-up and before decay.
+        momentum: momentum of SGD, or beta_1 of Adam.
+        nesterov: whether to use Nesterov's momentum.
+        weight_decay: weight decay of all parameters, as in PyTorch. For "sgd" and "adam", weight_decay * w is added to
+            the gradient; for "adamw", learning rate times weight_decay * w is subtracted.
+        batch: number of images in a step; images left over at the end of a shuffled epoch are dropped.
+        epochs: number of epochs. It changes no earlier step, and so is not part of the digest.
+        warmup_epochs: number of epochs in which the learning rate rises linearly from 0; step k of n uses k/n of it.
         decay_at: epochs, counted from 0, from which on the learning rate is multiplied by decay_factor once more.
-        decay_factor: that factor.
-        augment: random crops, padded by 4, and horizontal flips.
-        bfloat16: products and activations in bfloat16; parameters, statistics of batch norms and the loss in float32.
-        seed: of initial weights, shuffles, augmentation.
+        decay_factor: factor of each decay.
+        augment: whether images are cropped at random, after padding by 4, and flipped at random.
+        bfloat16: whether products and activations are in bfloat16; parameters, statistics of batch norms and loss stay
+            float32.
+        seed: seed of initial weights, shuffles and augmentation.
 
     Raises:
-        ValueError: a value out of range, an unknown name, options that do not fit each other.
+        ValueError: a value is out of range, a name is unknown, or options do not fit each other.
     """
 
     model: str = "mlp"
@@ -108,10 +109,11 @@ class Recipe:
 
     @classmethod
     def from_json(cls, text: str) -> "Recipe":
-        """What `to_json` wrote.
+        """The recipe that `to_json` wrote.
 
         Raises:
-            ValueError: not such a text, a field that recipes do not have, or a value that they refuse.
+            ValueError: the text is of another kind, or has a field that recipes do not have or a value that they
+                refuse.
         """
         found = json.loads(text)
         known = {field.name for field in fields(cls)}
@@ -125,22 +127,22 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that changes the curve; `epochs` only says where it ends."""
+        """SHA-256 of all fields that change the curve; `epochs` only says where it ends, and is left out."""
         facts = {name: value for name, value in asdict(self).items() if name != "epochs"}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     @property
     def centering(self) -> Centering:
-        """Which layers are centred, where the normalisation centres any."""
+        """The choice of layers that are centred, if the normalisation centres any."""
         return Centering(min_fan_in=self.min_fan_in)
 
     @property
     def centered(self) -> bool:
-        """Whether training keeps weights centred."""
+        """True if training keeps weights centred."""
         return NORMALIZATIONS[self.normalization].centered
 
     def build(self, rngs: nnx.Rngs, *, classes: int, inputs: int) -> nnx.Module:
-        """The network, in training mode; `inputs` is the number of features of an image, which only an MLP needs."""
+        """The network in training mode; `inputs` is the number of features of an image, which only an MLP needs."""
         options: dict[str, Any] = {"inputs": inputs} if self.model == "mlp" else {}
         options |= {name: value for name in ("depth", "width") if (value := getattr(self, name)) is not None}
         model = build(
@@ -156,11 +158,11 @@ class Recipe:
         )
         for _, module in nnx.iter_modules(model):
             if self.bfloat16 and isinstance(module, nnx.Conv | nnx.Linear | nnx.BatchNorm | nnx.LayerNorm):
-                module.dtype = jnp.bfloat16  # of what it computes; its parameters stay float32
+                module.dtype = jnp.bfloat16  # dtype of its computations; its parameters stay float32
         return model
 
     def optimiser(self, model: nnx.Module) -> optax.GradientTransformationExtraArgs:
-        """The optax chain for this model's parameters; weights that are to be centred are so behind every step.
+        """The optax chain for this model's parameters; it centres the weights that are to be centred after every step.
 
         Its `update` takes the learning rate, a traced scalar: `update(gradient, state, params, learning_rate=...)`.
         """
@@ -179,7 +181,7 @@ class Recipe:
 
 
 def chain(recipe: Recipe, mask: Mask | None) -> optax.GradientTransformationExtraArgs:
-    """The steps of the recipe's optimiser, and behind them the centering of what `mask` selects; None: of nothing."""
+    """The steps of the recipe's optimiser, followed by the centring of what `mask` selects; None centres nothing."""
     decay = optax.add_decayed_weights(recipe.weight_decay)
     adam = optax.scale_by_adam(b1=recipe.momentum, nesterov=recipe.nesterov)
     match recipe.optimizer:
@@ -194,7 +196,7 @@ def chain(recipe: Recipe, mask: Mask | None) -> optax.GradientTransformationExtr
 
 
 def scale_by_given_rate() -> optax.GradientTransformationExtraArgs:
-    """Multiplies by -learning_rate, an argument of each `update`: a sweep maps over it, no state holds it."""
+    """Multiplies by -learning_rate, an argument of each `update`: so a sweep can map over it, and no state holds it."""
 
     def update(updates: Any, state: Any, params: Any = None, *, learning_rate: Any, **extra: Any) -> tuple[Any, Any]:
         del params, extra

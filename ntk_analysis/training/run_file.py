@@ -24,8 +24,8 @@ class Curve:
     """A finished run.
 
     Attributes:
-        recipe: how it was trained.
-        epochs: what was measured; the last one is that of the recipe, or that in which training diverged.
+        recipe: recipe that was trained.
+        epochs: measured epochs; the last one is the recipe's last, or the one in which training diverged.
         made_by: `hardware_and_versions` of the process that trained it.
     """
 
@@ -34,19 +34,20 @@ class Curve:
     made_by: dict[str, str] = field(compare=False)
 
     def first(self, epochs: int) -> "Curve | None":
-        """The run as if it had been stopped there; None if it ended before, and did not diverge."""
+        """The run as if it had been stopped after so many epochs; None if it is shorter and did not diverge."""
         if len(self.epochs) < epochs and not self.epochs[-1].diverged:
             return None
         return replace(self, recipe=replace(self.recipe, epochs=epochs), epochs=self.epochs[:epochs])
 
 
 def read_runs(folder: Path) -> dict[tuple[str, str], Curve]:
-    """The finished runs in a folder by the digests of recipe and data set, which make two runs the same.
+    """The finished runs in a folder, by the digests of recipe and data set, which together identify a run.
 
-    Of two with the same key it has the later, which went further. What a kill left of a last line is cut off.
+    Of two runs with the same key the later one is taken, which went further. An incomplete last line, left by a kill,
+    is cut off.
 
     Raises:
-        ValueError: a line that is no run.
+        ValueError: a line is not a run.
         FileExistsError: the folder is a file.
     """
     if folder.is_file():
@@ -74,7 +75,7 @@ def read_runs(folder: Path) -> dict[tuple[str, str], Curve]:
 
 
 def append_runs(folder: Path, curves: Sequence[Curve], dataset: Dataset) -> None:
-    """Adds a line for each; they are on the disk when this returns."""
+    """Adds a line for each run; the lines are on the disk when this returns."""
     folder.mkdir(parents=True, exist_ok=True)
     data = {"name": dataset.name, "sha256": dataset.digest}
     lines = [
@@ -97,7 +98,7 @@ def append_runs(folder: Path, curves: Sequence[Curve], dataset: Dataset) -> None
 
 @cache
 def hardware_and_versions() -> dict[str, str]:
-    """What runs of this process are made by and on."""
+    """Versions of the software and names of the devices that this process trains with."""
     device = jax.local_devices()[0]
     return {
         **{name: version(name) for name in LIBRARIES},

@@ -26,19 +26,19 @@ from ntk_analysis.training.recipe import Recipe
 from ntk_analysis.training.run_file import Curve, hardware_and_versions
 
 Trained: TypeAlias = Generator[list[Curve], None, None]
-COPIES = 3  # of weights and optimiser: before a step, behind it, and the gradient
-SHARE = 0.5  # of the free memory that runs side by side may take
-KEPT = 4  # trainers, with their programs and images, that a worker keeps; runs come sorted by trainer
+COPIES = 3  # copies of weights and optimiser: before a step, after it, and the gradient
+SHARE = 0.5  # share of the free memory that runs side by side may take
+KEPT = 4  # number of trainers, with programs and images, that a worker keeps; runs come sorted by trainer
 SENDING = {"distributed.admin.large-graph-warning-threshold": "1TB"}  # the images are sent once, as they should be
 
 
 def train(trainer: Trainer, recipes: Sequence[Recipe], together: int | None = None) -> Iterator[list[Curve]]:
-    """Groups of finished runs, as they come.
+    """Yields groups of finished runs, each as soon as it is finished.
 
     Args:
-        trainer: of these recipes but for their learning rates and seeds.
-        recipes: at least one.
-        together: so many runs at once; None is `lanes`.
+        trainer: trainer of a recipe that differs from these in learning rate and seed only.
+        recipes: recipes to train, at least one.
+        together: number of runs at once; None is `lanes`.
     """
     parts = groups(recipes, lanes(trainer) if together is None else together)
     for group in parts:
@@ -46,34 +46,36 @@ def train(trainer: Trainer, recipes: Sequence[Recipe], together: int | None = No
 
 
 def train_all(todo: Sequence[Sequence[Recipe]], dataset: Dataset, together: int | None) -> Trained:
-    """`train` for the runs of several normalisations, in this process."""
+    """Yields the finished runs of several normalisations, trained by `train` in this process."""
     for recipes in todo:
         yield from train(Trainer(recipes[0], dataset), recipes, together)
 
 
 def train_on(workers: Workers, todo: Sequence[Sequence[Recipe]], dataset: Dataset, together: int | None) -> Trained:
-    """The same, as they come, each group a task of the cluster: trained again where its worker dies, told once.
+    """Yields the finished runs of several normalisations, trained on a cluster, each group of runs being one task.
 
-    The images reach the workers through the scheduler, so no file system need be common. Each worker compiles what it
-    trains, once. On CPUs a run has the same bits as in this process.
+    A group is trained again if its worker dies, and yielded once. The images reach the workers through the scheduler,
+    so the workers need no common file system. Each worker compiles the programs of its runs once. On CPUs a run has the
+    same bits as in this process.
 
     Args:
-        workers: each trains one group at a time.
-        todo: runs by normalisation, at least one of each.
-        dataset: they are trained and tested on.
-        together: so many runs at once; None: one on a CPU, elsewhere as many as memory holds and leave none idle.
+        workers: workers, each of which trains one group at a time.
+        todo: recipes to train, grouped by normalisation, at least one of each.
+        dataset: data set that they are trained and tested on.
+        together: number of runs at once. None: one on a CPU; elsewhere as many as memory holds and leave no worker
+            idle.
 
     Raises:
-        ConnectionError: no scheduler answers there, or it has no workers.
+        ConnectionError: no scheduler answers at the address, or it has no workers.
         RuntimeError: a group killed several workers.
     """
     if not todo:
         return
-    float64 = jnp.zeros(()).dtype == jnp.float64  # of the thread that calls; workers have their own
+    float64 = jnp.zeros(()).dtype == jnp.float64  # flag of the calling thread; workers have their own
     told = "run", "give a lower together= or a smaller batch"
     with workers.client() as client:
         with importlib.import_module("dask").config.set(SENDING):
-            # a task and not data: where the last worker that has it dies, the scheduler sends it again
+            # a task and not data: if the last worker that has it dies, the scheduler sends it again
             sent = client.submit(_received, dataset, pure=False)
         if together is None:
             asked = [(index, recipes[0], sent, float64) for index, recipes in enumerate(todo)]
@@ -88,13 +90,13 @@ def train_on(workers: Workers, todo: Sequence[Sequence[Recipe]], dataset: Datase
 
 
 def lanes_of_worker(index: int, recipe: Recipe, dataset: Dataset, float64: bool) -> tuple[int, int]:
-    """Runs on a worker: `lanes` there, behind the index."""
+    """Runs on a worker: returns the index and the number of `lanes` there."""
     with ONE_AT_A_TIME, jax.enable_x64(float64):
         return index, lanes(_trainer(recipe, dataset))
 
 
 def train_on_worker(group: list[Recipe], size: int, like: Recipe, dataset: Dataset, float64: bool) -> list[Curve]:
-    """Runs on a worker: `train_group`, by the trainer of a recipe that differs in learning rate and seed only."""
+    """Runs on a worker: `train_group`, with a trainer whose recipe differs in learning rate and seed only."""
     with ONE_AT_A_TIME, jax.enable_x64(float64):
         return train_group(_trainer(like, dataset), group, size)
 
@@ -109,13 +111,13 @@ def _received(dataset: Dataset) -> Dataset:
 
 
 def groups(recipes: Sequence[Recipe], size: int) -> list[list[Recipe]]:
-    """As few groups of at most this size as there can be, of about the same size, none larger than the first."""
+    """The fewest groups of at most this size, of about the same size, none larger than the first."""
     size = math.ceil(len(recipes) / math.ceil(len(recipes) / size))
     return [list(recipes[start : start + size]) for start in range(0, len(recipes), size)]
 
 
 def lanes(trainer: Trainer) -> int:
-    """How many runs to train at once on JAX's default device."""
+    """Number of runs to train at once on JAX's default device."""
     if jax.default_backend() == "cpu":
         return 1
     state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(trainer.init, 0)))
@@ -125,13 +127,13 @@ def lanes(trainer: Trainer) -> int:
 
 
 def train_group(trainer: Trainer, recipes: Sequence[Recipe], size: int) -> list[Curve]:
-    """These runs at once, by the program for `size` of them."""
+    """Trains these runs at once, by the program for `size` of them."""
     epochs = [one(trainer, recipe) for recipe in recipes] if size == 1 else abreast(trainer, recipes, size)
     return [Curve(recipe, curve, hardware_and_versions()) for recipe, curve in zip(recipes, epochs, strict=True)]
 
 
 def one(trainer: Trainer, recipe: Recipe) -> tuple[Epoch, ...]:
-    """One run, until it ends or diverges."""
+    """Trains one run, until it ends or diverges."""
     state = trainer.init(recipe.seed, recipe.learning_rate)
     epochs = list[Epoch]()
     while len(epochs) < recipe.epochs and not (epochs and epochs[-1].diverged):
@@ -144,7 +146,7 @@ def one(trainer: Trainer, recipe: Recipe) -> tuple[Epoch, ...]:
 
 
 def abreast(trainer: Trainer, recipes: Sequence[Recipe], size: int) -> list[tuple[Epoch, ...]]:
-    """Up to `size` runs at once; the last one is repeated where there are fewer, so that one program does for all."""
+    """Trains up to `size` runs at once; if there are fewer, the last is repeated: one program serves for all."""
     lane = [*recipes, *[recipes[-1]] * (size - len(recipes))]
     seeds = jnp.asarray([recipe.seed for recipe in lane], jnp.int32)
     rates = jnp.asarray([recipe.learning_rate for recipe in lane], jnp.float32)

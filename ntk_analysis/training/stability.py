@@ -22,16 +22,17 @@ from ntk_analysis.layers import Layer
 from ntk_analysis.layers.base import Params
 from ntk_analysis.precision import AnyArray, HeldArray, Real, numpy_in_float64
 
-DOUBLINGS = 60  # from the first guess, before the search gives up
+DOUBLINGS = 60  # doublings of the first guess before the search gives up
 
 
 @dataclass(frozen=True)
 class StableRate:
-    """What a bisection found.
+    """The result of a bisection for the largest stable learning rate.
 
     Attributes:
-        bracket: the largest rate seen to be stable and the smallest seen to be unstable, for 1/2 sum |f - y|^2.
-        steps: of gradient descent that each rate was tried for.
+        bracket: the largest rate seen to be stable and the smallest seen to be unstable, for the loss 1/2 sum |f -
+            y|^2.
+        steps: number of steps of gradient descent for which each rate was tried.
     """
 
     bracket: tuple[float, float]
@@ -61,24 +62,24 @@ def largest_stable_learning_rate(
 ) -> StableRate:
     """Bisection for the learning rate of full-batch gradient descent on 1/2 sum |f - y|^2, on the network itself.
 
-    A rate is unstable if the loss rises above its start, or stops being finite, at any step. A linear model below
-    2/lambda_max never does so. Above, the residual's share s along the largest mode has to grow first: rates up to a
-    fraction (s^(-1 / (2 steps)) - 1) / 2 above the bound pass. Computed in the dtype of the parameters; NumPy float64
-    parameters in float64, whatever JAX's flag. In float32, steps that are lost in the rounding of the parameters never
-    diverge: keep the residual above a thousandth of the outputs.
+    A rate is unstable if the loss rises above its start, or stops being finite, at any step. In a linear model this
+    never happens below 2/lambda_max. Above that bound, the residual's share s along the largest mode has to grow first,
+    so rates up to a fraction (s^(-1 / (2 steps)) - 1) / 2 above the bound pass. Computed in the dtype of the
+    parameters; NumPy float64 parameters are computed in float64, whatever JAX's flag. In float32, steps that are lost
+    in the rounding of the parameters never diverge: keep the residual above a thousandth of the outputs.
 
     Args:
         f: a network of layers, or a pure JAX function f(params, x) -> (n, ...).
-        params: where training starts.
-        x: (n, ...) inputs.
+        params: parameters at which training starts.
+        x: inputs (n, ...).
         y: targets in the shape of the outputs.
-        steps: of gradient descent, at least 1.
-        resolution: relative width of the bracket, in (0, 1).
-        catapults: let the loss rise on the way, and look at its last value only.
+        steps: number of steps of gradient descent, at least 1.
+        resolution: relative width of the bracket at the end, in (0, 1).
+        catapults: whether the loss may rise on the way; then only its last value counts.
 
     Raises:
-        ValueError: targets that do not fit the outputs; steps or resolution out of range; a start from which nothing
-            moves, or that is not finite; no rate found that is stable, or none that is not.
+        ValueError: targets do not fit the outputs; steps or resolution are out of range; the start is not finite, or
+            nothing moves from it; no stable rate is found, or no unstable one.
     """
     if not 0 < resolution < 1:
         raise ValueError(f"got resolution={resolution}: expected a number in (0, 1)")
@@ -100,9 +101,10 @@ def largest_stable_learning_rate(
 def loss_curve(
     f: Layer | Callable[..., Any], params: Params, x: AnyArray, y: AnyArray, *, learning_rate: Real, steps: int
 ) -> Float[HeldArray, " steps_and_start"]:
-    """1/2 sum |f - y|^2 before training and after each step of full-batch gradient descent, (steps + 1,).
+    """Loss 1/2 sum |f - y|^2 before training and after each step of full-batch gradient descent, (steps + 1,).
 
-    Arguments and errors as in `largest_stable_learning_rate`. Infinite or NaN where training diverged.
+    Arguments and errors are those of `largest_stable_learning_rate`. The loss is infinite or NaN where training
+    diverged.
     """
     return _losses(checked(f, params, x, y, steps), params, x, y, float(learning_rate), steps)
 
@@ -112,7 +114,7 @@ Apply = Callable[..., Any]
 
 @dataclass(frozen=True)
 class FunctionOf:
-    """f(params, x) of a network; equal for equal networks, as bound methods are not, so that they share a program."""
+    """f(params, x) of a network; unlike a bound method it is equal for equal networks, which then share a program."""
 
     network: Layer
 
@@ -121,7 +123,7 @@ class FunctionOf:
 
 
 def checked(f: Layer | Apply, params: Params, x: Any, y: Any, steps: int) -> Apply:
-    """The function f(params, x), once its outputs are known to be what y is compared with."""
+    """The function f(params, x), after a check that its outputs can be compared with y."""
     if steps < 1:
         raise ValueError(f"got steps={steps}: expected at least 1")
     refuse_whole_models(f, params)
@@ -133,7 +135,7 @@ def checked(f: Layer | Apply, params: Params, x: Any, y: Any, steps: int) -> App
 
 
 def moved(params: Params, gradient: Params, rate: Real) -> Params:
-    """The parameters after a step of gradient descent, in their dtype."""
+    """The parameters after one step of gradient descent, in their dtype."""
     return jax.tree.map(lambda p, g: p - jnp.asarray(rate, p.dtype) * g, params, gradient)
 
 
@@ -156,13 +158,13 @@ def _losses(apply: Apply, params: Params, x: Any, y: Any, rate: Real, steps: int
 
 @partial(jax.jit, static_argnums=0)
 def _start(apply: Apply, params: Params, x: Any, y: Any) -> tuple[jax.Array, jax.Array]:
-    """Loss and squared gradient."""
+    """Loss and squared norm of its gradient at the start."""
     loss, gradient = jax.value_and_grad(partial(_loss, apply))(params, x, y)
     return loss, sum((jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)), jnp.zeros((), loss.dtype))
 
 
 def _upper_bound(apply: Apply, params: Params, x: Any, y: Any) -> float:
-    """2 |r|^2 / |gradient|^2 for the residual r: at least 2/lambda_max, as |gradient|^2 = r' Theta r."""
+    """The rate 2 |r|^2 / |gradient|^2 for the residual r: at least 2/lambda_max, as |gradient|^2 = r' Theta r."""
     loss, squared_gradient = map(float, _start(apply, params, x, y))
     if not (math.isfinite(loss) and math.isfinite(squared_gradient)):
         raise ValueError(f"loss {loss:.3g} and squared gradient {squared_gradient:.3g} at the start: expected numbers")

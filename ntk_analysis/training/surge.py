@@ -7,19 +7,19 @@ from ntk_analysis.training.loop import Trainer, epoch_key, last_bn_variance
 
 
 def variance_by_step(trainer: Trainer, *, epochs: int = 2, seed: int | None = None) -> np.ndarray:
-    """The last batch norm's running variance along the steps that `fit` makes; it starts at 1, whatever the network.
+    """The last batch norm's running variance along the steps that `fit` makes; it starts at 1 for every network.
 
     Args:
-        trainer: of a network with a last batch norm.
-        epochs: whole ones, at least 1.
-        seed: of weights and shuffles; None is the recipe's.
+        trainer: trainer of a network with a last batch norm.
+        epochs: number of whole epochs, at least 1.
+        seed: seed of weights and shuffles; None is the recipe's.
 
     Returns:
-        (steps + 1, classes) float32, before the first step and behind each. Once training diverged it is NaN or
-        infinite.
+        Variances (steps + 1, classes) in float32, before the first step and after each. Once training diverged they are
+        NaN or infinite.
 
     Raises:
-        ValueError: no last batch norm; no epochs.
+        ValueError: the network has no last batch norm, or epochs is below 1.
     """
     if epochs < 1:
         raise ValueError(f"got epochs={epochs}: expected at least 1")

@@ -27,13 +27,13 @@ class Grid:
     """The runs of a sweep.
 
     Attributes:
-        recipe: common to all; its learning rate, seed and normalisation are replaced.
-        learning_rates: each once.
-        seeds: each once.
-        normalizations: keys of `normalization.NORMALIZATIONS`, each once.
+        recipe: recipe of all runs; its learning rate, seed and normalisation are replaced.
+        learning_rates: learning rates, each once.
+        seeds: seeds, each once.
+        normalizations: names of normalisations, keys of `normalization.NORMALIZATIONS`, each once.
 
     Raises:
-        ValueError: none of something, one of them twice, or what no recipe takes.
+        ValueError: one of the lists is empty or has a value twice, or a value is one that no recipe takes.
     """
 
     recipe: Recipe
@@ -51,7 +51,7 @@ class Grid:
             self.recipes(normalization)
 
     def recipes(self, normalization: str) -> list[Recipe]:
-        """Of all runs of a normalisation, seeds innermost."""
+        """The recipes of all runs with this normalisation, seeds innermost."""
         return [
             replace(self.recipe, normalization=normalization, learning_rate=rate, seed=seed)
             for rate, seed in product(self.learning_rates, self.seeds)
@@ -60,14 +60,15 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """What a sweep found. Behind the epoch in which a run diverged its accuracies are 0.
+    """The results of a sweep. After the epoch in which a run diverged, its accuracies are 0.
 
     Attributes:
-        grid: the runs.
-        train_accuracy: (normalizations, learning rates, seeds, epochs) float64 in [0, 1].
-        test_accuracy: likewise.
-        diverged_at: (normalizations, learning rates, seeds) the epoch in which training diverged, 0 if it did not.
-        made_by: versions and devices of those that trained; all of them, where they differ.
+        grid: grid of the runs.
+        train_accuracy: training accuracies in [0, 1], float64 (normalizations, learning rates, seeds, epochs).
+        test_accuracy: test accuracies in [0, 1], float64 (normalizations, learning rates, seeds, epochs).
+        diverged_at: epoch in which training diverged, 0 if it did not, of shape (normalizations, learning rates,
+            seeds).
+        made_by: versions and devices of the processes that trained; all of them, where they differ.
     """
 
     grid: Grid
@@ -77,14 +78,14 @@ class Table:
     made_by: dict[str, str]
 
     def best(self, part: str = "test", epochs: int | None = None) -> np.ndarray:
-        """Best accuracy in the first epochs, of all for None, (normalizations, learning rates, seeds).
+        """Best accuracy in the first epochs, or in all for None, of shape (normalizations, learning rates, seeds).
 
         Args:
-            part: "train" or "test".
-            epochs: how many of the first.
+            part: accuracy to take, "train" or "test".
+            epochs: number of first epochs to look at; None is all.
 
         Raises:
-            ValueError: another part; more epochs than were trained.
+            ValueError: part is another word, or epochs is more than were trained.
         """
         if part not in ("train", "test"):
             raise ValueError(f"got part={part!r}: expected 'train' or 'test'")
@@ -107,19 +108,20 @@ def sweep(
     """Trains all runs of the grid that are not finished yet. A run that diverges is a result.
 
     Args:
-        grid: the runs.
-        dataset: they are trained and tested on.
-        folder: runs.jsonl there has a line for each finished run, on the disk before the next is awaited; runs found in
-            it are not trained again. None: nothing is written. Only this process writes, so workers need not see it.
-        together: so many runs at once by vmap; None: one on a CPU, elsewhere as many as memory holds.
-        each: called with each run, found or trained.
-        cluster: whose workers train, as `Workers(workers=2)` or `Workers("tcp://host:8786")`; what a worker was at when
-            it died another one trains. None: this process trains.
+        grid: grid of the runs.
+        dataset: data set that they are trained and tested on.
+        folder: folder for runs.jsonl, which has a line for each finished run, on the disk before the next run is
+            awaited; runs found in it are not trained again. None: nothing is written. Only this process writes, so
+            workers need not see the folder.
+        together: number of runs that vmap trains at once. None: one on a CPU, elsewhere as many as memory holds.
+        each: function that is called with each run, found or trained.
+        cluster: workers that train, such as `Workers(workers=2)` or `Workers("tcp://host:8786")`; if a worker dies,
+            another one trains its runs. None: this process trains.
 
     Raises:
-        ValueError: together below 1; a damaged runs.jsonl.
+        ValueError: together is below 1, or runs.jsonl is damaged.
         FileExistsError: the folder is a file.
-        ConnectionError: no scheduler answers there, or it has no workers.
+        ConnectionError: no scheduler answers at the address, or it has no workers.
         RuntimeError: a run killed several workers.
     """
     if together is not None and together < 1:
@@ -141,7 +143,7 @@ def sweep(
 
 
 def _finished(grid: Grid, dataset: Dataset, folder: Path | None) -> dict[Recipe, Curve | None]:
-    """The runs of a grid, in its order, and those of them that are in the folder."""
+    """The runs of a grid, in its order, each with its curve if the folder has one, else with None."""
     found = {} if folder is None else read_runs(folder)
     digest = dataset.digest if found else ""
     done = dict[Recipe, Curve | None]()
@@ -152,7 +154,7 @@ def _finished(grid: Grid, dataset: Dataset, folder: Path | None) -> dict[Recipe,
 
 
 def table(grid: Grid, curves: Sequence[Curve]) -> Table:
-    """The curves as arrays; those of the grid, in its order."""
+    """The table of the curves, which are given in the order of the grid."""
     shape = len(grid.normalizations), len(grid.learning_rates), len(grid.seeds)
     train, test = (np.zeros((math.prod(shape), grid.recipe.epochs)) for _ in range(2))
     diverged = np.zeros(math.prod(shape), int)
@@ -165,7 +167,7 @@ def table(grid: Grid, curves: Sequence[Curve]) -> Table:
 
 
 def _all_of(records: Iterable[dict[str, str]]) -> dict[str, str]:
-    """One record of several: a value of each name, or all that there are."""
+    """One record made of several: the value of each name, or all its values if they differ."""
     values = dict[str, dict[str, None]]()
     for name, value in (item for record in records for item in record.items()):
         values.setdefault(name, {})[value] = None

@@ -10,7 +10,7 @@ from ntk_analysis.arrays import concrete
 from ntk_analysis.width_study.laws import UNRESOLVED, PowerLaw, fit_power_law
 from ntk_analysis.width_study.statistics import FEWEST_DRAWS, diagonal_fluctuation, squared_bias
 
-RESOLVED = 3  # standard errors above zero from which a bias counts as seen
+RESOLVED = 3  # number of standard errors above zero from which a bias counts as seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,13 +18,14 @@ class Convergence:
     """One kernel of finite networks at W widths, several draws each, against its infinite-width limit K.
 
     Attributes:
-        widths: (W,).
-        distance: for each width (S,), the relative Frobenius distance |k - K| / |K| of each of its S draws k.
-        bias_squared: (W,) |E k - K|^2 / |K|^2 without bias: the mean's squared distance less variance / S, what the
-            mean of S draws would have without any. Negative values are noise around zero.
-        bias_squared_error: (W,) standard error of that.
-        fluctuation: (W,) Var k(x, x) / (E k(x, x))^2, mean over inputs.
-        fluctuation_error: (W,) standard error of that; inputs of one draw are not independent, only draws are.
+        widths: widths of the networks, of shape (W,).
+        distance: relative Frobenius distances |k - K| / |K| of the S draws k, an array (S,) for each width.
+        bias_squared: squared bias |E k - K|^2 / |K|^2, without bias of its own, (W,): the mean's squared distance less
+            variance / S, which the mean of S draws would have without any bias. Negative values are noise around zero.
+        bias_squared_error: standard errors of `bias_squared`, of shape (W,).
+        fluctuation: relative variance Var k(x, x) / (E k(x, x))^2, mean over inputs, of shape (W,).
+        fluctuation_error: standard errors of `fluctuation`, (W,); only draws are independent, not the inputs of one
+            draw.
     """
 
     widths: np.ndarray
@@ -36,15 +37,15 @@ class Convergence:
 
     @classmethod
     def of(cls, widths: Sequence[int], samples: Sequence[np.ndarray], limit: np.ndarray) -> "Convergence":
-        """Statistics of an ensemble.
+        """Statistics of an ensemble of kernels against their limit.
 
         Args:
-            widths: W widths.
-            samples: for each width (S, n, n), the kernel of each draw.
-            limit: (n, n), what they should approach.
+            widths: widths of the networks, W numbers.
+            samples: kernels of all draws, an array (S, n, n) for each width.
+            limit: kernel (n, n) that they should approach.
 
         Raises:
-            ValueError: shapes that do not fit, NaN or infinite kernels, fewer than 4 draws, a limit of 0.
+            ValueError: shapes do not fit, kernels are NaN or infinite, there are fewer than 4 draws, or the limit is 0.
         """
         limit = concrete(limit, "limit").astype(np.float64)
         draws = [_checked(kernels, limit, width) for width, kernels in zip(widths, samples, strict=True)]
@@ -60,17 +61,17 @@ class Convergence:
 
     @property
     def mean_distance(self) -> Float64[np.ndarray, " W"]:
-        """Mean over draws of the relative distance of one draw."""
+        """Mean over draws of the relative distance of one draw, (W,)."""
         return np.array([draws.mean() for draws in self.distance])
 
     @property
     def distance_error(self) -> Float64[np.ndarray, " W"]:
-        """Standard error of `mean_distance`."""
+        """Standard error of `mean_distance`, (W,)."""
         return np.array([draws.std(ddof=1) / len(draws) ** 0.5 for draws in self.distance])
 
     @property
     def bias(self) -> Float64[np.ndarray, " W"]:
-        """Relative distance of the mean over infinitely many draws; 0 where its square was estimated below."""
+        """Relative distance of the mean over infinitely many draws; 0 where the estimate of its square is negative."""
         return np.sqrt(np.maximum(self.bias_squared, 0))
 
     @property
@@ -80,7 +81,7 @@ class Convergence:
 
     @property
     def bias_resolved(self) -> np.ndarray:
-        """(W,) whether the squared bias is more than 3 standard errors above zero."""
+        """Whether the squared bias is more than 3 standard errors above zero, (W,)."""
         return self.bias_squared > RESOLVED * self.bias_squared_error
 
     @property
@@ -90,9 +91,9 @@ class Convergence:
 
     @property
     def bias_law(self) -> PowerLaw:
-        """The bias as a power of the width; theory: -1. Not resolved unless it is at two widths or more.
+        """The bias as a power of the width; theory: -1. It is not resolved unless the bias is at two widths or more.
 
-        Fitted to the squares at all widths, so that none is left out for having come out small.
+        It is fitted to the squares at all widths, so that none is left out because it happens to be small.
         """
         if np.count_nonzero(self.bias_resolved) < 2:
             return UNRESOLVED
@@ -100,7 +101,7 @@ class Convergence:
         return PowerLaw(law.exponent / 2, law.error / 2, law.prefactor**0.5, law.chi_squared)
 
     def summary(self) -> str:
-        """One line."""
+        """The statistics as one line of text."""
         last = f"{self.mean_distance[-1]:.3g} ± {self.distance_error[-1]:.1g}"
         bias = f"width^({self.bias_law})" if np.sum(self.bias_resolved) > 1 else "not resolved"
         return (

@@ -18,10 +18,10 @@ from ntk_analysis.precision import AnyArray
 
 
 def draw_kernels(networks: Sequence[Serial], x: AnyArray, seeds: Sequence[int], seed: int = 0) -> list[np.ndarray]:
-    """For each network (2, S, n, n): NTK (mean over outputs) and NNGP of each of its S draws, as in `width_study`.
+    """NTK (mean over outputs) and NNGP of each of the S draws of each network, (2, S, n, n), as in `width_study`.
 
-    Networks have different widths or depths and are alike otherwise: the first one says whether outputs couple the
-    batch. Each is compiled, which takes most of the time, beside another on a thread of its own.
+    Networks differ in width or depth only, so the first one says whether outputs couple the batch. Each is compiled,
+    which takes most of the time, beside another on a thread of its own.
     """
     x = concrete(x, "x")
     x = x if x.dtype == np.float64 else x.astype(np.float32)
@@ -54,16 +54,16 @@ def _drawn(network: Serial, x: np.ndarray, key: jax.Array, draws: int, coupled: 
             ntk = method.contract(params, features, features) / outputs
             return jnp.stack([ntk, output_covariance(network, params, side.x)])
 
-        # one after another: a batch of draws takes twice as long to compile and no less to run
+        # one draw after another: a batch of draws takes twice as long to compile and no less to run
         kernels = jax.jit(lambda keys: jax.lax.map(one, keys))(jax.random.split(key, draws))
         return np.asarray(kernels, np.float64).swapaxes(0, 1)
 
 
 def output_covariance(network: Serial, params: Params, x: jax.Array) -> Float[jax.Array, "n n"]:
-    """Covariance of an output over read-out weights and biases, given the hidden layers, (n, n).
+    """Covariance (n, n) of an output over read-out weights and biases, given the hidden layers.
 
-    Exact at every width: standardised weights are sqrt(fan-in) times a uniformly distributed unit vector of the space
-    of sum 0, which has one dimension fewer, and so the covariance of centred ones.
+    It is exact at every width: standardised weights are sqrt(fan-in) times a uniformly distributed unit vector of the
+    space of sum 0, which has one dimension fewer, so their covariance is that of centred weights.
     """
     *hidden, readout = network.layers
     assert isinstance(readout, Dense), "checked before"

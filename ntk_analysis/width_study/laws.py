@@ -9,14 +9,14 @@ from ntk_analysis.arrays import concrete
 
 
 class PowerLaw(NamedTuple):
-    """values ~ prefactor * width^exponent, fitted.
+    """The fit values ~ prefactor * width^exponent.
 
     Attributes:
-        exponent: NaN where nothing was resolved.
-        error: its standard error, times sqrt(chi_squared) where that is above 1: a power law that holds for large
-            widths only does not fit small ones within their errors.
-        prefactor: NaN where nothing was resolved.
-        chi_squared: per degree of freedom; 0 for two widths, which any power law fits.
+        exponent: exponent of the width; NaN if nothing was resolved.
+        error: standard error of the exponent, times sqrt(chi_squared) where that is above 1: a power law that holds for
+            large widths only does not fit small ones within their errors.
+        prefactor: factor of the power; NaN if nothing was resolved.
+        chi_squared: chi^2 per degree of freedom; 0 for two widths, which any power law fits.
     """
 
     exponent: float
@@ -34,8 +34,8 @@ UNRESOLVED = PowerLaw(np.nan, np.nan, np.nan, np.nan)
 def fit_power_law(widths: np.ndarray, values: np.ndarray, errors: np.ndarray) -> PowerLaw:
     """Weighted least squares of values ~ prefactor * width^exponent, at least two widths.
 
-    Of the values, not of their logarithms, which is the same where errors are small and still right for a value that
-    noise has taken below zero.
+    The fit is to the values, not to their logarithms. The two agree where errors are small, but only the former is
+    right for a value that noise has taken below zero.
     """
     widths, values, errors = (
         concrete(given, name).astype(np.float64)
@@ -53,7 +53,7 @@ def fit_power_law(widths: np.ndarray, values: np.ndarray, errors: np.ndarray) ->
 
     try:
         found, covariance = curve_fit(law, steps, values, p0=start, sigma=errors, absolute_sigma=True)
-    except RuntimeError:  # no convergence: the values are no power of the width
+    except RuntimeError:  # no convergence: the values are not a power of the width
         return UNRESOLVED
     freedom = len(widths) - 2
     chi_squared = float(np.sum(((values - law(steps, *found)) / errors) ** 2) / freedom) if freedom else 0.0
@@ -62,9 +62,9 @@ def fit_power_law(widths: np.ndarray, values: np.ndarray, errors: np.ndarray) ->
 
 
 def fluctuation_rate(depth_over_width: np.ndarray, fluctuation: np.ndarray, errors: np.ndarray) -> tuple[float, float]:
-    """The c of Var/E^2 = exp(c depth/width) - 1, by weighted least squares of log(1 + Var/E^2), and its error.
+    """The rate c in Var/E^2 = exp(c depth/width) - 1, by weighted least squares of log(1 + Var/E^2), and its error.
 
-    The error is times sqrt(chi^2) per degree of freedom where that is above 1, as in `PowerLaw`.
+    The error is multiplied by the root of chi^2 per degree of freedom where that is above 1, as in `PowerLaw`.
     """
     ratio, y, error = np.asarray(depth_over_width), np.log1p(fluctuation), np.asarray(errors) / (1 + fluctuation)
     weight = 1 / error**2

@@ -21,10 +21,10 @@ class WidthStudy:
     """NTK and NNGP of finite networks by width.
 
     Attributes:
-        widths: (W,) ascending.
-        draws: (W,) networks drawn at each width.
-        ntk: of the tangent kernel, its mean over outputs (ready networks have one).
-        nngp: of the covariance of the outputs given the hidden layers.
+        widths: widths of the networks, ascending, of shape (W,).
+        draws: number of networks drawn at each width, of shape (W,).
+        ntk: convergence of the tangent kernel, its mean over outputs (ready networks have one output).
+        nngp: convergence of the covariance of the outputs given the hidden layers.
     """
 
     widths: np.ndarray
@@ -33,7 +33,7 @@ class WidthStudy:
     nngp: Convergence
 
     def summary(self) -> str:
-        """Three lines."""
+        """The study as three lines of text."""
         drawn = ", ".join(f"{draws} of {width}" for draws, width in zip(self.draws, self.widths, strict=True))
         return f"networks by width: {drawn}\nNTK: {self.ntk.summary()}\nNNGP: {self.nngp.summary()}"
 
@@ -51,31 +51,32 @@ def width_study(
 
     The NTK is exact for each draw (the layer-wise method of `empirical_ntk`). The NNGP of a draw is the covariance of
     its outputs over read-out weights, given its hidden layers: w_var <P phi, P phi'> / (n - 1) + b_var with the
-    projection P of centred weights, and P = I and n in place of n - 1 without. A product of the outputs themselves has
-    the same mean but, for one output, a relative deviation of order one at any width.
+    projection P of centred weights; without centring, P = I, and n stands in place of n - 1. A product of the outputs
+    themselves has the same mean but, for one output, a relative deviation of order one at any width.
 
-    The variance of the mean falls as 1/(width seeds), the squared bias as 1/width^2: a bias is seen from about
-    seeds = width on, best at small widths, where thousands of networks cost seconds.
+    The variance of the mean falls as 1/(width seeds), the squared bias as 1/width^2. So a bias is seen from about seeds
+    = width on, best at small widths, where thousands of networks cost seconds.
 
     Finite networks compute in the dtype of x (float32 is enough: its rounding is far below any fluctuation); the limit
-    and all statistics are float64. Compiled once for each width; networks of different widths are independent.
+    and all statistics are float64. Each width is compiled once; networks of different widths are independent.
 
     Args:
-        make: width -> network, as in `lambda width: fully_connected(3, width, "batch")`. It ends in a `Dense` layer.
-        x: (n, ...) inputs; a batch-normalised network takes them as one batch.
-        widths: at least two, ascending.
+        make: function from a width to a network that ends in `Dense`, such as `lambda width: fully_connected(3, width,
+            "batch")`.
+        x: inputs (n, ...); a batch-normalised network takes them as one batch.
+        widths: at least two widths, ascending.
         seeds: number of networks drawn at each width, one for all or one for each; at least 4.
-        seed: of all draws.
-        limit: the network whose infinite-width kernel is compared with; None is make(widths[0]).
+        seed: seed of all draws.
+        limit: network whose infinite-width kernel is the limit; None is make(widths[0]).
 
     Raises:
         TypeError: make does not return a `Serial` that ends in `Dense`.
-        ValueError: widths, seeds or inputs as above; a network without a finite kernel on these inputs.
+        ValueError: widths, seeds or inputs are not as above, or the network has no finite kernel on these inputs.
         NotImplementedError: the network has no infinite-width kernel.
     """
     widths, draws = _checked_widths(widths, seeds)
     networks = [_checked_network(make(width), width) for width in widths]
-    # before any network is drawn, with its checks of the inputs; NumPy float64 gives float64
+    # before any network is drawn, as it checks the inputs; NumPy float64 gives float64
     exact = infinite_kernel(networks[0] if limit is None else limit, concrete(x, "x").astype(np.float64))
     samples = draw_kernels(networks, x, draws, seed)
     ntk, nngp = (

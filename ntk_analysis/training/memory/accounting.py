@@ -26,26 +26,27 @@ LAYERS: dict[type[nnx.Module], str] = {
     SkipScale: "skip scale",
     nnx.Dropout: "dropout",
 }
-"""Kinds by the module that reads what is kept; ReLU and pooling are no modules, and known by their operations."""
+"""Kind of kept arrays, by the module that reads them; ReLU and pooling are known by their operations instead."""
 SIZES = dict(zip(STEMS, (32, 224), strict=True))  # height and width of images
-COPIES_OF_WEIGHTS = 3  # themselves, their gradient, the momentum of SGD
+COPIES_OF_WEIGHTS = 3  # the weights, their gradient, and the momentum of SGD
 
 
 @dataclass(frozen=True)
 class Account:
-    """What training a network by SGD with momentum holds, in bytes, float32.
+    """The memory that training a network by SGD with momentum holds, in bytes, float32.
 
     Attributes:
-        model: name.
-        normalization: name.
-        stem: "cifar", images of 32 x 32, or "imagenet", 224 x 224.
-        batch: images of a step.
-        classes: logits.
-        parameters: of the network, one copy.
-        inputs: images and labels.
-        by_kind: what the backward pass keeps, by the kind of layer that reads it, the largest first; see `kept_bytes`.
-        temporaries: of the compiled gradient on this machine's device; None if it was not compiled, or the device does
-            not tell.
+        model: name of the network.
+        normalization: name of the normalisation.
+        stem: "cifar", for images of 32 x 32, or "imagenet", for 224 x 224.
+        batch: number of images in a step.
+        classes: number of logits.
+        parameters: bytes of the network's parameters, one copy.
+        inputs: bytes of images and labels.
+        by_kind: bytes kept for the backward pass, by the kind of layer that reads them, the largest first; see
+            `kept_bytes`.
+        temporaries: bytes of temporaries of the compiled gradient on this machine's device; None if it was not
+            compiled, or if the device does not report them.
     """
 
     model: str
@@ -60,26 +61,26 @@ class Account:
 
     @property
     def kept(self) -> int:
-        """All that the backward pass keeps besides parameters and inputs: a bound before compilation."""
+        """Bytes that the backward pass keeps besides parameters and inputs: a bound before compilation."""
         return sum(self.by_kind.values())
 
     @property
     def distinct(self) -> int:
-        """Of it, without constants and copies: what a compiler that loses nothing else still has to keep."""
+        """Bytes of `kept` without constants and copies: what a compiler that drops nothing else still has to keep."""
         return self.kept - self.by_kind.get(CONSTANTS, 0) - self.by_kind.get(COPIES, 0)
 
     @property
     def optimizer(self) -> int:
-        """The momentum of SGD: one copy of the parameters."""
+        """Bytes of the momentum of SGD: one copy of the parameters."""
         return self.parameters
 
     @property
     def training(self) -> int:
-        """Parameters, their gradients, momentum, inputs and what is kept."""
+        """Bytes of parameters, their gradients, momentum, inputs and what is kept."""
         return COPIES_OF_WEIGHTS * self.parameters + self.inputs + self.kept
 
     def record(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """All fields and sums, for JSON."""
         sums = {name: getattr(self, name) for name in ("kept", "distinct", "optimizer", "training")}
         return (
             {field.name: getattr(self, field.name) for field in fields(self)} | sums | {"by_kind": dict(self.by_kind)}
@@ -96,19 +97,19 @@ def account(
     compiled: bool = False,
     **options: Any,
 ) -> Account:
-    """The account of a network of `models`, by shapes: nothing of it is stored or run, whatever the batch.
+    """The account of a network of `models`, by shapes: nothing is stored or run, whatever the batch.
 
     Args:
-        name: a key of `MODELS`.
-        normalization: a key of `NORMALIZATIONS`.
-        batch: images of a step, at least 2.
+        name: name of the network, a key of `MODELS`.
+        normalization: name of the normalisation, a key of `NORMALIZATIONS`.
+        batch: number of images in a step, at least 2.
         stem: "cifar" or "imagenet".
-        classes: logits.
-        compiled: whether to compile the gradient for this machine's device, to ask for its temporaries.
-        options: for `build`.
+        classes: number of logits.
+        compiled: whether to compile the gradient for this machine's device, in order to report its temporaries.
+        options: further options of `build`.
 
     Raises:
-        ValueError: what `build` refuses; a batch below 2, or classes below 1.
+        ValueError: `build` refuses an option, the batch is below 2, or classes is below 1.
     """
     if batch < 2 or classes < 1:
         raise ValueError(f"got a batch of {batch} and {classes} classes: expected at least 2 images and 1 class")
@@ -136,8 +137,8 @@ def kept_by(model: nnx.Module, shape: Sequence[int]) -> Mapping[str, int]:
     """Bytes that the backward pass of a model's cross-entropy keeps, by kind of layer, the largest first.
 
     Args:
-        model: takes images to logits (batch, classes); concrete or of shapes.
-        shape: of the images, float32.
+        model: model that takes images to logits (batch, classes), with arrays or their shapes.
+        shape: shape of the images, which are float32.
     """
     return _by_kind(*_loss(model, shape))
 
@@ -166,7 +167,7 @@ def _scoped(path: Any, node: Any) -> Any:
 
 
 def _loss(model: nnx.Module, shape: Sequence[int]) -> tuple[Any, ...]:
-    """loss(parameters, rest, images, labels) with the model's new state, and the shapes of its arguments."""
+    """The function loss(parameters, rest, images, labels), which also gives the model's new state; and its shapes."""
     graph, parameters, *others = nnx.split(nnx.recursive_map(_scoped, nnx.clone(model)), nnx.Param, ...)
     (rest,) = others
 
@@ -188,7 +189,7 @@ def _by_kind(loss: Any, *arguments: Any) -> Mapping[str, int]:
 
 
 def _temporaries(loss: Any, *arguments: Any) -> int | None:
-    """XLA's temporaries of the gradient; its peak says nothing on a CPU."""
+    """Bytes of XLA's temporaries of the gradient; XLA's peak says nothing on a CPU."""
     analysis = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(*arguments).compile().memory_analysis()
     return None if analysis is None else int(analysis.temp_size_in_bytes)
 

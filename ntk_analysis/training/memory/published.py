@@ -16,10 +16,10 @@ class Published(NamedTuple):
     """A row of a table.
 
     Attributes:
-        model: our name of the network. The paper does not say which SqueezeNet, nor how wide its ShuffleNetV2 is in
-            Table 1; 1.0 and 1.0 are taken.
-        batch: images of a step.
-        megabytes: total GPU memory by normalisation.
+        model: our name of the network. The paper does not say which SqueezeNet it takes, nor how wide its ShuffleNetV2
+            is in Table 1; we take 1.0 for both.
+        batch: number of images in a step.
+        megabytes: total GPU memory by normalisation, in MB.
     """
 
     model: str
@@ -27,7 +27,7 @@ class Published(NamedTuple):
     megabytes: Mapping[str, int]
 
     def saving(self, normalization: str) -> float:
-        """Percent less than batch norm; raises KeyError for what the paper does not report."""
+        """Percent of memory saved against batch norm; raises KeyError for what the paper does not report."""
         return 100 * (1 - self.megabytes[normalization] / self.megabytes["batch_norm"])
 
 

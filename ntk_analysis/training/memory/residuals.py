@@ -16,12 +16,12 @@ CONSTANTS = "constants"
 COPIES = "copies"
 OTHER = "other"
 READERS = {"select_n": "ReLU", "select_and_scatter_add": "pooling"}
-"""Kinds by the backward pass's operation, for what stands under no scope."""
-RESHAPING = ("copy", "copy_p", "reshape", "squeeze")  # same bytes out as in
+"""Kind of kept arrays, by the operation of the backward pass that reads them, if they are in no scope."""
+RESHAPING = ("copy", "copy_p", "reshape", "squeeze")  # operations that give the same bytes as they take
 
 
 def scope(kind: str) -> Any:
-    """A context: what the operations traced in it keep is of this kind."""
+    """A context: arrays that its operations keep count as this kind."""
     return jax.named_scope(f"<{kind}>")
 
 
@@ -30,17 +30,18 @@ def kept_bytes(loss: Callable[..., tuple[jax.Array, Any]], *arguments: Any, kind
 
     This is what JAX hands from forward to backward pass, a bound before compilation: XLA may compute an array again,
     never store a constant, or keep it in another form. Arrays that are one object count once. The sum over all kinds is
-    the bound; without `CONSTANTS` and `COPIES` it is the bytes of distinct values.
+    the bound; without `CONSTANTS` and `COPIES` it is the bytes of distinct values. The kinds are:
 
-    - `CONSTANTS`: what no argument reaches, such as the zeros that every ReLU keeps and never reads.
-    - `COPIES`: what equals another kept array or an argument, found as the same operations on the same operands or as a
-      reshaping. Equal values that come about in different ways are not found.
-    - the first of `kinds` whose `scope` reads the array, else that of a reading operation in `READERS`, else `OTHER`.
+    - `CONSTANTS`: arrays that depend on no argument, such as the zeros that every ReLU keeps and never reads.
+    - `COPIES`: arrays that equal another kept array or an argument, found as the same operations on the same operands
+      or as a reshaping. Equal values that come about in different ways are not found.
+    - The first of `kinds` whose `scope` reads the array, else the kind of a reading operation in `READERS`, else
+      `OTHER`.
 
     Args:
-        loss: gives a scalar and auxiliary output, such as a model's new state.
-        arguments: of the loss, arrays or `jax.ShapeDtypeStruct`s in any trees.
-        kinds: names of scopes; an array that several read counts for the first.
+        loss: function that gives a scalar and auxiliary output, such as a model's new state.
+        arguments: arguments of the loss, trees of arrays or of `jax.ShapeDtypeStruct`s.
+        kinds: names of scopes; an array that several of them read counts for the first.
     """
 
     def passes(first: Any, *others: Any) -> tuple[Any, jax.Array]:
@@ -73,7 +74,7 @@ def kept_bytes(loss: Callable[..., tuple[jax.Array, Any]], *arguments: Any, kind
 
 
 def _readers(jaxpr: Jaxpr) -> dict[Var, set[str]]:
-    """The kinds that read each variable: directly, or behind reshapings."""
+    """The kinds that read each variable, directly or behind reshapings."""
     kinds: dict[Var, set[str]] = {}
     for equation in reversed(jaxpr.eqns):
         if equation.primitive.name in RESHAPING:
@@ -94,7 +95,7 @@ def _kind(equation: JaxprEqn) -> str:
 
 
 def _values(jaxpr: Jaxpr) -> tuple[dict[Var, int], set[int]]:
-    """A number for each variable, the same for the same value, and which of the numbers are constants."""
+    """A number for each variable, equal for equal values, and the set of numbers that are constants."""
     numbers: dict[Var, int] = {}
     known: dict[Any, int] = {}
     constants: set[int] = set()
@@ -114,7 +115,7 @@ def _values(jaxpr: Jaxpr) -> tuple[dict[Var, int], set[int]]:
         if equation.primitive.name in RESHAPING:
             numbers[equation.outvars[0]] = operands[0]
             continue
-        # what has effects is not the same twice
+        # operations with effects do not give the same value twice
         key = id(equation) if equation.effects else (equation.primitive.name, str(equation.params), *operands)
         for place, out in enumerate(equation.outvars):
             numbers[out] = number((key, place))

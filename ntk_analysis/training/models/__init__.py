@@ -29,9 +29,9 @@ IMAGES: dict[str, Callable[..., nnx.Module]] = {
     },
 }
 SCALABLE = ("mlp", *(f"vgg{depth}" for depth in vgg.CONVS), *RESIDUAL)
-"""Those that take another `width`."""
+"""Names of the networks that take another `width`."""
 MODELS: dict[str, Callable[..., nnx.Module]] = {"mlp": MLP, **IMAGES}
-"""Constructors by name."""
+"""Constructors of the networks by name."""
 
 
 def build(
@@ -49,30 +49,30 @@ def build(
     running_variance: str = "unbiased",
     **options: Any,
 ) -> nnx.Module:
-    """A network in training mode; `.eval()` and `.train()` switch.
+    """A network in training mode; `.eval()` and `.train()` switch the mode.
 
-    `weight_mean` and `mimic_norm` start with centred weights. Training keeps them so with
+    `weight_mean` and `mimic_norm` start with centred weights. To keep them centred while training, put
     `center_weights(centering_mask(model, centering))` last in the chain of the optimiser.
 
     Args:
-        name: a key of `MODELS`.
+        name: name of the network, a key of `MODELS`.
         classes: number of logits.
-        rngs: Flax's generators.
-        normalization: none, batch_norm, layer_norm, weight_standardization, weight_mean, last_bn or mimic_norm; for
-            ResNets skip_init and fixup as well.
-        stem: "cifar", for images of about 32 x 32, or "imagenet", 224 x 224.
-        centering: which layers are centred or standardised.
-        gain: of centred weights behind a ReLU; `VGG_GAIN` is the paper's for VGG.
-        skip_scale: MimicNorm's scalars in residual branches: "paper", 1/sqrt(l), or "authors", as in their code.
-        momentum: of running statistics.
-        eps: added to variances.
-        running_variance: what batch norms remember for evaluation: "unbiased" variances, as the paper's framework
-            PyTorch, or "biased" ones, as Flax.
-        options: of the network's own: depth, width and inputs of an MLP, width of a VGG or ResNet, ...
+        rngs: Flax's generators of random numbers.
+        normalization: name of the normalisation: none, batch_norm, layer_norm, weight_standardization, weight_mean,
+            last_bn or mimic_norm; for ResNets skip_init and fixup as well.
+        stem: "cifar", for images of about 32 x 32, or "imagenet", for images of 224 x 224.
+        centering: choice of the layers that are centred or standardised.
+        gain: gain of centred weights behind a ReLU; `VGG_GAIN` is the paper's for VGG.
+        skip_scale: law of MimicNorm's scalars in residual branches: "paper", 1/sqrt(l), or "authors", as in their code.
+        momentum: momentum of running statistics.
+        eps: number added to variances.
+        running_variance: variances that batch norms remember for evaluation: "unbiased", as in PyTorch, the paper's
+            framework, or "biased", as in Flax.
+        options: options of the network itself: depth, width and inputs of an MLP, width of a VGG or ResNet, ...
 
     Raises:
-        ValueError: an unknown name, normalization, stem, skip_scale or running_variance; a normalization or stem that
-            is not for this network.
+        ValueError: the name, normalization, stem, skip_scale or running_variance is unknown; or the normalization or
+            stem is not for this network.
     """
     check("model", name, MODELS)
     check("stem", stem, STEMS)

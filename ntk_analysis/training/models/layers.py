@@ -65,7 +65,7 @@ class Layers:
 
     @property
     def parts(self) -> Normalization:
-        """What the normalisation consists of."""
+        """The parts of the network's normalisation."""
         return NORMALIZATIONS[self.normalization]
 
     def conv(
@@ -80,7 +80,7 @@ class Layers:
         padding: int | None = None,
         rectified: bool = True,
     ) -> nnx.Conv:
-        """A square convolution, padded by size // 2 unless told; SkipInit's always have a bias.
+        """A square convolution, padded by size // 2 unless `padding` is given; those of SkipInit always have a bias.
 
         `rectified=False` says that no ReLU stands before it: its gain is then 1.
         """
@@ -104,7 +104,7 @@ class Layers:
         )
 
     def dense(self, inputs: int, units: int, *, first: bool = False) -> nnx.Linear:
-        """A hidden dense layer with biases; a first one has gain 1 and is not centred."""
+        """A hidden dense layer with biases; the first one has gain 1 and is not centred."""
         selected = not first and self.centering.selects((inputs, units))
         options: dict[str, Any] = {}
         if self.parts.standardized and selected:
@@ -117,15 +117,15 @@ class Layers:
         return layer(inputs, classes, kernel_init=he_normal(1.0), rngs=self.rngs)
 
     def last(self, classes: int) -> LastBatchNorm | Identity:
-        """What stands behind the read-out."""
+        """The module behind the read-out."""
         return LastBatchNorm(classes, **self._batch_norm) if self.parts.last else Identity()
 
     def norm(self, units: int) -> nnx.Module:
-        """What stands behind a hidden layer."""
+        """The module behind a hidden layer."""
         return hidden_norm(self.parts.hidden, units, rngs=self.rngs, **self._batch_norm)
 
     def branch_scale(self, block: int, convs: int) -> SkipScale | Identity:
-        """The scalar of residual branch 1, 2, ... of so many convolutions."""
+        """The scalar of residual branch number 1, 2, ..., which has `convs` convolutions."""
         match self.parts.scale:
             case "none":
                 return Identity()
@@ -137,7 +137,7 @@ class Layers:
                 return SkipScale(1.0)
 
     def dropout(self, stem: str) -> nnx.Dropout | Identity:
-        """Half of the features dropped while training at ImageNet size, as in torchvision; none at CIFAR size."""
+        """Dropout of half of the features while training at ImageNet size, as in torchvision; none at CIFAR size."""
         return nnx.Dropout(0.5, rngs=self.rngs) if stem == "imagenet" else Identity()
 
     @property
@@ -155,18 +155,18 @@ class Layers:
 
 
 def check(what: str, got: str, choices: Any) -> None:
-    """Raises a ValueError that names the choices, if `got` is not one."""
+    """Raises a ValueError that names the choices, if `got` is not one of them."""
     if got not in choices:
         raise ValueError(f"unknown {what} {got!r}: choose one of {', '.join(choices)}")
 
 
 def max_pool(x: jax.Array, size: int, *, padding: int = 0, ceil: bool = False) -> jax.Array:
-    """Maxima over squares with strides 2 of x (batch, height, width, channels); `ceil` keeps an incomplete last one."""
+    """Maxima over squares of x (batch, height, width, channels), strides 2; `ceil` keeps an incomplete last square."""
     ends = [padding + (ceil and (length + 2 * padding - size) % 2) for length in x.shape[1:3]]
     pads = [(0, 0), *((padding, end) for end in ends), (0, 0)]
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, size, size, 1), (1, 2, 2, 1), pads)
 
 
 def global_mean(x: jax.Array) -> jax.Array:
-    """(batch, height, width, channels) to (batch, channels)."""
+    """Mean over each image: from (batch, height, width, channels) to (batch, channels)."""
     return jnp.mean(x, (1, 2))

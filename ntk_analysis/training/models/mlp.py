@@ -7,17 +7,17 @@ from ntk_analysis.training.models.layers import Layers
 
 
 class MLP(nnx.Module):
-    """`depth` hidden layers of dense, norm, ReLU, and a read-out, on flattened inputs.
+    """An MLP on flattened inputs: `depth` hidden layers, each dense, norm and ReLU, and a read-out.
 
     Args:
         layers: makes the layers.
         classes: number of logits.
         depth: number of hidden layers, at least 1.
-        width: their units.
+        width: number of units of each hidden layer.
         inputs: number of features of an input, 32 * 32 * 3 for CIFAR.
 
     Raises:
-        ValueError: depth below 1.
+        ValueError: depth is below 1.
     """
 
     def __init__(self, layers: Layers, classes: int, *, depth: int = 5, width: int = 512, inputs: int = 3072) -> None:
@@ -30,7 +30,7 @@ class MLP(nnx.Module):
         self.last = layers.last(classes)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(batch, ...) to logits (batch, classes)."""
+        """Logits (batch, classes) of inputs (batch, ...)."""
         x = x.reshape(len(x), -1)
         if x.shape[-1] != self.first.in_features:
             raise ValueError(

@@ -9,8 +9,8 @@ from ntk_analysis.training.models.layers import Layers, global_mean, max_pool
 from ntk_analysis.training.normalization import Identity, start_fixup
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-"""Residual blocks of each stage by depth; those of 50 and 101 are bottlenecks."""
-EXPANSION = 4  # of a bottleneck
+"""Numbers of residual blocks of the stages by depth; blocks of 50 and 101 are bottlenecks."""
+EXPANSION = 4  # factor of a bottleneck's output channels
 
 
 class ResNet(nnx.Module):
@@ -19,10 +19,10 @@ class ResNet(nnx.Module):
     Args:
         layers: makes the layers.
         classes: number of logits.
-        blocks: of each stage; every stage but the first halves the image and doubles the channels.
-        bottleneck: whether blocks are of three convolutions instead of two.
+        blocks: number of blocks of each stage; every stage but the first halves the image and doubles the channels.
+        bottleneck: whether blocks have three convolutions instead of two.
         stem: "cifar", a 3 x 3 convolution, or "imagenet", a 7 x 7 one with strides 2 and max pooling.
-        width: channels of the first stage; each further one has twice as many.
+        width: number of channels of the first stage; each further one has twice as many.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ResNet(nnx.Module):
             start_fixup([list(block.convs) for block in self.blocks], self.head)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(batch, height, width, 3) to logits (batch, classes)."""
+        """Logits (batch, classes) of images (batch, height, width, 3)."""
         x = nnx.relu(self.norm(self.stem(x)))
         if self.pools:
             x = max_pool(x, 3, padding=1)
@@ -67,8 +67,8 @@ class Block(nnx.Module):
     """relu(shortcut + branch), the branch two 3 x 3 convolutions or a bottleneck of 1 x 1, 3 x 3, 1 x 1.
 
     Attributes:
-        number: its place in the network, 1, 2, ...
-        units: its channels.
+        number: place of the block in the network, 1, 2, ...
+        units: number of its channels.
         scale: the scalar at the end of the branch, if any.
     """
 
@@ -91,6 +91,6 @@ class Block(nnx.Module):
         y = x
         for conv, norm in zip(self.convs[:-1], self.norms[:-1], strict=True):
             y = nnx.relu(norm(conv(y)))
-        # a scalar and a norm meet in Fixup only, whose shift comes behind its scalar
+        # a scalar and a norm occur together in Fixup only, whose shift comes after its scalar
         y = self.norms[-1](self.scale(self.convs[-1](y)))
         return nnx.relu(self.projection_norm(self.projection(x)) + y)

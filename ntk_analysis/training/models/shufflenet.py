@@ -14,7 +14,7 @@ CHANNELS = {
     "x1_5": (176, 352, 704, 1024),
     "x2_0": (244, 488, 976, 2048),
 }
-"""Channels of the three stages and of the last convolution by width."""
+"""Numbers of channels of the three stages and of the last convolution, by width."""
 STEM = 24
 
 
@@ -24,8 +24,8 @@ class ShuffleNet(nnx.Module):
     Args:
         layers: makes the layers.
         classes: number of logits.
-        channels: of the stages and of the last convolution.
-        counts: units of each stage.
+        channels: numbers of channels of the stages and of the last convolution.
+        counts: numbers of units of the stages.
         stem: "cifar", a 3 x 3 convolution, or "imagenet", the same with strides 2 and max pooling.
     """
 
@@ -51,7 +51,7 @@ class ShuffleNet(nnx.Module):
         self.last = layers.last(classes)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(batch, height, width, 3) to logits (batch, classes)."""
+        """Logits (batch, classes) of images (batch, height, width, 3)."""
         x = self.stem(x)
         if self.pools:
             x = max_pool(x, 3, padding=1)
@@ -61,7 +61,7 @@ class ShuffleNet(nnx.Module):
 
 
 class Rectified(nnx.Module):
-    """Convolution, norm, ReLU."""
+    """A convolution, a norm and a ReLU."""
 
     def __init__(
         self, layers: Layers, inputs: int, units: int, size: int, strides: int = 1, *, rectified: bool = True
@@ -86,7 +86,7 @@ class Separable(nnx.Module):
 
 
 class Unit(nnx.Module):
-    """Half of the channels pass, the other half goes through a branch."""
+    """A unit in which half of the channels pass unchanged and the other half goes through a branch."""
 
     def __init__(self, layers: Layers, units: int) -> None:
         half = units // 2
@@ -99,7 +99,7 @@ class Unit(nnx.Module):
 
 
 class Reduction(nnx.Module):
-    """Two branches with strides 2, each on all channels."""
+    """A unit of two branches with strides 2, each on all channels."""
 
     def __init__(self, layers: Layers, inputs: int, units: int) -> None:
         half = units // 2
@@ -112,5 +112,5 @@ class Reduction(nnx.Module):
 
 
 def _shuffled(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The channels of both by turns."""
+    """The channels of a and b, alternating."""
     return jnp.stack([a, b], -1).reshape(*a.shape[:-1], -1)

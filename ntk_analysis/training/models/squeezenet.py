@@ -11,8 +11,8 @@ from flax import nnx
 
 from ntk_analysis.training.models.layers import Layers, check, global_mean, max_pool
 
-SQUEEZED = (16, 16, 32, 32, 48, 48, 64, 64)  # channels between the modules; each gives 8 times as many
-POOLS = {"1.0": (3, 7), "1.1": (2, 4)}  # fire modules before a pooling, besides the one behind the stem
+SQUEEZED = (16, 16, 32, 32, 48, 48, 64, 64)  # squeezed channels of the modules; each gives 8 times as many
+POOLS = {"1.0": (3, 7), "1.1": (2, 4)}  # fire modules before a pooling, besides the pooling behind the stem
 
 
 class SqueezeNet(nnx.Module):
@@ -21,7 +21,7 @@ class SqueezeNet(nnx.Module):
     Args:
         layers: makes the layers.
         classes: number of logits.
-        version: "1.0" or "1.1".
+        version: version of the network, "1.0" or "1.1".
         stem: "cifar", a padded 3 x 3 convolution without strides, or "imagenet".
     """
 
@@ -43,7 +43,7 @@ class SqueezeNet(nnx.Module):
         self.last = layers.last(classes)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(batch, height, width, 3) to logits (batch, classes)."""
+        """Logits (batch, classes) of images (batch, height, width, 3)."""
         x = max_pool(nnx.relu(self.norm(self.stem(x))), 3, ceil=True)
         for number, fire in enumerate(self.fires, 1):
             x = fire(x)
@@ -53,7 +53,7 @@ class SqueezeNet(nnx.Module):
 
 
 class Fire(nnx.Module):
-    """A 1 x 1 convolution to few channels, then a 1 x 1 and a 3 x 3 one side by side, 4 times as many each."""
+    """A 1 x 1 convolution to few channels, then a 1 x 1 and a 3 x 3 one side by side, 4 times as many channels each."""
 
     def __init__(self, layers: Layers, inputs: int, squeezed: int) -> None:
         self.squeeze = layers.conv(inputs, squeezed, 1, bias=True)

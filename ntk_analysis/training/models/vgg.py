@@ -8,16 +8,16 @@ from flax import nnx
 from ntk_analysis.training.models.layers import Layers, global_mean, max_pool
 
 CONVS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
-"""Convolutions of each stage by depth."""
+"""Numbers of convolutions of the stages, by depth."""
 CHANNELS = (1, 2, 4, 8, 8)
-"""Of each stage, in multiples of the first."""
+"""Channels of the stages, as multiples of the channels of the first."""
 
 
 class VGG(nnx.Module):
     """Stages of 3 x 3 convolutions, each with norm and ReLU, that end in max pooling.
 
-    At CIFAR size one linear read-out stands on the mean over what is left of the image (1 x 1 of 32 x 32); at ImageNet
-    size two dense layers of 4096 with dropout come before it, which are never normalised.
+    At CIFAR size one linear read-out follows the mean over what is left of the image (1 x 1 of 32 x 32). At ImageNet
+    size two dense layers of 4096 units with dropout, never normalised, come before the read-out.
 
     Args:
         layers: makes the layers.
@@ -50,10 +50,10 @@ class VGG(nnx.Module):
         self.last = layers.last(classes)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(batch, height, width, 3) to logits (batch, classes).
+        """Logits (batch, classes) of images (batch, height, width, 3).
 
         Raises:
-            ValueError: images that are not 224 x 224, at ImageNet size.
+            ValueError: images at ImageNet size are not 224 x 224.
         """
         size = x.shape[1:3]
         for stage in self.stages:
@@ -69,7 +69,7 @@ class VGG(nnx.Module):
 
 
 class Stage(nnx.Module):
-    """Convolutions of one size of image, and 2 x 2 max pooling."""
+    """Convolutions at one size of image, and 2 x 2 max pooling."""
 
     def __init__(self, layers: Layers, inputs: int, units: int, count: int) -> None:
         widths = [inputs] + [units] * (count - 1)
