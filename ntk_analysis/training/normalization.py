@@ -49,8 +49,8 @@ NORMALIZATIONS = {
     "skip_init": Normalization(scale="zero", residual=True),
     "fixup": Normalization("shift", scale="one", residual=True),
 }
-"""Normalisations by name. `weight_mean` and `last_bn` are MimicNorm without one of its parts: in a residual network
-they keep the scalars."""
+"""Normalisations by name. `weight_mean` and `last_bn` are MimicNorm less one of its parts: in a residual network they
+keep the scalars."""
 
 SKIP_SCALES: dict[str, Callable[[int, int], float]] = {
     "paper": lambda block, convs: block**-0.5,
