@@ -1,0 +1,47 @@
+"""What MkDocs does beside its own: formulas become MathML, which browsers draw themselves, and the gallery is a part."""
+
+import html
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+from paper_checks.report.formulas import formula
+
+GALLERY = Path(__file__).parents[2] / "figures" / "gallery"
+PICTURE = re.compile(r"\]\((?:\.\./)+figures/gallery/(\w+\.png)\)")
+MATHS = re.compile(
+    r'<(?P<tag>div|span) class="arithmatex">\\[\[(](?P<latex>.*?)\\[\])]</(?P=tag)>',
+    re.DOTALL,
+)
+log = logging.getLogger("mkdocs.hooks")  # a warning fails the strict build
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """The pictures stay where `ntk-analysis figures` put them; pages name them as GitHub finds them."""
+    for picture in sorted(GALLERY.glob("*.png")):
+        files.append(File.generated(config, f"gallery/{picture.name}", abs_src_path=str(picture)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **others: Any) -> str:
+    """Links to the gallery as a page of the site has them."""
+    up = "../" * page.file.src_uri.count("/")
+    return PICTURE.sub(rf"]({up}gallery/\1)", markdown)
+
+
+def on_page_content(content: str, page: Any, **others: Any) -> str:
+    """Every formula as MathML."""
+
+    def drawn(found: re.Match[str]) -> str:
+        latex = html.unescape(found["latex"]).strip()
+        block = found["tag"] == "div"
+        maths = str(formula(latex, "block" if block else "inline"))
+        if not maths.startswith("<math"):
+            log.warning("%s: the converter does not know the formula %s", page.file.src_uri, latex)
+        return f'<div class="formula">{maths}</div>' if block else maths
+
+    return MATHS.sub(drawn, content)
