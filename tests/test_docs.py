@@ -8,13 +8,17 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
 from tiers import full
 
 import ntk_analysis
+from ntk_analysis.cli.app import app
+from paper_checks.report.formulas import formula
 
 DOCS = Path(__file__).parent.parent / "docs"
-TUTORIALS = {path.stem: path for path in sorted((DOCS / "tutorials").glob("*.md"))}
-QUICK = ("ordered_or_chaotic",)  # the others take more than 5 s: full
+PAGES = [path.relative_to(DOCS).as_posix() for path in sorted(DOCS.rglob("*.md"))]
+RUN = [page for page in PAGES if "```python" in (DOCS / page).read_text("utf-8")]
+QUICK = ("computed/batch_norm.md", "computed/distances.md", "tutorials/ordered_or_chaotic.md")
 BLOCK = re.compile(r"^```(python|text)([^\n]*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 IDENTIFIERS = {
     name for page in (DOCS / "api").glob("*.md") for name in re.findall(r"^::: (\S+)$", page.read_text("utf-8"), re.M)
@@ -32,19 +36,17 @@ def as_a_user_has_it(monkeypatch, tmp_path):
 
 
 @pytest.mark.filterwarnings("default")  # Flax's own
-@pytest.mark.parametrize("page", [*QUICK, *full(*(name for name in TUTORIALS if name not in QUICK))])
-def test_the_tutorial_prints_what_it_says(page, as_a_user_has_it):
+@pytest.mark.parametrize("page", [*QUICK, *full(*(page for page in RUN if page not in QUICK))])
+def test_the_page_prints_what_it_says(page, as_a_user_has_it):
     """A block of text behind one of Python is what that prints, unless its title says "for instance"."""
-    names, printed, compared = {}, "", 0
-    for language, title, body in BLOCK.findall(TUTORIALS[page].read_text("utf-8")):
+    names, printed = {}, ""
+    for language, title, body in BLOCK.findall((DOCS / page).read_text("utf-8")):
         if language == "python":
             with contextlib.redirect_stdout(io.StringIO()) as out:
-                exec(compile(body, f"{page}.md", "exec"), names)
+                exec(compile(body, page, "exec"), names)
             printed = out.getvalue()
-        elif "for instance" not in title:
-            assert printed == body
-            compared += 1
-    assert compared
+        else:
+            assert printed == body or "for instance" in title
 
 
 def reexported(module):
@@ -81,13 +83,29 @@ def test_no_api_page_names_what_is_not_there():
         assert hasattr(found, name) or importlib.import_module(identifier)
 
 
-def test_every_tutorial_stands_in_the_navigation():
+def test_every_page_stands_in_the_navigation():
     navigation = (DOCS.parent / "mkdocs.yml").read_text("utf-8")
-    for page in DOCS.rglob("*.md"):
-        assert f"{page.relative_to(DOCS)}\n" in navigation
+    assert [page for page in PAGES if f": {page}\n" not in navigation] == []
 
 
 def test_pictures_are_small_and_there():
-    for page in DOCS.rglob("*.md"):
-        for target in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text("utf-8")):
-            assert (page.parent / target).stat().st_size <= 300_000
+    for page in PAGES:
+        for target in re.findall(r"!\[[^]]*\]\(([^)]+)\)", (DOCS / page).read_text("utf-8")):
+            assert (DOCS / page).parent.joinpath(target).stat().st_size <= 300_000
+
+
+def test_every_command_line_exists():
+    text = "".join((DOCS / page).read_text("utf-8") for page in PAGES)
+    commands = typer.main.get_command(app).commands
+    lines = re.findall(r"ntk-analysis (\w+)([^`\n]*)", text)
+    assert len(lines) > 10
+    for name, rest in lines:
+        options = {option for parameter in commands[name].params for option in parameter.opts}
+        assert {word for word in rest.split() if word.startswith("--")} <= options
+
+
+def test_every_formula_is_one_that_the_site_can_draw():
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```|`[^`\n]*`", "", (DOCS / page).read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+        for block, inline in re.findall(r"\$\$(.+?)\$\$|\$(.+?)\$", text, re.DOTALL):
+            assert formula(block or inline).startswith("<math")

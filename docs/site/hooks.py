@@ -1,8 +1,9 @@
-"""What MkDocs does beside its own: formulas become MathML, which browsers draw themselves, and the gallery is a part."""
+"""What MkDocs does beside its own: formulas become MathML, which browsers draw themselves; the gallery is a part."""
 
 import html
 import logging
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from mkdocs.structure.files import File, Files
 from paper_checks.report.formulas import formula
 
 GALLERY = Path(__file__).parents[2] / "figures" / "gallery"
+FONT = "STIXTwoMath-Regular.ttf"
 PICTURE = re.compile(r"\]\((?:\.\./)+figures/gallery/(\w+\.png)\)")
 MATHS = re.compile(
     r'<(?P<tag>div|span) class="arithmatex">\\[\[(](?P<latex>.*?)\\[\])]</(?P=tag)>',
@@ -21,14 +23,17 @@ log = logging.getLogger("mkdocs.hooks")  # a warning fails the strict build
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """The pictures stay where `ntk-analysis figures` put them; pages name them as GitHub finds them."""
-    for picture in sorted(GALLERY.glob("*.png")):
-        files.append(File.generated(config, f"gallery/{picture.name}", abs_src_path=str(picture)))
+    """The gallery, from where `ntk-analysis figures` put it, and a font of mathematics."""
+    package = find_spec("ziamath")
+    assert package is not None and package.origin is not None
+    font = Path(package.origin).parent / "fonts" / FONT
+    for folder, path in [("fonts", font), *(("gallery", picture) for picture in sorted(GALLERY.glob("*.png")))]:
+        files.append(File.generated(config, f"{folder}/{path.name}", abs_src_path=str(path)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **others: Any) -> str:
-    """Links to the gallery as a page of the site has them."""
+    """Pages name the gallery's pictures as GitHub finds them; here they are named as the site has them."""
     up = "../" * page.file.src_uri.count("/")
     return PICTURE.sub(rf"]({up}gallery/\1)", markdown)
 
