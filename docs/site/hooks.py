@@ -25,7 +25,8 @@ log = logging.getLogger("mkdocs.hooks")  # a warning fails the strict build
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """The gallery, from where `ntk-analysis figures` put it, and a font of mathematics."""
     package = find_spec("ziamath")
-    assert package is not None and package.origin is not None
+    assert package is not None
+    assert package.origin is not None
     font = Path(package.origin).parent / "fonts" / FONT
     for folder, path in [("fonts", font), *(("gallery", picture) for picture in sorted(GALLERY.glob("*.png")))]:
         files.append(File.generated(config, f"{folder}/{path.name}", abs_src_path=str(path)))
