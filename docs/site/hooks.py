@@ -14,7 +14,7 @@ from paper_checks.report.formulas import formula
 
 GALLERY = Path(__file__).parents[2] / "figures" / "gallery"
 FONT = "STIXTwoMath-Regular.ttf"
-PICTURE = re.compile(r"\]\((?:\.\./)+figures/gallery/(\w+\.png)\)")
+PICTURE = re.compile(r"(!\[[^]]*\])\((?:\.\./)+figures/gallery/(\w+\.png)\)")
 MATHS = re.compile(
     r'<(?P<tag>div|span) class="arithmatex">\\[\[(](?P<latex>.*?)\\[\])]</(?P=tag)>',
     re.DOTALL,
@@ -34,9 +34,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **others: Any) -> str:
-    """Pages name the gallery's pictures as GitHub finds them; here they are named as the site has them."""
+    """Pages name the gallery's pictures as GitHub finds them; here as the site has them, each with a link to itself."""
     up = "../" * page.file.src_uri.count("/")
-    return PICTURE.sub(rf"]({up}gallery/\1)", markdown)
+    return PICTURE.sub(rf"[\1({up}gallery/\2)]({up}gallery/\2)", markdown)
 
 
 def on_page_content(content: str, page: Any, **others: Any) -> str:
