@@ -26,9 +26,10 @@ class Readable(griffe.Extension):
 def quote_shapes(annotation: str | griffe.Expr | None) -> None:
     """Griffe takes the string "n *features" for a product: makes it a string again."""
     if isinstance(annotation, griffe.ExprSubscript) and str(annotation.left) in ARRAYS:
-        array, shape = annotation.slice.elements
-        text = re.sub(r"\* (?=\w)", "*", str(shape)).strip("\"' ")
-        annotation.slice.elements = [array, f'"{text}"']
+        if isinstance(annotation.slice, griffe.ExprTuple):
+            array, shape = annotation.slice.elements
+            text = re.sub(r"\* (?=\w)", "*", str(shape)).strip("\"' ")
+            annotation.slice.elements = [array, f'"{text}"']
     elif isinstance(annotation, griffe.Expr):
         for part in annotation.iterate(flat=False):
             if part is not annotation:  # a name has itself as its only part
