@@ -105,7 +105,13 @@ def normalised(x: np.ndarray, y: np.ndarray, chosen: Settings, rate: float, seed
         _, params = network.init(jax.random.key(seed), (-1, x.shape[1]))
         batch = {"batch": chosen.norm_batch, "seed": seed}
         return scale_invariance(
-            network, params, jax.numpy.asarray(x), jax.numpy.asarray(y), rate, chosen.norm_steps, **batch
+            network,
+            params,
+            jax.numpy.asarray(x),
+            jax.numpy.asarray(y),
+            learning_rate=rate,
+            steps=chosen.norm_steps,
+            **batch,
         )
 
 

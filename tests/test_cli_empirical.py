@@ -82,7 +82,7 @@ def test_a_drawn_network(run):
         assert f"ntk (9, 9, 3, 3) {name} (full)" in out
         assert f"open_kernel('{name}')" in out
         assert "tiles of" in err
-    made = fully_connected(1, 8, "weight_mean", "tanh", 3, 1.5, 0.1)
+    made = fully_connected(1, 8, "weight_mean", "tanh", outputs=3, w_var=1.5, b_var=0.1)
     with jax.enable_x64(False):
         params = made.init(jax.random.key(5), (9, 6))[1]
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)

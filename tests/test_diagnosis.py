@@ -48,7 +48,7 @@ def drawn(network, x, seed=0):
 
 def deep(name, depth=DEPTH, width=WIDTH):
     (normalization, activation, w_var, b_var), phase = PHASES[name]
-    network = fully_connected(depth, width, normalization, activation, OUTPUTS, w_var, b_var)
+    network = fully_connected(depth, width, normalization, activation, outputs=OUTPUTS, w_var=w_var, b_var=b_var)
     options = {"w_var": w_var, "b_var": b_var} | ({"batch_size": 32} if normalization == "batch" else {})
     return network, meanfield.analyse(activation, normalization=normalization, **options), phase
 
@@ -111,7 +111,7 @@ def test_the_evidence_tells_the_phases_apart(digits):
 @pytest.mark.usefixtures("by_trace")
 def test_without_biases_relu_keeps_its_correlations_at_any_gain(digits):
     """Where chi_1 and the fate of correlations differ, both are said."""
-    network = fully_connected(DEPTH, 64, "none", "relu", OUTPUTS, 1.5)
+    network = fully_connected(DEPTH, 64, "none", "relu", outputs=OUTPUTS, w_var=1.5)
     found = diagnose(network, drawn(network, digits), digits)
     assert found.verdict.phase == "critical"
     assert found.field.phase == "ordered"
@@ -289,8 +289,8 @@ def altered(network, x, weights=1.0, bias=None):
     return jax.tree_util.tree_map_with_path(alter, drawn(network, x))
 
 
-TANH = fully_connected(4, 32, "none", "tanh", 3, 1.5, 0.1)
-RELU = fully_connected(4, 32, "none", "relu", 3, 2.0, 0.1)
+TANH = fully_connected(4, 32, "none", "tanh", outputs=3, w_var=1.5, b_var=0.1)
+RELU = fully_connected(4, 32, "none", "relu", outputs=3, w_var=2.0, b_var=0.1)
 
 
 @pytest.mark.usefixtures("by_trace")
@@ -357,7 +357,7 @@ def test_float64_mends_kernels_that_underflow(scale, digits):
 
 def test_layers_of_zeros_have_no_correlation(digits):
     """Not even a warning: conftest makes it an error."""
-    network = fully_connected(3, 8, "none", "relu", 2)
+    network = fully_connected(3, 8, "none", "relu", outputs=2)
     measured, predicted = layer_correlations(network, altered(network, digits, weights=0.0), digits, None, 0)
     assert np.isnan(measured).all()
     assert predicted is None
@@ -365,7 +365,7 @@ def test_layers_of_zeros_have_no_correlation(digits):
 
 @pytest.mark.full
 def test_what_is_undefined_is_said_to_be(digits):
-    biased = fully_connected(3, 8, "none", "relu", 2, 1.0, 0.5)
+    biased = fully_connected(3, 8, "none", "relu", outputs=2, w_var=1.0, b_var=0.5)
     found = diagnose(biased, altered(biased, digits, weights=0.0, bias=0.0), digits)
     assert "1: undefined (" in found.summary()
     assert "nan" not in found.summary() + json.dumps(found.record(), allow_nan=False)

@@ -272,7 +272,7 @@ def test_what_is_known_of_layers_is_what_is_found(name):
 
 CHAOTIC = {
     "weight mean": fully_connected(60, 128, "weight_mean", outputs=4),
-    "tanh": fully_connected(60, 128, "none", "tanh", 4, 6.0),
+    "tanh": fully_connected(60, 128, "none", "tanh", outputs=4, w_var=6.0),
     "batch norm": fully_connected(60, 128, "batch", outputs=4),
 }
 SHALLOWER = fully_connected(30, 128, "weight_mean", outputs=4)

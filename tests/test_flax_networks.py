@@ -408,7 +408,7 @@ def test_whole_models_are_refused_with_advice(variables, model, tmp_path):
             with pytest.raises(kind, match=message + r".*networks\.from_linen"):
                 entry(f, params, X)
         with pytest.raises(kind, match=message):
-            linearised(f, params, X, y, 0.1, 1)
+            linearised(f, params, X, y, learning_rate=0.1, steps=1)
     file = tmp_path / "whole.py"
     file.write_text(
         "import jax, numpy as np\nfrom flax import linen as nn\n"

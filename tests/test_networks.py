@@ -147,7 +147,10 @@ DEEP = {
     "centered": (lambda n: fully_connected(3, n, "weight_mean", outputs=2, b_var=0.1), pairs),
     "standardized": (lambda n: fully_connected(3, n, "weight_standardization", outputs=2), pairs),
     "batch": (lambda n: fully_connected(3, n, "batch", outputs=2), one_batch),
-    "batch with eps": (lambda n: fully_connected(3, n, "batch", "leaky_relu(0.2)", 2, b_var=0.1, eps=0.2), pairs),
+    "batch with eps": (
+        lambda n: fully_connected(3, n, "batch", "leaky_relu(0.2)", outputs=2, b_var=0.1, eps=0.2),
+        pairs,
+    ),
     "layer": (lambda n: fully_connected(3, n, "layer", outputs=2, b_var=0.1), pairs),
     "layer_post": (lambda n: fully_connected(3, n, "layer_post", outputs=2), pairs),
     "residual": (lambda n: residual(2, n, outputs=2), pairs),

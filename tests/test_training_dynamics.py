@@ -31,20 +31,20 @@ def test_a_model_linear_in_its_parameters_is_its_own_linearisation(x64):
     params, cubes = RNG.standard_normal((6, 2)), X**3
     rate = 0.7 / np.linalg.norm(cubes @ cubes.T, 2)
     with jax.enable_x64(x64):
-        predicted = linearised(cubic, params, X, Y, rate, 50)
-        outputs = trained_outputs(cubic, params, X, Y, rate, 50)
+        predicted = linearised(cubic, params, X, Y, learning_rate=rate, steps=50)
+        outputs = trained_outputs(cubic, params, X, Y, learning_rate=rate, steps=50)
     # 50 steps, each of products of some 10 terms, of numbers up to the largest output
     np.testing.assert_allclose(outputs, predicted.outputs, rtol=0, atol=500 * EPS * np.abs(outputs).max())
     assert predicted.stable
     assert outputs.shape == (51, 10, 2)
     np.testing.assert_allclose(np.sum((outputs - Y) ** 2, axis=(1, 2)) / 2, predicted.loss, rtol=1e-12)
-    assert not linearised(cubic, params, X, Y, 3 * rate, 5).stable
+    assert not linearised(cubic, params, X, Y, learning_rate=3 * rate, steps=5).stable
 
 
 def test_trained_outputs_have_the_loss_curve():
     network = fully_connected(2, 8, outputs=2)
     params = drawn(network)
-    outputs = trained_outputs(network, params, X, Y, 0.01, 8)
+    outputs = trained_outputs(network, params, X, Y, learning_rate=0.01, steps=8)
     losses = loss_curve(network, params, X, Y, learning_rate=0.01, steps=8)
     np.testing.assert_allclose(np.sum((outputs - Y) ** 2, axis=(1, 2)) / 2, losses, rtol=1e-12)
 
@@ -54,8 +54,8 @@ def test_the_first_step_leaves_the_prediction_at_second_order():
     params = drawn(network)
 
     def gap(rate):
-        predicted = linearised(network, params, X, Y, rate, 1).outputs[1]
-        return np.max(np.abs(trained_outputs(network, params, X, Y, rate, 1)[1] - predicted))
+        predicted = linearised(network, params, X, Y, learning_rate=rate, steps=1).outputs[1]
+        return np.max(np.abs(trained_outputs(network, params, X, Y, learning_rate=rate, steps=1)[1] - predicted))
 
     # a wrong kernel leaves it at first order, with ratio 10; the third order is a relative correction of about 1e-3
     assert gap(1e-3) / gap(1e-4) == pytest.approx(100, rel=0.05)
@@ -96,7 +96,7 @@ def test_wide_networks_are_closer_to_their_prediction(normalization):
 @pytest.mark.parametrize(("normalization", "batch"), [("weight_mean", 7), *full(("none", None), ("batch", 7))])
 def test_a_last_batch_norm_hides_the_scale_of_every_layer(normalization, batch):
     network = fully_connected(3, 16, normalization, outputs=2, last_batch_norm=True)
-    found = scale_invariance(network, drawn(network), X, Y, 0.3, 30, batch=batch)
+    found = scale_invariance(network, drawn(network), X, Y, learning_rate=0.3, steps=30, batch=batch)
     assert found.products.shape == (31, 4)
     assert found.variance.shape == (31, 2)
     # rounding of the sums behind a gradient, some 10^3 terms; of |W|^2, its 256 terms
@@ -119,14 +119,14 @@ def test_a_last_batch_norm_hides_the_scale_of_every_layer(normalization, batch):
 )
 def test_where_the_scale_is_seen_it_is_told(change, layers):
     network = fully_connected(3, 16, outputs=2, last_batch_norm=True, **change)
-    found = scale_invariance(network, drawn(network), X, Y, 0.1, 3)
+    found = scale_invariance(network, drawn(network), X, Y, learning_rate=0.1, steps=3)
     assert np.all(np.abs(found.cosines[:, layers]).max(axis=0) > 1e-6)
 
 
 def test_variance_and_norms_are_those_of_the_network():
     network = fully_connected(2, 8, outputs=2, last_batch_norm=True)
     params = drawn(network)
-    found = scale_invariance(network, params, X, Y, 0.1, 1)
+    found = scale_invariance(network, params, X, Y, learning_rate=0.1, steps=1)
     outputs = Serial(*network.layers[:-1]).apply(params[:-1], X)
     np.testing.assert_allclose(found.variance[0], np.var(outputs, axis=0), rtol=1e-12)
     norms = [np.sum(leaf**2) for leaf in jax.tree.leaves(params)]
@@ -137,13 +137,13 @@ def test_variance_and_norms_are_those_of_the_network():
 def test_bad_training():
     params = RNG.standard_normal((6, 2))
     with pytest.raises(ValueError, match=r"targets have shape \(10,\), the network's outputs \(10, 2\)"):
-        linearised(cubic, params, X, Y[:, 0], 0.1, 2)
+        linearised(cubic, params, X, Y[:, 0], learning_rate=0.1, steps=2)
     with pytest.raises(ValueError, match="steps=0"):
-        trained_outputs(cubic, params, X, Y, 0.1, 0)
+        trained_outputs(cubic, params, X, Y, learning_rate=0.1, steps=0)
     with pytest.raises(ValueError, match="positive"):
-        linearised(cubic, params, X, Y, -1.0, 2)
+        linearised(cubic, params, X, Y, learning_rate=-1.0, steps=2)
     with pytest.raises(OverflowError, match="exceeds float64"):
-        linearised(cubic, params, X, Y, 100.0, 1000)
+        linearised(cubic, params, X, Y, learning_rate=100.0, steps=1000)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_bad_study(change, message):
 def test_bad_scale_invariance():
     plain = fully_connected(1, 4, outputs=2)
     with pytest.raises(TypeError, match="does not end in LastBatchNorm"):
-        scale_invariance(plain, drawn(plain), X, Y, 0.1, 2)
+        scale_invariance(plain, drawn(plain), X, Y, learning_rate=0.1, steps=2)
     network = fully_connected(1, 4, outputs=2, last_batch_norm=True)
     for change, message in [
         ({"learning_rate": 0.0}, "positive"),
@@ -176,4 +176,4 @@ def test_bad_scale_invariance():
             scale_invariance(network, drawn(network), X, Y, **arguments)
     branched = Serial(Dense(4), Residual(Dense(4)), Dense(2), LastBatchNorm())
     with pytest.raises(TypeError, match="no norms by layer"):
-        scale_invariance(branched, drawn(branched), X, Y, 0.1, 2)
+        scale_invariance(branched, drawn(branched), X, Y, learning_rate=0.1, steps=2)

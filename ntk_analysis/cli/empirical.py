@@ -122,7 +122,9 @@ def empirical(
 
     check_workers(workers, scheduler)
     if images is not None:
-        made = fully_connected(depth, width, normalization, activation, classes, w_var, b_var, eps=eps)
+        made = fully_connected(
+            depth, width, normalization, activation, outputs=classes, w_var=w_var, b_var=b_var, eps=eps
+        )
         subject = tiles.drawn_network(made, read_inputs(images, count, seed, center, raw)[1], seed, float64)
     else:
         subject = tiles.given_network(str(network), count, seed, float64)

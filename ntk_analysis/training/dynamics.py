@@ -43,7 +43,7 @@ class Linearised:
 
 @numpy_in_float64
 def linearised(
-    f: Layer | Apply, params: Params, x: AnyArray, y: AnyArray, learning_rate: Real, steps: int
+    f: Layer | Apply, params: Params, x: AnyArray, y: AnyArray, *, learning_rate: Real, steps: int
 ) -> Linearised:
     """Training by full-batch gradient descent as the network's own tangent kernel at the start predicts it.
 
@@ -78,7 +78,7 @@ def linearised(
 
 @numpy_in_float64
 def trained_outputs(
-    f: Layer | Apply, params: Params, x: AnyArray, y: AnyArray, learning_rate: Real, steps: int
+    f: Layer | Apply, params: Params, x: AnyArray, y: AnyArray, *, learning_rate: Real, steps: int
 ) -> Float[HeldArray, "steps_and_start n *outputs"]:
     """Outputs of the network itself along the descent of `linearised`, of shape (steps + 1, n, ...).
 
@@ -179,8 +179,10 @@ def _compared(
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """The distance after the last step, the network's loss and the predicted loss."""
     _, params = network.init(key, (-1, *x.shape[1:]))
-    prediction = linearised(network, params, jnp.asarray(x), y, rate, steps)
-    outputs = np.asarray(trained_outputs(network, params, jnp.asarray(x), y, rate, steps), np.float64)
+    prediction = linearised(network, params, jnp.asarray(x), y, learning_rate=rate, steps=steps)
+    outputs = np.asarray(
+        trained_outputs(network, params, jnp.asarray(x), y, learning_rate=rate, steps=steps), np.float64
+    )
     moved = np.linalg.norm(prediction.outputs[-1] - prediction.outputs[0])
     with np.errstate(over="ignore", invalid="ignore"):  # diverged, which is said by width
         distance = np.linalg.norm(outputs[-1] - prediction.outputs[-1]) / moved

@@ -71,9 +71,9 @@ def scale_invariance(
     params: Params,
     x: AnyArray,
     y: AnyArray,
+    *,
     learning_rate: Real,
     steps: int,
-    *,
     batch: int | None = None,
     seed: int = 0,
 ) -> ScaleInvariance:
