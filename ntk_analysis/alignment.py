@@ -33,8 +33,8 @@ class Direction(NamedTuple):
     """A matrix of norm 1, and the largest angle in radians by which rounding may have turned it.
 
     Attributes:
-        unit: of Frobenius norm 1, float64.
-        error: in [0, pi/2); cosines of angles between matrices are off by no more than the sum of both.
+        unit: matrix of Frobenius norm 1, float64.
+        error: angle in [0, pi/2); cosines of angles between matrices are off by no more than the sum of both.
     """
 
     unit: np.ndarray
@@ -49,7 +49,7 @@ def kernel_distance(kernel1: AnyKernel, kernel2: AnyKernel, *, which: str = "ntk
 
     Args:
         kernel1: (n1, n2) or (n1, n2, C, C).
-        kernel2: of the same shape.
+        kernel2: any kernel of the same shape.
         which: the part of a `Kernel` or `EmpiricalKernel` to take.
 
     Raises:
@@ -101,7 +101,7 @@ def centered_alignment(kernel1: AnyKernel, kernel2: AnyKernel, *, unbiased: bool
 
     Args:
         kernel1: (n1, n2) or (n1, n2, C, C); with `unbiased` (n, n) of one set of inputs, n >= 4.
-        kernel2: of the same shape.
+        kernel2: any kernel of the same shape.
         unbiased: take the unbiased estimates.
         which: the part of a `Kernel` or `EmpiricalKernel` to take.
 
@@ -133,7 +133,7 @@ def target_alignment(
         targets: (n,) integers or booleans are class labels, Y = one-hot - 1/classes; floats (n,) or (n, C) are Y
             itself. Two classes give half the y y' of labels -1 and 1, and so the same alignment.
         centered: centre both kernels over inputs (Cortes et al. 2012) or not (Cristianini et al. 2001).
-        unbiased: as for `centered_alignment`; nothing is to be taken off without `centered`.
+        unbiased: whether the estimates are unbiased, see `centered_alignment`; only with `centered`.
         which: the part of a `Kernel` or `EmpiricalKernel` to take.
 
     Raises:
@@ -209,7 +209,7 @@ def _pair(kernel1: AnyKernel, kernel2: AnyKernel, which: str) -> tuple[np.ndarra
 
 
 def _direction(given: np.ndarray, project: Callable[[np.ndarray], np.ndarray], name: str) -> Direction:
-    """What is left of a matrix behind a projection, as a direction; an error where that is rounding."""
+    """Direction of the matrix that a projection leaves; ValueError where nothing but rounding is left."""
     values = given.astype(np.float64)
     values = project(values / (float(np.max(np.abs(values))) or 1.0))
     size = float(np.linalg.norm(values))
@@ -225,7 +225,7 @@ def _direction(given: np.ndarray, project: Callable[[np.ndarray], np.ndarray], n
 
 
 def _projection(kernel: np.ndarray, unbiased: bool) -> Callable[[np.ndarray], np.ndarray]:
-    """What centres kernels like this one."""
+    """The projection that centres kernels of this shape."""
     if not unbiased:
         return _centered
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or len(kernel) < 4:

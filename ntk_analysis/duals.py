@@ -192,7 +192,7 @@ class ClosedForm(Dual):
         return Moment(value, found, error, jnp.zeros((), value.dtype))
 
     def _distance_error(self, q1: jax.Array, q2: jax.Array, distance: jax.Array, found: jax.Array) -> jax.Array:
-        """What is more than a few roundings of the cosine distance itself: see `opposite_error` and `_mismatch`."""
+        """The errors beyond a few roundings of the cosine distance itself: see `opposite_error` and `_mismatch`."""
         eps = float(np.finfo(found.dtype).eps)
         error = opposite_error(distance)
         if self.mismatch is not None:
@@ -213,7 +213,7 @@ class ClosedForm(Dual):
         return into_range(jnp.where(inverse > 0, lost * inverse, distance))
 
     def _mismatch(self, variance1: jax.Array, variance2: jax.Array, scale: jax.Array) -> jax.Array:
-        """What unequal variances alone cost, of second order in their difference.
+        """Part of the distance that unequal variances alone make, of second order in their difference.
 
         With L = log coincident as a function of x = log q1 and y = log q2 it is exp(L(x, y)) (exp(m) - 1), where
         2 m = L(x, x) + L(y, y) - 2 L(x, y) is the integral of d^2 L / dx dy over the square from y to x: for variances

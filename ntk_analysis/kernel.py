@@ -241,7 +241,7 @@ class Kernel:
         write_whole(path, lambda scratch: np.savez_compressed(scratch, **self.arrays()))
 
     def arrays(self) -> dict[str, Any]:
-        """What `save` writes, by name: NumPy arrays, numbers and words."""
+        """The NumPy arrays, numbers and words that `save` writes, by name."""
         arrays = {name: getattr(self, name) for name in SAVED}
         found = {name: np.asarray(value) for name, value in arrays.items() if value is not None}
         return found | {"format": np.array(SAVED_FORMAT)}
