@@ -291,7 +291,7 @@ def _by_series(left: Series, right: Series, equal: jax.Array, distance: jax.Arra
 
 
 def _rest_error(rest1: jax.Array, rest2: jax.Array, equal: jax.Array, share: jax.Array) -> jax.Array:
-    """Error of the distance from errors of the rests, which are 1 - sum to rounding, or below it no more than a bound."""
+    """Error of the distance from errors of the rests, which are 1 - sum to rounding, or no more than a bound."""
     noise = _noise(rest1)
     relative1, relative2 = (jnp.where(rest > noise, noise / 8 / jnp.maximum(rest, noise), 1) for rest in (rest1, rest2))
     root1, root2 = safe_sqrt(rest1), safe_sqrt(rest2)

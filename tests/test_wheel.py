@@ -1,0 +1,80 @@
+"""The wheel: small, without tests and gallery, and complete: its code runs from it, in an environment of its own."""
+
+import shutil
+import subprocess
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LARGEST = 10**6  # bytes
+
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.skipif(shutil.which("uv") is None, reason="uv, which builds the wheel, is not installed"),
+]
+
+USE = """
+import numpy as np
+import ntk_analysis as ntk
+from ntk_analysis import spectrum
+assert "site-packages" in ntk.__file__, ntk.__file__
+kernel = ntk.infinite_kernel(ntk.networks.fully_connected(3, 1, "weight_mean"), np.eye(4))
+assert spectrum.condition_number(kernel) < 2
+kernel.save("k.npz")
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(["uv", "build", "--wheel", "--quiet", "--out-dir", str(folder), str(ROOT)], check=True, timeout=300)
+    return next(folder.glob("*.whl"))
+
+
+def test_what_is_in_it(wheel):
+    assert wheel.stat().st_size < LARGEST
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert not [name for name in names if "gallery" in name or "conftest" in name or "/test_" in name or ".png" in name]
+    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "ntk_analysis").rglob("*.py")}
+    assert sources <= set(names)
+    assert "ntk_analysis/py.typed" in names
+    assert any(name.endswith("runs.jsonl") for name in names), "recorded runs are read by the claims"
+
+
+def test_it_runs_where_nothing_else_of_the_repository_is(wheel, tmp_path):
+    """Its dependencies are those of this environment: which of them the wheel asks for is the next test's."""
+    venv.create(tmp_path / "env", with_pip=False)
+    python = tmp_path / "env" / "bin" / "python"
+    packages = next((tmp_path / "env" / "lib").glob("python*")) / "site-packages"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(packages)
+    (packages / "dependencies.pth").write_text(str(Path(pytest.__file__).resolve().parent.parent))
+    for command in (
+        ["-c", USE],
+        ["-m", "ntk_analysis.cli", "--help"],
+        ["-m", "ntk_analysis.cli", "check", "--only", "eq4"],
+        ["-m", "ntk_analysis.cli", "figures", "condition_number", "--out", "out"],
+    ):
+        result = subprocess.run(
+            [python, *command], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert result.returncode == 0, result.stderr
+    assert (tmp_path / "out" / "condition_number.png").is_file()
+    assert (tmp_path / "k.npz").is_file()
+
+
+def test_what_it_asks_for_is_not_of_the_development_group(wheel):
+    """No module of the wheel imports what only the tests, the linters or the site install."""
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = next(archive.read(name).decode() for name in archive.namelist() if name.endswith("METADATA"))
+        sources = [archive.read(name).decode() for name in archive.namelist() if name.endswith(".py")]
+    wanted = [
+        line.partition(":")[2].strip().lower() for line in metadata.splitlines() if line.startswith("Requires-Dist")
+    ]
+    for tool in ("pytest", "hypothesis", "mypy", "ruff", "mkdocs"):
+        assert not [line for line in wanted if line.startswith(tool) and "extra" not in line]
+        assert not [text for text in sources if f"\nimport {tool}" in text or f"\nfrom {tool}" in text]
