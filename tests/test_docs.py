@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import importlib
+import inspect
 import io
 import re
 from pathlib import Path
@@ -75,6 +76,30 @@ def test_every_public_name_stands_on_an_api_page():
     assert len(names) > 150
     missing = [name for name in names if f"ntk_analysis.{elsewhere.get(name, name[13:])}" not in IDENTIFIERS]
     assert not missing
+
+
+ARRAYS = re.compile(r"(jax\S*Array|numpy\.ndarray|<class 'numpy\.ndarray'>)( \| (jax\S*Array|numpy\.ndarray|None))*")
+SHAPE = re.compile(r"\([\w ]+,[^()]*\)")
+
+
+def test_every_public_name_says_what_it_is_and_the_shapes_of_its_arrays():
+    """Shapes stand in the annotation, in the argument's entry, or in the function that the docstring refers to."""
+    unsaid = []
+    for name in public_names():
+        module, _, last = name.rpartition(".")
+        value = getattr(importlib.import_module(module), last)
+        if not (inspect.isfunction(value) or inspect.isclass(value)):  # an alias of types is said by its comment
+            continue
+        words = inspect.getdoc(value)
+        if not words:
+            unsaid.append(name)
+        elif inspect.isfunction(value) and not re.search(r"(see|those of) `", words):
+            for parameter in inspect.signature(value).parameters.values():
+                entry = re.search(rf"^ *{parameter.name}: (.*(\n {{8,}}.*)*)", words, re.MULTILINE)
+                said = entry is not None and (SHAPE.search(entry.group(1)) or "shape" in entry.group(1))
+                if ARRAYS.fullmatch(str(parameter.annotation)) and not said:
+                    unsaid.append(f"{name}({parameter.name})")
+    assert not unsaid
 
 
 def test_no_api_page_names_what_is_not_there():

@@ -25,7 +25,8 @@ def scaled_kernel(ntk, log_scale=0.0, nngp=None):
     nngp = np.eye(len(ntk)) if nngp is None else nngp
     variance, zeros = np.diag(nngp), np.zeros(len(ntk))
     distance = 1 - nngp / np.sqrt(np.outer(variance, variance))
-    return Kernel(variance, variance, distance, zeros, zeros, ntk, log_scale, 0.0, "gaussian", joint=True)
+    log_scale, error = (x if isinstance(x, jax.Array) else np.float64(x) for x in (log_scale, 0.0))
+    return Kernel(variance, variance, distance, zeros, zeros, ntk, log_scale, error, "gaussian", joint=True)
 
 
 def with_eigenvalues(eigenvalues, seed=0):

@@ -22,6 +22,12 @@ def draw_kernels(networks: Sequence[Serial], x: AnyArray, seeds: Sequence[int], 
 
     Networks differ in width or depth only, so the first one says whether outputs couple the batch. Each is compiled,
     which takes most of the time, beside another on a thread of its own.
+
+    Args:
+        networks: networks to draw.
+        x: inputs (n, ...); float64 is kept, everything else becomes float32.
+        seeds: the number S of draws of each network.
+        seed: seed of all draws.
     """
     x = concrete(x, "x")
     x = x if x.dtype == np.float64 else x.astype(np.float32)

@@ -36,6 +36,14 @@ def fit_power_law(widths: np.ndarray, values: np.ndarray, errors: np.ndarray) ->
 
     The fit is to the values, not to their logarithms. The two agree where errors are small, but only the former is
     right for a value that noise has taken below zero.
+
+    Args:
+        widths: widths (W,), positive.
+        values: measured values (W,), float64.
+        errors: standard errors (W,) of the values.
+
+    Returns:
+        The law; `UNRESOLVED` where fewer than two values are positive, or an error is not.
     """
     widths, values, errors = (
         concrete(given, name).astype(np.float64)
@@ -65,6 +73,14 @@ def fluctuation_rate(depth_over_width: np.ndarray, fluctuation: np.ndarray, erro
     """The rate c in Var/E^2 = exp(c depth/width) - 1, by weighted least squares of log(1 + Var/E^2), and its error.
 
     The error is multiplied by the root of chi^2 per degree of freedom where that is above 1, as in `PowerLaw`.
+
+    Args:
+        depth_over_width: ratios (n,) of depth to width.
+        fluctuation: measured values (n,) of Var/E^2.
+        errors: standard errors (n,) of these values.
+
+    Returns:
+        The rate c and its standard error.
     """
     ratio, y, error = np.asarray(depth_over_width), np.log1p(fluctuation), np.asarray(errors) / (1 + fluctuation)
     weight = 1 / error**2

@@ -30,10 +30,13 @@ def squared_bias(deviations: np.ndarray) -> tuple[float, float]:
 
 
 def diagonal_fluctuation(kernels: np.ndarray) -> tuple[float, float]:
-    """Var k(x, x) / (E k(x, x))^2 from S draws (S, n, n), mean over x, and its standard error by the delta method.
+    """Var k(x, x) / (E k(x, x))^2, mean over inputs x, and its standard error by the delta method.
 
     The squared mean is corrected for its own variance / S. Draws of a heavy-tailed kernel (depth near width) hide the
     rare large values that make up their variance: the estimate is then too low, and so is its error.
+
+    Args:
+        kernels: S draws (S, n, n) of one kernel, float64 or float32.
     """
     diagonal = np.diagonal(kernels, axis1=1, axis2=2)
     mean, variance = diagonal.mean(axis=0), diagonal.var(axis=0, ddof=1)
