@@ -95,7 +95,7 @@ def kernels(x: np.ndarray, normalization: str, depths: Iterable[int]) -> np.ndar
 
     One pass: the layer that reads out a network is the one that leads on to the next hidden layer of a deeper one.
     """
-    wanted, found = set(depths), []
+    wanted, found = {int(depth) for depth in depths}, []
     for depth, kernel in enumerate(readouts(normalization, max(wanted), x), 1):
         if depth in wanted:
             found.append([unit_diagonal(np.asarray(part)) for part in (kernel.nngp, kernel.ntk_scaled)])

@@ -53,7 +53,7 @@ def settings(config: Config) -> Settings:
 
 def tangent_kernels(x: np.ndarray, normalization: str, depths: Iterable[int]) -> Iterator[np.ndarray]:
     """Tangent kernels (m, m) of infinitely wide networks of these numbers of hidden layers, ascending, in one pass."""
-    wanted = set(depths)
+    wanted = {int(depth) for depth in depths}
     for depth, kernel in enumerate(readouts(normalization, max(wanted), x), 1):
         if depth in wanted:
             yield kernel.ntk
