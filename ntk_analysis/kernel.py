@@ -206,12 +206,13 @@ class Kernel:
         A kernel of a batch with itself stays one where rows and columns are the same, as in kernel[:10, :10].
 
         Raises:
-            IndexError: a single number, which would take away an axis (kernel[3:4] keeps it), or more than two indices.
+            TypeError: a single number, which would take away an axis (kernel[3:4] keeps it), or more than two indices;
+                no IndexError, which would make a loop over a kernel end at once.
         """
         rows, columns = inputs if isinstance(inputs, tuple) and len(inputs) == 2 else (inputs, slice(None))
         for index in (rows, columns):
             if isinstance(index, tuple) or not (isinstance(index, slice) or np.ndim(index) == 1):
-                raise IndexError(
+                raise TypeError(
                     f"got kernel[{inputs}], expected kernel[rows] or kernel[rows, columns] of slices or arrays: one "
                     "input is a slice, kernel[3:4]"
                 )
