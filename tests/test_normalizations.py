@@ -46,6 +46,7 @@ def test_recipes_and_sweeps(alias, trained):
     assert sweep.Grid(recipe, (0.1,), (0,), (alias,)).normalizations == (trained,)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("alias", ["bn", "mimic"])
 def test_models_and_their_memory(alias):
     given, expected = (
