@@ -1,14 +1,17 @@
 """What every analysis takes as a kernel: an infinite one, an empirical one in any layout, a file or store, an array."""
 
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
+import jax
 import numpy as np
 
 from ntk_analysis.arrays import concrete
 from ntk_analysis.empirical import EmpiricalKernel, open_kernel
 from ntk_analysis.kernel import Kernel
 from ntk_analysis.precision import AnyArray
+
+OneArray = TypeVar("OneArray", jax.Array, np.ndarray)
 
 AnyKernel: TypeAlias = Kernel | EmpiricalKernel | str | Path | AnyArray
 """An infinite `Kernel`, an `EmpiricalKernel`, the path of a saved one, or an array laid out as `Entries`."""
@@ -88,13 +91,7 @@ def as_array(kernel: AnyKernel, which: str = "ntk") -> AnyArray:
     return entries(kernel, which).values if isinstance(kernel, EmpiricalKernel) else kernel
 
 
-def output_by_output(values: np.ndarray) -> np.ndarray:
+def output_by_output(values: OneArray) -> OneArray:
     """A full kernel (n1, n2, C, C) as the matrix (n1 C, n2 C): row c n1 + a is output c on input a."""
     n1, n2, C, _ = values.shape
     return values.transpose(2, 0, 3, 1).reshape(C * n1, C * n2)
-
-
-def input_by_input(values: np.ndarray) -> np.ndarray:
-    """A full kernel (n1, n2, C, C) as the matrix (n1 C, n2 C): row a C + c is output c on input a."""
-    n1, n2, C, _ = values.shape
-    return values.transpose(0, 2, 1, 3).reshape(n1 * C, n2 * C)

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float64
 
-from ntk_analysis.any_kernel import AnyKernel, as_array
+from ntk_analysis.any_kernel import AnyKernel, as_array, output_by_output
 from ntk_analysis.arrays import real_array
 from ntk_analysis.batch_norm.checks import check_eps
 from ntk_analysis.precision import AnyArray, HeldArray, Real, float_array, is_traced, numpy_in_float64
@@ -93,8 +93,7 @@ def as_matrix(theta: AnyArray) -> Float[HeldArray, "BC BC"]:
     kernel: Any = real_array(theta, "theta")  # in its own dtype, from which `spectrum` knows its rounding
     if kernel.ndim != 4 or kernel.shape[0] != kernel.shape[1] or kernel.shape[2] != kernel.shape[3]:
         raise ValueError(f"theta has shape {kernel.shape}, expected (B, B, C, C): see ntk")
-    B, _, C, _ = kernel.shape
-    return kernel.transpose(2, 0, 3, 1).reshape(B * C, B * C)
+    return output_by_output(kernel)
 
 
 @numpy_in_float64

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 
 from ntk_analysis.any_kernel import AnyKernel, entries, opened
-from ntk_analysis.any_kernel import input_by_input as rows_input_by_input
 from ntk_analysis.empirical import EmpiricalKernel
 from ntk_analysis.empirical.coupling import known_coupling
 from ntk_analysis.empirical.functions import name_of
@@ -58,4 +57,7 @@ def input_by_input(kernel: AnyKernel, which: str) -> Kernel | np.ndarray:
     if isinstance(kernel, Kernel):
         return kernel
     values, _ = entries(kernel, which)
-    return rows_input_by_input(values) if values.ndim == 4 else values
+    if values.ndim != 4:
+        return values
+    n1, n2, C, _ = values.shape
+    return values.transpose(0, 2, 1, 3).reshape(n1 * C, n2 * C)
