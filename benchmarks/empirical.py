@@ -37,8 +37,8 @@ def kernels(implementation: str = "structured") -> dict[tuple[str, str], Call]:
     on_device = jnp.asarray(x)
     calls: dict[tuple[str, str], Call] = {}
     for layout in LAYOUTS:
-        theirs = reference.empirical_ntk_fn(NETWORK.apply, outputs=layout, implementation=implementation)
-        calls[layout, OURS] = lambda layout=layout: empirical_ntk(NETWORK, params, x, outputs=layout).values
+        theirs = reference.empirical_ntk_fn(NETWORK.apply, layout=layout, implementation=implementation)
+        calls[layout, OURS] = lambda layout=layout: empirical_ntk(NETWORK, params, x, layout=layout).values
         calls[layout, THEIRS] = finished(theirs, params, on_device)
     return calls
 

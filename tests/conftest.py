@@ -12,7 +12,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # every annotation of the library, array shapes included, is checked at run time: in CI, as it takes a sixth of the time
 if "CHECK_ANNOTATIONS" in os.environ:
-    install_import_hook("ntk_analysis", "beartype.beartype")
+    install_import_hook("ntk_analysis", "annotations.checked")
 
 # fixed examples: a red test is red again; compile times make per-example deadlines meaningless
 hypothesis.settings.register_profile("project", deadline=None, derandomize=True, max_examples=25)

@@ -439,7 +439,7 @@ def test_tangent_kernels_that_do_not_fit(theta, words):
 def test_other_refusals():
     with pytest.raises(ValueError, match=r"theta has shape \(3, 3\), expected \(B, B, C, C\)"):
         as_matrix(np.eye(3))
-    with pytest.raises(ValueError, match="outputs=0, expected at least 1"):
+    with pytest.raises(ValueError, match="count=0, expected at least 1"):
         sample_outputs(np.eye(3), 0)
     with pytest.raises(ValueError, match="not positive semi-definite"):
         sample_outputs(np.diag([1.0, -1.0]), 1)

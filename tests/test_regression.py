@@ -412,11 +412,11 @@ def test_empirical_kernel_of_coupled_outputs_is_the_linearised_network(problem):
 def test_the_trace_of_an_empirical_kernel_stands_for_the_average_output(problem):
     x, y, _ = problem
     network, params = small_network()
-    trace = functools.partial(empirical_ntk, network.apply, params, outputs="trace")
-    average = np.asarray(empirical_ntk(network.apply, params, x, outputs="diagonal").values).mean(axis=-1)
+    trace = functools.partial(empirical_ntk, network.apply, params, layout="trace")
+    average = np.asarray(empirical_ntk(network.apply, params, x, layout="diagonal").values).mean(axis=-1)
     found = KernelRegressor(trace, time=0.4).fit(x, y).flow_
     np.testing.assert_allclose(found.eigenvalues_scaled, np.linalg.eigvalsh(average), rtol=1e-10)
-    nngp = functools.partial(empirical_nngp, network.apply, params, outputs="trace")
+    nngp = functools.partial(empirical_nngp, network.apply, params, layout="trace")
     with pytest.raises(ValueError, match="NNGP of 7 inputs is not positive definite"):  # of rank 2
         KernelRegressor(nngp, which="nngp").fit(x, y)
 

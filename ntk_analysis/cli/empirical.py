@@ -57,9 +57,12 @@ def empirical(
     store: Annotated[
         Path | None, Option(help="Folder for the kernel; a kernel begun there is continued.", show_default=False)
     ] = None,
-    outputs: Annotated[
-        str, Option(help="Shape of the kernel: trace (N, N), summed over outputs; diagonal (N, N, C); or full.")
-    ] = "trace",
+    layout: Annotated[
+        str,
+        Option(
+            help="Layout of the kernel: full (N, N, C, C); diagonal (N, N, C); or trace (N, N), the sum over outputs."
+        ),
+    ] = "full",
     kernel: Annotated[KernelName, Option(help="The tangent kernel, or the products of outputs.")] = KernelName.ntk,
     method: Annotated[
         str, Option(help="How to compute it: auto, jacobian, products, layerwise or last_norm.")
@@ -102,8 +105,8 @@ def empirical(
     """Tangent kernel of a finite network, on disk; repeat the command to go on after a kill.
 
     The network is your own, MODULE:FUNCTION, or a fully connected one on --images, drawn with the seed in float32.
-    --plan --for-inputs 1000000 --on-devices 64 --memory 80GiB --flops-per-second 1e13 --writes-per-second 2e9 shows
-    what a large kernel takes on machines that are not at hand.
+    --plan --layout trace --for-inputs 1000000 --on-devices 64 --memory 80GiB --flops-per-second 1e13
+    --writes-per-second 2e9 shows what a large kernel takes on machines that are not at hand.
     """
     changed = changes(empirical, locals())
     from ntk_analysis.cli import tiles
@@ -130,7 +133,7 @@ def empirical(
         subject = tiles.given_network(str(network), count, seed, float64)
     on = tiles.runner(workers, scheduler, network)
     stated = "detect" if coupled is Coupled.detect else coupled is Coupled.yes
-    options = {"which": kernel.value, "outputs": outputs, "method": method, "coupled": stated, "memory": memory}
+    options = {"which": kernel.value, "layout": layout, "method": method, "coupled": stated, "memory": memory}
     if store is not None and not plan:
         print(tiles.compute(subject, store, on, options))
         return

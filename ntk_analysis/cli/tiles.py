@@ -143,7 +143,7 @@ def compute(subject: Subject, path: Path, on: Runner, options: dict[str, Any]) -
     how = f"{time.perf_counter() - start:.3g} s" if begun else "finished before"
     plan = found.plan
     return (
-        f"{which} {plan.shape} {plan.dtype} ({plan.outputs}) by {plan.method}, {how}: in {path}; read it with "
+        f"{which} {plan.shape} {plan.dtype} ({plan.layout}) by {plan.method}, {how}: in {path}; read it with "
         f"ntk_analysis.open_kernel({str(path)!r})"
     )
 

@@ -70,7 +70,7 @@ def diagnose(
         layers = layer_correlations(f, params, few, field, seed) if isinstance(f, Layer) else None
     return Diagnosis(
         inputs=len(x),
-        outputs=kernel.plan.features,
+        outputs=kernel.plan.outputs,
         parameters=sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params)),
         method=kernel.plan.method,
         coupling=kernel.coupling,

@@ -17,11 +17,11 @@ from ntk_analysis.empirical.runs import Job
 
 Manifest: TypeAlias = dict[str, Any]
 
-FORMAT = "ntk_analysis kernel store 2"
+FORMAT = "ntk_analysis kernel store 3"
 NAME = "manifest.json"
 ARRAYS = ("params", "x1", "x2")
 # facts that identify a kernel; the rest of a plan is its cost, and tiles are taken over from the store
-FACTS = ("which", "outputs", "method", "coupled", "symmetric", "dtype", "n1", "n2", "features")
+FACTS = ("which", "layout", "method", "coupled", "symmetric", "dtype", "n1", "n2", "outputs")
 
 
 def manifest(job: Job) -> Manifest:

@@ -56,8 +56,8 @@ def _drawn(network: Serial, x: np.ndarray, key: jax.Array, draws: int, coupled: 
 
         def one(key: jax.Array) -> jax.Array:
             (_, outputs), params = network.init(key, (-1, *x.shape[1:]))
-            features = method.features(params, side)
-            ntk = method.contract(params, features, features) / outputs
+            prepared = method.prepare(params, side)
+            ntk = method.contract(params, prepared, prepared) / outputs
             return jnp.stack([ntk, output_covariance(network, params, side.x)])
 
         # one draw after another: a batch of draws takes twice as long to compile and no less to run
