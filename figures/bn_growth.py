@@ -88,7 +88,7 @@ def network_growth(x: np.ndarray, width: int, layers: int, draws: int, seed: int
 def compute(config: Config, track: Track) -> Result:
     """Rates in closed form, from the exact recursion on images, and of finite networks, (widths, batch sizes)."""
     chosen = settings(config)
-    inputs = load_inputs(config, chosen.sizes[-1])
+    inputs = load_inputs(config, chosen.sizes[-1], image_centering="dataset")
     x, count, depths = inputs.x, len(inputs.x), depths_up_to(chosen.layers)
     sizes, network_sizes = ([B for B in s if count >= B] for s in (chosen.sizes, chosen.network_sizes))
     if not network_sizes:

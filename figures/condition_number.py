@@ -57,7 +57,7 @@ def _condition_number(kernel: Kernel) -> float:
 def compute(config: Config, track: Track) -> Result:
     """Condition numbers of one infinitely wide network a row: (normalisation, size, depth)."""
     sizes, largest = settings(config)
-    inputs: Inputs = load_inputs(config, sizes[-1])
+    inputs: Inputs = load_inputs(config, sizes[-1], image_centering="dataset")
     sizes = tuple(size for size in sizes if size <= len(inputs.x))
     depths = depths_up_to(largest)
     rows = [condition_numbers(inputs.x, name, depths, sizes) for name in track(NORMALIZATIONS, "condition_number")]

@@ -52,7 +52,7 @@ def settings(config: Config) -> Settings:
 def compute(config: Config, track: Track) -> Result:
     """Distances and loss (networks, widths, draws), norms and variances (rates, steps + 1)."""
     chosen = settings(config)
-    inputs = load_inputs(replace(config, data=config.data or "digits"), chosen.images)
+    inputs = load_inputs(replace(config, data=config.data or "digits"), chosen.images, image_centering="dataset")
     y = np.random.default_rng(config.seed).choice([-1.0, 1.0], (len(inputs.x), 1))
     arrays: dict[str, np.ndarray] = {"widths": np.array(chosen.widths), "rates": np.array(chosen.rates)}
     laws, times = {}, {}

@@ -12,7 +12,7 @@ def compute(config: Config, track: Track) -> Result:
     """Quantiles of 30 random channels at two layers, and the predicted correlation there."""
     depth, width, batch = channels.settings(config)
     layers = [2 * depth // 5, depth]
-    inputs = load_inputs(config, batch)
+    inputs = load_inputs(config, batch, image_centering="dataset")
     quantiles = channels.box_quantiles(config, inputs, "none", layers)
     predicted = [channels.predicted_correlation(inputs, "none", layer) for layer in track(layers, "fig2: theory")]
     arrays = {"quantiles": quantiles, "predicted_correlation": np.array(predicted), "layers": np.array(layers)}

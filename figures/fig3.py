@@ -13,7 +13,7 @@ NORMALIZATIONS = ("batch", "weight_mean")
 def compute(config: Config, track: Track) -> Result:
     """Quantiles of 30 random channels of the last hidden layer for both normalisations."""
     depth, width, batch = channels.settings(config)
-    inputs = load_inputs(config, batch)
+    inputs = load_inputs(config, batch, image_centering="dataset")
     quantiles = [
         channels.box_quantiles(config, inputs, name, [depth])[0] for name in track(NORMALIZATIONS, "fig3: networks")
     ]

@@ -123,7 +123,7 @@ def compute(config: Config, track: Track) -> Result:
     for images in sets:
         total = min(2 * chosen.images, len(images.images))
         pool = images.subset(total, config.seed)
-        inputs = prepare(pool, config)
+        inputs = prepare(pool, config, image_centering="dataset")
         described[images.name] = inputs.facts | {"layer norm": twin_differences(inputs, depths)}
         found.append(
             [

@@ -73,7 +73,7 @@ def sorted_images(config: Config, count: int) -> tuple[Inputs, np.ndarray]:
         images = replace(images, images=images.images[chosen], labels=images.labels[chosen])
     else:
         images = images.subset(min(count, len(images.images)), config.seed)
-    return prepare(images, config), images.labels
+    return prepare(images, config, image_centering="dataset"), images.labels
 
 
 def balanced_choice(labels: np.ndarray, count: int, seed: int) -> np.ndarray:

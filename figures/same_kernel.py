@@ -59,7 +59,7 @@ def condition_number(matrix: np.ndarray, without: np.ndarray | None = None) -> f
 
 
 def compute(config: Config, track: Track) -> Result:
-    """Maps of pairs (common correlations, points); condition numbers (networks, depths), of images centred and not."""
+    """Maps of pairs (common correlations, points); condition numbers (networks, depths), of images centered and not."""
     chosen = settings(config)
     depths = depths_up_to(chosen.layers)
     arrays = {"depths": np.array(depths), "common": np.array(list(COMMON))}
@@ -70,7 +70,7 @@ def compute(config: Config, track: Track) -> Result:
             for common, row in track(list(zip(COMMON, arrays["before"], strict=True)), "same_kernel: pairs")
         ]
     )
-    images = {name: load_inputs(replace(config, center=name), chosen.images) for name in ("dataset", "none")}
+    images = {name: load_inputs(replace(config, image_centering=name), chosen.images) for name in ("dataset", "none")}
     found = {
         (name, center): kernels(images[center].x, name, depths)
         for name, center in track([(n, c) for n in COLORS for c in images], "same_kernel: kernels")
@@ -88,13 +88,13 @@ def compute(config: Config, track: Track) -> Result:
         "limit with batch norm": analyse(
             "relu", normalization="batch", batch_size=len(images["dataset"].x)
         ).condition_number,
-        "mean initial correlation, not centred": images["none"].facts["mean initial correlation"],
+        "mean initial correlation, not centered": images["none"].facts["mean initial correlation"],
     }
     return Result(arrays, facts | images["dataset"].facts)
 
 
 def draw(result: Result) -> Figure:
-    """The map of pairs, the condition number from centred and from raw images, and it behind a last batch norm."""
+    """The map of pairs, the condition number from centered and from raw images, and it behind a last batch norm."""
     facts = result.facts
     figure, (left, middle, right) = panels(3, height=3.2, share=False)
     draw_pairs(left, result)
@@ -105,7 +105,7 @@ def draw(result: Result) -> Figure:
         f"ReLU, infinite width, stable gain, no bias, eps = 0. Left: circles from the exact kernel of a batch of "
         f"{facts['batch of the map of pairs']}, lines from weight mean's T̄. Others: {facts['images']} images of "
         f"{facts['data set']}, one batch, scaled to |x|² = d; mean correlation {facts['mean initial correlation']:.2f} "
-        f"centred, {facts['mean initial correlation, not centred']:.2f} raw. "
+        f"centered, {facts['mean initial correlation, not centered']:.2f} raw. "
         "Right: one output drawn, null space left out.",
     )
     return figure
@@ -127,7 +127,7 @@ def draw_pairs(axes: Axes, result: Result) -> None:
 
 
 def draw_condition_numbers(axes: Axes, result: Result) -> None:
-    """Condition numbers by depth, of centred (solid) and of raw images (dotted)."""
+    """Condition numbers by depth, of centered (solid) and of raw images (dotted)."""
     a = result.arrays
     for row, name in enumerate(COLORS):
         if name == "none":

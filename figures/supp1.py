@@ -11,7 +11,7 @@ from figures.style import note, panels
 def compute(config: Config, track: Track) -> Result:
     """Measured and predicted correlations of the same pairs, by layer."""
     depth, width, count, batch, draws = pairs.settings(config)
-    inputs = load_inputs(config, batch)
+    inputs = load_inputs(config, batch, image_centering="dataset")
     (measured,) = [pairs.measure(config, inputs, "none") for _ in track([0], "supp1: networks")]
     predicted = pairs.predicted_activation_correlation("none", measured.initial, depth)
     arrays = {

@@ -19,7 +19,7 @@ NORMALIZATIONS = ("batch", "weight_mean")
 def compute(config: Config, track: Track) -> Result:
     """Correlations of the same pairs under both normalisations, with a centre and a spread a layer each."""
     depth, width, count, batch, draws = pairs.settings(config)
-    inputs = load_inputs(config, batch)
+    inputs = load_inputs(config, batch, image_centering="dataset")
     measured = {name: pairs.measure(config, inputs, name) for name in track(NORMALIZATIONS, "supp2: networks")}
     predicted = pairs.predicted_activation_correlation("weight_mean", measured["weight_mean"].initial, depth)
     arrays = {f"measured_{name}": result.values for name, result in measured.items()}

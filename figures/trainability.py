@@ -107,7 +107,7 @@ def stability(x: np.ndarray, normalization: str, depth: int, width: int, steps: 
 def compute(config: Config, track: Track) -> Result:
     """Largest eigenvalues (networks, depths, full set or mini-batch); rates (networks, depths, draws)."""
     chosen = settings(config)
-    inputs = load_inputs(replace(config, data=config.data or "digits"), chosen.images)
+    inputs = load_inputs(replace(config, data=config.data or "digits"), chosen.images, image_centering="dataset")
     x, depths = inputs.x, np.array(chosen.depths)
     batch = min(chosen.batch, len(x))
     parts = mini_batches(len(x), batch, chosen.batches, config.seed)

@@ -69,7 +69,7 @@ def in_their_span(x: np.ndarray) -> np.ndarray:
 def compute(config: Config, track: Track) -> Result:
     """Per normalisation: distance, squared bias and fluctuation by width, and the fluctuation of deeper networks."""
     chosen = settings(config)
-    inputs = load_inputs(config, chosen.images)
+    inputs = load_inputs(config, chosen.images, image_centering="dataset")
     x = in_their_span(inputs.x).astype(np.float32)
     arrays = {"widths": np.array(chosen.widths), "draws": np.array(chosen.draws), "deep": np.array(chosen.deep)}
     ratios = np.array([DEPTH / width for width in chosen.widths] + [depth / width for depth, width in chosen.deep])

@@ -80,7 +80,7 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
 
 def digits(images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Inputs, float32, and pairs of them."""
-    x = data.preprocess(data.load_digits().subset(images, seed).images).astype(np.float32)
+    x = data.preprocess(data.load_digits().subset(images, seed).images, image_centering="dataset").astype(np.float32)
     return x, random_pairs(images, PAIRS, seed)
 
 

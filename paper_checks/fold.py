@@ -122,7 +122,7 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
     """200 steps on digits in float64, three ways, with each optimiser; then the scalar of a residual branch."""
     evidence = Evidence()
     images = data.load_digits().subset(IMAGES, setting.seed)
-    inputs = data.preprocess(images.images)
+    inputs = data.preprocess(images.images, image_centering="dataset")
     labels = np.eye(10)[np.asarray(images.labels)]
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):  # optax's Adam adds an integer to a float
         _compare_training(evidence, setting, jnp.asarray(inputs), jnp.asarray(labels), theory)

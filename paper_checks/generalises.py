@@ -58,7 +58,7 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
     evidence = Evidence()
     images, splits = setting.size((200, 6), (1000, 10))
     chosen = data.load_digits().subset(images, setting.seed)
-    x, labels = data.preprocess(chosen.images), chosen.labels
+    x, labels = data.preprocess(chosen.images, image_centering="dataset"), chosen.labels
     generator, half = np.random.default_rng(setting.seed), images // 2
     orders = [generator.permutation(images) for _ in range(splits)]
     found, deep = {}, {}

@@ -57,7 +57,7 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
     evidence = Evidence()
     images, batch = setting.size((200, 64), (1797, 128))
     chosen = data.load_digits().subset(images, setting.seed)
-    x = data.preprocess(chosen.images)
+    x = data.preprocess(chosen.images, image_centering="dataset")
     infinite(evidence, theory, x, batch, setting)
     signs = np.where(chosen.labels % 2 == 0, 1.0, -1.0)
     finite(evidence, theory, x, signs, setting)

@@ -86,7 +86,7 @@ def test_a_drawn_network(run):
     with jax.enable_x64(False):
         params = made.init(jax.random.key(5), (9, 6))[1]
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    x = data.preprocess(data.read_images("images.npy").subset(9, 5).images, center="none")
+    x = data.preprocess(data.read_images("images.npy").subset(9, 5).images)
     expected = empirical_ntk(made, params, x, method="jacobian").ntk
     exact = open_kernel("float64").ntk
     np.testing.assert_allclose(exact, expected, rtol=0, atol=1e-13 * np.abs(expected).max())
@@ -220,7 +220,7 @@ BAD = [
     ("--images images.npy --store k --classes 0", "0"),
     ("--images images.npy --store k --count 99", "ask for 1 to 12"),
     ("--images images.npy --store k --activation rleu", "choose one of relu"),
-    ("--images images.npy --store k --raw --center dataset", "contradict"),
+    ("--images images.npy --store k --raw --image-centering dataset", "contradict"),
 ]
 
 

@@ -646,7 +646,7 @@ def test_wrong_images_are_one_clear_line(network, shape, words):
 
 TILED = {
     "flatten": convolutional(3, 1, b_var=0.1),
-    "centred": convolutional(3, 1, "weight_mean"),
+    "centered": convolutional(3, 1, "weight_mean"),
     "no read-out, stride": Serial(Conv(1, 3, stride=2), RELU, Conv(1, (1, 2), padding="circular"), RELU),
     "growing": convolutional(40, 1, w_var=4.0),  # the NTK passes 2^40 and is rescaled, in each tile by its own factor
 }
@@ -670,7 +670,7 @@ def tiles_of_three(monkeypatch):
         ("flatten", 5),
         ("no read-out, stride", None),
         *full(("flatten", None), ("no read-out, stride", 5)),
-        *full(*((name, second) for name in ("centred", "growing") for second in (None, 5))),
+        *full(*((name, second) for name in ("centered", "growing") for second in (None, 5))),
     ],
 )
 def test_tiles_are_the_whole_kernel(name, second):

@@ -38,7 +38,7 @@ def by_trace(monkeypatch):
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.preprocess(data.load_digits().subset(32, seed=0).images).astype(np.float32)
+    return data.preprocess(data.load_digits().subset(32, seed=0).images, image_centering="dataset").astype(np.float32)
 
 
 def drawn(network, x, seed=0):

@@ -516,7 +516,7 @@ def test_classes_are_those_of_the_largest_output(problem):
 @pytest.mark.full
 def test_digits():
     images = data.load_digits().subset(300, 0)
-    x = data.preprocess(images.images)
+    x = data.preprocess(images.images, image_centering="dataset")
     model = KernelClassifier(fully_connected(2, 64)).fit(x[:200], images.labels[:200])
     assert model.score(x[:200], images.labels[:200]) == 1
     assert model.score(x[200:], images.labels[200:]) > 0.85  # chance is 0.1

@@ -155,7 +155,7 @@ class Activation(abc.ABC):
     def stable_gain(self, b_var: float = 0.0, *, centered: bool = False) -> float:
         """Weight variance that keeps a pre-activation variance of 1: (1 - b_var) / E[phi(z)^2], z ~ N(0, 1).
 
-        Centred weights see Var[phi(z)] in place of the second moment: 2 / (1 - 1/pi) = 2.93388 for ReLU (MimicNorm,
+        Centered weights see Var[phi(z)] in place of the second moment: 2 / (1 - 1/pi) = 2.93388 for ReLU (MimicNorm,
         Theorem 3.2, n -> infinity). The gain is the edge of chaos for homogeneous activations only.
 
         Raises:

@@ -51,7 +51,7 @@ class Batch(NamedTuple):
     """A batch in units in which the mean eigenvalue of S on the zero-mean space is 1; `unit` is its size before that.
 
     Attributes:
-        S: centred covariance; `values` and `vectors` are its eigenvalues and eigenvectors on the zero-mean space.
+        S: centered covariance; `values` and `vectors` are its eigenvalues and eigenvectors on the zero-mean space.
         apart: variances Var[x_i - x_j].
         close: near-duplicates, for which `apart` says more than the entries of S; None without `apart`.
         floor: number eps times B that is added to |G x|^2.

@@ -68,7 +68,7 @@ def cosine_distances(q: Float[jax.Array, " B"], squared: Matrix) -> Matrix:
 
 
 def entries_apart(sigma: Matrix, rounding: Real) -> Matrix:
-    """Variances Var[x_i - x_j], which centring leaves alone; 0 where the entries of sigma cannot tell them from 0."""
+    """Variances Var[x_i - x_j], which centering leaves alone; 0 where the entries of sigma cannot tell them from 0."""
     q = jnp.diagonal(sigma)
     total = q[:, None] + q[None, :]
     squared = total - sigma - sigma.T

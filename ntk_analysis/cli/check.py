@@ -47,7 +47,7 @@ def check(
 
     The exit status is 0 when every verdict is the one on record and 1 when one differs or a check breaks down. With
     --network, the command answers the questions that make sense for any network: decorrelation, phase, conditioning,
-    scaling, centring.
+    scaling, centering.
     """
     try:
         from paper_checks import command

@@ -11,10 +11,9 @@ from typer import Argument, Option
 from ntk_analysis.cli.options import (
     Activation,
     BiasVariance,
-    Center,
-    Centering,
     Count,
     Eps,
+    ImageCentering,
     NormalizationName,
     Raw,
     Scheduler,
@@ -26,7 +25,7 @@ from ntk_analysis.cli.options import (
 
 # options that have a meaning for one way to give a network only, or for planning only
 OF_NETWORKS = {"depth", "width", "classes", "activation", "normalization", "w_var", "b_var", "eps"}
-OF_IMAGES = OF_NETWORKS | {"center", "raw"}
+OF_IMAGES = OF_NETWORKS | {"image_centering", "raw"}
 OF_PLANS = {"for_inputs", "on_devices", "flops_per_second", "writes_per_second"}
 
 
@@ -81,7 +80,7 @@ def empirical(
     b_var: BiasVariance = 0.0,
     eps: Eps = 0.0,
     count: Count = None,
-    center: Center = Centering.none,
+    image_centering: ImageCentering = "none",
     raw: Raw = False,
     seed: Annotated[int, Option(help="Seed of the subset and of the weights drawn.", min=0)] = 0,
     float64: Annotated[bool, Option("--float64", help="Compute the same network in float64.")] = False,
@@ -128,7 +127,7 @@ def empirical(
         made = fully_connected(
             depth, width, normalization, activation, outputs=classes, w_var=w_var, b_var=b_var, eps=eps
         )
-        subject = tiles.drawn_network(made, read_inputs(images, count, seed, center, raw)[1], seed, float64)
+        subject = tiles.drawn_network(made, read_inputs(images, count, seed, image_centering, raw)[1], seed, float64)
     else:
         subject = tiles.given_network(str(network), count, seed, float64)
     on = tiles.runner(workers, scheduler, network)

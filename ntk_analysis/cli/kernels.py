@@ -8,10 +8,9 @@ from typer import Argument, Option
 from ntk_analysis.cli.options import (
     Activation,
     BiasVariance,
-    Center,
-    Centering,
     Count,
     Eps,
+    ImageCentering,
     NormalizationName,
     Raw,
     WeightVariance,
@@ -29,7 +28,7 @@ def kernel(
     b_var: BiasVariance = 0.0,
     eps: Eps = 0.0,
     count: Count = None,
-    center: Center = Centering.none,
+    image_centering: ImageCentering = "none",
     raw: Raw = False,
     seed: Annotated[int, Option(help="Seed of the subset.", min=0)] = 0,
 ) -> None:
@@ -41,13 +40,13 @@ def kernel(
 
     require_suffix(out, (".npz", ".json"))
     network = fully_connected(depth, 1, normalization, activation, w_var=w_var, b_var=b_var, eps=eps)
-    name, x = read_inputs(path, count, seed, center, raw)
+    name, x = read_inputs(path, count, seed, image_centering, raw)
     record, arrays = kernel_record(infinite_kernel(network, x))
     record |= {
         "data": name,
         "images": len(x),
         "network": repr(network),
-        "scaling": "raw" if raw else center.value,
+        "scaling": "raw" if raw else image_centering,
     }
     write_whole(out, lambda temporary: write_kernel(temporary, record, arrays))
     print(record["summary"])
@@ -81,7 +80,7 @@ def compare(
     network = fully_connected(depth, 1, normalization, activation, w_var=w_var, b_var=b_var, eps=eps)
     images = data.load_digits() if path is None else data.read_images(path)
     images = images.subset(min(count, len(images.images)), seed)
-    result = reference.compare(network, data.preprocess(images.images, center="none"))
+    result = reference.compare(network, data.preprocess(images.images))
     print(f"network   {network!r}")
     print(f"images    {len(images.images)} of {images.name}")
     print(f"NNGP      {result.nngp:.1e} largest relative difference")

@@ -1,18 +1,9 @@
 """Options that several commands share, and what they all make of them."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from typer import Option
-
-
-class Centering(StrEnum):
-    """The mean image that is subtracted before images are scaled: the data set's, or none."""
-
-    dataset = "dataset"
-    none = "none"
-
 
 Activation = Annotated[
     str,
@@ -33,8 +24,10 @@ Eps = Annotated[float, Option(help="Number added to the variances of batch and l
 WeightVariance = Annotated[float | None, Option(help="Weight variance; default: the activation's stable gain.")]
 BiasVariance = Annotated[float, Option(help="Bias variance.")]
 Count = Annotated[int | None, Option(help="Use this many inputs, chosen with the seed; default: all.")]
-Center = Annotated[Centering, Option(help="Subtract the data set's mean image, or nothing.")]
-Raw = Annotated[bool, Option("--raw", help="Take the numbers as they are: no centring, no scaling to |x|^2 = d.")]
+ImageCentering = Annotated[
+    Literal["none", "dataset"], Option(help="What images lose: nothing, or the data set's mean image.")
+]
+Raw = Annotated[bool, Option("--raw", help="Take the numbers as they are: no centering, no scaling to |x|^2 = d.")]
 WorkerCount = Annotated[int | None, Option("--workers", help="Number of processes that Dask starts here.", min=1)]
 Scheduler = Annotated[
     str | None, Option(metavar="ADDRESS", help="Address of a running Dask cluster, such as tcp://host:8786.")
@@ -49,20 +42,23 @@ def check_workers(workers: int | None, scheduler: str | None) -> None:
         raise ValueError(f"got --scheduler {scheduler!r}, expected an address such as tcp://host:8786")
 
 
-def read_inputs(path: Path, count: int | None, seed: int, center: Centering, raw: bool) -> tuple[str, Any]:
+def read_inputs(
+    path: Path, count: int | None, seed: int, centering: Literal["none", "dataset"], raw: bool
+) -> tuple[str, Any]:
     """The name of an image set and its images as inputs: float64 (n, d), scaled to |x|^2 = d unless raw.
 
     Raises:
         DataError: there are no such images, or fewer than `count`.
-        ValueError: the images are to be raw and centred at once.
+        ValueError: the images are to be raw and centered at once.
     """
     from ntk_analysis import data
 
-    if raw and center is not Centering.none:
-        raise ValueError("--raw and --center dataset contradict each other: leave one out")
+    if raw and centering != "none":
+        raise ValueError("--raw and --image-centering dataset contradict each other: leave one out")
     images = data.read_images(path)
     if count is not None:
         images = images.subset(count, seed)
     pixels = images.images
-    x = pixels.reshape(len(pixels), -1).astype("float64") if raw else data.preprocess(pixels, center=center.value)
-    return images.name, x
+    if raw:
+        return images.name, pixels.reshape(len(pixels), -1).astype("float64")
+    return images.name, data.preprocess(pixels, image_centering=centering)

@@ -35,11 +35,11 @@ def sweep(
         int | None, Option(help="Show the best accuracy in this many first epochs. [default: all]", min=1)
     ] = None,
     batch: Annotated[int, Option(help="Number of images in a step.")] = 128,
-    optimizer: Annotated[str, Option(help="Optimiser: sgd, adam or adamw.")] = "sgd",
+    optimizer: Annotated[str, Option(help="Optimizer: sgd, adam or adamw.")] = "sgd",
     momentum: Annotated[float, Option(help="Momentum of SGD, or beta_1 of Adam.")] = 0.9,
     weight_decay: Annotated[float, Option(help="Weight decay, the same for all parameters.")] = 0.0,
     warmup: Annotated[int, Option(help="Number of epochs of linear warm-up.")] = 0,
-    min_fan_in: Annotated[int | None, Option(help="Smallest fan-in of a layer that is centred. [default: 51]")] = None,
+    min_fan_in: Annotated[int | None, Option(help="Smallest fan-in of a layer that is centered. [default: 51]")] = None,
     running_variance: Annotated[
         str, Option(help="Running variances of batch norms: unbiased (PyTorch) or biased (Flax).")
     ] = "unbiased",

@@ -47,8 +47,8 @@ def train(
             "mimic_norm; for ResNets skip_init and fixup as well. [default: batch_norm]"
         ),
     ] = None,
-    min_fan_in: Annotated[int | None, Option(help="Smallest fan-in of a layer that is centred. [default: 51]")] = None,
-    gain: Annotated[float | None, Option(help="Gain of centred weights behind a ReLU. [default: 2.934]")] = None,
+    min_fan_in: Annotated[int | None, Option(help="Smallest fan-in of a layer that is centered. [default: 51]")] = None,
+    gain: Annotated[float | None, Option(help="Gain of centered weights behind a ReLU. [default: 2.934]")] = None,
     skip_scale: Annotated[
         str | None, Option(help="Law of MimicNorm's scalars: paper or authors. [default: paper]")
     ] = None,
@@ -57,7 +57,7 @@ def train(
         Option(help="Running variances of batch norms: unbiased (PyTorch) or biased (Flax). [default: unbiased]"),
     ] = None,
     loss: Annotated[str | None, Option(help="Loss: cross_entropy or squared. [default: cross_entropy]")] = None,
-    optimizer: Annotated[str | None, Option(help="Optimiser: sgd, adam or adamw. [default: sgd]")] = None,
+    optimizer: Annotated[str | None, Option(help="Optimizer: sgd, adam or adamw. [default: sgd]")] = None,
     lr: Annotated[float | None, Option(help="Largest learning rate. [default: 0.1]")] = None,
     momentum: Annotated[float | None, Option(help="Momentum of SGD, or beta_1 of Adam. [default: 0.9]")] = None,
     nesterov: Annotated[
@@ -202,7 +202,7 @@ def memory(trainer: Any) -> str:
     images = sum(part.images.nbytes for part in (trainer.dataset.train, trainer.dataset.test))
     with jax.numpy_dtype_promotion("standard"):  # as Flax needs it
         kept = sum(kept_by(trainer.shapes, trainer.input_shape).values())
-    return f"{gib(kept)} for the backward pass, {gib(sum(state))} for weights and optimiser, {gib(images)} for images"
+    return f"{gib(kept)} for the backward pass, {gib(sum(state))} for weights and optimizer, {gib(images)} for images"
 
 
 def line(epoch: Any, epochs: int, time_left: str) -> str:

@@ -37,7 +37,7 @@ def layer_correlations(
             activation: Pearson correlation over the channels of the activation's output (before a LayerNorm after it).
             pre_activation: Pearson correlation of the activation's input, after the normalisation if one stands there.
             before_normalization: Pearson correlation of that normalisation's input; pre_activation if there is none.
-            cosine: u.v / (|u| |v|) of the activation's output, not centred; near 1/pi for decorrelated ReLUs.
+            cosine: u.v / (|u| |v|) of the activation's output, not centered; near 1/pi for decorrelated ReLUs.
 
     `network` may be your own function `layers(key, x)`, which draws its parameters from the JAX key and returns or
     yields its layers as arrays (batch, channels), of NumPy or JAX. It is called once a draw, not jitted, with x as

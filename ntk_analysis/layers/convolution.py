@@ -1,4 +1,4 @@
-"""Two-dimensional convolution: straight, weight-centred or weight-standardised."""
+"""Two-dimensional convolution: straight, weight-centered or weight-standardised."""
 
 from dataclasses import dataclass, replace
 
@@ -18,10 +18,11 @@ class Conv(SingleLayer):
     """Convolution of images (batch, height, width, channels) in NTK parametrisation.
 
     The fan-in n is channels x kernel height x kernel width, padding included, and everything else is as in `Dense`:
-    centring subtracts each unit's mean over the whole fan-in. At infinite width, with window places d,
+    centering subtracts each unit's mean over the whole fan-in. At infinite width, with window places d,
         K'(p, p') = w_var (mean_d K(p+d, p'+d) - m(p) m(p')) + b_var,    m(p) = mean_d m(p+d),
-    with the terms in m only if centred, and zero padding counting as 0 (Garriga-Alonso et al. 2019; Arora et al. 2019).
-    The gain w_var/(n - 1) of centred weights is exact at every width in `Dense`, but not here: the positions of one
+    with the terms in m only if centered, and zero padding counting as 0 (Garriga-Alonso et al. 2019; Arora et al.
+    2019).
+    The gain w_var/(n - 1) of centered weights is exact at every width in `Dense`, but not here: the positions of one
     channel depend on each other, and the variance is off by a relative O(1/channels).
 
     Attributes:

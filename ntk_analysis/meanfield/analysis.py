@@ -55,9 +55,9 @@ def analyse(
 
     Args:
         activation: name or elementwise JAX function; relu, leaky_relu, abs or identity for "batch".
-        normalization: "none" (straight), "weight_mean" (MimicNorm's weight centring; "weight_standardization" is the
+        normalization: "none" (straight), "weight_mean" (MimicNorm's weight centering; "weight_standardization" is the
             same here), "batch", or an alias.
-        w_var: weight variance; None is the activation's stable gain, which keeps q = 1, centring included. For "batch"
+        w_var: weight variance; None is the activation's stable gain, which keeps q = 1, centering included. For "batch"
             any value > 0 and any b_var give the same result, because batch normalisation undoes both (eps = 0).
         b_var: bias variance.
         batch_size: inputs per batch, at least 4, for "batch" only; None is the limit of large batches.
@@ -97,7 +97,7 @@ def analyse(
 def supported(normalization: str) -> str:
     """The normalisation for which a name or alias stands, if it is a scalar map: "none" or "weight_mean".
 
-    Weight standardisation is weight centring at infinite width.
+    Weight standardisation is weight centering at infinite width.
     """
     name = infinite_name(normalization)
     if name == "weight_standardization":

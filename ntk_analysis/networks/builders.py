@@ -95,20 +95,20 @@ def fully_connected(
 ) -> Serial:
     """Fully connected network in NTK parametrisation, with or without normalisation.
 
-    The first layer has gain 1 and is never centred (no activation comes before it). Every later layer, the read-out
-    included, has gain `w_var` and, under "weight_mean", centred weights. All layers share `b_var`.
+    The first layer has gain 1 and is never centered (no activation comes before it). Every later layer, the read-out
+    included, has gain `w_var` and, under "weight_mean", centered weights. All layers share `b_var`.
 
     Args:
         depth: number of hidden layers (activations), at least 1.
         width: number of units of every hidden layer; the infinite-width kernel does not depend on it.
-        normalization: "none"; "weight_mean" (MimicNorm's weight centering); "weight_standardization" (centred and
+        normalization: "none"; "weight_mean" (MimicNorm's weight centering); "weight_standardization" (centered and
             scaled to unit norm per unit); "batch" and "layer" (before each activation); "layer_post" (after each
             activation); "last_bn" and "mimic" are "none" and "weight_mean" with `last_batch_norm`. Aliases are in
             `normalizations.TABLE`.
         activation: name or elementwise JAX function.
         outputs: number of units of the read-out.
         w_var: weight variance after the first layer. None keeps a pre-activation variance of q = 1: it is the
-            activation's stable gain, centring included, and 1 - b_var for "layer_post", whose units have a second
+            activation's stable gain, centering included, and 1 - b_var for "layer_post", whose units have a second
             moment of 1 (all at eps = 0). Without normalisation it is the edge of chaos for homogeneous activations only
             (see meanfield.critical_line).
         b_var: bias variance, of the first layer, too.
@@ -158,7 +158,7 @@ def convolutional(
         w_var: weight variance after the first layer, as for `fully_connected`.
         b_var: bias variance.
         last_batch_norm: whether a BatchNorm without parameters follows the outputs (finite networks only).
-        center_readout: whether a centred network's read-out is centred.
+        center_readout: whether a centered network's read-out is centered.
         eps: number added to the variances of batch and layer normalisations.
         kernel_size: size of the kernel, one number or (height, width).
         padding: padding of the convolutions, "same", "circular" or "valid".
@@ -212,7 +212,7 @@ def residual(
         w_var: weight variance of branches and read-out, as for `fully_connected`.
         b_var: bias variance.
         last_batch_norm: whether a BatchNorm without parameters follows the outputs (finite networks only).
-        center_readout: whether a centred network's read-out is centred.
+        center_readout: whether a centered network's read-out is centered.
         eps: number added to the variances of batch and layer normalisations.
         scale: factor of branch l: "1/sqrt(l)" (MimicNorm), "1/sqrt(L)" with L = blocks (the variance grows to less than
             e times its first value, at any depth), or one number for all. It is a constant: the trainable scalar of

@@ -42,7 +42,7 @@ def translate(network: Layer) -> Triple:
     use its two-dimensional Gauss-Hermite quadrature with 64 nodes a side, whose relative error for tanh at variance 1
     is 1e-8 in the NNGP and 1e-7 in the NTK.
 
-    neural-tangents has no weight centring. So an activation right before a centred (or standardised) Dense becomes the
+    neural-tangents does not center weights. So an activation right before a centered or standardised Dense becomes the
     activation minus its mean, with the closed form written below; kernel_fn is then exact, while apply_fn raises an
     error.
 
@@ -70,7 +70,7 @@ def _single_layers(network: Layer) -> Iterator[Layer]:
         case Serial():
             for layer in network.layers:
                 yield from _single_layers(layer)
-        case Repeat():  # unrolled: a centred block looks back across its border
+        case Repeat():  # unrolled: a centered block looks back across its border
             for _ in range(network.times):
                 yield from _single_layers(network.block)
         case ResidualChain():
@@ -80,7 +80,7 @@ def _single_layers(network: Layer) -> Iterator[Layer]:
 
 
 def _uncentered(layers: Iterator[Layer]) -> list[Layer]:
-    """The layers with the centring of each Dense moved into the activation before it, as W P phi = W (P phi).
+    """The layers with the centering of each Dense moved into the activation before it, as W P phi = W (P phi).
 
     A convolution subtracts its mean over positions, too, which no activation can do.
     """

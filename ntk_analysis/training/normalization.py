@@ -1,6 +1,6 @@
 """The normalisations that networks are trained with, as Flax NNX modules.
 
-MimicNorm (2010.09278) is made of three pieces: centred weights, one last batch norm, and a scalar at the end of each
+MimicNorm (2010.09278) is made of three pieces: centered weights, one last batch norm, and a scalar at the end of each
 residual branch. Beside them stand SkipInit (De & Smith 2020) and Fixup (Zhang et al. 2019), which are for residual
 networks only, batch norm, layer norm and weight standardisation.
 """
@@ -23,7 +23,7 @@ class Normalization:
     Attributes:
         hidden: name of the module behind hidden layers: "none", "batch_norm", "layer_norm" or "shift" (Fixup's scalar
             biases).
-        centered: whether weights start centred; training keeps them centred by `center_weights`.
+        centered: whether weights start centered; training keeps them centered by `center_weights`.
         standardized: whether weights are standardised in every forward pass.
         last: whether a batch norm without affine parameters stands behind the read-out.
         scale: the scalar at the end of a residual branch: "none", "damped" (1/sqrt(l) in the paper), "zero" or "one".

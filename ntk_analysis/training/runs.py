@@ -26,7 +26,7 @@ from ntk_analysis.training.recipe import Recipe
 from ntk_analysis.training.run_file import Curve, hardware_and_versions
 
 Trained: TypeAlias = Generator[list[Curve], None, None]
-COPIES = 3  # copies of weights and optimiser: before a step, after it, and the gradient
+COPIES = 3  # copies of weights and optimizer: before a step, after it, and the gradient
 SHARE = 0.5  # share of the free memory that runs side by side may take
 KEPT = 4  # number of trainers, with programs and images, that a worker keeps; runs come sorted by trainer
 SENDING = {"distributed.admin.large-graph-warning-threshold": "1TB"}  # the images are sent once, as they should be

@@ -69,7 +69,7 @@ def output_covariance(network: Serial, params: Params, x: jax.Array) -> Float[ja
     """Covariance (n, n) of an output over read-out weights and biases, given the hidden layers.
 
     It is exact at every width: standardised weights are sqrt(fan-in) times a uniformly distributed unit vector of the
-    space of sum 0, which has one dimension fewer, so their covariance is that of centred weights.
+    space of sum 0, which has one dimension fewer, so their covariance is that of centered weights.
     """
     *hidden, readout = network.layers
     assert isinstance(readout, Dense), "checked before"
