@@ -358,7 +358,7 @@ def test_float64_mends_kernels_that_underflow(scale, digits):
 def test_layers_of_zeros_have_no_correlation(digits):
     """Not even a warning: conftest makes it an error."""
     network = fully_connected(3, 8, "none", "relu", outputs=2)
-    measured, predicted = layer_correlations(network, altered(network, digits, weights=0.0), digits, None, 0)
+    measured, predicted = layer_correlations(network, altered(network, digits, weights=0.0), digits, field=None, seed=0)
     assert np.isnan(measured).all()
     assert predicted is None
 

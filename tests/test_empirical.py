@@ -224,8 +224,8 @@ def budget_of(f, x, layout, size):
 def test_tiles_are_the_same_bits_in_any_order():
     x = draw(9, 3, seed=3)
     cut = plan(plain, PARAMS, x, memory=budget_of(plain, x, "full", 2), method="jacobian")
-    forward = {tile: Tiles(plain, PARAMS, x, None, cut)(*tile) for tile in cut.tiles}
-    tiles = Tiles(plain, PARAMS, x, None, cut)
+    forward = {tile: Tiles(plain, PARAMS, x, None, plan=cut)(*tile) for tile in cut.tiles}
+    tiles = Tiles(plain, PARAMS, x, None, plan=cut)
     kernel = np.full(cut.shape, np.nan)
     for tile in reversed(list(cut.tiles)):
         np.testing.assert_array_equal(tiles(*tile), forward[tile])

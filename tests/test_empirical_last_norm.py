@@ -41,7 +41,7 @@ def test_two_batches_and_tiles():
     assert_close(found, dense(network.apply, params, x, other))
     whole = empirical_ntk(network, params, x, layout="trace", method="last_norm")
     cut = replace(whole.plan, rows=3, columns=3)  # which saves no memory: a budget would not ask for it
-    tiled, tiles = np.empty(cut.shape), Tiles(network, params, x, None, cut)
+    tiled, tiles = np.empty(cut.shape), Tiles(network, params, x, None, plan=cut)
     for i, j in cut.tiles:
         cut.place(tiled, i, j, tiles(i, j))
     assert_close(tiled, whole.ntk)

@@ -88,8 +88,8 @@ def test_mean_and_variance_over_sampled_linear_models(which):
     flow = GradientFlow.on(phi @ phi.T, y, which=which)
     mean = flow.mean(phi_test @ phi.T, time)
     nngps = prior @ phi.T, phi_test @ prior.T, phi_test * deviations**2 @ phi_test.T
-    covariance = flow.covariance(phi_test @ phi.T, *nngps, time)
-    variance = flow.covariance(phi_test @ phi.T, *nngps[:2], np.diag(nngps[2]), time)
+    covariance = flow.covariance(phi_test @ phi.T, *nngps, time=time)
+    variance = flow.covariance(phi_test @ phi.T, *nngps[:2], np.diag(nngps[2]), time=time)
     np.testing.assert_allclose(np.diag(covariance), variance, rtol=1e-12)
 
     sampled = np.cov(outputs.T)

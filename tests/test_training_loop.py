@@ -279,7 +279,7 @@ def test_bfloat16_learns_the_same(digits):
 
 @pytest.mark.parametrize("model", ["vgg11", *full("resnet18")])
 def test_image_networks_take_small_grey_images(digits, model):
-    trainer = Trainer(Recipe.cifar100(model, "mimic_norm", batch=40, bfloat16=True), digits)
+    trainer = Trainer(Recipe.cifar100(model, batch=40, bfloat16=True), digits)
     assert trainer.input_shape == (40, 32, 32, 3)
     _, metrics = jax.eval_shape(trainer.epoch, jax.eval_shape(trainer.init, 0), epoch_key(0, 1))
     assert metrics.last_bn_variance.shape == (10,)

@@ -289,5 +289,5 @@ class Numerical(Dual):
         return quadrature.averages(self.function, self.kinks, variance).square[int(self.slope)]
 
     def _moment(self, variance1: jax.Array, variance2: jax.Array, distance: jax.Array) -> Moment:
-        found, _ = quadrature.pair(self.function, self.kinks, variance1, variance2, distance)
+        found, _ = quadrature.pair(self.function, self.kinks, variance1, variance2, distance=distance)
         return Moment(*(part[int(self.slope)] for part in found))

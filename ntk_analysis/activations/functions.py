@@ -374,7 +374,7 @@ class Quadrature(PickledByName, Activation):
 
     @known
     def joint(self, variance1: jax.Array, variance2: jax.Array, distance: jax.Array) -> Joint:
-        found, sides = quadrature.pair(self.function, self.kinks, variance1, variance2, distance)
+        found, sides = quadrature.pair(self.function, self.kinks, variance1, variance2, distance=distance)
         phi, slope = (Moment(*(part[i] for part in found)) for i in range(2))
         squares, means = ((getattr(sides[0], name)[0], getattr(sides[1], name)[0]) for name in ("square", "mean"))
         return Joint(phi, slope, squares, means)

@@ -263,7 +263,7 @@ def _integrate(integrand: Callable[[Moments], Result], batch: Batch, phi: Piecew
 def _moments(batch: Batch, s: jax.Array, phi: PiecewiseLinear) -> Moments:
     kappa = damped(batch.S, batch.values, batch.vectors, s)
     q = jnp.maximum(jnp.diagonal(kappa), 0)
-    apart = cosine_distances(q, damped_apart(kappa, s, batch.S, batch.apart, batch.close))
+    apart = cosine_distances(q, damped_apart(kappa, s, batch.S, batch.apart, close=batch.close))
     row, column, root = q[:, None], q[None, :], safe_sqrt(q)
     bend = (2 / math.pi) * phi.bent**2 * root[:, None] * root[None, :] * safe_sqrt(apart * (2 - apart))
     return Moments(

@@ -12,6 +12,7 @@ from typer import Option
 from ntk_analysis.cli.check import check
 from ntk_analysis.cli.empirical import empirical
 from ntk_analysis.cli.figures import figures
+from ntk_analysis.cli.groups import GroupedCommand, grouped
 from ntk_analysis.cli.kernels import compare, kernel
 from ntk_analysis.cli.memory import memory
 from ntk_analysis.cli.network import diagnose
@@ -45,7 +46,7 @@ def keeping_programs(command: Callable[..., None]) -> Callable[..., None]:
 
 
 for command in (figures, kernel, compare, empirical, meanfield, phase, diagnose, check, train, sweep, memory):
-    app.command()(keeping_programs(command))
+    app.command(cls=GroupedCommand)(keeping_programs(grouped(command)))
 
 
 def show_version(wanted: bool) -> bool:

@@ -28,6 +28,7 @@ def figures(
             show_default=False,
         ),
     ] = None,
+    *,
     everything: Annotated[bool, Option("--all", help="Draw all eighteen figures.")] = False,
     full: Annotated[
         bool, Option("--full", help="Use the sizes of figures/gallery: all eighteen then take twelve minutes.")

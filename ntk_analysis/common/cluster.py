@@ -67,7 +67,7 @@ class Workers:
 
 
 def results(
-    client: Any, task: Callable[..., Any], calls: Sequence[tuple[Any, ...]], what: str, remedy: str
+    client: Any, task: Callable[..., Any], calls: Sequence[tuple[Any, ...]], what: str, *, remedy: str
 ) -> Iterator[Any]:
     """Yields task(*call) for each call, in the order in which they finish; each once, even if workers die on the way.
 

@@ -74,7 +74,7 @@ def layer_correlations(
     values: list[list[np.ndarray]] = []
     with _precision_of(x):
         for draw, key in enumerate(jax.random.split(_key(seed), draws)):
-            hidden = list(hidden_layers(network, statistic, place, key, x, index))
+            hidden = list(hidden_layers(network, statistic, place, key=key, x=x, chosen=index))
             _check_layers(hidden, draw, channels=1 if place == "cosine" else 2)
             if values and len(hidden) != len(values[0]):
                 raise ValueError(f"draw {draw} has {len(hidden)} layers, draw 0 had {len(values[0])}: return as many")
@@ -120,7 +120,7 @@ def channel_distributions(
         raise ValueError(f"got {channels} channels at layers {tuple(layers)}, expected at least 1 of each")
     with _precision_of(x):
         network_key, channel_key = jax.random.split(_key(seed))
-        hidden = list(hidden_layers(network, _Channels(channels), place, network_key, x, channel_key))
+        hidden = list(hidden_layers(network, _Channels(channels), place, key=network_key, x=x, chosen=channel_key))
     wrong = [number for number in layers if not 1 <= number <= len(hidden)]
     if wrong:
         raise ValueError(f"no hidden layer {wrong[0]}: layers are numbered 1 to {len(hidden)}")

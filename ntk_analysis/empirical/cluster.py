@@ -57,7 +57,7 @@ class Cluster(Workers, Runner):
             return
         remedy = "give less with memory=; finished tiles are kept"
         with _shared(job, sink) as shared, self.client() as client:
-            finished = results(client, compute_tile, [(str(shared), *tile) for tile in todo], "tile", remedy)
+            finished = results(client, compute_tile, [(str(shared), *tile) for tile in todo], "tile", remedy=remedy)
             for _ in track(Steps(finished, len(todo)), description(job.plan)):
                 pass
 
@@ -82,7 +82,7 @@ def _rebuilt(shared: str) -> tuple[Tiles, KernelStore]:
         raise RuntimeError(
             f"a worker cannot import the function ({one_line(error)}): install its module where the workers run"
         ) from error
-    return Tiles(*job), store
+    return Tiles(**job._asdict()), store
 
 
 @contextmanager

@@ -61,7 +61,7 @@ class Devices(Runner):
                 sink.write(i, j, values)
             return
         with jax.default_device(devices[0]):
-            tiles = Tiles(*job)
+            tiles = Tiles(**job._asdict())
             for i, j in track(todo, description(job.plan)):
                 sink.write(i, j, tiles(i, j))
 
@@ -70,7 +70,7 @@ class ShardedTiles(Tiles):
     """The tiles of a plan, computed as many at a time as there are devices."""
 
     def __init__(self, job: Job, devices: Sequence[jax.Device]) -> None:
-        super().__init__(*job)
+        super().__init__(**job._asdict())
         self._mesh = Mesh(np.array(devices), ("tiles",))
         self._sharded = _sharded(job.f, job.plan.method, job.plan.layout, self._mesh, job.plan.coupled)
         with jax.enable_x64(self._float64):

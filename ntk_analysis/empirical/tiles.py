@@ -141,7 +141,7 @@ class Tiles:
     """
 
     def __init__(
-        self, f: Network, params: Params, x1: Any, x2: Any, plan: TilePlan, float64: bool | None = None
+        self, f: Network, params: Params, x1: Any, x2: Any, *, plan: TilePlan, float64: bool | None = None
     ) -> None:
         self.plan = plan
         self._float64 = computes_in_float64(params, x1, x2) if float64 is None else float64
@@ -177,7 +177,7 @@ class Tiles:
 
         pair = place("x1", row, self._x1), place("x1" if self.plan.symmetric else "x2", column, self._x2)
         with jax.enable_x64(self._float64):
-            return fault(self._f, self._params, pair, self.plan.which, self.plan.dtype)
+            return fault(self._f, self._params, pair, which=self.plan.which, dtype=self.plan.dtype)
 
     def left(self, i: int) -> Any:
         """What is prepared of the rows of tiles (i, .), on the device."""
@@ -271,7 +271,7 @@ def _cheapest(f: Network, params: Params, x1: Any, x2: Any, names: tuple[str, ..
 
 def _measured(f: Network, params: Params, x1: Any, x2: Any, plan: TilePlan) -> float:
     """Estimated seconds of the whole kernel, from the second run of one tile."""
-    tiles = Tiles(f, params, x1, x2, plan)
+    tiles = Tiles(f, params, x1, x2, plan=plan)
 
     def timed(function: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
         jax.block_until_ready(function(*arguments))  # type: ignore[no-untyped-call]

@@ -25,7 +25,7 @@ AnyActivation: TypeAlias = str | Callable[[jax.Array], jax.Array] | Activation
 def analyse(  # type: ignore[overload-overlap]  # a name known only at run time is taken for that of a scalar map
     activation: AnyActivation = "relu",
     *,
-    normalization: Literal["batch", "batch_norm"],
+    normalization: Literal["batch", "batch_norm", "bn"],
     w_var: Real | None = None,
     b_var: Real = 0.0,
     batch_size: SupportsIndex | None = None,
@@ -87,7 +87,7 @@ def analyse(
     if not math.isfinite(q):
         return MeanField(phi, normalization, w, b, reason=unbounded(phi, centered, w, b))
     chi_1 = float(chi_1_at(phi, np.array([w]), np.array([q]))[0])
-    error = float(chi_1_error(phi, centered, np.array([w]), np.array([b]), np.array([q]))[0])
+    error = float(chi_1_error(phi, centered=centered, w=np.array([w]), b=np.array([b]), q=np.array([q]))[0])
     scale_free = phi.homogeneous and b == 0 and q > 0
     slope = float(variance_slope(phi, centered, np.array([w]), np.array([q]))[0])
     phase = phase_of(chi_1, error)

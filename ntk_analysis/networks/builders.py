@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 import jax
 
@@ -24,8 +24,8 @@ from ntk_analysis.layers import (
 )
 from ntk_analysis.layers.base import Params
 
-Normalization: TypeAlias = Literal["none", "weight_mean", "weight_standardization", "batch", "layer", "layer_post"]
-NORMALIZATIONS: tuple[str, ...] = get_args(Normalization)
+NORMALIZATIONS = ("none", "weight_mean", "weight_standardization", "batch", "layer", "layer_post")
+"""Names of the normalisations of hidden layers; `common.normalizations.TABLE` has all names that networks take."""
 READOUTS = {"flatten": Flatten, "pool": GlobalAvgPool}
 SCALES: dict[str, Callable[[int, int], float]] = {
     "1/sqrt(l)": lambda block, blocks: block**-0.5,
@@ -275,7 +275,7 @@ def from_linen(
     """
     from ntk_analysis.flax_networks import linen  # Flax takes a second to import, which other networks do not need
 
-    return linen.from_linen(module, variables, x, mode, rngs, arguments)
+    return linen.from_linen(module, variables, x, mode=mode, rngs=rngs, given=arguments)
 
 
 def from_nnx(module: Any, x: Any, mode: str = "eval", **arguments: Any) -> tuple[Callable[..., Any], Params, Any]:

@@ -24,7 +24,7 @@ LARGEST_SEED = 2**31 - 1
 Number: TypeAlias = float | int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """The way a network is trained. Recipes are hashable; `to_json` and `from_json` are each other's inverse.
 
@@ -62,7 +62,7 @@ class Recipe:
     model: str = "mlp"
     depth: int | None = None
     width: int | None = None
-    normalization: str = "batch_norm"
+    normalization: str = "none"
     min_fan_in: int = MIN_FAN_IN
     gain: Number = CENTERED_GAIN
     skip_scale: str = "paper"
@@ -90,9 +90,10 @@ class Recipe:
         _check_ranges(self)
 
     @classmethod
-    def cifar100(cls, model: str = "resnet18", normalization: str = "mimic_norm", **changes: Any) -> "Recipe":
-        """The paper's recipe for CIFAR-100 (2010.09278), with any field changed."""
+    def cifar100(cls, model: str = "resnet18", **changes: Any) -> "Recipe":
+        """The paper's recipe for CIFAR-100 (2010.09278), MimicNorm included, with any field changed."""
         recipe: dict[str, Any] = {
+            "normalization": "mimic_norm",
             "gain": VGG_GAIN if model.startswith("vgg") else CENTERED_GAIN,
             "weight_decay": 5e-4,
             "batch": 256,
@@ -101,7 +102,7 @@ class Recipe:
             "decay_at": (80, 110, 135),
             "augment": True,
         }
-        return cls(model=model, normalization=normalization, **recipe | changes)
+        return cls(model=model, **recipe | changes)
 
     def to_json(self) -> str:
         """All fields, sorted by name."""

@@ -72,30 +72,30 @@ def train_on(workers: Workers, todo: Sequence[Sequence[Recipe]], dataset: Datase
     if not todo:
         return
     float64 = jnp.zeros(()).dtype == jnp.float64  # flag of the calling thread; workers have their own
-    told = "run", "give a lower together= or a smaller batch"
+    what, remedy = "run", "give a lower together= or a smaller batch"
     with workers.client() as client:
         with importlib.import_module("dask").config.set(SENDING):
             # a task and not data: if the last worker that has it dies, the scheduler sends it again
             sent = client.submit(_received, dataset, pure=False)
         if together is None:
             asked = [(index, recipes[0], sent, float64) for index, recipes in enumerate(todo)]
-            held = dict(results(client, lanes_of_worker, asked, *told))
+            held = dict(results(client, _lanes_of_worker, asked, what, remedy=remedy))
             share = len(client.nthreads())
             sizes = [min(held[index], math.ceil(len(recipes) / share)) for index, recipes in enumerate(todo)]
         else:
             sizes = [together] * len(todo)
         parts = [groups(recipes, size) for recipes, size in zip(todo, sizes, strict=True)]
         calls = [(group, len(part[0]), part[0][0], sent, float64) for part in parts for group in part]
-        yield from results(client, train_on_worker, calls, *told)
+        yield from results(client, _train_on_worker, calls, what, remedy=remedy)
 
 
-def lanes_of_worker(index: int, recipe: Recipe, dataset: Dataset, float64: bool) -> tuple[int, int]:
+def _lanes_of_worker(index: int, recipe: Recipe, dataset: Dataset, float64: bool) -> tuple[int, int]:
     """Runs on a worker: returns the index and the number of `lanes` there."""
     with ONE_AT_A_TIME, jax.enable_x64(float64):
         return index, lanes(_trainer(recipe, dataset))
 
 
-def train_on_worker(group: list[Recipe], size: int, like: Recipe, dataset: Dataset, float64: bool) -> list[Curve]:
+def _train_on_worker(group: list[Recipe], size: int, like: Recipe, dataset: Dataset, float64: bool) -> list[Curve]:
     """Runs on a worker: `train_group`, with a trainer whose recipe differs in learning rate and seed only."""
     with ONE_AT_A_TIME, jax.enable_x64(float64):
         return train_group(_trainer(like, dataset), group, size)
