@@ -14,12 +14,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.condition_number import condition_numbers, depths_up_to
-from figures.config import Config, Result, Track, describe_inputs, load_inputs
-from figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION, note, panels
 from ntk_analysis import batch_norm, spectrum
 from ntk_analysis.meanfield import analyse
 from ntk_analysis.networks import fully_connected
+
+from .condition_number import condition_numbers, depths_up_to
+from .config import Config, Result, Track, describe_inputs, load_inputs
+from .style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION, note, panels
 
 ACTIVATIONS = {"relu": BLACK, "identity": ORANGE}
 LABELS = {"relu": r"ReLU, $\chi(B)$", "identity": r"identity, $(B-2)/(B-3)$"}

@@ -5,11 +5,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from figures.config import Config, Inputs
-from figures.style import BLUE, ORANGE, SKY
 from ntk_analysis.correlation import channel_distributions
 from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.networks import fully_connected
+
+from .config import Config, Inputs
+from .style import BLUE, ORANGE, SKY
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 NORMAL_QUARTILE = 0.6744897501960817  # of a standard normal

@@ -1,17 +1,16 @@
 """Condition number of the NTK by depth: straight networks grow an outlier of order m, weight-centred ones lose it."""
 
-import itertools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from figures.config import Config, Inputs, Result, Track, describe_inputs, load_inputs
-from figures.style import BLACK, BLUE, GREEN, ORANGE, VERMILION, note, panels
-from ntk_analysis import Kernel, kernels_by_depth, spectrum
-from ntk_analysis.layers import Dense
-from ntk_analysis.networks import fully_connected
+from ntk_analysis import Kernel, spectrum
+from ntk_analysis.depth_study.kernels import readouts
+
+from .config import Config, Inputs, Result, Track, describe_inputs, load_inputs
+from .style import BLACK, BLUE, GREEN, ORANGE, VERMILION, note, panels
 
 NORMALIZATIONS = ("none", "weight_mean")
 ROUNDING = 1e-13  # kappa - 1 below this is rounding of a few hundred layers
@@ -26,13 +25,6 @@ def settings(config: Config) -> tuple[tuple[int, ...], int]:
 def depths_up_to(largest: int) -> list[int]:
     """About evenly spaced in the logarithm, each once."""
     return sorted({round(depth) for depth in np.geomspace(1, largest, 25)})
-
-
-def readouts(normalization: str, depth: int, x: np.ndarray) -> Iterator[Kernel]:
-    """Kernels of fully connected networks of 1 to `depth` hidden layers, in one pass."""
-    network = fully_connected(depth, 1, normalization)
-    behind_dense = (kernel for layer, kernel in kernels_by_depth(network, x) if isinstance(layer, Dense))
-    return itertools.islice(behind_dense, 1, None)
 
 
 def condition_numbers(x: np.ndarray, normalization: str, depths: list[int], sizes: Sequence[int]) -> np.ndarray:

@@ -3,9 +3,9 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from figures import channels
-from figures.config import Config, Result, Track, describe_inputs, load_inputs
-from figures.style import note, panels
+from . import channels
+from .config import Config, Result, Track, describe_inputs, load_inputs
+from .style import note, panels
 
 NORMALIZATIONS = ("batch", "weight_mean")
 

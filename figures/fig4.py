@@ -4,11 +4,12 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from figures.config import Config, Result, Track
-from figures.style import BLUE, VERMILION, note, panels
 from ntk_analysis import activations
 from ntk_analysis.layers import Activation, Dense, Serial
 from ntk_analysis.meanfield import analyse
+
+from .config import Config, Result, Track
+from .style import BLUE, VERMILION, note, panels
 
 NORMALIZATIONS = ("none", "weight_mean")
 LABELS = {"none": "$T$, straight", "weight_mean": r"$\bar T$, weight mean"}

@@ -8,13 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from figures.config import Config, Result, Track
-from figures.learning_rates import LOOKS, PARTS, of_seeds, result_of, standard_error, top
-from figures.style import BLACK, note, panels
 from ntk_analysis.training.dataset import Dataset, load_dataset
 from ntk_analysis.training.recipe import Recipe
 from ntk_analysis.training.run_file import Curve
 from ntk_analysis.training.sweep import Grid, sweep
+
+from .config import Config, Result, Track
+from .learning_rates import LOOKS, PARTS, of_seeds, result_of, standard_error, top
+from .style import BLACK, note, panels
 
 NORMALIZATIONS = ("none", "weight_mean", "last_bn", "mimic_norm", "batch_norm")
 WORDS = {"train": "training", "test": "test"}

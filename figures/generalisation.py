@@ -15,11 +15,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.config import Config, Inputs, Result, Track, load_images, prepare
-from figures.kernel_matrices import KERNELS, TWINS, kernels
-from figures.style import BLACK, BLUE, VERMILION, note, panels
 from ntk_analysis import data
-from ntk_analysis.regression import KernelClassifier
+from ntk_analysis.depth_study.generalisation import DRAWS, Measures, measure
+from ntk_analysis.depth_study.kernels import kernels
+
+from .config import Config, Inputs, Result, Track, load_images, prepare
+from .kernel_matrices import KERNELS, TWINS
+from .style import BLACK, BLUE, VERMILION, note, panels
 
 NETWORKS = ("none", "weight_mean")
 LABELS = {"none": "none", "weight_mean": "weight mean"}
@@ -33,7 +35,6 @@ PANELS = {
     "single": "test accuracy of one network",
     "condition_number": r"condition number $\kappa$",
 }
-DRAWS = 20  # networks per test image
 TICKS = (1, 2, 5, 10, 20, 50)
 COMPARED = 100  # images on which layer norm's kernels are compared with those they equal
 
@@ -63,45 +64,6 @@ def image_sets(config: Config) -> list[data.ImageSet]:
         if not images.labelled:
             raise ValueError(f"{images.name} has no labels, which a test accuracy needs: give images with labels")
     return sets
-
-
-class Measures(NamedTuple):
-    """What one kernel does on one split.
-
-    Attributes:
-        ensemble: test accuracy of the mean prediction over infinitely many networks; no scale of the outputs moves it.
-        single: expected test accuracy of one network, which starts from outputs of the scale of `nngp`.
-        condition_number: of the kernel of the training images.
-        explained: share of the squares of the centred one-hot test targets that the mean prediction explains.
-        training: training accuracy.
-    """
-
-    ensemble: float
-    single: float
-    condition_number: float
-    explained: float
-    training: float
-
-
-def measure(
-    nngp: np.ndarray, kernel: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int
-) -> Measures:
-    """Training by `kernel` to the end, from outputs of covariance `nngp`."""
-    within, across = np.ix_(train, train), np.ix_(test, train)
-    classifier = KernelClassifier("precomputed").fit(kernel[within], labels[train])
-    flow, classes, mean = classifier.flow_, classifier.classes_, classifier.outputs(kernel[across])
-    start = np.diagonal(nngp)[test]
-    deviation = np.sqrt(flow.covariance(kernel[across], nngp[within], nngp[across], start))
-    noise = np.random.default_rng(seed).standard_normal((DRAWS, *mean.shape))  # outputs are independent
-    drawn = mean + deviation[:, None] * noise
-    targets = (labels[test][:, None] == classes) - 1 / len(classes)
-    return Measures(
-        float(np.mean(classes[np.argmax(mean, axis=-1)] == labels[test])),
-        float(np.mean(classes[np.argmax(drawn, axis=-1)] == labels[test])),
-        float(flow.eigenvalues_scaled[-1] / flow.eigenvalues_scaled[0]),  # resolved, else the fit had refused
-        float(1 - np.sum((mean - targets) ** 2) / np.sum(targets**2)),
-        float(classifier.score(kernel[within], labels[train])),
-    )
 
 
 def by_split(pairs: np.ndarray, labels: np.ndarray, splits: int, seed: int) -> np.ndarray:

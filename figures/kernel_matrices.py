@@ -19,10 +19,12 @@ from matplotlib.colors import FuncNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from figures.condition_number import ROUNDING, readouts
-from figures.config import Config, Inputs, Result, Track, describe_inputs, load_images, prepare
-from figures.style import BLACK, PAGE, note
 from ntk_analysis import last_batch_norm, spectrum
+from ntk_analysis.depth_study.kernels import kernels, unit_diagonal
+
+from .condition_number import ROUNDING
+from .config import Config, Inputs, Result, Track, describe_inputs, load_images, prepare
+from .style import BLACK, PAGE, note
 
 TITLES = {
     "none": ("none", "= layer norm before ReLU"),
@@ -82,24 +84,6 @@ def balanced_choice(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     classes = np.unique(labels)[:count]
     members = [np.flatnonzero(labels == label) for label in classes]
     return np.concatenate([generator.choice(m, min(count // len(classes), len(m)), replace=False) for m in members])
-
-
-def unit_diagonal(matrix: np.ndarray) -> np.ndarray:
-    """The matrix over the mean of its diagonal."""
-    scaled: np.ndarray = matrix / np.mean(np.diagonal(matrix))
-    return scaled
-
-
-def kernels(x: np.ndarray, normalization: str, depths: Iterable[int]) -> np.ndarray:
-    """NNGP and NTK of the outputs, unit mean diagonal, after these numbers of hidden layers, (depths, 2, m, m).
-
-    One pass: the layer that reads out a network is the one that leads on to the next hidden layer of a deeper one.
-    """
-    wanted, found = {int(depth) for depth in depths}, []
-    for depth, kernel in enumerate(readouts(normalization, max(wanted), x), 1):
-        if depth in wanted:
-            found.append([unit_diagonal(np.asarray(part)) for part in (kernel.nngp, kernel.ntk_scaled)])
-    return np.array(found)
 
 
 def behind_last_batch_norm(pair: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,12 +11,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.config import Config, Result, Track
-from figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, note, panels
 from ntk_analysis.training.dataset import Dataset, hold_out, load_dataset
 from ntk_analysis.training.recipe import Recipe
 from ntk_analysis.training.run_file import Curve
 from ntk_analysis.training.sweep import Grid, Table, sweep
+
+from .config import Config, Result, Track
+from .style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, note, panels
 
 LOOKS = {
     "none": ("none", VERMILION, "o"),

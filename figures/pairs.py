@@ -5,11 +5,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from figures.config import Config, Inputs
-from figures.style import BLUE, ORANGE, SKY
 from ntk_analysis.correlation import CorrelationByLayer, layer_correlations, random_pairs
 from ntk_analysis.meanfield import analyse
 from ntk_analysis.networks import fully_connected
+
+from .config import Config, Inputs
+from .style import BLUE, ORANGE, SKY
 
 SHOWN_DRAW = 0
 TWO_SIDED_95 = 1.96

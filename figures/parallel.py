@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 
-from figures.config import Config
+from .config import Config
 
 
 def side_by_side(
@@ -55,8 +55,9 @@ def side_by_side(
 def _drawn(name: str, config: Config, folder: Path, from_data: Path | None) -> dict[str, object]:
     """`render` without progress bars: those of several processes would overwrite each other."""
     # imported here: the first process, which only waits, does without JAX
-    from figures.render import render
     from ntk_analysis.empirical.runs import untracked
+
+    from .render import render
 
     return render(name, config, folder, untracked, from_data)
 

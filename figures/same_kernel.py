@@ -14,12 +14,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.condition_number import ROUNDING, depths_up_to
-from figures.config import Config, Result, Track, load_inputs
-from figures.kernel_matrices import behind_last_batch_norm, kernels
-from figures.style import BLACK, BLUE, GREEN, PURPLE, VERMILION, note, panels
 from ntk_analysis import batch_norm, spectrum
+from ntk_analysis.depth_study.kernels import kernels
 from ntk_analysis.meanfield import analyse
+
+from .condition_number import ROUNDING, depths_up_to
+from .config import Config, Result, Track, load_inputs
+from .kernel_matrices import behind_last_batch_norm
+from .style import BLACK, BLUE, GREEN, PURPLE, VERMILION, note, panels
 
 COLORS = {"none": BLACK, "weight_mean": PURPLE, "batch": BLUE}
 LABELS = {"none": "none", "weight_mean": "weight mean", "batch": "batch norm"}

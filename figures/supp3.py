@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from figures.config import Config, Result, Track
-from figures.style import BLUE, GREEN, VERMILION, note, panels
 from ntk_analysis.training.dataset import Dataset, hold_out, load_dataset
 from ntk_analysis.training.loop import Trainer
 from ntk_analysis.training.recipe import Recipe
 from ntk_analysis.training.run_file import hardware_and_versions
 from ntk_analysis.training.surge import variance_by_step
+
+from .config import Config, Result, Track
+from .style import BLUE, GREEN, VERMILION, note, panels
 
 EPOCHS = 2
 RATE = 0.1

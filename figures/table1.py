@@ -8,9 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.config import Config, Result, Track
-from figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, note, panels
 from ntk_analysis.training.memory import TABLE_1, account
+
+from .config import Config, Result, Track
+from .style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, note, panels
 
 CLASSES = 100
 PAIR = ("batch_norm", "mimic_norm")

@@ -13,8 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from figures.config import Config, Result, Track, describe_inputs, load_inputs
-from figures.style import BLACK, BLUE, GREEN, ORANGE, VERMILION, note, panels
 from ntk_analysis.layers import Serial
 from ntk_analysis.networks import fully_connected
 from ntk_analysis.width_study import (
@@ -26,6 +24,9 @@ from ntk_analysis.width_study import (
     fluctuation_rate,
     width_study,
 )
+
+from .config import Config, Result, Track, describe_inputs, load_inputs
+from .style import BLACK, BLUE, GREEN, ORANGE, VERMILION, note, panels
 
 LOOKS = {
     "none": ("none", BLUE, "o"),

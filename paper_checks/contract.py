@@ -1,6 +1,6 @@
 """What a check is: a claim in words, and the evidence that a run of it collects.
 
-A module of this package checks one claim. It has
+A folder of this package is a paper, with `PAPER`, and a module of that folder checks one claim. It has
     CLAIM                            what the paper says, where, and the verdict on record
     check(setting, theory=THEORY)    computes both sides with the library and returns the Evidence
     WRONG                            named wrong theories, each of which must change the verdict
@@ -57,7 +57,7 @@ class Setting:
 
     Attributes:
         seed: of every random draw.
-        full: the sizes of the committed results in place of the quick ones (all quick checks: 3 minutes on 2 cores).
+        full: the sizes of the committed results in place of the quick ones.
         track: draws progress bars.
     """
 
@@ -71,8 +71,30 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Paper:
+    """A paper whose claims are checked.
+
+    Attributes:
+        name: the name by which a report calls it.
+        title: its title in full.
+        arxiv: its number on arXiv, as 2010.01234; "" where it has none.
+        claims: ids of its claims, which are the names of the modules that check them, in the order of the report.
+        network_claims: ids of the claims that may be put to a user's own network, modules of its `own_network`: their
+            `check` takes a `Subject` in the place of a theory.
+        slow: ids of those claims whose quick check takes minutes: only the full tests run it.
+    """
+
+    name: str
+    title: str
+    arxiv: str
+    claims: tuple[str, ...]
+    network_claims: tuple[str, ...] = ()
+    slow: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Claim:
-    """A claim of the paper.
+    """A claim of a paper.
 
     Attributes:
         id: as in the table of claims; the name of the module that checks it.

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-import figures
-from paper_checks.contract import Kind, Relation, Verdict
-from paper_checks.report.formulas import formula, prose
-from paper_checks.report.numbers import bar, compared, misses, plain
-from paper_checks.report.record import Record
+from ntk_analysis import figures
+
+from ..contract import Kind, Relation, Verdict
+from .formulas import formula, prose
+from .numbers import bar, compared, misses, plain
+from .record import Record, papers_of, title_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
 MARKS = {Verdict.HOLDS: "✓", Verdict.CONDITIONS: "◐", Verdict.FAILS: "✗", Verdict.OPEN: "?"}
@@ -50,7 +51,7 @@ class Picture(NamedTuple):
 def page(records: Sequence[Record], run: Record) -> str:
     """The page, from the records of `claims.json`."""
     environment = Environment(
-        loader=PackageLoader("paper_checks.report", "."),
+        loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -65,6 +66,8 @@ def page(records: Sequence[Record], run: Record) -> str:
         "mark": lambda name: MARKS[Verdict(name)],
     }
     return environment.get_template("report.html.j2").render(
+        title=title_of(records, run),
+        papers=papers_of(records),
         records=records,
         run=run,
         counts=[(verdict.value, sum(one["verdict"] == verdict for one in records)) for verdict in Verdict],
@@ -107,7 +110,7 @@ def _sources(one: Record) -> dict[str, Source]:
 
 
 def _picture(name: str) -> Picture:
-    folder = Path(figures.__file__).resolve().parent
+    folder = Path(figures.__path__[0])
     png, module = folder / "gallery" / f"{name}.png", folder / f"{name}.py"
     caption = ""
     if module.is_file():

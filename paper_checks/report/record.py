@@ -2,11 +2,12 @@
 
 import math
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, TypeAlias
 
-from paper_checks.contract import Row, Setting
-from paper_checks.judge import Judged
+from ..contract import Row, Setting
+from ..judge import Judged
 
 Record: TypeAlias = dict[str, Any]
 
@@ -30,9 +31,10 @@ def record(judged: Judged, run: Record) -> Record:
         judged: the claim.
         run: as `run_facts` has it.
     """
-    claim, evidence, decisive = judged.claim, judged.evidence, judged.decisive
+    paper, claim, evidence, decisive = judged.paper, judged.claim, judged.evidence, judged.decisive
     return {
         "id": claim.id,
+        "paper": {"name": paper.name, "title": paper.title, "arxiv": paper.arxiv or None},
         "title": claim.title,
         "statement": claim.statement,
         "formula": claim.formula,
@@ -58,6 +60,19 @@ def record(judged: Judged, run: Record) -> Record:
         "seconds": round(judged.seconds, 3),
         "run": run,
     }
+
+
+def papers_of(records: Sequence[Record]) -> list[Record]:
+    """The papers of these records, each once."""
+    return list({one["paper"]["name"]: one["paper"] for one in records}.values())
+
+
+def title_of(records: Sequence[Record], run: Record) -> str:
+    """The title of a report."""
+    if run["network"]:
+        return f"Checks of {run['network']}"
+    names = [paper["name"] for paper in papers_of(records)]
+    return f"The claims of the {' and '.join(names)} paper{'s' if len(names) > 1 else ''}, checked"
 
 
 def _row(row: Row) -> Record:
