@@ -1,6 +1,7 @@
 """The framework knows no paper: a second one is a folder and one name."""
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ntk_analysis.paper_checks import judge, papers
 from ntk_analysis.paper_checks.mimicnorm import PAPER
 
 FOLDER = Path(paper_checks.__path__[0])
+FOLDERS = ("benchmarks", "docs", "examples", "figures", "ntk_analysis", "paper_checks", "tests")
 SECOND = """
 from ..contract import Paper
 
@@ -102,6 +104,40 @@ def test_claims_of_one_name_are_told(second, monkeypatch):
 def test_an_unknown_claim_lists_those_of_all_papers(second):
     with pytest.raises(ValueError, match=r"unknown claim 'cubes': choose from eq4, .*, generalises, sum_of_squares"):
         judge.run("cubes")
+
+
+LOAD = """
+import sys
+from ntk_analysis.figures import names, parallel
+from ntk_analysis.paper_checks import command, papers
+for check in [*papers.claim_checks().values(), *papers.network_checks().values()]:
+    check.load()
+print("matplotlib" in sys.modules)
+"""
+
+
+@pytest.mark.full  # a process that imports everything
+def test_checks_import_no_drawing_module_and_no_package_of_the_user(tmp_path):
+    for name in ("figures", "paper_checks"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError('a package of the user')")
+    done = subprocess.run([sys.executable, "-c", LOAD], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+
+
+def test_checks_name_no_drawing_module():
+    for path in {*FOLDER.rglob("*.py")} - {*FOLDER.rglob("test_*.py")}:
+        assert not re.search(r"^ *(from|import) (matplotlib|ntk_analysis\.figures)", path.read_text("utf-8"), re.M), (
+            path
+        )
+
+
+def test_the_two_folders_have_one_name():
+    """`import figures` would find a package of the user, or load a second copy."""
+    sources = [path for folder in FOLDERS for path in (FOLDER.parent / folder).rglob("*.py")]
+    assert len(sources) > 300
+    for path in sources:
+        assert not re.search(r"^ *(from|import) (figures|paper_checks)\b", path.read_text("utf-8"), re.M), path
 
 
 def test_the_framework_names_no_paper():
