@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ntk_analysis.files import write_together
+from ntk_analysis.common.files import write_together
 
 from .config import Config, Result
 

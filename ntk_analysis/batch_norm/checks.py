@@ -6,9 +6,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_analysis.arrays import concrete
 from ntk_analysis.batch_norm.damping import Array, center, zero_mean_basis
-from ntk_analysis.precision import AnyArray, Real
+from ntk_analysis.common.arrays import concrete
+from ntk_analysis.common.precision import AnyArray, Real
 
 ROUNDINGS = 16  # eigenvalues and distances below this many roundings of Sigma's diagonal (times B) are 0
 

@@ -25,7 +25,7 @@ from ntk_analysis.batch_norm.integrals import (
     push_integral,
 )
 from ntk_analysis.batch_norm.rules import Rule, automatic
-from ntk_analysis.precision import AnyArray, HeldArray, float_array, is_traced, numpy_in_float64
+from ntk_analysis.common.precision import AnyArray, HeldArray, float_array, is_traced, numpy_in_float64
 
 Square: TypeAlias = Float[AnyArray, "B B"]
 HeldSquare: TypeAlias = Float[HeldArray, "B B"]

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_analysis.kernel import Kernel
+from ntk_analysis.common.precision import float_array
+from ntk_analysis.infinite.kernel import Kernel
 from ntk_analysis.layers import Activation, BatchNorm, Layer, LayerNorm, Repeat, Residual, ResidualChain, Serial
 from ntk_analysis.layers.base import Params, Shape, SingleLayer
-from ntk_analysis.precision import float_array
 
 LayersOf: TypeAlias = Callable[[jax.Array, Any], Iterable[Any]]
 Statistic: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]

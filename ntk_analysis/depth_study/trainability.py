@@ -6,9 +6,9 @@ import jax
 import numpy as np
 
 from ntk_analysis import spectrum
+from ntk_analysis.descent import largest_stable_learning_rate
 from ntk_analysis.empirical import empirical_ntk
 from ntk_analysis.networks import fully_connected
-from ntk_analysis.training import largest_stable_learning_rate
 
 NEAR = 1e-6  # targets lie that far from the outputs at the start: training stays in its linear regime
 RESOLUTION = 0.01  # of a bisection

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ntk_analysis import gram
-from ntk_analysis.kernel import Kernel, add_ntk
+from ntk_analysis.infinite import covariances
+from ntk_analysis.infinite.kernel import Kernel, add_ntk
 from ntk_analysis.layers.base import Layer, Params, Shape
 
 
@@ -245,12 +245,12 @@ def _add_branch(skip: Kernel, branch: Kernel, scale: float | jax.Array) -> Kerne
     shapes = skip.distance.shape, branch.distance.shape
     if shapes[0] != shapes[1]:
         raise ValueError(f"a residual branch must have the positions of the skip, got {shapes[1]} against {shapes[0]}")
-    total = gram.add(skip.covariance, gram.scale(branch.covariance, scale**2))
+    total = covariances.add(skip.covariance, covariances.scale(branch.covariance, scale**2))
     within1, within2 = skip.within1, skip.within2
     if skip.paired:
         ((left1, left2), (right1, right2)) = skip.within, branch.within
-        within1 = gram.add(left1, gram.scale(right1, scale**2)).distance
-        within2 = gram.add(left2, gram.scale(right2, scale**2)).distance
+        within1 = covariances.add(left1, covariances.scale(right1, scale**2)).distance
+        within2 = covariances.add(left2, covariances.scale(right2, scale**2)).distance
     summed = replace(
         skip,
         variance1=skip.variance1 + scale**2 * branch.variance1,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from ntk_analysis.kernel import Kernel
+from ntk_analysis.infinite.kernel import Kernel
 from ntk_analysis.layers.base import Params, Shape, SingleLayer, check_rank
 from ntk_analysis.layers.weights import Weights, check_weights
 

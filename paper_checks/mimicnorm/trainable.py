@@ -10,9 +10,9 @@ from scipy.stats import t
 from ntk_analysis import data, spectrum
 from ntk_analysis.depth_study.kernels import tangent_kernels
 from ntk_analysis.depth_study.trainability import first_depth, largest_eigenvalues, mini_batches, stability
+from ntk_analysis.descent import loss_curve
 from ntk_analysis.meanfield import analyse
 from ntk_analysis.networks import fully_connected
-from ntk_analysis.training import loss_curve
 
 from ..contract import Claim, Evidence, Relation, Setting, Verdict
 

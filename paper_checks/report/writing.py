@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ntk_analysis.files import write_together
+from ntk_analysis.common.files import write_together
 
 from ..contract import Setting
 from ..judge import Judged

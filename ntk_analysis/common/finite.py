@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_analysis.precision import AnyArray
+from ntk_analysis.common.precision import AnyArray
 
 
 def require_finite(

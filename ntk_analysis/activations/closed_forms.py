@@ -10,7 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ntk_analysis.gaussian import geometric_mean, quadrant_angle, safe_divide, safe_sqrt
+from ntk_analysis.activations.angles import geometric_mean, quadrant_angle, safe_divide, safe_sqrt
 
 
 def determinant(p1: jax.Array, p2: jax.Array, distance: jax.Array) -> jax.Array:

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ntk_analysis.files import write_whole
-from ntk_analysis.gram import Covariance
-from ntk_analysis.precision import HeldArray, float_array, is_traced, numpy_in_float64
+from ntk_analysis.common.files import write_whole
+from ntk_analysis.common.precision import HeldArray, float_array, is_traced, numpy_in_float64
+from ntk_analysis.infinite.covariances import Covariance
 
 Law: TypeAlias = Literal["inputs", "gaussian", "batch normalized", "activated"]
 
@@ -92,8 +92,8 @@ class Kernel:
         identical: (n1, n2) 1 where an input is paired with itself, 0 elsewhere; None: no pair is. Layers ask where two
             inputs coincide and could be moved apart; a finished kernel holds None.
         approximation_error: largest error of `distance` and `ntk_scaled` as functions of the angle, measured between
-            the nodes of the series that gave them (see `angular`), and part of `relative_error`; 0 if the kernel was
-            taken through all layers.
+            the nodes of the series that gave them (see `angle_series`), and part of `relative_error`; 0 if the kernel
+            was taken through all layers.
     """
 
     variance1: Float[HeldArray, "n1 *positions"]

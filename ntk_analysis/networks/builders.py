@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import jax
 
 from ntk_analysis import activations
+from ntk_analysis.common.normalizations import infinite_name, row_of
 from ntk_analysis.layers import (
     Activation,
     BatchNorm,
@@ -22,7 +23,6 @@ from ntk_analysis.layers import (
     Serial,
 )
 from ntk_analysis.layers.base import Params
-from ntk_analysis.normalizations import infinite_name, row_of
 
 Normalization: TypeAlias = Literal["none", "weight_mean", "weight_standardization", "batch", "layer", "layer_post"]
 NORMALIZATIONS: tuple[str, ...] = get_args(Normalization)

@@ -2,7 +2,7 @@
 
 Closed forms: identity, ReLU, leaky ReLU, absolute value (exact, Cho & Saul 2009), erf (Williams 1998), sine and GELU
 (derived here by Stein's identity). All others and functions of the user are integrated between their kinks, at any
-variance (`expectations`); `quadrature_error` measures the error. Functions of JAX and NumPy that are one of these, such
+variance (`quadrature`); `quadrature_error` measures the error. Functions of JAX and NumPy that are one of these, such
 as `jax.nn.relu` and `jnp.tanh`, are taken for it.
 """
 
@@ -18,17 +18,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_analysis import closed_forms, expectations
-from ntk_analysis.duals import ClosedForm, Dual, Moment, Numerical, known
-from ntk_analysis.gaussian import (
+from ntk_analysis.activations import closed_forms, quadrature
+from ntk_analysis.activations.angles import (
     angle,
     geometric_mean,
     safe_sqrt,
     sine_minus_angle_cosine,
 )
-from ntk_analysis.importable import PickledByName
-from ntk_analysis.panels import panels
-from ntk_analysis.precision import HeldArray, Real, compiled, float_array, is_traced, numpy_in_float64, wants_float64
+from ntk_analysis.activations.duals import ClosedForm, Dual, Moment, Numerical, known
+from ntk_analysis.activations.panels import panels
+from ntk_analysis.common.importable import PickledByName
+from ntk_analysis.common.precision import (
+    HeldArray,
+    Real,
+    compiled,
+    float_array,
+    is_traced,
+    numpy_in_float64,
+    wants_float64,
+)
 
 Elementwise: TypeAlias = Callable[[jax.Array], jax.Array]
 
@@ -329,7 +337,7 @@ class Gelu(Activation):
 
 @dataclass(frozen=True)
 class Quadrature(PickledByName, Activation):
-    """Any elementwise JAX function, by quadrature between its kinks, adapted to the variance: see `expectations`.
+    """Any elementwise JAX function, by quadrature between its kinks, adapted to the variance: see `quadrature`.
 
     Attributes:
         function: JAX function of an array that returns an array of the same shape and dtype.
@@ -366,7 +374,7 @@ class Quadrature(PickledByName, Activation):
 
     @known
     def joint(self, variance1: jax.Array, variance2: jax.Array, distance: jax.Array) -> Joint:
-        found, sides = expectations.pair(self.function, self.kinks, variance1, variance2, distance)
+        found, sides = quadrature.pair(self.function, self.kinks, variance1, variance2, distance)
         phi, slope = (Moment(*(part[i] for part in found)) for i in range(2))
         squares, means = ((getattr(sides[0], name)[0], getattr(sides[1], name)[0]) for name in ("square", "mean"))
         return Joint(phi, slope, squares, means)
@@ -384,21 +392,21 @@ class Quadrature(PickledByName, Activation):
 
     @known
     def in_variance(self, variance: np.ndarray) -> InVariance:
-        found = expectations.in_variance(self.function, self.kinks, variance)
+        found = quadrature.in_variance(self.function, self.kinks, variance)
         return InVariance(*(np.asarray(x) for x in (found.square[0], found.mean[0], found.square[1])))
 
-    def _tabulated(self, variance: Real) -> expectations.Averages:
-        return expectations.tabulated(self.function, self.kinks, np.asarray(variance, np.float64))
+    def _tabulated(self, variance: Real) -> quadrature.Averages:
+        return quadrature.tabulated(self.function, self.kinks, np.asarray(variance, np.float64))
 
     @property
     def largest_variance(self) -> float:
         return self.dual.largest_variance
 
     def _mean(self, variance: jax.Array) -> jax.Array:
-        return expectations.averages(self.function, self.kinks, variance).mean[0]
+        return quadrature.averages(self.function, self.kinks, variance).mean[0]
 
     def _quadrature_error(self, variance: jax.Array) -> jax.Array:
-        return jnp.max(expectations.averages(self.function, self.kinks, variance).error, axis=0)
+        return jnp.max(quadrature.averages(self.function, self.kinks, variance).error, axis=0)
 
 
 identity = PiecewiseLinear(1.0, 0.0, "identity")

@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from ntk_analysis.gaussian import no_derivative, safe_sqrt
-from ntk_analysis.kernel import Kernel
+from ntk_analysis.activations.angles import no_derivative, safe_sqrt
+from ntk_analysis.infinite.kernel import Kernel
 
 KernelOf: TypeAlias = Callable[[jax.Array, jax.Array | None], Kernel]
 

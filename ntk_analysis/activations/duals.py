@@ -17,9 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_analysis import expectations
-from ntk_analysis.arrays import concrete
-from ntk_analysis.gaussian import (
+from ntk_analysis.activations import quadrature
+from ntk_analysis.activations.angles import (
     geometric_mean,
     into_range,
     opposite_error,
@@ -28,8 +27,17 @@ from ntk_analysis.gaussian import (
     safe_sqrt,
     zero_where,
 )
-from ntk_analysis.panels import panels
-from ntk_analysis.precision import HeldArray, Real, compiled, float_array, is_traced, numpy_in_float64, wants_float64
+from ntk_analysis.activations.panels import panels
+from ntk_analysis.common.arrays import concrete
+from ntk_analysis.common.precision import (
+    HeldArray,
+    Real,
+    compiled,
+    float_array,
+    is_traced,
+    numpy_in_float64,
+    wants_float64,
+)
 
 CLOSE = {"float64": 0.02, "float32": 0.3}  # difference of variances below which their mismatch is integrated
 # what arguments of these names can be, and by how much the rounding of a caller's may pass it
@@ -251,7 +259,7 @@ class ClosedForm(Dual):
 
 @dataclass(frozen=True)
 class Numerical(Dual):
-    """The dual of any function or of its slope, see `expectations`.
+    """The dual of any function or of its slope, see `quadrature`.
 
     Attributes:
         function: elementwise.
@@ -268,18 +276,18 @@ class Numerical(Dual):
 
     @property
     def largest_variance(self) -> float:
-        return (panels(self.function, self.kinks).reach / expectations.ENOUGH) ** 2
+        return (panels(self.function, self.kinks).reach / quadrature.ENOUGH) ** 2
 
     @known
     def second_moment(self, variance: Real) -> HeldArray:
         if is_traced(variance) or not wants_float64(variance):
             return super().second_moment(variance)
-        found = expectations.tabulated(self.function, self.kinks, np.asarray(variance, np.float64))
+        found = quadrature.tabulated(self.function, self.kinks, np.asarray(variance, np.float64))
         return found.square[int(self.slope)][()]  # NumPy, as for every NumPy caller
 
     def _second_moment(self, variance: jax.Array) -> jax.Array:
-        return expectations.averages(self.function, self.kinks, variance).square[int(self.slope)]
+        return quadrature.averages(self.function, self.kinks, variance).square[int(self.slope)]
 
     def _moment(self, variance1: jax.Array, variance2: jax.Array, distance: jax.Array) -> Moment:
-        found, _ = expectations.pair(self.function, self.kinks, variance1, variance2, distance)
+        found, _ = quadrature.pair(self.function, self.kinks, variance1, variance2, distance)
         return Moment(*(part[int(self.slope)] for part in found))

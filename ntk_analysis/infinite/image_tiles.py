@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from ntk_analysis.kernel import Kernel, Units
+from ntk_analysis.infinite.kernel import Kernel, Units
 
 PLACES = 2**18  # pairs of positions in a tile: a quarter or four times as many take up to a fifth longer in float32
 OF_FIRST, OF_SECOND, OF_PAIRS = ("variance1", "mean1"), ("variance2", "mean2"), ("distance", "ntk_scaled")

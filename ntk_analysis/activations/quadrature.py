@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_analysis.gaussian import geometric_mean, into_range, opposite_error, safe_divide, safe_sqrt
-from ntk_analysis.panels import TOLERANCES, Panels, panels
-from ntk_analysis.precision import HeldArray
+from ntk_analysis.activations.angles import geometric_mean, into_range, opposite_error, safe_divide, safe_sqrt
+from ntk_analysis.activations.panels import TOLERANCES, Panels, panels
+from ntk_analysis.common.precision import HeldArray
 
 Function: TypeAlias = Callable[[jax.Array], jax.Array]
 Horner: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ntk_analysis.gaussian import into_range, safe_divide
+from ntk_analysis.activations.angles import into_range, safe_divide
 
 NEAR = 0.01  # cosine distances below this are measured from the difference of the unit vectors
 

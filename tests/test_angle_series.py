@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from tiers import full
 
-from ntk_analysis import angular_fit, infinite
-from ntk_analysis.angular_fit import TOLERANCE, angular_function, fitted, measured_error
-from ntk_analysis.infinite import infinite_kernel
-from ntk_analysis.inputs import NEAR
+from ntk_analysis.infinite import angle_fit, compute, infinite_kernel
+from ntk_analysis.infinite.angle_fit import TOLERANCE, angular_function, fitted, measured_error
+from ntk_analysis.infinite.distances import NEAR
 from ntk_analysis.layers import Activation, BatchNorm, Conv, Dense, Flatten, LayerNorm, Residual, Serial
 from ntk_analysis.networks import fully_connected, residual
 
@@ -39,10 +38,10 @@ IN_FULL = ("centred relu 10", "centred relu 200", "centred leaky 20")
 @pytest.fixture(autouse=True, scope="module")
 def at_any_size():
     """The path of the angle for the few inputs that tests can afford: programs of this module know no other."""
-    fewest, infinite.FEWEST_PAIRS = infinite.FEWEST_PAIRS, 1
+    fewest, compute.FEWEST_PAIRS = compute.FEWEST_PAIRS, 1
     jax.clear_caches()
     yield fewest
-    infinite.FEWEST_PAIRS = fewest
+    compute.FEWEST_PAIRS = fewest
     jax.clear_caches()
 
 
@@ -148,7 +147,7 @@ def test_chaotic_depths(depth, dtype):
 @pytest.mark.parametrize("name", full("activated", "relu 50", "centred relu 50"))
 def test_tiles_of_a_joint_kernel(name, monkeypatch):
     """20 rows, as in no other test here, in tiles of 7: three by three, the last ones overlapping, mirrored."""
-    monkeypatch.setattr("ntk_analysis.angular.TILE", 7)
+    monkeypatch.setattr("ntk_analysis.infinite.angle_series.TILE", 7)
     fast, slow = both(NETWORKS[name], hard_inputs()[1:])
     assert_alike(fast, slow, 2 * TOLERANCE["float64"])
     for values in (fast.distance, fast.ntk_scaled):
@@ -213,7 +212,7 @@ ON_ONE_NORM = {
 @pytest.fixture
 def at_any_number_on_one_norm(monkeypatch):
     """Inputs of norm 1.7, which is not that of any fit by default."""
-    monkeypatch.setattr(infinite, "FEWEST_AT_ONE_NORM", 1)
+    monkeypatch.setattr(compute, "FEWEST_AT_ONE_NORM", 1)
     x = hard_inputs()[:-2]
     return 1.7 * math.sqrt(12) * x / np.linalg.norm(x, axis=1, keepdims=True)
 
@@ -256,7 +255,7 @@ def test_images_take_the_recursion():
 
 
 def test_few_inputs_take_the_recursion_and_many_the_angle(at_any_size, monkeypatch):
-    monkeypatch.setattr(infinite, "FEWEST_PAIRS", at_any_size)
+    monkeypatch.setattr(compute, "FEWEST_PAIRS", at_any_size)
     x = np.random.default_rng(4).standard_normal((128, 5)).astype(np.float32)
     network = NETWORKS["relu 50"]
     assert approximation_error(network, x[:127]) == 0
@@ -293,11 +292,11 @@ def test_the_measured_error_bounds_that_of_any_pair(name):
 
 
 def slow_distances(circle):
-    return jax.jit(infinite.input_kernel)(jnp.asarray([[math.sqrt(2), 0]]), jnp.asarray(circle)).distance
+    return jax.jit(compute.input_kernel)(jnp.asarray([[math.sqrt(2), 0]]), jnp.asarray(circle)).distance
 
 
 def test_where_no_series_reaches_the_tolerance_the_recursion_is_taken(monkeypatch):
-    monkeypatch.setattr(angular_fit, "DEGREES", (8,))
+    monkeypatch.setattr(angle_fit, "DEGREES", (8,))
     angular_function.cache_clear()
     error = approximation_error(NETWORKS["leaky 20"], hard_inputs())
     angular_function.cache_clear()

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from ntk_analysis.infinite import checked_inputs, input_kernel
-from ntk_analysis.kernel import Kernel
+from ntk_analysis.common.precision import AnyArray, numpy_in_float64
+from ntk_analysis.infinite.compute import checked_inputs, input_kernel
+from ntk_analysis.infinite.kernel import Kernel
 from ntk_analysis.layers import Layer, Repeat, Serial
-from ntk_analysis.precision import AnyArray, numpy_in_float64
 
 
 def kernels_by_depth(

@@ -13,7 +13,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ntk_analysis.gaussian import geometric_mean, into_range, nearly_equal, safe_quotient, safe_sqrt, zero_where
+from ntk_analysis.activations.angles import (
+    geometric_mean,
+    into_range,
+    nearly_equal,
+    safe_quotient,
+    safe_sqrt,
+    zero_where,
+)
 
 
 class Covariance(NamedTuple):

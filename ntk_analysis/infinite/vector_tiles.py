@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_analysis.kernel import Kernel, Units
+from ntk_analysis.infinite.kernel import Kernel, Units
 
 TILE = 400  # rows and columns at most; 200 and 600 take up to a tenth longer in float32
 

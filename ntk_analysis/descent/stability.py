@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from ntk_analysis.common.precision import AnyArray, HeldArray, Real, numpy_in_float64
 from ntk_analysis.empirical.whole_models import refuse_whole_models
 from ntk_analysis.layers import Layer
 from ntk_analysis.layers.base import Params
-from ntk_analysis.precision import AnyArray, HeldArray, Real, numpy_in_float64
 
 DOUBLINGS = 60  # doublings of the first guess before the search gives up
 

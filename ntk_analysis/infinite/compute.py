@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ntk_analysis.angular import AngularFunction, angular_kernel
-from ntk_analysis.angular_fit import angular_function
-from ntk_analysis.finite import require_finite
-from ntk_analysis.image_tiles import PLACES, kernel_in_tiles
-from ntk_analysis.inputs import channel_distance, rounding_error, unit_vectors, vector_distance
-from ntk_analysis.kernel import HasKernel, Kernel
-from ntk_analysis.memory import require_memory
-from ntk_analysis.precision import AnyArray, float_array, is_traced, numpy_in_float64
-from ntk_analysis.tiled import TILE, propagate_in_tiles
-from ntk_analysis.zero_inputs import may_hold_zeros, with_derivatives_at_zeros
+from ntk_analysis.common.finite import require_finite
+from ntk_analysis.common.memory import require_memory
+from ntk_analysis.common.precision import AnyArray, float_array, is_traced, numpy_in_float64
+from ntk_analysis.infinite.angle_fit import angular_function
+from ntk_analysis.infinite.angle_series import AngularFunction, angular_kernel
+from ntk_analysis.infinite.distances import channel_distance, rounding_error, unit_vectors, vector_distance
+from ntk_analysis.infinite.image_tiles import PLACES, kernel_in_tiles
+from ntk_analysis.infinite.kernel import HasKernel, Kernel
+from ntk_analysis.infinite.vector_tiles import TILE, propagate_in_tiles
+from ntk_analysis.infinite.zero_inputs import may_hold_zeros, with_derivatives_at_zeros
 
 # arrays of the kernel's size that are alive at once while convolutions are computed: most that XLA was seen to hold is
 # 20 at equal positions (residual blocks), of a tile where there are several, and 10 at all pairs; a quadrature's nodes

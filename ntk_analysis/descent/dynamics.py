@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from ntk_analysis.common.precision import AnyArray, HeldArray, Real, numpy_in_float64
+from ntk_analysis.descent.stability import Apply, checked, moved
 from ntk_analysis.empirical import empirical_ntk
 from ntk_analysis.layers import Layer
 from ntk_analysis.layers.base import Params
-from ntk_analysis.precision import AnyArray, HeldArray, Real, numpy_in_float64
 from ntk_analysis.spectrum import training_curve
-from ntk_analysis.training.stability import Apply, checked, moved
 from ntk_analysis.width_study import PowerLaw, fit_power_law
 
 

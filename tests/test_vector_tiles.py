@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from tiers import full
 
-from ntk_analysis import tiled
-from ntk_analysis.infinite import input_kernel
+from ntk_analysis.infinite import vector_tiles
+from ntk_analysis.infinite.compute import input_kernel
+from ntk_analysis.infinite.vector_tiles import propagate_in_tiles
 from ntk_analysis.layers import Activation, BatchNorm, Dense, Repeat, Residual, Serial
 from ntk_analysis.networks import fully_connected
-from ntk_analysis.tiled import propagate_in_tiles
 
 NETWORKS = {
     "erf": fully_connected(3, 8, activation="erf", b_var=0.1),
@@ -30,7 +30,7 @@ ERF = {"activation": "erf", "b_var": 0.1}
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
-    monkeypatch.setattr(tiled, "TILE", 4)
+    monkeypatch.setattr(vector_tiles, "TILE", 4)
 
 
 def inputs(seed, n, dtype=np.float64):

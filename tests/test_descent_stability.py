@@ -8,7 +8,7 @@ from test_empirical import drawn
 from tiers import full
 
 from ntk_analysis import empirical, networks, spectrum
-from ntk_analysis.training import largest_stable_learning_rate, loss_curve
+from ntk_analysis.descent import largest_stable_learning_rate, loss_curve
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((12, 5))

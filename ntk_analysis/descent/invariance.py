@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from ntk_analysis.common.precision import AnyArray, Real, numpy_in_float64
+from ntk_analysis.descent.stability import checked, moved
 from ntk_analysis.layers import LastBatchNorm, Layer, Repeat, Serial
 from ntk_analysis.layers.base import Params, SingleLayer
-from ntk_analysis.precision import AnyArray, Real, numpy_in_float64
-from ntk_analysis.training.stability import checked, moved
 
 
 @dataclass(frozen=True, eq=False)

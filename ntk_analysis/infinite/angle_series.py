@@ -3,7 +3,7 @@
 Without biases, and with activations for which phi(s x) = s phi(x), s > 0, the kernels of a network depend on a pair of
 vectors only through its angle t: with q = |x|^2 / d, 1 - correlation = f(t) and Theta = sqrt(q1 q2) theta(t). So do
 those of any network on inputs of one q, whose f and theta are this q's. They are computed once, as series by
-`angular_fit`, and a pair costs these series in place of all layers.
+`angle_fit`, and a pair costs these series in place of all layers.
 
 Pairs at cosine distances from NEAR on share one expansion of either function in Chebyshev polynomials of
 y = 1 / (t + shift), behind powers of y that take up their growth or decay towards small angles. Nearer pairs are few,
@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_analysis.gaussian import angle, geometric_mean, safe_sqrt
-from ntk_analysis.inputs import NEAR, pair_distance, rounding_error, unit_vectors, vector_distance
-from ntk_analysis.kernel import LARGEST_SCALED_NTK, Kernel, Law
+from ntk_analysis.activations.angles import angle, geometric_mean, safe_sqrt
+from ntk_analysis.infinite.distances import NEAR, pair_distance, rounding_error, unit_vectors, vector_distance
+from ntk_analysis.infinite.kernel import LARGEST_SCALED_NTK, Kernel, Law
 
 Carry: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
 OneArray = TypeVar("OneArray", jax.Array, np.ndarray)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ntk_analysis import __version__, spectrum
-from ntk_analysis.kernel import Kernel
+from ntk_analysis.infinite.kernel import Kernel
 from ntk_analysis.meanfield import BatchNormField, MeanField, PhaseDiagram
 
 PHASE_LETTERS = {"ordered": "o", "critical": "+", "chaotic": "c", "unbounded": ".", "undecided": " "}

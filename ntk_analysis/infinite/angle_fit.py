@@ -1,4 +1,4 @@
-"""The series of `angular`, fitted to the recursion through a network's layers and measured against it.
+"""The series of `angle_series`, fitted to the recursion through a network's layers and measured against it.
 
 The recursion is the network's own `kernel`, in float64 on pairs of one variance at some thousand angles.
 """
@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.polynomial.chebyshev import chebval
 
-from ntk_analysis.angular import NEAR_ANGLE, AngularFunction, affine
-from ntk_analysis.inputs import NEAR
-from ntk_analysis.kernel import HasKernel, Kernel, Units
+from ntk_analysis.infinite.angle_series import NEAR_ANGLE, AngularFunction, affine
+from ntk_analysis.infinite.distances import NEAR
+from ntk_analysis.infinite.kernel import HasKernel, Kernel, Units
 
 TOLERANCE = {"float32": 2e-6, "float64": 2e-12}  # largest error at which the series replace the recursion
 DEGREES = (8, 12, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128)

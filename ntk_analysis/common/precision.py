@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_analysis.arrays import real_array
+from ntk_analysis.common.arrays import real_array
 
 AnyArray: TypeAlias = jax.Array | np.ndarray
 Real: TypeAlias = AnyArray | np.floating | float | int
