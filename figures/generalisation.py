@@ -40,7 +40,13 @@ COMPARED = 100  # images on which layer norm's kernels are compared with those t
 
 
 class Settings(NamedTuple):
-    """Training images, as many test images, random splits, largest depth."""
+    """The sizes of the figure.
+
+    Attributes:
+        images: number of training images, and of test images.
+        splits: number of random splits into the two.
+        depth: largest number of hidden layers.
+    """
 
     images: int
     splits: int
@@ -48,12 +54,12 @@ class Settings(NamedTuple):
 
 
 def settings(config: Config) -> Settings:
-    """The small one has the same panels."""
+    """Returns the sizes of the figure; the small ones give the same panels."""
     return Settings(500, 5, 50) if config.full else Settings(40, 3, 16)
 
 
 def image_sets(config: Config) -> list[data.ImageSet]:
-    """The data set asked for, else digits and, where it is installed, MNIST.
+    """Returns the data set asked for, else digits and, where it is installed, MNIST.
 
     Raises:
         ValueError: images without labels.
@@ -67,7 +73,7 @@ def image_sets(config: Config) -> list[data.ImageSet]:
 
 
 def by_split(pairs: np.ndarray, labels: np.ndarray, splits: int, seed: int) -> np.ndarray:
-    """`Measures` of kernels (depths, 2, m, m) of m images, half for training, (measures, depths, 2, splits)."""
+    """Returns `Measures` (measures, depths, 2, splits) of kernels (depths, 2, m, m) of m images, half for training."""
     generator, half = np.random.default_rng(seed), len(labels) // 2
     orders = [generator.permutation(len(labels)) for _ in range(splits)]
     found = [
@@ -78,7 +84,7 @@ def by_split(pairs: np.ndarray, labels: np.ndarray, splits: int, seed: int) -> n
 
 
 def compute(config: Config, track: Track) -> Result:
-    """The fields of `Measures`, each (data sets, networks, depths, 2 kernels, splits)."""
+    """Returns the fields of `Measures`, each (data sets, networks, depths, 2 kernels, splits)."""
     chosen = settings(config)
     depths = sorted({round(depth) for depth in np.geomspace(1, chosen.depth, 13)})
     sets, found, described = image_sets(config), [], {}
@@ -112,7 +118,7 @@ def compute(config: Config, track: Track) -> Result:
 
 
 def twin_differences(inputs: Inputs, depths: list[int]) -> dict[str, float]:
-    """How far the kernels of a layer norm, over their mean diagonal, are from those of the network it equals."""
+    """Returns how far the kernels of a layer norm are from those of the network it equals, at unit mean diagonal."""
     ends, x = (depths[0], depths[-1]), inputs.x[:COMPARED]
     return {
         f"{twin} and {name}, largest difference": float(np.max(np.abs(kernels(x, twin, ends) - kernels(x, name, ends))))
@@ -121,7 +127,7 @@ def twin_differences(inputs: Inputs, depths: list[int]) -> dict[str, float]:
 
 
 def summary(values: np.ndarray, sets: list[str]) -> dict[str, dict[str, list[float]]]:
-    """Means over splits by data set, network and kernel, a list over depths each."""
+    """Returns the means over splits by data set, network and kernel, each a list over depths."""
     return {
         name: {
             f"{network}, {kernel}": np.round(values[i, j, :, k].mean(axis=-1), 6).tolist()
@@ -133,7 +139,7 @@ def summary(values: np.ndarray, sets: list[str]) -> dict[str, dict[str, list[flo
 
 
 def draw(result: Result) -> Figure:
-    """A row a data set; accuracy of the mean prediction over networks and of one network, condition number."""
+    """Draws a row for each data set: accuracy of the mean prediction, accuracy of one network, condition number."""
     a, facts = result.arrays, result.facts
     figure, axes = panels(len(PANELS), rows=len(facts["data sets"]), height=2.0, share=False)
     for row, (name, chance) in enumerate(zip(facts["data sets"], facts["chance"], strict=True)):
@@ -164,7 +170,7 @@ def draw(result: Result) -> Figure:
 
 
 def draw_lines(axes: Axes, depths: np.ndarray, values: np.ndarray) -> None:
-    """Mean and standard deviation over splits of values (networks, depths, 2 kernels, splits)."""
+    """Draws mean and standard deviation over splits of values (networks, depths, 2 kernels, splits)."""
     for network, of_network in zip(NETWORKS, values, strict=True):
         for column, kernel in reversed(list(enumerate(KERNELS))):
             of_splits = of_network[:, column]

@@ -45,7 +45,7 @@ OTHERS = ("dynamics", "trainability", "width_study", "learning_rates", "generali
 
 
 def selected(names: list[str], *, everything: bool = False) -> list[str]:
-    """These figures, each once; for an empty list the default ones, or all of them, in the order of drawing.
+    """Returns these names, each once, or for no names the default figures, or all figures, in the order of drawing.
 
     Raises:
         ValueError: an unknown figure; names beside `everything`.

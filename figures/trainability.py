@@ -27,7 +27,19 @@ COLORS = {"none": VERMILION, "weight_mean": BLUE}
 
 
 class Settings(NamedTuple):
-    """Images, of a mini-batch, mini-batches, depths; width, images, depths, number, steps of finite networks."""
+    """The sizes of the figure.
+
+    Attributes:
+        images: number of images.
+        batch: number of images in a mini-batch.
+        batches: number of mini-batches.
+        depths: numbers of hidden layers at infinite width.
+        width: width of the finite networks.
+        trained_images: number of images that they are trained on.
+        trained_depths: their numbers of hidden layers.
+        draws: number of networks drawn for each depth and normalisation.
+        steps: number of training steps.
+    """
 
     images: int
     batch: int
@@ -41,14 +53,14 @@ class Settings(NamedTuple):
 
 
 def settings(config: Config) -> Settings:
-    """The small one has the same panels."""
+    """Returns the sizes of the figure; the small ones give the same panels."""
     if not config.full:
         return Settings(200, 50, 5, tuple(range(1, 26)), 64, 32, (1, 4), 2, 40)
     return Settings(1797, 128, 10, (*range(1, 31), 35, 40, 45, 50), 128, 64, (1, 2, 5, 10, 20), 3, 100)
 
 
 def compute(config: Config, track: Track) -> Result:
-    """Largest eigenvalues (networks, depths, full set or mini-batch); rates (networks, depths, draws)."""
+    """Computes largest eigenvalues (networks, depths, full set or mini-batch) and rates (networks, depths, draws)."""
     chosen = settings(config)
     inputs = load_inputs(replace(config, data=config.data or "digits"), chosen.images)
     x, depths = inputs.x, np.array(chosen.depths)
@@ -81,7 +93,7 @@ def compute(config: Config, track: Track) -> Result:
 
 
 def facts_of(a: dict[str, np.ndarray], chosen: Settings, trained: int) -> dict[str, object]:
-    """The numbers that decide."""
+    """Returns the numbers that decide the question."""
     straight, centred = a["largest"]
     ratio = a["rate"] / a["bound"] - 1
     return {
@@ -101,7 +113,7 @@ def facts_of(a: dict[str, np.ndarray], chosen: Settings, trained: int) -> dict[s
 
 
 def draw(result: Result) -> Figure:
-    """Largest eigenvalues by depth left, the rates that finite networks bear right."""
+    """Draws the largest eigenvalues by depth on the left, the rates that finite networks bear on the right."""
     facts = result.facts
     figure, (left, right) = panels(2, height=3.1, share=False)
     draw_eigenvalues(left, result)
@@ -118,7 +130,7 @@ def draw(result: Result) -> Figure:
 
 
 def draw_eigenvalues(axes: Axes, result: Result) -> None:
-    """lambda_max of the full set, solid, and of mini-batches, dashed."""
+    """Draws lambda_max of the full set, solid, and of mini-batches, dashed."""
     a = result.arrays
     for name, values in zip(NETWORKS, a["largest"], strict=True):
         for column, (style, what) in enumerate((("-", "full set"), ("--", "mini-batch"))):
@@ -132,7 +144,7 @@ def draw_eigenvalues(axes: Axes, result: Result) -> None:
 
 
 def draw_rates(axes: Axes, result: Result) -> None:
-    """Measured rates on the bound of the networks' own kernels and on that of infinite width."""
+    """Draws measured rates on the bounds that the networks' own kernels and infinite width give."""
     a = result.arrays
     for index, name in enumerate(NETWORKS):
         color = COLORS[name]

@@ -28,7 +28,7 @@ def check(
     progress: Progress,
     axes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> int:
-    """Runs, prints and reports the checks; the exit status.
+    """Runs, prints and reports the checks, and returns the exit status.
 
     Args:
         only: ids of claims, none for all.
@@ -63,14 +63,14 @@ def check(
 
 
 def claim_jobs(only: Iterable[str]) -> list[Job]:
-    """The claims of the papers; every module is imported before the first check runs."""
+    """Returns the jobs for claims of the papers; every module is imported before the first check runs."""
     return [(name, _job(check)) for name, check in chosen(only, claim_checks()).items()]
 
 
 def network_jobs(
     target: str, only: Iterable[str], setting: Setting, axes: Mapping[str, tuple[int, ...]] | None
 ) -> list[Job]:
-    """The checks of a user's own network, which is loaded and measured here."""
+    """Returns the jobs for a user's own network, which is loaded and measured here."""
     from .subject import subject_of  # it takes as long to import as a short check to run
 
     checks = chosen(only, network_checks())
@@ -84,7 +84,7 @@ def _job(check: Check, *subject: Any) -> Callable[[Setting], Judged]:
 
 
 def run_jobs(jobs: Sequence[Job], setting: Setting, progress: Progress) -> Iterator[Judged]:
-    """One after the other, each below a bar that counts them and names the one that runs."""
+    """Runs one job after the other, each with a bar that counts them and names the one that runs."""
     for index, (name, job) in enumerate(jobs):
         with progress() as track:
             for _ in track(range(1), f"{index + 1} of {len(jobs)}: {name}"):
@@ -93,7 +93,7 @@ def run_jobs(jobs: Sequence[Job], setting: Setting, progress: Progress) -> Itera
 
 
 def table(judged: Iterable[Judged]) -> str:
-    """Verdicts, and the numbers of the rows that decided them."""
+    """Returns a table of the verdicts, and of the numbers in the rows that decided them."""
     lines = [("", "verdict", "recorded", "expected", "measured", "tolerance", "miss")]
     for one in judged:
         recorded = "" if one.claim.recorded is None else "same" if one.as_recorded else str(one.claim.recorded)
@@ -107,7 +107,7 @@ def table(judged: Iterable[Judged]) -> str:
 
 
 def difference(one: Judged) -> str:
-    """What was on record, what was found, and by which rows."""
+    """Returns lines that say what was on record, what was found, and which rows differ."""
     if one.error:
         return f"{one.claim.id}: the check raised {one.error}"
     head = f"{one.claim.id}: recorded {one.claim.recorded!s}, found {one.verdict!s}"

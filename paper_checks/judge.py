@@ -14,11 +14,11 @@ class Judged:
     """A claim, what a run of its check found, and the verdict.
 
     Attributes:
-        paper: whose claim it is.
+        paper: the paper that makes the claim.
         claim: what was checked.
         evidence: what was found.
-        seconds: that it took.
-        error: of a check that raised, in one line; "" of one that came to its end.
+        seconds: time that the check took.
+        error: what the check raised, in one line; "" if it came to its end.
     """
 
     paper: Paper
@@ -29,7 +29,7 @@ class Judged:
 
     @property
     def verdict(self) -> Verdict:
-        """As `judge` reads it off the evidence."""
+        """The verdict that `judge` reads off the evidence."""
         return judge(self.evidence)
 
     @property
@@ -51,7 +51,7 @@ class Judged:
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """The verdict on a claim.
+    """Reads the verdict on a claim off the evidence.
 
     - not decidable here, where the check says so, or where a corrected statement is not confirmed either;
     - does not hold, where a row as stated misses;
@@ -87,7 +87,7 @@ def run(name: str, setting: Setting = Setting(), **theory: Any) -> Judged:  # no
 
 
 def attempt(paper: Paper, claim: Claim, check: Callable[[], Evidence]) -> Judged:
-    """What the check finds of the claim; where it raises, the error and an open verdict, so that others can go on."""
+    """Runs a check; where it raises, keeps the error and an open verdict, so that other checks can go on."""
     start, error = time.perf_counter(), ""
     try:
         evidence = check()

@@ -12,10 +12,10 @@ PAPERS = ("mimicnorm",)
 
 
 class Check(NamedTuple):
-    """Where a claim is checked.
+    """The place where a claim is checked.
 
     Attributes:
-        paper: whose claim it is.
+        paper: the paper that makes the claim.
         module: full name of the module that checks it.
     """
 
@@ -28,7 +28,7 @@ class Check(NamedTuple):
 
 
 def claim_checks() -> dict[str, Check]:
-    """Where each claim of the papers is checked, by its id, in the order in which claims are shown.
+    """Returns where each claim of the papers is checked, by its id, in the order in which claims are shown.
 
     Raises:
         ValueError: two papers give the same id to a claim.
@@ -37,7 +37,7 @@ def claim_checks() -> dict[str, Check]:
 
 
 def network_checks() -> dict[str, Check]:
-    """Where each claim about a user's own network is checked, by its id.
+    """Returns where each claim about a user's own network is checked, by its id.
 
     Raises:
         ValueError: two papers give the same id to a claim.
@@ -60,7 +60,7 @@ def _checks(ids_of: Callable[[Paper], tuple[str, ...]], folder: str) -> dict[str
 
 
 def chosen(ids: Iterable[str], checks: Mapping[str, Check]) -> dict[str, Check]:
-    """The checks of these ids, or all of them for no ids, in the order in which claims are shown.
+    """Returns the checks of these ids, or for no ids all checks, in the order in which claims are shown.
 
     Raises:
         ValueError: an unknown id; the message lists the right ones.

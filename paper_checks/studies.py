@@ -18,24 +18,24 @@ class Study:
 
     Attributes:
         condition: what was trained, in words.
-        curves: by normalisation, learning rate and seed.
+        curves: the runs by normalisation, learning rate and seed.
     """
 
     condition: str
     curves: dict[tuple[str, float, int], Curve]
 
     def rates(self, normalization: str) -> list[float]:
-        """Learning rates at which it was trained with the first seed, ascending."""
+        """Returns the learning rates at which it was trained with the first seed, ascending."""
         return sorted(rate for name, rate, seed in self.curves if (name, seed) == (normalization, 0))
 
     def best(self, part: str, normalization: str, rate: float, epochs: int | None = None) -> np.ndarray:
-        """Best accuracy on "train" or "test" images in the first epochs, of all for None, by seed."""
+        """Returns the best accuracy on "train" or "test" images in the first `epochs`, or in all for None, by seed."""
         seeds = sorted(seed for name, at, seed in self.curves if (name, at) == (normalization, rate))
         runs = [self.curves[normalization, rate, seed].epochs[:epochs] for seed in seeds]
         return np.array([max(getattr(epoch, f"{part}_accuracy") for epoch in run) for run in runs])
 
     def largest(self, normalization: str, least: float) -> float:
-        """The rate up to which the first seed's training accuracy exceeds `least`; half the smallest for none."""
+        """Returns the rate up to which the first seed's accuracy exceeds `least`; half the smallest where none does."""
         rates = self.rates(normalization)
         fails = (rate for rate in rates if self.best("train", normalization, rate)[0] <= least)
         first = next(fails, float("inf"))
@@ -43,7 +43,7 @@ class Study:
 
 
 def read_study(folder: Path, network: str) -> Study:
-    """The runs of a folder.
+    """Reads the runs of a folder.
 
     Args:
         folder: where `runs.jsonl` is.

@@ -22,12 +22,12 @@ class Subject(NamedTuple):
     """A network and its inputs.
 
     Attributes:
-        network: as the user gives it: a function, or a network of layers.
-        f: the same with flattened outputs, f(params, x) -> (n, C).
+        network: what the user gives: a function, or a network of layers.
+        f: this network with flattened outputs, f(params, x) -> (n, C).
         params: any tree of float arrays.
         x: (n, ...) the inputs that were chosen.
-        found: what `diagnose` says of it.
-        axes: the fan-in of its arrays, by its modules, or as stated.
+        found: what `diagnose` says of the network.
+        axes: the fan-in of its arrays, by its modules, or as the user states it.
     """
 
     network: Any
@@ -39,30 +39,30 @@ class Subject(NamedTuple):
 
     @property
     def precision(self) -> AbstractContextManager[Any]:
-        """In which to call f: float64 for NumPy float64, else what JAX's flag says."""
+        """The precision in which to call f: float64 for NumPy float64, else what JAX's flag says."""
         return precision_of(self.params, self.x)
 
     @property
     def weights(self) -> dict[str, jax.Array]:
-        """Every array of two or more axes by its path: weights, where biases and scales have one axis."""
+        """Every array of two or more axes by its path: these are the weights, as biases and scales have one axis."""
         leaves = jax.tree_util.tree_leaves_with_path(self.params)
         named = {jax.tree_util.keystr(path, simple=True, separator="."): jnp.asarray(leaf) for path, leaf in leaves}
         return {name: leaf for name, leaf in named.items() if leaf.ndim >= 2}
 
     @property
     def fan_ins(self) -> dict[str, FanIn | None]:
-        """How each array of `weights` is read; None where its fan-in is not known."""
+        """The fan-in of each array of `weights`; None where it is not known."""
         return {name: self.axes(tuple(name.split(".")), leaf) for name, leaf in self.weights.items()}
 
     @property
     def longest_sum(self) -> int:
-        """Terms of the longest sum over weights, at most: of an array that is not known all axes but the shortest."""
+        """Upper bound on the terms of a sum over weights; an unknown fan-in counts as all axes but the shortest."""
         read = self.fan_ins
         return max((_terms(leaf, read[name]) for name, leaf in self.weights.items()), default=1)
 
     @property
     def rounding(self) -> float:
-        """Bound of a forward pass's relative rounding: eps for each term of each sum in each product in a row."""
+        """Bound on a forward pass's relative rounding: eps for each term of each sum, for all products in a row."""
         dtype = jnp.result_type(*jax.tree.leaves(self.params))
         return float(self.longest_sum * max(self.found.products, 1) * jnp.finfo(dtype).eps)  # type: ignore[no-untyped-call]
 
@@ -75,7 +75,7 @@ def subject_of(target: str, setting: Setting, axes: Mapping[str, tuple[int, ...]
     """Loads MODULE:FUNCTION and measures it on up to 64 inputs, 256 in full.
 
     Args:
-        target: as for `load_network`.
+        target: MODULE:FUNCTION, see `load_network`.
         setting: sizes and seed.
         axes: the fan-in of arrays by the end of their path, as for `training.center`; None: its modules say.
 

@@ -10,12 +10,12 @@ DRAWS = 20  # networks per test image
 
 
 class Measures(NamedTuple):
-    """What one kernel does on one split.
+    """How one kernel generalises on one split.
 
     Attributes:
         ensemble: test accuracy of the mean prediction over infinitely many networks; no scale of the outputs moves it.
         single: expected test accuracy of one network, which starts from outputs of the scale of `nngp`.
-        condition_number: of the kernel of the training images.
+        condition_number: condition number of the kernel of the training images.
         explained: share of the squares of the centred one-hot test targets that the mean prediction explains.
         training: training accuracy.
     """
@@ -30,7 +30,16 @@ class Measures(NamedTuple):
 def measure(
     nngp: np.ndarray, kernel: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int
 ) -> Measures:
-    """Training by `kernel` to the end, from outputs of covariance `nngp`."""
+    """Trains on one part of the images by `kernel` to the end, from outputs of covariance `nngp`, and tests on another.
+
+    Args:
+        nngp: (m, m) NNGP kernel of all images.
+        kernel: (m, m) kernel of training, the NTK or the NNGP.
+        labels: (m,) labels of all images.
+        train: indices of the training images.
+        test: indices of the test images.
+        seed: seed of the draws of single networks.
+    """
     within, across = np.ix_(train, train), np.ix_(test, train)
     classifier = KernelClassifier("precomputed").fit(kernel[within], labels[train])
     flow, classes, mean = classifier.flow_, classifier.classes_, classifier.outputs(kernel[across])

@@ -11,30 +11,35 @@ from ntk_analysis.empirical import empirical_ntk
 from ntk_analysis.networks import fully_connected
 
 NEAR = 1e-6  # targets lie that far from the outputs at the start: training stays in its linear regime
-RESOLUTION = 0.01  # of a bisection
+RESOLUTION = 0.01  # relative, of the bisection
 
 
 def mini_batches(count: int, batch: int, batches: int, seed: int) -> list[np.ndarray]:
-    """Random choices of `batch` of `count` inputs."""
+    """Returns random choices of `batch` of `count` inputs, as indices (batch,) each."""
     generator = np.random.default_rng(seed)
     return [generator.choice(count, batch, replace=False) for _ in range(batches)]
 
 
 def largest_eigenvalues(kernel: np.ndarray, chosen: list[np.ndarray]) -> tuple[float, float]:
-    """Of the kernel of all inputs, and of these parts of them, on average."""
+    """Returns the largest eigenvalue of the kernel (m, m) of all inputs, and the mean of those of its parts.
+
+    Args:
+        kernel: (m, m) kernel of all inputs.
+        chosen: indices of the inputs of each part.
+    """
     parts = [spectrum.eigenvalues(kernel[np.ix_(part, part)])[0] for part in chosen]
     return float(spectrum.eigenvalues(kernel)[0]), float(np.mean(parts))
 
 
 class Stability(NamedTuple):
-    """What one finite network bears.
+    """The learning rate that one finite network bears.
 
     Attributes:
         rate: largest stable learning rate, by bisection.
         bound: 2/lambda_max of its own tangent kernel.
-        bias: relative, by which a linear model passes the bound in so few steps.
-        error: relative, of the bisection.
-        kernel: (m, m) its own tangent kernel.
+        bias: relative excess over the bound that a linear model reaches in so few steps.
+        error: relative error of the bisection.
+        kernel: (m, m) tangent kernel of the network itself.
     """
 
     rate: float
@@ -45,7 +50,10 @@ class Stability(NamedTuple):
 
 
 def stability(x: np.ndarray, normalization: str, depth: int, width: int, steps: int, key: jax.Array) -> Stability:
-    """Of one network, in float64, on targets so close to its outputs that training stays in the linear regime."""
+    """Finds the largest stable rate of one network of inputs x (m, d), in float64, in the linear regime of training.
+
+    The targets are as close to its first outputs as the linear regime needs.
+    """
     network = fully_connected(depth, width, normalization)
     network_key, target_key = jax.random.split(key)
     with jax.enable_x64(True):
@@ -60,7 +68,7 @@ def stability(x: np.ndarray, normalization: str, depth: int, width: int, steps: 
 
 
 def first_depth(depths: np.ndarray, holds: np.ndarray) -> int | None:
-    """The smallest depth from which on it holds at all larger ones; None if not at the largest."""
+    """Returns the smallest depth from which on it `holds` at all larger depths; None if not at the largest."""
     fails = np.flatnonzero(~holds)
     after = fails[-1] + 1 if len(fails) else 0
     return int(depths[after]) if after < len(depths) else None

@@ -26,7 +26,7 @@ RECORDED_RATE = 0.02  # best for both
 
 
 def check(setting: Setting) -> Evidence:
-    """Test accuracy of MLPs on digits, in full on MNIST too, each normalisation at its best rate."""
+    """Compares test accuracies of MLPs on digits, in full on MNIST too, each normalisation at its best rate."""
     evidence = Evidence(
         open="the claim is about VGG, ResNets, SqueezeNet and ShuffleNet trained to the end on CIFAR-100 and ImageNet: "
         "all rows of Tables 1 and 3 are open; MLPs on digits and a narrow VGG16 on part of CIFAR-10 were trained here"
@@ -45,7 +45,7 @@ def check(setting: Setting) -> Evidence:
 
 
 def at_best_rate(subject: Mlp, normalization: str, rates: tuple[float, ...], seeds: tuple[int, ...]) -> np.ndarray:
-    """Best test accuracy by seed, at the rate that is best on average."""
+    """Returns the best test accuracy by seed, at the rate that is best on average."""
     found = subject.best("test", normalization, rates, seeds, EPOCHS)
     return found[found.mean(-1).argmax()]
 

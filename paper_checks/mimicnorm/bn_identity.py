@@ -16,7 +16,7 @@ from ..contract import Claim, Evidence, Setting, Verdict
 
 
 class Correlations(NamedTuple):
-    """Of two inputs at the fixed point: of the batch normalisation's output, and behind the ReLU."""
+    """Correlations of two inputs at the fixed point, in the batch normalisation's output and behind the ReLU."""
 
     normalized: float
     activated: float
@@ -41,7 +41,7 @@ LAYERS = 60
 
 
 def fixed_point(batch_size: int) -> Correlations:
-    """-1/(B - 1) and J(-1/(B - 1))."""
+    """Returns -1/(B - 1) and J(-1/(B - 1))."""
     return Correlations(-1 / (batch_size - 1), analyse("relu", normalization="batch", batch_size=batch_size).c_star)
 
 
@@ -56,14 +56,14 @@ WRONG: dict[str, Theory] = {
 
 
 def off_diagonal(kernel: np.ndarray) -> np.ndarray:
-    """Correlations of different inputs."""
+    """Returns the correlations of different inputs."""
     scale = np.sqrt(np.diagonal(kernel))
     correlations: np.ndarray = (kernel / np.outer(scale, scale))[~np.eye(len(kernel), dtype=bool)]
     return correlations
 
 
 def network_correlations(B: int, width: int, key: jax.Array) -> tuple[Correlations, Correlations]:
-    """Of one layer of this many independent neurons on uncorrelated inputs: mean products over E[y^2], standard errors.
+    """Returns mean correlations behind one layer of `width` neurons on uncorrelated inputs, and standard errors.
 
     A covariance a I + b 11' is at the fixed point behind one layer.
     """
@@ -82,7 +82,7 @@ def network_correlations(B: int, width: int, key: jax.Array) -> tuple[Correlatio
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
-    """Deep kernels from random and from correlated inputs; large batches; a finite network."""
+    """Checks deep kernels from random and from correlated inputs, large batches, and a finite network."""
     evidence = Evidence()
     random = np.random.default_rng(setting.seed).standard_normal((2, 8, 32)).sum(axis=0)
     for x, inputs in ((random, "random inputs"), (common_correlation(64, 0.5), "inputs of correlation .5")):
@@ -108,7 +108,7 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
 
 
 def check_large_batch(evidence: Evidence) -> None:
-    """What of the claim large batches bring back."""
+    """Checks what is true of the claim in large batches."""
     limit = analyse("relu", normalization="batch")
     condition = "limit of large batches"
     evidence.varied(
@@ -140,7 +140,7 @@ def check_large_batch(evidence: Evidence) -> None:
 
 
 def check_network(evidence: Evidence, theory: Theory, setting: Setting) -> None:
-    """One layer of a finite network."""
+    """Checks one layer of a finite network."""
     B, width = 8, setting.size(100_000, 4_000_000)
     mean, error = network_correlations(B, width, jax.random.key(setting.seed))
     for i, name in enumerate(("behind BN", "behind BN and ReLU")):

@@ -36,7 +36,7 @@ CLAIM = Claim(
 
 
 def spread(width: int, observable: str) -> float:
-    """Standard deviation of a deep weight-centred network's correlations."""
+    """Returns the standard deviation of a deep weight-centred network's correlations."""
     return correlation.predicted_spread(width, observable=observable)
 
 
@@ -52,7 +52,7 @@ NARROW = {32: 160, 64: 40}
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
-    """The paper's width and depth; which correlation is meant; then narrower and deeper networks."""
+    """Checks the paper's width and depth, each correlation that may be meant, then narrower and deeper networks."""
     evidence = Evidence()
     draws, images = setting.size((12, 64), (40, 400))
     names = setting.track(("weight_mean", "batch"), "decor: networks")
@@ -80,14 +80,14 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
 
 
 def digits(images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs, float32, and pairs of them."""
+    """Returns inputs, float32, and pairs of them."""
     x = data.preprocess(data.load_digits().subset(images, seed).images).astype(np.float32)
     return x, random_pairs(images, PAIRS, seed)
 
 
 @functools.cache  # measured once for all theories
 def behind_all_layers(normalization: str, images: int, draws: int, seed: int) -> dict[str, CorrelationByLayer]:
-    """Of networks of the paper's width and depth, by what is correlated: as `layer_correlations`, of the last layer."""
+    """Returns correlations in the last layer of networks of the paper's width and depth, by what is correlated."""
     x, pairs = digits(images, seed)
     network, chosen = fully_connected(DEPTH, WIDTH, normalization), jnp.asarray(pairs)
 
@@ -106,7 +106,7 @@ def behind_all_layers(normalization: str, images: int, draws: int, seed: int) ->
 
 @functools.cache
 def in_every_layer(depth: int, width: int, images: int, draws: int, seed: int) -> CorrelationByLayer:
-    """Of the activations of weight-centred networks on 64 of the images."""
+    """Returns correlations of activations in every layer of weight-centred networks, on 64 of the images."""
     x, pairs = digits(images, seed)
     x, pairs = x[:64], pairs_within(pairs, 64)
     network, chosen = fully_connected(depth, width, "weight_mean"), jnp.asarray(pairs)
@@ -123,19 +123,19 @@ def in_every_layer(depth: int, width: int, images: int, draws: int, seed: int) -
 
 
 def hidden_layers(network: Serial, key: jax.Array, x: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    """Before and behind all activations of one network, (depth, inputs, width) each."""
+    """Returns the values before and behind all activations of one network, (depth, inputs, width) each."""
     *_, before, behind, repeated, _ = network.activations(network.init(key, x.shape)[1], x)
     return jnp.concatenate([before[None], repeated[-2]]), jnp.concatenate([behind[None], repeated[-1]])
 
 
 def collected(values: np.ndarray, x: np.ndarray, pairs: np.ndarray, observable: str) -> CorrelationByLayer:
-    """With the cosines of the inputs."""
+    """Puts values and the cosines of the inputs into a `CorrelationByLayer`."""
     unit = np.float64(x) / np.linalg.norm(np.float64(x), axis=1, keepdims=True)
     return CorrelationByLayer(values, np.sum(unit[pairs[:, 0]] * unit[pairs[:, 1]], axis=1), pairs, observable)
 
 
 def shares(evidence: Evidence, found: dict[str, CorrelationByLayer]) -> None:
-    """The share of pairs within the paper's band, and the mean of all."""
+    """Checks the share of pairs within the paper's band, and the mean of all."""
     for name, measured in found.items():
         last = measured.values[:, -1]
         inside = np.mean(np.abs(last) <= BAND, axis=1)
@@ -169,7 +169,7 @@ def shares(evidence: Evidence, found: dict[str, CorrelationByLayer]) -> None:
 
 
 def weight_mean_band(evidence: Evidence, theory: Theory, measured: CorrelationByLayer) -> None:
-    """Spread, and the share that a normal law of that spread has within the paper's band."""
+    """Checks the spread, and the share that a normal law of that spread has within the paper's band."""
     draws, predicted = len(measured.values), theory(WIDTH, "activation")
     evidence.corrected(
         "standard deviation of the correlation",
@@ -193,7 +193,7 @@ def weight_mean_band(evidence: Evidence, theory: Theory, measured: CorrelationBy
 def other_correlations(
     evidence: Evidence, theory: Theory, pre_activation: CorrelationByLayer, cosine: CorrelationByLayer
 ) -> None:
-    """Which correlation is meant decides the number."""
+    """Checks the numbers of the other correlations that may be meant."""
     draws = len(cosine.values)
     for measured in (pre_activation, cosine):
         evidence.varied(
@@ -224,7 +224,7 @@ def other_correlations(
 
 
 def narrow_and_deep(evidence: Evidence, theory: Theory, measured: dict[int, CorrelationByLayer]) -> None:
-    """Where the first order in 1/width stops being enough: by width at depth 40, by depth at width 32."""
+    """Finds where the first order in 1/width stops being enough: by width at depth 40, by depth at width 32."""
     widths, excess, error = tuple(measured), {}, {}
     for width, found in measured.items():
         draws, predicted = len(found.values), theory(width, "activation")
@@ -255,15 +255,15 @@ def narrow_and_deep(evidence: Evidence, theory: Theory, measured: dict[int, Corr
 
 
 def pairs_within(pairs: np.ndarray, count: int) -> np.ndarray:
-    """Those of the first inputs."""
+    """Returns the pairs of which both are among the first inputs."""
     return pairs[(pairs < count).all(axis=1)]
 
 
 def quantile(draws: int) -> float:
-    """As unlikely for Student's t of so few networks as 5 standard errors for a normal law."""
+    """Returns how many standard errors of Student's t, for so few networks, are as unlikely as 5 of a normal law."""
     return float(t.isf(norm.sf(5), draws - 1))
 
 
 def because(draws: int) -> str:
-    """Where the tolerances come from."""
+    """Returns words for where the tolerances come from."""
     return f"Student's t over {draws} networks, as unlikely as 5 standard errors"

@@ -11,7 +11,7 @@ from .trained import NAMES, Mlp, because, interval, seeds_of
 
 
 class Theory(NamedTuple):
-    """Signs of what weight mean gains, and of how the gain changes with depth."""
+    """The signs of what weight mean gains, and of how the gain changes with depth."""
 
     gain: int
     growth: int
@@ -46,7 +46,7 @@ WORDS = {"train": "training", "test": "test"}
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
-    """Best accuracy in the first three epochs, MLPs on digits, in full on MNIST too, with weight mean less without."""
+    """Compares best accuracies in three epochs with and without weight mean, on digits and in full on MNIST too."""
     evidence = Evidence()
     seeds = seeds_of(setting.seed, setting.size(16, 32))
     depths = setting.size((SHALLOW, DEEP, DEEPEST), (SHALLOW, 5, DEEP, 13, 16, DEEPEST))
@@ -73,7 +73,7 @@ def by_depth(
     seeds: tuple[int, ...],
     stated: bool = True,
 ) -> None:
-    """Rows of one data set and rate; as stated are those as deep as the paper's networks."""
+    """Adds rows of one data set and rate; those of networks as deep as the paper's are as stated."""
     found = {}
     for depth in depths:
         subject = Mlp(depth, data)
@@ -91,13 +91,13 @@ def by_depth(
 
 
 def gains(part: str, subject: Mlp, rate: float, seeds: tuple[int, ...]) -> np.ndarray:
-    """Of accuracy, by seed; weights and shuffles of a seed are drawn from the same key with and without weight mean."""
+    """Returns the gain of accuracy by seed; weights and shuffles come from one key with and without weight mean."""
     straight, centred = (subject.best(part, name, (rate,), seeds, EPOCHS)[0] for name in ("none", "weight_mean"))
     return centred - straight
 
 
 def _recorded(evidence: Evidence, theory: Theory) -> None:
-    """The same of a narrow VGG16, at the rate that suits it best without weight mean and with."""
+    """Adds rows of a narrow VGG16, at the rate that suits it best both with and without weight mean."""
     found = study(NARROW_VGG16)
     for epochs in (EPOCHS, None):
         straight, centred = (found.best("train", name, RECORDED_RATE, epochs) for name in ("none", "weight_mean"))

@@ -65,7 +65,7 @@ CHANNELS = 64
 
 
 class Expected(NamedTuple):
-    """What a theory says.
+    """The numbers that a theory gives.
 
     Attributes:
         dual: at CORRELATIONS, unit variances.
@@ -83,7 +83,7 @@ class Expected(NamedTuple):
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
-    """Quadrature over the angle, automatic differentiation, finite layers; correlations near one; two variances."""
+    """Checks by quadrature over the angle, automatic differentiation and finite layers, near correlation one too."""
     evidence, expected = Evidence(), of_theory(theory)
     by_quadrature(evidence, expected)
     by_differentiation(evidence, expected)
@@ -93,7 +93,7 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
 
 
 def of_theory(theory: Theory) -> Expected:
-    """All that is asked of it in two calls: one program each."""
+    """Returns all numbers that are asked of a theory, in two calls: one program each."""
     rho = np.concatenate([CORRELATIONS, SAMPLED, SAMPLED])
     q1, q2 = (np.where(np.arange(len(rho)) < len(rho) - len(SAMPLED), 1.0, variance) for variance in VARIANCES)
     duals = np.split(np.asarray(theory.dual(q1, q2, rho)), [len(CORRELATIONS), len(rho) - len(SAMPLED)])
@@ -103,7 +103,7 @@ def of_theory(theory: Theory) -> Expected:
 
 @functools.cache  # the same for all theories
 def halved_drops() -> np.ndarray:
-    """E[(relu(u) - relu(v))^2] / 2 and the quadrature's error, at CORRELATIONS and DISTANCES: (45, 2).
+    """Returns E[(relu(u) - relu(v))^2] / 2 and the quadrature's error, at CORRELATIONS and DISTANCES: (45, 2).
 
     This is what the dual loses at an angle, uncancelled. A pair of unit Gaussians is a direction and a radius,
     E[radius^2] = 2: one integral over the direction.
@@ -121,12 +121,12 @@ def halved_drops() -> np.ndarray:
 
 
 def angles_near_one() -> np.ndarray:
-    """Whose cosines are DISTANCES from 1."""
+    """Returns the angles whose cosines are DISTANCES from 1."""
     return np.asarray(2 * np.arcsin(np.sqrt(DISTANCES / 2)))
 
 
 def by_quadrature(evidence: Evidence, expected: Expected) -> None:
-    """The dual against one integral, and what it loses near correlation one."""
+    """Checks the dual against one integral, and what it loses near correlation one."""
     drops, near = np.split(halved_drops(), [len(CORRELATIONS)])
     because = "the quadrature's own error estimate and 8 roundings"
     evidence.stated(
@@ -150,14 +150,14 @@ def by_quadrature(evidence: Evidence, expected: Expected) -> None:
 
 @functools.cache
 def derivatives() -> np.ndarray:
-    """phihat' by automatic differentiation of phihat; at -1, where two angles meet, a derivative is one-sided."""
+    """Differentiates phihat automatically; at -1, where two angles meet, the derivative is one-sided."""
     with jax.enable_x64(True):
         slopes = jax.jit(jax.vmap(jax.grad(lambda rho: RELU.dual(1.0, 1.0, rho))))
         return np.asarray(slopes(jnp.asarray(CORRELATIONS[1:], jnp.float64)))
 
 
 def by_differentiation(evidence: Evidence, expected: Expected) -> None:
-    """phihat' against automatic differentiation."""
+    """Checks phihat' against automatic differentiation."""
     measured = derivatives()
     because = "8 roundings, of an angle of the order of 1"
     evidence.stated("phihat'(rho), autodiff", expected.slope, measured, 8 * EPS, because, condition="-0.95 <= rho <= 1")
@@ -166,7 +166,7 @@ def by_differentiation(evidence: Evidence, expected: Expected) -> None:
 
 @functools.cache  # measured once for all theories
 def finite_layers(draws: int, seed: int) -> Average:
-    """Mean products over the channels of random layers: activations, their slopes, and those of unequal variances."""
+    """Returns mean products over the channels of random layers: activations, slopes, and at unequal variances."""
     layer, unit = Dense(CHANNELS), pairs_of(SAMPLED.tolist())
     scale = np.sqrt(np.array([VARIANCES[0]] + [VARIANCES[1]] * len(SAMPLED)))[:, None]
     unequal = np.asarray(scale * unit, np.float32)
@@ -182,7 +182,7 @@ def finite_layers(draws: int, seed: int) -> Average:
 
 
 def by_layers(evidence: Evidence, expected: Expected, draws: int, seed: int) -> None:
-    """The dual activation and its slope, as the probability that both units are active, against random layers."""
+    """Checks the dual activation, and its slope as the probability that both units are active, by random layers."""
     found = finite_layers(draws, seed)
     because = f"5 standard errors of {draws} layers of {CHANNELS} channels"
     said = expected.sampled, expected.sampled_slope, expected.unequal

@@ -33,12 +33,12 @@ RHO = 0.1
 
 
 def from_its_own_layer(covariances: np.ndarray, slopes: np.ndarray) -> Any:
-    """sum_l K^l prod_{r = l}^{L - 1} T'(K^r), of K^1 ... K^L and T'(K^1) ... T'(K^L) along the first axis."""
+    """Returns sum_l K^l prod_{r = l}^{L - 1} T'(K^r), of K^1 ... K^L and T'(K^1) ... T'(K^L) along the first axis."""
     return _summed(covariances, slopes[:-1])
 
 
 def from_the_next_layer(covariances: np.ndarray, slopes: np.ndarray) -> Any:
-    """As printed: sum_l K^l prod_{r = l + 1}^{L} T'(K^r)."""
+    """Returns the printed formula, sum_l K^l prod_{r = l + 1}^{L} T'(K^r)."""
     return _summed(covariances, slopes[1:])
 
 
@@ -67,7 +67,7 @@ class Layers:
         self.covariances, self.slopes = field.q_star * correlations, field.w_var * derivative
 
     def ratio(self, formula: Theory, depth: int) -> float:
-        """Off-diagonal over diagonal entry of the NTK behind so many hidden layers: `depth` + 1 kernels."""
+        """Returns off-diagonal over diagonal entry of the NTK behind `depth` hidden layers: `depth` + 1 kernels."""
         pair, single = formula(self.covariances[: depth + 1], self.slopes[: depth + 1])
         return float(pair / single)
 
@@ -75,7 +75,7 @@ class Layers:
 def exact_ratios(
     layers: int, normalization: str, activation: str = "relu", w_var: float | None = None, b_var: float = 0.0
 ) -> np.ndarray:
-    """Off-diagonal over diagonal entry of the library's NTK after 1 to `layers` hidden layers."""
+    """Returns off-diagonal over diagonal entry of the library's NTK after 1 to `layers` hidden layers."""
     x = np.sqrt(1 - b_var) * common_correlation(2, (RHO - b_var) / (1 - b_var))  # K^1 has variance 1, correlation RHO
     _, ntk = infinite_kernels(x, layers, normalization, activation, w_var, b_var)
     ratios: np.ndarray = ntk[:, 0, 1] / ntk[:, 0, 0]
@@ -83,7 +83,7 @@ def exact_ratios(
 
 
 def check_limits(evidence: Evidence, layers: dict[str, Layers], exact: dict[str, np.ndarray]) -> None:
-    """As printed against the exact kernel, in the limit of depth of each phase."""
+    """Checks the printed formula against the exact kernel, in the limit of depth of each phase."""
     depths = np.unique(np.geomspace(60, len(exact["critical"]), 24).round().astype(int))
     printed = np.array([layers["critical"].ratio(from_the_next_layer, int(depth)) for depth in depths])
     limits = [fitted(values, *critical_terms(depths)) for values in (exact["critical"][depths - 1], printed)]
@@ -109,7 +109,7 @@ def check_limits(evidence: Evidence, layers: dict[str, Layers], exact: dict[str,
 
 
 def mean_network_ratio(rho: float, width: int, draws: int, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
-    """NTK entries (pair, one input) of straight networks of one hidden layer by autodiff: mean, standard error.
+    """Returns NTK entries (pair, one input) of straight networks of one hidden layer by autodiff: mean, standard error.
 
     With one hidden layer the mean over networks is the infinite-width kernel at every width.
     """
@@ -128,7 +128,7 @@ def mean_network_ratio(rho: float, width: int, draws: int, key: jax.Array) -> tu
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
-    """Limits in the three phases; finite depths; the right order, against the library and against autodiff."""
+    """Checks limits in the three phases, finite depths, and the right order, by the library and by autodiff."""
     evidence = Evidence()
     deep = setting.size(1000, 8000)
     arguments: dict[str, tuple[int, dict[str, Any]]] = {
@@ -160,7 +160,7 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
 
 
 def check_networks(evidence: Evidence, theory: Theory, field: MeanField, setting: Setting) -> None:
-    """The right order against the autodiff NTK of finite networks."""
+    """Checks the right order against the autodiff NTK of finite networks."""
     draws, rho = setting.size(2000, 100_000), 0.5
     mean, error = mean_network_ratio(rho, 64, draws, jax.random.key(setting.seed))
     pair = Layers(field, rho, 2)
@@ -175,7 +175,7 @@ def check_networks(evidence: Evidence, theory: Theory, field: MeanField, setting
 
 
 def search_depth(evidence: Evidence, layers: Layers, exact: np.ndarray) -> None:
-    """The depth from which the printed formula is good to 1 %."""
+    """Finds the depth from which the printed formula is good to 1 %."""
     depths = np.arange(1, min(len(exact), 1000) + 1)
     printed = np.array([layers.ratio(from_the_next_layer, int(depth)) for depth in depths])
     error = np.abs(printed / exact[: len(depths)] - 1)

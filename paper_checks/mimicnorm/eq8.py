@@ -61,7 +61,7 @@ TANH_BIAS = 0.05
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
-    """The limit from the recursion, networks of the paper's depth, narrow ones, and activations that do not freeze."""
+    """Checks the limit of the recursion, networks of the paper's depth, narrow ones, and maps that do not freeze."""
     evidence = Evidence()
     limits(evidence, theory, setting.size(512, 4096))
     draws, width = setting.size((12, 128), (100, 300))
@@ -75,7 +75,7 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
 
 
 def limits(evidence: Evidence, theory: Theory, depth: int) -> None:
-    """Limit of depth, extrapolated in 1/L^2 from L and 2 L; its error from the same at half the depth."""
+    """Extrapolates to infinite depth in 1/L^2, from L and 2 L; the error is the change from half the depth."""
     rho = _trajectory(STARTS, 2 * depth)
     extrapolated = [rho[2 * n] + (rho[2 * n] - rho[n]) / 3 for n in (depth // 2, depth)]
     evidence.stated(
@@ -92,14 +92,14 @@ def limits(evidence: Evidence, theory: Theory, depth: int) -> None:
 
 @functools.cache  # measured once for all theories
 def measured(width: int, draws: int, seed: int) -> CorrelationByLayer:
-    """Correlations over the channels of the pre-activations, layer by layer."""
+    """Returns correlations over the channels of the pre-activations, layer by layer."""
     return layer_correlations(
         fully_connected(DEPTH, width), inputs_of(GRAM), PAIRS, seed=seed, draws=draws, observable="pre_activation"
     )
 
 
 def networks(row: Callable[..., Any], theory: Theory, width: int, draws: int, seed: int) -> None:
-    """Correlation of the pre-activations over the channels, averaged over networks."""
+    """Checks the correlation of the pre-activations over the channels, averaged over networks."""
     found = measured(width, draws, seed)
     expected = np.asarray(theory.trajectory(found.initial, DEPTH - 1)).mean(axis=1)
     for layer in SHOWN:
@@ -114,7 +114,7 @@ def networks(row: Callable[..., Any], theory: Theory, width: int, draws: int, se
 
 
 def other_maps(evidence: Evidence, theory: Theory) -> None:
-    """Where blocks of other kinds settle."""
+    """Checks where blocks of other kinds settle."""
     blocks = {
         "relu, b_var 0.1": analyse("relu", b_var=0.1),
         "abs": analyse("abs"),

@@ -36,17 +36,17 @@ CLAIM = Claim(
 
 
 def theory(params: Any) -> Any:
-    """What is done to the weights after a step: each unit's mean over the fan-in is subtracted."""
+    """Changes the weights after a step: subtracts the mean of each unit over its fan-in."""
     return center(params, selected(min_fan_in=1))
 
 
 def over_units(params: Any) -> Any:
-    """The mean over the units in place of the mean over the fan-in."""
+    """Subtracts the mean over the units in place of the mean over the fan-in."""
     return jax.tree.map(lambda w: w - w.mean(axis=-1, keepdims=True) if w.ndim > 1 else w, params)
 
 
 def after_half(params: Any) -> Any:
-    """Half of the mean, as if centring were a decay."""
+    """Subtracts half of the mean, as if centring were a decay."""
     return jax.tree.map(lambda w, projected: (w + projected) / 2, params, theory(params))
 
 
@@ -81,7 +81,7 @@ def network(*, centred: bool, b_var: float = 0.0) -> Layer:
 
 
 def behind_first(project: Theory) -> Theory:
-    """The projection of all layers but the first, which is not centred."""
+    """Projects all layers but the first, which is not centred."""
     return lambda params: (params[0], *project(params[1:]))
 
 
@@ -94,7 +94,7 @@ def train(
     project: Theory,
     gradient: Theory,
 ) -> Any:
-    """Parameters after full-batch steps on the mean squared error."""
+    """Returns the parameters after full-batch steps on the mean squared error."""
 
     def loss(params: Any) -> jax.Array:
         return jnp.mean((f(params, x) - y) ** 2)
@@ -108,19 +108,19 @@ def train(
 
 
 def distance(left: Any, right: Any) -> float:
-    """Largest difference of two parameter sets, relative to the largest entry."""
+    """Returns the largest difference of two parameter sets, relative to the largest entry."""
     lefts, rights = (list(map(np.asarray, jax.tree.leaves(params))) for params in (left, right))
     apart = max(float(np.max(np.abs(a - b))) for a, b in zip(lefts, rights, strict=True))
     return apart / max(float(np.max(np.abs(a))) for a in lefts)
 
 
 def same(params: Any) -> Any:
-    """No projection."""
+    """Returns the parameters as they are: no projection."""
     return params
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
-    """200 steps on digits in float64, three ways, with each optimiser; then the scalar of a residual branch."""
+    """Takes 200 steps on digits in float64, three ways, with each optimiser; then checks a residual branch's scalar."""
     evidence = Evidence()
     images = data.load_digits().subset(IMAGES, setting.seed)
     inputs = data.preprocess(images.images)
@@ -181,7 +181,7 @@ def _compare_training(evidence: Evidence, setting: Setting, x: jax.Array, y: jax
 
 
 def _gain_against_rate(x: jax.Array, y: jax.Array, seed: int) -> float:
-    """Distance of the effective weights with a gain of all layers from those without, at rates g^2 apart."""
+    """Compares effective weights with a gain of all layers and without, at rates g^2 apart."""
     plain = network(centred=True)
     start = plain.init(jax.random.key(seed), x.shape)[1]
 
@@ -205,7 +205,7 @@ def _gain_against_rate(x: jax.Array, y: jax.Array, seed: int) -> float:
 
 
 def _fold_scalar(evidence: Evidence, seed: int) -> None:
-    """x + s conv(W, x) is x + conv(s W, x)."""
+    """Checks that x + s conv(W, x) is x + conv(s W, x)."""
     scalar, channels = 1 / np.sqrt(3), 4
     conv = Conv(channels, w_var=2.0)
     key, x_key = jax.random.split(jax.random.key(seed))

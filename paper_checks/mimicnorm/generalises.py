@@ -32,7 +32,7 @@ CLAIM = Claim(
 
 
 def decay(which: str) -> float:
-    """Per layer, of the mean prediction of a deep weight-centred network on new inputs."""
+    """Returns the factor per layer by which a deep weight-centred network's mean prediction on new inputs decays."""
     field = analyse("relu", normalization="weight_mean")
     slope = next(point.slope for point in field.fixed_points if point.stable)
     assert field.chi_1 is not None
@@ -55,7 +55,7 @@ NAMES = {
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
-    """Digits, half for training: both networks by depth, several random splits."""
+    """Compares both networks by depth on digits, half of them for training, over several random splits."""
     evidence = Evidence()
     images, splits = setting.size((200, 6), (1000, 10))
     chosen = data.load_digits().subset(images, setting.seed)
@@ -78,7 +78,7 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
 
 
 def compare(evidence: Evidence, found: dict[str, list[list[Measures]]], index: int, tests: int) -> None:
-    """Weight mean against none at one depth; at depth 50 as stated."""
+    """Compares weight mean with none at one depth; at depth 50 as stated."""
     row = evidence.stated if DEPTHS[index] == 50 else evidence.varied
     condition = f"weight mean against none, {DEPTHS[index]} hidden layers, {tests} training images of digits"
     row(
@@ -107,14 +107,14 @@ def compare(evidence: Evidence, found: dict[str, list[list[Measures]]], index: i
 
 
 def mean(splits: list[Measures], key: str) -> float:
-    """Over splits."""
+    """Returns the mean of one of the `Measures` over splits."""
     return float(np.mean([getattr(one, key) for one in splits]))
 
 
 def decays(
     evidence: Evidence, theory: Theory, which: str, matrices: np.ndarray, labels: np.ndarray, order: np.ndarray
 ) -> None:
-    """Size of the mean prediction on test images, by depth: A r^L under the NNGP, A (L + a) r^L under the NTK."""
+    """Checks the decay of the mean prediction on test images: A r^L under the NNGP, A (L + a) r^L under the NTK."""
     half, sizes = len(order) // 2, []
     train, test = order[:half], order[half:]
     for matrix in matrices[-4:]:
@@ -134,19 +134,19 @@ def decays(
 
 
 def of_power(depths: tuple[int, ...], sizes: list[float]) -> float:
-    """r of A r^L, from the last two."""
+    """Returns r of A r^L, from the last two sizes."""
     return (sizes[2] / sizes[1]) ** (1 / (depths[2] - depths[1]))
 
 
 def of_line(depths: tuple[int, ...], sizes: list[float]) -> float:
-    """r of A (L + a) r^L, from three evenly spaced depths."""
+    """Returns r of A (L + a) r^L, from three evenly spaced depths."""
     first, second, gap = sizes[1] / sizes[0], sizes[2] / sizes[1], depths[1] - depths[0]
     middle = gap / np.sqrt(1 - second / first)  # L + a at the middle one, as first / second = m^2 / (m^2 - gap^2)
     return float((second * middle / (middle + gap)) ** (1 / gap))
 
 
 def edges(evidence: Evidence, found: dict[str, list[list[Measures]]]) -> None:
-    """The first depth at which weight mean does worse, by each measure."""
+    """Finds the first depth at which weight mean does worse, by each measure."""
     for key in COMPARED:
         worse = [mean(c, key) < mean(s, key) for s, c in zip(found["none"], found["weight_mean"], strict=True)]
         start = next((depth for k, depth in enumerate(DEPTHS) if all(worse[k:])), None)

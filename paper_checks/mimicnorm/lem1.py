@@ -38,7 +38,7 @@ PIXEL_CORRELATIONS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def factor(fan_in: int, fan_out: int) -> float:
-    """Of the main text: fan-in, not fan-out."""
+    """Returns the factor of the main text: fan-in, not fan-out."""
     del fan_out
     return (fan_in - 1) / fan_in
 
@@ -51,13 +51,13 @@ WRONG: dict[str, Theory] = {
 
 
 def product(y: jax.Array) -> jax.Array:
-    """Mean over channels of the first row's centred activations times each other row's."""
+    """Returns the mean over channels of the first row's centred activations times each other row's."""
     centred = y - y.mean(axis=-1, keepdims=True)
     return jnp.mean(centred[..., :1, :] * centred[..., 1:, :], axis=-1)
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
-    """Fan-in 4 to 64 and three correlations; other activations; the window of a convolution."""
+    """Checks fan-ins of 4 to 64 and three correlations, other activations, and the window of a convolution."""
     evidence = Evidence()
     draws = setting.size(20_000, 1_000_000)
     because = f"5 standard errors of {draws} layers"
@@ -75,14 +75,14 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
 
 
 def gap(name: str, rho: float) -> float:
-    """Dual activation at rho less that at 0."""
+    """Returns the dual activation at rho less the dual activation at 0."""
     phi = activations.get(name)
     return float(np.subtract(*np.asarray(phi.dual(1.0, 1.0, np.array([rho, 0.0])))))
 
 
 @functools.cache  # measured once for all theories
 def dense_layers(draws: int, seed: int) -> Average:
-    """ReLU at every fan-in and correlation, then the other activations: the first channels of one wide layer.
+    """Checks ReLU at every fan-in and correlation, then other activations: the first channels of one wide layer.
 
     The channels of a layer on the inputs are independent, so the first n of them are a layer of n.
     """
@@ -99,7 +99,7 @@ def dense_layers(draws: int, seed: int) -> Average:
 
 @functools.cache
 def windows_of_images(draws: int, seed: int) -> Average:
-    """3 x 3 windows of a layer of CHANNELS channels, for every correlation of the pixels within an image.
+    """Returns 3 x 3 windows of a layer of CHANNELS channels, for every correlation of the pixels within an image.
 
     The two images' correlation is 0.9 at the same pixel; the fan-in is all channels at all positions.
     """
@@ -118,7 +118,7 @@ def windows_of_images(draws: int, seed: int) -> Average:
 
 
 def windows(evidence: Evidence, theory: Theory, measured: Average, because: str) -> None:
-    """Fan-in of dependent units, where the lemma breaks, and what holds at the far end."""
+    """Checks a fan-in of dependent units, where the lemma breaks, and what holds at the far end."""
     rho, fan_in = CORRELATIONS[-1], POSITIONS * CHANNELS
     expected = theory(fan_in, fan_in // 2) * gap("relu", rho)
     quantity = "mean product of activations centred over a window"

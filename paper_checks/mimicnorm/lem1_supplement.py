@@ -35,7 +35,7 @@ CLAIM = Claim(
 
 
 def fan_out_factor(fan_in: int, fan_out: int) -> float:
-    """Of the supplement."""
+    """Returns the factor of the supplement: fan-out, not fan-in."""
     del fan_in
     return (fan_out - 1) / fan_out
 
@@ -51,7 +51,7 @@ VARIED: tuple[Case, ...] = ((8, 8, 0.9),)
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
-    """Layers that narrow, that widen, and one that keeps its width."""
+    """Checks layers that narrow, that widen, and one that keeps its width."""
     evidence = Evidence()
     draws = setting.size(100_000, 2_000_000)
     cases = (*STATED, *VARIED)
@@ -77,7 +77,7 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
 
 @functools.cache  # measured once for all theories
 def outputs_products(cases: tuple[Case, ...], draws: int, seed: int) -> Average:
-    """Sum over the outputs of (W P phi(u)) (W P phi(v)), W ~ N(0, 1), P centring; one entry a case."""
+    """Returns for each case the sum over the outputs of (W P phi(u)) (W P phi(v)), W ~ N(0, 1), P centring."""
     # w_var = n - 1 undoes the gain of a centred layer
     networks = [Serial(Dense(n), Activation("relu"), Dense(out, n - 1.0, center=True)) for n, out, _ in cases]
     inputs = [pairs_of([rho]) for _, _, rho in cases]

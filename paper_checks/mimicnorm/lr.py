@@ -38,7 +38,7 @@ CLAIM = Claim(
 
 
 def by_deviation(variance: float) -> float:
-    """1 over the standard deviation."""
+    """Returns 1 over the standard deviation."""
     return variance**-0.5
 
 
@@ -56,12 +56,12 @@ LARGE = RATES[4]  # the paper's 0.1
 TRAINED = 0.9  # training accuracy
 SEEN = 0.2  # training accuracy of a network that learns CIFAR-10 at all: twice that of guessing
 PAIRS = {"MimicNorm / weight mean": ("mimic_norm", "weight_mean"), "last BN / none": ("last_bn", "none")}
-FACTOR = 10.0  # of the read-out's weights
-EPS = 1e-5  # of the last batch norm
+FACTOR = 10.0  # the second read-out's weights over the first's
+EPS = 1e-5  # the last batch norm's own
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
-    """What shrinks; the largest rates that train; the variance by epoch. MLPs on digits, in full on MNIST too."""
+    """Checks what shrinks, the largest rates that train, and the variance by epoch; MLPs on digits and MNIST."""
     evidence = Evidence()
     gradients(evidence, theory, setting.seed)
     seeds = seeds_of(setting.seed, setting.size(5, 8))
@@ -75,13 +75,13 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
 
 
 class Gradients(NamedTuple):
-    """Of one batch at the start of training, with read-outs 1 and FACTOR times as large: arrays (2,).
+    """Gradients of one batch at the start of training, with read-outs 1 and FACTOR times as large: arrays (2,).
 
     Attributes:
-        variance: of the outputs, mean over classes.
+        variance: variance of the outputs, mean over classes.
         smallest: variance of a class, with the smaller read-out.
         read_out: norm of the gradient of the read-out's weights.
-        first: of the first layer's.
+        first: norm of the gradient of the first layer's weights.
     """
 
     variance: np.ndarray
@@ -92,7 +92,7 @@ class Gradients(NamedTuple):
 
 @functools.cache
 def measured(seed: int) -> Gradients:
-    """By automatic differentiation of the network in training mode."""
+    """Computes `Gradients` by automatic differentiation of the network in training mode."""
     images = Mlp(DEPTH).dataset.train
     subject = Mlp(DEPTH).trainer("last_bn")
     state = subject.init(seed)
@@ -119,7 +119,7 @@ def measured(seed: int) -> Gradients:
 
 
 def gradients(evidence: Evidence, theory: Theory, seed: int) -> None:
-    """The read-out's gradient shrinks with its own size; that of the layers before it does not change."""
+    """Checks that the read-out's gradient shrinks with its own size; gradients of layers before it do not change."""
     found = measured(seed)
     expected = math.log10(theory(found.variance[1] / found.variance[0]))
     # a step through a layer sums 128 products, and all roundings might add up
@@ -141,7 +141,7 @@ def gradients(evidence: Evidence, theory: Theory, seed: int) -> None:
 
 
 def largest_rates(evidence: Evidence, subject: Mlp, rates: tuple[float, ...], seeds: tuple[int, ...]) -> None:
-    """By at least one step of the grid larger with a last batch norm than without."""
+    """Checks that the largest rate with a last batch norm is larger than without by at least one step of the grid."""
     for names, (with_it, without) in PAIRS.items():
         trained = [np.log10(largest(subject, name, rates, seeds)) for name in (with_it, without)]
         gains = trained[0] - trained[1]
@@ -172,7 +172,7 @@ def largest_rates(evidence: Evidence, subject: Mlp, rates: tuple[float, ...], se
 
 
 def recorded_rates(evidence: Evidence) -> None:
-    """The same of a narrow VGG16, whose rates are the paper's: at least a step of two larger."""
+    """Checks a narrow VGG16 at the paper's rates: the largest is larger by at least a step, a factor of two."""
     found = study(NARROW_VGG16)
     for names, pair in PAIRS.items():
         with_it, without = (found.largest(name, SEEN) for name in pair)
@@ -194,13 +194,13 @@ def recorded_rates(evidence: Evidence) -> None:
 
 
 def largest(subject: Mlp, normalization: str, rates: tuple[float, ...], seeds: tuple[int, ...]) -> np.ndarray:
-    """The largest rate, by seed, that trains; where none does, a step below the smallest."""
+    """Returns the largest rate that trains, by seed; where none does, a step below the smallest."""
     trains = subject.best("train", normalization, rates, seeds, EPOCHS) > TRAINED
     return np.max(np.where(trains, np.array(rates)[:, None], rates[0] / 10**STEP), 0)
 
 
 def variance(evidence: Evidence, seeds: tuple[int, ...]) -> None:
-    """Of the outputs: far above the start within some epochs, and then it changes less and less."""
+    """Checks the outputs' variance: it rises far above its start within some epochs, then it changes less and less."""
     start = np.log10([measured(seed).variance[0] for seed in seeds])
     for name in ("mimic_norm", "last_bn"):
         runs = [run for run in Mlp(DEPTH).curves(name, QUICK_RATES, seeds, EPOCHS) if run.recipe.learning_rate == LARGE]

@@ -40,7 +40,7 @@ LOGITS = 3  # arrays of the size of the logits, at most, that a last batch norm 
 
 
 def held(found: Account) -> int:
-    """Parameters, gradients, momentum, images, and all that the backward pass keeps."""
+    """Returns the bytes of parameters, gradients, momentum, images, and of all that the backward pass keeps."""
     return found.training
 
 
@@ -55,7 +55,7 @@ WRONG: dict[str, Theory] = {
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
-    """The networks of Table 1 (all of them, and Table 3, in full only) at the paper's batch sizes, from shapes."""
+    """Checks networks of Table 1 (all of them, and Table 3, in full only) at the paper's batch sizes, from shapes."""
     evidence = Evidence()
     table_1, table_3 = setting.size(([row for row in TABLE_1 if row.model != DEEPEST], ()), (TABLE_1, TABLE_3))
     rows = [(row, "cifar") for row in table_1] + [(row, "imagenet") for row in table_3]
@@ -69,30 +69,30 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
 
 
 def holds(held: Theory, row: Published, normalization: str, stem: str = "cifar") -> int:
-    """Bytes that training a network of the tables holds."""
+    """Returns the bytes that training a network of the tables holds."""
     return held(accounted(row.model, normalization, row.batch, stem, CLASSES[stem]))
 
 
 @functools.cache  # shared by all theories
 def accounted(name: str, normalization: str, batch: int, stem: str, classes: int) -> Account:
-    """The account of a network."""
+    """Returns the account of a network's memory."""
     return account(name, normalization, batch=batch, stem=stem, classes=classes)
 
 
 def saving(held: Theory, row: Published, stem: str) -> float:
-    """Percent that MimicNorm saves against batch norm."""
+    """Returns the percentage that MimicNorm saves against batch norm."""
     norm, mimic = (holds(held, row, name, stem) for name in ("batch_norm", "mimic_norm"))
     return 100 * (1 - mimic / norm)
 
 
 def over(held: Theory, row: Published, stem: str) -> float:
-    """MB that MimicNorm takes more than no norm."""
+    """Returns by how many MB MimicNorm takes more than no norm."""
     mimic, none = (holds(held, row, name, stem) for name in ("mimic_norm", "none"))
     return (mimic - none) / MEGABYTE
 
 
 def _savings(evidence: Evidence, theory: Theory, row: Published, stem: str) -> None:
-    """At least what is said: of all the arrays of training, of other sums, and of the paper's own totals."""
+    """Checks that the savings are what is said: in all arrays of training, in other sums, in the paper's own totals."""
     where = f"{row.model}, {stem}, batch {row.batch}"
     quantity = "memory that MimicNorm saves, %"
     cifar = stem == "cifar"
@@ -121,7 +121,7 @@ def _savings(evidence: Evidence, theory: Theory, row: Published, stem: str) -> N
 
 
 def _over_no_norm(evidence: Evidence, theory: Theory, row: Published, stem: str) -> None:
-    """The tables have no norm beside the last batch norm for VGG only; ResNets are where it breaks."""
+    """Compares with no norm at all, which the tables have for VGG only; with ResNets the claim breaks."""
     residual = row.model.startswith("resnet")
     if "none" not in row.megabytes and not residual:
         return
@@ -138,7 +138,7 @@ def _over_no_norm(evidence: Evidence, theory: Theory, row: Published, stem: str)
 
 
 def _corrected(evidence: Evidence, theory: Theory, table_1: Sequence[Published]) -> None:
-    """Counted by hand: two arrays of the size of its input for a batch norm, one for a residual scalar."""
+    """Checks a count by hand: a batch norm keeps two arrays of the size of its input, a residual scalar one."""
     (vgg16,) = (row for row in table_1 if row.model == "vgg16")
     resnets = [row for row in table_1 if row.model.startswith("resnet")]
     norm, mimic = (holds(theory, vgg16, name) for name in ("batch_norm", "mimic_norm"))
@@ -166,12 +166,12 @@ def _corrected(evidence: Evidence, theory: Theory, table_1: Sequence[Published])
 
 
 def pixels(stages: int) -> list[int]:
-    """Of an image of 32 x 32 that every stage but the first halves."""
+    """Returns the pixels in each stage, of an image of 32 x 32 that every stage but the first halves."""
     return [(32 // 2**stage) ** 2 for stage in range(stages)]
 
 
 def channels(stages: int) -> list[int]:
-    """64, 128, 256, 512, 512, ..."""
+    """Returns the channels of each stage: 64, 128, 256, 512, 512, ..."""
     return [min(64 * 2**stage, 512) for stage in range(stages)]
 
 
@@ -180,7 +180,7 @@ def _logits(row: Published) -> int:
 
 
 def _edges(evidence: Evidence, theory: Theory) -> None:
-    """How much may be held besides, and from which batch on the last batch norm costs more than is said."""
+    """Finds how much may be held besides, and from which batch on the last batch norm costs more than is said."""
     row = TABLE_1[0]
     norm, mimic = (holds(theory, row, name) for name in ("batch_norm", "mimic_norm"))
     evidence.edge(
@@ -204,7 +204,7 @@ def _edges(evidence: Evidence, theory: Theory) -> None:
 
 
 def _notes(evidence: Evidence, table_1: Sequence[Published]) -> None:
-    """What stands behind the paper's MB."""
+    """Notes what the paper's MB are made of."""
     for row in table_1:
         norm = holds(lambda found: found.by_kind["batch norm"], row, "batch_norm")
         scale = holds(lambda found: found.by_kind.get("skip scale", 0), row, "mimic_norm")

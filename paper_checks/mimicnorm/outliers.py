@@ -39,12 +39,12 @@ NAMES = {"none": "no normalisation", "batch": "BN in hidden layers", "weight_mea
 
 
 def constant_share(matrix: np.ndarray) -> float:
-    """Rayleigh quotient of the vector of ones over the mean eigenvalue: linear in the kernel but for its scale."""
+    """Returns the Rayleigh quotient of the vector of ones over the mean eigenvalue: linear up to the scale."""
     return float(matrix.sum() / np.trace(matrix))
 
 
 def at_infinite_width(normalization: str, x: np.ndarray) -> float:
-    """The constant mode's share behind one hidden layer."""
+    """Returns the constant mode's share behind one hidden layer."""
     return constant_share(np.asarray(infinite_kernel(fully_connected(1, 1, normalization), x).ntk_scaled))
 
 
@@ -58,12 +58,12 @@ WRONG: dict[str, Theory] = {
 
 
 class Ratios(NamedTuple):
-    """Largest over mean eigenvalue, (draws,) each.
+    """Ratios of the largest eigenvalue to the mean eigenvalue, (draws,) each.
 
     Attributes:
-        whole: of the NTK of all outputs.
-        subtracted: with the mean over the inputs subtracted from each output, which leaves no constant mode.
-        last: behind a last batch normalisation.
+        whole: ratio of the NTK of all outputs.
+        subtracted: ratio with the mean over the inputs subtracted from each output, which leaves no constant mode.
+        last: ratio behind a last batch normalisation.
     """
 
     whole: np.ndarray
@@ -72,7 +72,7 @@ class Ratios(NamedTuple):
 
 
 def finite_kernel(network: Serial, key: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """NTK (N, N, C, C) by autodiff, and outputs (N, C), of one network."""
+    """Returns the NTK (N, N, C, C) by autodiff, and the outputs (N, C), of one network."""
     params = network.init(key, x.shape)[1]
     outputs = network.apply(params, x)
     jacobian = jax.jacobian(lambda params: network.apply(params, x))(params)
@@ -81,7 +81,7 @@ def finite_kernel(network: Serial, key: jax.Array, x: jax.Array) -> tuple[jax.Ar
 
 
 def network_ratios(x: np.ndarray, network: Serial, keys: jax.Array) -> Ratios:
-    """Of one finite network a key."""
+    """Returns the ratios of one finite network for each key."""
     kernel_of = jax.jit(
         functools.partial(finite_kernel, network, x=jnp.asarray(x, jnp.float32)), compiler_options=OPTIMISED
     )
@@ -98,19 +98,19 @@ def network_ratios(x: np.ndarray, network: Serial, keys: jax.Array) -> Ratios:
 
 
 def spectrum_ratio(matrix: np.ndarray, without: np.ndarray | None) -> float:
-    """Largest over mean eigenvalue, on the complement of some vectors."""
+    """Returns the largest eigenvalue over the mean eigenvalue, on the complement of some vectors."""
     values = spectrum.eigenvalues(matrix.astype(np.float32), without=without)
     return float(values[0] / values.mean())
 
 
 def compare(ratios: np.ndarray, others: np.ndarray) -> tuple[float, float, float]:
-    """Mean of others, of ratios, and what their difference may be off by: Student's t for one in 10,000."""
+    """Returns the means of others and of ratios, and the error of their difference: Student's t for one in 10,000."""
     error = (ratios - others).std(ddof=1) / np.sqrt(len(ratios))
     return others.mean(), ratios.mean(), float(stats.t.ppf(0.9999, len(ratios) - 1) * error)
 
 
 def check_networks(evidence: Evidence, x: np.ndarray, setting: Setting) -> None:
-    """Outlier ratios of networks of four layers of weights, one of them the read-out."""
+    """Checks outlier ratios of networks of four layers of weights, one of them the read-out."""
     width, classes, draws = setting.size((128, 1, 6), (512, 3, 20))
     keys = jax.random.split(jax.random.key(setting.seed), draws)
     networks = {name: fully_connected(DEPTH, width, name, outputs=classes) for name in NORMALIZATIONS}
@@ -134,7 +134,7 @@ def check_networks(evidence: Evidence, x: np.ndarray, setting: Setting) -> None:
 
 
 def check_theory(evidence: Evidence, theory: Theory, x: np.ndarray, setting: Setting) -> None:
-    """The constant mode behind one hidden layer, where the mean over networks is exact at every width."""
+    """Checks the constant mode behind one hidden layer, where the mean over networks is exact at every width."""
     draws = setting.size(100, 5000)
     for name in NORMALIZATIONS:
         network = fully_connected(1, 64, name)
@@ -158,7 +158,7 @@ def check_theory(evidence: Evidence, theory: Theory, x: np.ndarray, setting: Set
 
 
 def check_depth(evidence: Evidence, samples: tuple[np.ndarray, ...]) -> None:
-    """At infinite width: how deep a network has to be for batch normalisation to remove the outlier."""
+    """Finds, at infinite width, how deep a network has to be for batch normalisation to remove the outlier."""
     for inputs in samples:
         ntk = infinite_kernels(inputs, 15, "batch")[1]
         rest = np.array([spectrum_ratio(matrix, np.ones(len(inputs))) for matrix in ntk])
@@ -183,7 +183,7 @@ def check_depth(evidence: Evidence, samples: tuple[np.ndarray, ...]) -> None:
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
-    """Finite networks of four layers, the theory of one hidden layer, and the depth that batch normalisation needs."""
+    """Checks finite networks of four layers, the theory of one hidden layer, and the depth that batch norm needs."""
     evidence = Evidence()
     x = np.random.default_rng(setting.seed).standard_normal((N, D))
     x *= np.sqrt(D) / np.linalg.norm(x, axis=1, keepdims=True)

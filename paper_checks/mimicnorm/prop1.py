@@ -50,7 +50,7 @@ CHANNELS = 32
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
-    """A grid of the phase diagram; perturbations of finite layers; beyond w_var = 2; other activations."""
+    """Checks a grid of the phase diagram, perturbations of finite layers, beyond w_var = 2, and other activations."""
     evidence = Evidence()
     grid(evidence, theory)
     finite_layers(evidence, theory, setting.size(10_000, 200_000), setting.seed)
@@ -70,7 +70,7 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
 
 
 def grid(evidence: Evidence, theory: Theory) -> None:
-    """chi_1 over the phase diagram, wherever the variance has a fixed point."""
+    """Checks chi_1 over the phase diagram, wherever the variance has a fixed point."""
     diagram = phase_diagram("relu", w_var=W_VARS, b_var=B_VARS)
     because = "8 roundings"
     condition = f"{int(diagram.bounded.sum())} bounded points, w_var 0 to 4, b_var 0 to 2"
@@ -83,7 +83,7 @@ def grid(evidence: Evidence, theory: Theory) -> None:
 
 
 def finite_layers(evidence: Evidence, theory: Theory, draws: int, seed: int) -> None:
-    """Growth of a small perturbation per layer, exact on average at every width."""
+    """Checks the growth of a small perturbation per layer, which is exact on average at every width."""
     w_star, b_star = theory.critical
     settings = (1.9, 0.5), (2.5, 0.0), theory.critical
     found = growth(settings, draws, seed)
@@ -106,7 +106,7 @@ def finite_layers(evidence: Evidence, theory: Theory, draws: int, seed: int) -> 
 
 @functools.cache  # measured once for all theories
 def growth(settings: tuple[tuple[float, float], ...], draws: int, seed: int) -> Average:
-    """Mean square of a unit perturbation of the pre-activations behind ReLU and a dense layer, by forward mode."""
+    """Returns the mean square of a unit perturbation behind ReLU and a dense layer, by forward mode."""
     networks = [Serial(Dense(CHANNELS), Activation("relu"), Dense(CHANNELS, w, b)) for w, b in settings]
     x, direction = pairs_of([0.0])[:, None]
 
@@ -125,7 +125,7 @@ def growth(settings: tuple[tuple[float, float], ...], draws: int, seed: int) -> 
 
 
 def edges(evidence: Evidence) -> None:
-    """Weight variances at which the claim's condition ends: found by bisection."""
+    """Finds by bisection the weight variances at which the claim's condition ends."""
 
     def bounded(w_var: float) -> float:
         return 1.0 if analyse("relu", w_var=w_var).q_star is not None else -1.0

@@ -34,7 +34,7 @@ LAYERS = 60
 
 
 def condition_limit(batch_size: int) -> float:
-    """chi(B)/e1(B), the limit of depth of the batch-normalised NTK's condition number."""
+    """Returns chi(B)/e1(B), to which the condition number of the batch-normalised NTK tends with depth."""
     return analyse("relu", normalization="batch", batch_size=batch_size).condition_number
 
 
@@ -46,15 +46,15 @@ WRONG: dict[str, Theory] = {
 
 
 def centred_correlation(sigma: np.ndarray) -> float:
-    """Correlation of the first two inputs behind the subtraction of the batch's mean."""
+    """Returns the correlation of the first two inputs behind the subtraction of the batch's mean."""
     g = sigma - sigma.mean(axis=0) - sigma.mean(axis=1)[:, None] + sigma.mean()
     return float(g[0, 1] / np.sqrt(g[0, 0] * g[1, 1]))
 
 
 def large_batch_map(rho: float, common: float, batches: tuple[int, ...]) -> tuple[float, float]:
-    """T_BN of a pair in a large batch, with its error: of pairs with correlation rho, and `common` between pairs.
+    """Returns T_BN of a pair in a large batch, and its error: extrapolated in 1/B from three batch sizes.
 
-    At three batch sizes, extrapolated in 1/B.
+    The batch is of pairs with correlation rho, and `common` between pairs.
     """
     found = []
     for B in batches:
@@ -65,7 +65,7 @@ def large_batch_map(rho: float, common: float, batches: tuple[int, ...]) -> tupl
 
 
 def check_pair_map(evidence: Evidence, centred: MeanField, batches: tuple[int, ...]) -> None:
-    """T_BN and T_bar, for uncorrelated and for correlated batches."""
+    """Compares T_BN and T_bar, for uncorrelated and for correlated batches."""
     because = f"extrapolation to infinite batches in 1/B from {batches[0]} to {batches[-1]}"
     for rho in (0.3, 0.6, 0.9):
         measured, error = large_batch_map(rho, 0.0, batches)
@@ -91,7 +91,7 @@ def check_pair_map(evidence: Evidence, centred: MeanField, batches: tuple[int, .
 
 
 def check_rates(evidence: Evidence, centred: MeanField, batches: tuple[int, ...]) -> None:
-    """Backwards chi, forwards the slope at the fixed point; at finite batches too."""
+    """Compares chi backwards, and forwards the slope at the fixed point; at finite batches too."""
     limit = analyse("relu", normalization="batch")
     rounding = "rounding of two closed forms"
     evidence.stated(
@@ -124,7 +124,7 @@ def check_rates(evidence: Evidence, centred: MeanField, batches: tuple[int, ...]
 
 
 def check_matrices(evidence: Evidence, theory: Theory, setting: Setting) -> None:
-    """Condition numbers of deep kernels: whole, without the constant mode, behind a last batch normalisation."""
+    """Compares condition numbers of deep kernels: whole, without the constant mode, behind a last batch norm."""
     for m in setting.size((8,), (8, 64)):
         x = common_correlation(m, 0.0)
         (_, centred), (nngp, batch) = (infinite_kernels(x, LAYERS, name) for name in ("weight_mean", "batch"))
@@ -159,7 +159,7 @@ def check_matrices(evidence: Evidence, theory: Theory, setting: Setting) -> None
 
 
 def check_neurons(evidence: Evidence, theory: Theory, setting: Setting) -> None:
-    """The push-forward of the zero-mean space by autodiff: mean over neurons at the fixed point."""
+    """Checks the push-forward of the zero-mean space by autodiff: mean over neurons at the fixed point."""
     B, draws = 8, setting.size(20_000, 1_000_000)
     layers = Serial(BatchNorm(), Activation("relu"))
     sigma = jnp.asarray(batch_norm.nngp(np.eye(B)), jnp.float32)
@@ -189,7 +189,7 @@ def check_neurons(evidence: Evidence, theory: Theory, setting: Setting) -> None:
 
 
 def search(evidence: Evidence, centred: MeanField) -> None:
-    """Batch size, common correlation and depth from which the two agree."""
+    """Finds batch size, common correlation and depth from which the two agree."""
     sizes = range(4, 1000)
     far = [B for B in sizes if analyse("relu", normalization="batch", batch_size=B).chi_1 > 1.01 * (centred.chi_1 or 0)]
     evidence.edge(
@@ -210,7 +210,7 @@ def search(evidence: Evidence, centred: MeanField) -> None:
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
-    """Pair map, rates, matrices; finite networks; correlated inputs and finite batches."""
+    """Checks pair map, rates and matrices, finite networks, correlated inputs and finite batches."""
     evidence = Evidence()
     centred = analyse("relu", normalization="weight_mean")
     check_pair_map(evidence, centred, setting.size((8, 16, 32), (32, 64, 128)))

@@ -17,19 +17,19 @@ from ..draws import Average, average, pairs_of, samples
 FAN_INS = (4, 64)
 OUTPUTS = 32
 CORRELATIONS = (-0.5, 0.0, 0.3, 0.6, 0.9)
-HALF = 3  # of CORRELATIONS: the one whose scatter is measured
-SOLVED = 1e-12  # of fixed points: solved for to some 1e-15, where T - rho crosses 0 at an angle
+HALF = 3  # index of the one of CORRELATIONS whose scatter is measured
+SOLVED = 1e-12  # error of fixed points: solved for to some 1e-15, where T - rho crosses 0 at an angle
 
 
 class Theory(NamedTuple):
-    """What the theorem says of one block.
+    """The theorem's numbers for one block.
 
     Attributes:
         gain: weight variance by fan-in that keeps the variance of the pre-activations.
         transition: T(rho).
         chi_1: growth of a perturbation per layer.
         stable: the stable fixed point of T in [0, 1].
-        fixed_points: how many T has there.
+        fixed_points: number of fixed points of T there.
     """
 
     gain: Callable[[int], float]
@@ -40,11 +40,11 @@ class Theory(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Measured at one fan-in: weight variance that keeps q, T at CORRELATIONS, chi_1; and one draw's scatter about T.
+    """Measurements at one fan-in, with the scatter of one draw about their mean.
 
     Attributes:
-        gain: of the theorem's convention, weights of variance gain / fan-in before centring.
-        transition: one entry a correlation.
+        gain: gain that keeps q, where weights have variance gain / fan-in before centring.
+        transition: T at each of CORRELATIONS.
         chi_1: mean square of a unit perturbation, at the stable gain.
         scatter: root mean square deviation of one draw's map at CORRELATIONS[HALF].
     """
@@ -57,7 +57,7 @@ class Block(NamedTuple):
 
 @functools.cache  # measured once for all theories
 def measure(center: bool, draws: int, seed: int) -> list[Block]:
-    """Blocks ReLU, dense layer at every fan-in of FAN_INS, from one program."""
+    """Measures blocks of ReLU and dense layer at every fan-in of FAN_INS, from one program."""
     # a centred layer of the library divides by n - 1; the theorem's by n, with the n/(n - 1) in its gain
     networks = [
         Serial(Dense(n), Activation("relu"), Dense(OUTPUTS, (n - 1) / n if center else 1.0, center=center))
@@ -80,7 +80,7 @@ def measure(center: bool, draws: int, seed: int) -> list[Block]:
 
 
 def _block(values: np.ndarray) -> Block:
-    """From moments by draw: E[y y], E[y y'] at each correlation, E[dy dy]; ratios with the delta method's error."""
+    """Makes a `Block` of moments by draw, E[y y], E[y y'] at each correlation and E[dy dy], by the delta method."""
     own, products, moved = values[:, :1], values[:, 1:-1], values[:, -1:]
     kept = own.mean()
     gain = 1 / kept
@@ -98,7 +98,7 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> Average:
 
 
 def compare(evidence: Evidence, theory: Theory, blocks: Sequence[Block], field: MeanField, draws: int) -> None:
-    """The theorem's numbers against finite blocks, its fixed points against those of the library's map."""
+    """Compares the theorem's numbers with finite blocks, its fixed points with those of the library's map."""
     because = f"5 standard errors of {draws} blocks"
     for fan_in, block in zip(FAN_INS, blocks, strict=True):
         condition = f"fan-in {fan_in}, averaged over W"

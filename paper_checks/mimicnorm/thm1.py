@@ -29,12 +29,12 @@ CLAIM = Claim(
     "chaotic as it is, keeps 6.27 for 8 inputs.",
     figures=("condition_number", "kernel_matrices"),
 )
-W_VAR, B_VAR = 1.5, 0.25  # of an ordered ReLU network that keeps the variance 1
+W_VAR, B_VAR = 1.5, 0.25  # an ordered ReLU network with these keeps the variance 1
 RHO, SIZES = 0.1, (4, 10, 30)
 
 
 def limit(chi_1: float, m: int, cusp: bool) -> float:
-    """Of the condition number, up to rounding of chi_1: off-diagonal over diagonal entry goes to 1, r or 0.
+    """Returns the limit of the condition number: off-diagonal over diagonal entry goes to 1, r or 0.
 
     On the critical line r = 1/4 where the derivative's dual has ReLU's square-root cusp, 1/3 for smooth activations.
     """
@@ -55,18 +55,18 @@ WRONG: dict[str, Theory] = {
 
 
 def condition_numbers(ntk: np.ndarray) -> np.ndarray:
-    """Of a stack of kernels (layers, m, m)."""
+    """Returns the condition numbers of a stack of kernels (layers, m, m)."""
     return np.array([spectrum.condition_number(matrix) for matrix in ntk])
 
 
 def rounding_of_inverse(ntk: np.ndarray) -> float:
-    """By how much 1 / condition number may be off: what `spectrum` calls the kernel's rounding, over the largest."""
+    """Returns the error of 1 / condition number: the kernel's rounding, as `spectrum` states it, over the largest."""
     found = spectrum.analyse(ntk)
     return 4 * found.rounding / float(found.eigenvalues_scaled[0])
 
 
 def settled(evidence: Record, theory: Theory, chi_1: float | None, ntk: np.ndarray, condition: str) -> None:
-    """The limit away from the critical line, of 1 / kappa: an approach by a factor a layer leaves nothing of itself."""
+    """Checks the limit of 1 / kappa away from the critical line, which is reached by a factor for each layer."""
     assert chi_1 is not None
     m, depth = ntk.shape[1], len(ntk)
     last, before = (1 / spectrum.condition_number(ntk[i]) for i in (-1, depth // 2))
@@ -81,7 +81,7 @@ def settled(evidence: Record, theory: Theory, chi_1: float | None, ntk: np.ndarr
 
 
 def check_critical(evidence: Record, theory: Theory, ntk: np.ndarray, cusp: bool, condition: str) -> None:
-    """The limit on the critical line, from a fit in log(L)/L and 1/L."""
+    """Checks the limit on the critical line, from a fit in log(L)/L and 1/L."""
     depths = np.unique(np.geomspace(len(ntk) / 20, len(ntk), 24).round().astype(int))
     coefficients, errors = fitted(condition_numbers(ntk[depths - 1]), *critical_terms(depths))
     evidence(
@@ -95,7 +95,7 @@ def check_critical(evidence: Record, theory: Theory, ntk: np.ndarray, cusp: bool
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
-    """ReLU at one correlation; then digits, tanh, unequal norms, batch normalisation; and the depth it takes."""
+    """Checks ReLU at one correlation, then digits, tanh, unequal norms and batch norm, and the depth it takes."""
     evidence = Evidence()
     deep = setting.size(1000, 5000)
     inputs = common_correlation(SIZES[-1], RHO)
@@ -117,7 +117,7 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
 
 
 def check_relu_phases(record: Record, theory: Theory, x: np.ndarray, condition: str) -> None:
-    """Order and chaos of ReLU networks."""
+    """Checks order and chaos of ReLU networks."""
     chaotic = infinite_kernels(x, 80, "weight_mean")[1]
     settled(record, theory, analyse("relu", normalization="weight_mean").chi_1, chaotic, f"weight mean, {condition}")
     ordered = infinite_kernels(np.sqrt(1 - B_VAR) * x, 80, "none", "relu", W_VAR, B_VAR)[1]
@@ -125,7 +125,7 @@ def check_relu_phases(record: Record, theory: Theory, x: np.ndarray, condition: 
 
 
 def check_smooth(evidence: Evidence, theory: Theory, name: str, deep: int) -> None:
-    """A smooth activation on the critical line and on both sides of it."""
+    """Checks a smooth activation on the critical line and on both sides of it."""
     q = 0.5
     line = critical_line(name, q=np.array([q]))
     w_var, b_var = float(line.w_var[0]), float(line.b_var[0])
@@ -140,7 +140,7 @@ def check_smooth(evidence: Evidence, theory: Theory, name: str, deep: int) -> No
 
 
 def check_exceptions(evidence: Evidence, theory: Theory, gram: np.ndarray) -> None:
-    """Chaotic networks whose condition number does not go to 1."""
+    """Checks chaotic networks whose condition number does not go to 1."""
     norms = np.linspace(1, 2, len(gram))
     unequal = infinite_kernels(square_inputs(gram * np.outer(norms, norms)), 80, "weight_mean")[1]
     chi_1 = analyse("relu", normalization="weight_mean").chi_1
@@ -151,7 +151,7 @@ def check_exceptions(evidence: Evidence, theory: Theory, gram: np.ndarray) -> No
 
 
 def search_depths(evidence: Evidence, straight: np.ndarray, x: np.ndarray) -> None:
-    """The depths from which the limits are good."""
+    """Finds the depths from which the limits are good."""
     straight_kappa = condition_numbers(straight)
     far = np.flatnonzero(np.abs(straight_kappa / limit(1.0, len(x), True) - 1) > 0.05) + 1
     evidence.edge(

@@ -31,12 +31,12 @@ WINDOW = 1e4, 1e9  # before, the approach to the law is still seen, relatively 1
 
 
 def powers(cusp: bool) -> tuple[float, float]:
-    """(a, b) of kappa ~ L^-b chi_1^(-a L)."""
+    """Returns (a, b) of kappa ~ L^-b chi_1^(-a L)."""
     return (0.5, 0.0) if cusp else (1.0, 1.0)
 
 
 def stated_powers(cusp: bool) -> tuple[float, float]:
-    """As stated, for every activation."""
+    """Returns the powers as stated, the same for every activation."""
     del cusp
     return 1.0, 1.0
 
@@ -50,7 +50,7 @@ WRONG: dict[str, Theory] = {
 
 
 def growth(x: np.ndarray, layers: int, name: str, w_var: float, b_var: float) -> tuple[np.ndarray, np.ndarray, str]:
-    """-log kappa = p L + s log L + const + c/L: (p, s), their fit errors, and the range of the fit."""
+    """Fits -log kappa = p L + s log L + const + c/L; returns (p, s), their errors, and the range of the fit."""
     ntk = infinite_kernels(x, layers, "none", name, w_var, b_var)[1]
     kappa, found = 1.0, {}
     for depth, matrix in enumerate(ntk, 1):
@@ -63,7 +63,7 @@ def growth(x: np.ndarray, layers: int, name: str, w_var: float, b_var: float) ->
 
 
 def check_rate(evidence: Evidence, theory: Theory, gram: np.ndarray, layers: int, case: Case, inputs: str) -> None:
-    """The stated and the right rate for one network."""
+    """Checks the stated and the right rate for one network."""
     name, w_var, b_var = case
     field = analyse(name, w_var=w_var, b_var=b_var)
     assert field.chi_1 is not None
@@ -81,7 +81,7 @@ def check_rate(evidence: Evidence, theory: Theory, gram: np.ndarray, layers: int
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
-    """ReLU on inputs of one correlation and on digits; a smooth activation."""
+    """Checks ReLU on inputs of one correlation and on digits, and a smooth activation."""
     evidence = Evidence()
     common = (1 - RHO) * np.eye(M) + RHO
     x = data.preprocess(data.load_digits().subset(M, seed=setting.seed).images)

@@ -29,12 +29,12 @@ CLAIM = Claim(
 
 
 def growth_rate(activation: str, batch: int | None) -> float:
-    """chi(B), None for the limit of large batches."""
+    """Returns chi(B); None is the limit of large batches."""
     return analyse(activation, normalization="batch", batch_size=batch).chi_1
 
 
 def diagonal_push(activation: str, batch: int | None) -> float:
-    """What Step o T / v, which forgets that a batch normalisation couples its inputs, has for a rate."""
+    """Returns the rate of Step o T / v, which forgets that a batch normalisation couples its inputs."""
     if batch is None:
         return growth_rate(activation, None)
     off = -1 / (batch - 1)  # correlation of the normalised units
@@ -56,7 +56,7 @@ BATCHES = (4, 8, 16, 32, 64)
 
 
 def recursion(x: np.ndarray, layers: int, activation: str = "relu", eps: float = 0.0) -> np.ndarray:
-    """Growth of the tangent kernel on the zero-mean space at each of these layers of an infinitely wide network.
+    """Returns the growth of an infinitely wide network's tangent kernel on the zero-mean space at each layer.
 
     The gain is 2: at eps = 0 it cancels.
     """
@@ -71,24 +71,24 @@ def recursion(x: np.ndarray, layers: int, activation: str = "relu", eps: float =
 
 
 def orthogonal(batch: int) -> np.ndarray:
-    """Inputs whose batch is at its fixed point behind one layer."""
+    """Returns inputs whose batch is at its fixed point behind one layer."""
     return np.sqrt(batch) * np.eye(batch)
 
 
 def quadrature(batch: int) -> float:
-    """Relative error of a growth rate: of two traces of kernels with the constant mode taken out."""
+    """Returns the relative error of a growth rate, from two traces of kernels without the constant mode."""
     return 2 * (1 + batch) * batch_norm.rule_error(batch - 1)
 
 
 def limit(batches: tuple[int, ...], rates: list[float]) -> tuple[float, float]:
-    """Polynomial in 1/B through all rates, at 1/B = 0; by how much it moves if the smallest batch is left out."""
+    """Extrapolates all rates to 1/B = 0 by a polynomial; the error is the change without the smallest batch."""
     inverse = 1 / np.array(batches)
     values = [np.polyfit(inverse[k:], rates[k:], len(rates) - k - 1)[-1] for k in (0, 1)]
     return float(values[0]), float(abs(values[0] - values[1]))
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
-    """The exact recursion by batch size and its limit; then other conditions; then finite networks."""
+    """Checks the exact recursion by batch size and its limit, then other conditions, then finite networks."""
     evidence = Evidence()
     by_batch(evidence, theory, setting)
     other_conditions(evidence, theory, setting)
@@ -97,7 +97,7 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
 
 
 def by_batch(evidence: Evidence, theory: Theory, setting: Setting) -> None:
-    """Orthogonal inputs; the batch at which the limit is 1 % off."""
+    """Checks orthogonal inputs, and finds the batch at which the limit is 1 % off."""
     rates = {B: float(recursion(orthogonal(B), 3)[-1]) for B in setting.track(BATCHES, "thm2: batches")}
     at, error = limit(BATCHES[1:], [rates[B] for B in BATCHES[1:]])
     evidence.stated(
@@ -130,7 +130,7 @@ def by_batch(evidence: Evidence, theory: Theory, setting: Setting) -> None:
 
 
 def other_conditions(evidence: Evidence, theory: Theory, setting: Setting) -> None:
-    """Another activation, eps, and images in place of orthogonal inputs."""
+    """Checks another activation, eps, and images in place of orthogonal inputs."""
     rate = float(recursion(orthogonal(16), 3, "leaky_relu")[-1])
     error, condition = quadrature(16) * rate, "leaky ReLU, batch of 16"
     evidence.corrected("chi(B)", theory("leaky_relu", 16), rate, error, "quadrature", condition=condition)
@@ -159,7 +159,7 @@ def other_conditions(evidence: Evidence, theory: Theory, setting: Setting) -> No
 
 
 def finite_networks(evidence: Evidence, theory: Theory, setting: Setting) -> None:
-    """Squared gradients of finite networks, by automatic differentiation."""
+    """Checks squared gradients of finite networks, by automatic differentiation."""
     B, layers, widths, draws = setting.size((16, 12, (64, 128), 40), (16, 20, (256, 512), 100))
     keys = jax.random.split(jax.random.key(setting.seed), len(widths))
     found = [gradient_growth(B, layers, width, draws, key) for width, key in zip(widths, keys, strict=True)]
@@ -175,7 +175,7 @@ def finite_networks(evidence: Evidence, theory: Theory, setting: Setting) -> Non
 
 
 def gradient_growth(B: int, layers: int, width: int, draws: int, key: jax.Array) -> tuple[float, float]:
-    """Growth per layer towards the input of the squared weight gradient of a random output, with its standard error."""
+    """Returns the growth per layer, towards the input, of a random output's squared weight gradient, and its error."""
     network, x = fully_connected(layers, width, "batch"), orthogonal(B).astype(np.float32)
 
     @jax.jit
@@ -184,7 +184,7 @@ def gradient_growth(B: int, layers: int, width: int, draws: int, key: jax.Array)
         _, params = network.init(network_key, (-1, B))
         weights = jax.random.normal(output_key, (B, 1))
         gradient = jax.grad(lambda params: (weights * network.apply(params, x)).sum())(params)
-        return (gradient[-2][0]["w"] ** 2).sum(axis=(1, 2))  # of the repeated block, stacked along the first axis
+        return (gradient[-2][0]["w"] ** 2).sum(axis=(1, 2))  # the repeated block's, stacked along the first axis
 
     found = np.array([np.asarray(squares(one), np.float64) for one in jax.random.split(key, draws)])
     first, last = 1, layers - 3  # behind the first layers and before the read-out

@@ -40,13 +40,13 @@ CLAIM = Claim(
 
 
 class Theory(NamedTuple):
-    """Of units with weights W (n, units), h = W^T phi / sqrt(n), over samples of correlation rho.
+    """Moments of units with weights W (n, units), h = W^T phi / sqrt(n), over samples of correlation rho.
 
     Attributes:
         product: E[h(u) h(v)], as printed.
         variance: Var[h], as printed.
-        repaired_product: what it is.
-        repaired_variance: what it is.
+        repaired_product: E[h(u) h(v)], as it is.
+        repaired_variance: Var[h], as it is.
         transition: T_BN(rho; rho0), rho0 the correlation common to all samples.
     """
 
@@ -70,7 +70,7 @@ def _product(w: np.ndarray, rho: float) -> np.ndarray:
 
 
 def _transition(rho: np.ndarray | float, common: float) -> np.ndarray | float:
-    """(phihat(rho) - phihat(rho0)) / (phihat(1) - phihat(rho0)), in the distances that phihat loses from 1."""
+    """Returns (phihat(rho) - phihat(rho0)) / (phihat(1) - phihat(rho0)), in the distances that phihat loses from 1."""
     lost = np.asarray(RELU.dual.cosine_distance(1.0, 1.0, 1 - np.array([*np.atleast_1d(rho), common])))
     return 1 - lost[:-1] / lost[-1]
 
@@ -101,7 +101,7 @@ DEPTH, INPUTS = 12, 6
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
-    """Given weights against samples; the equality at any width; samples with a common correlation; layers it takes."""
+    """Checks given weights, the equality at any width, samples with a common correlation, and the layers it takes."""
     evidence = Evidence()
     given_weights(evidence, theory, setting.size(40_000, 1_000_000), setting.seed)
     every_width(evidence, theory, setting.seed)
@@ -113,7 +113,7 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
 
 @functools.cache  # measured once for all theories
 def sampled_units(draws: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One layer's weights (FAN_IN, UNITS), and its units for two inputs (draws, 2, UNITS): W given, W drawn anew."""
+    """Returns one layer's weights (FAN_IN, UNITS), and units (draws, 2, UNITS) for given and for new weights."""
     layer, previous, inputs = Dense(UNITS), Dense(FAN_IN), pairs_of([RHO])
     sample_key, weight_key = jax.random.split(jax.random.key(seed))
     given = layer.init(weight_key, (-1, FAN_IN))[1]
@@ -129,7 +129,7 @@ def sampled_units(draws: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def given_weights(evidence: Evidence, theory: Theory, draws: int, seed: int) -> None:
-    """Eq. 2, 4 and 5 for one draw of the weights, and averaged over the weights."""
+    """Checks Eq. 2, 4 and 5 for one draw of the weights, and averaged over the weights."""
     w, h, anew = sampled_units(draws, seed)
     because = f"5 standard errors of {draws} samples"
     condition = f"W given, fan-in {FAN_IN}, correlation {RHO}, each of {UNITS} units"
@@ -161,7 +161,7 @@ def given_weights(evidence: Evidence, theory: Theory, draws: int, seed: int) -> 
 
 
 def every_width(evidence: Evidence, theory: Theory, seed: int) -> None:
-    """T_BN of single units with population statistics, from the covariance of all channels: no limit is taken."""
+    """Checks T_BN of single units with population statistics, from the covariance of all channels, at any width."""
     generator = np.random.default_rng(seed)
     duals, mean = np.asarray(RELU.dual(1.0, 1.0, np.array([*GRID, 1.0, 0.0]))), float(RELU.mean(1.0))
     for width in WIDTHS:
@@ -181,7 +181,7 @@ def every_width(evidence: Evidence, theory: Theory, seed: int) -> None:
 
 
 def common_correlation(evidence: Evidence, theory: Theory) -> None:
-    """All samples correlated: the exact kernel of a batch, extrapolated to large ones, against the map."""
+    """Checks correlated samples: the exact kernel of a batch, extrapolated to large batches, against the map."""
     sizes = 32, 64, 128
     found = [_pair_behind_batch_norm(size, INSIDE) for size in sizes]
     coarse, fine = (2 * found[i + 1] - found[i] for i in (0, 1))
@@ -208,7 +208,7 @@ def common_correlation(evidence: Evidence, theory: Theory) -> None:
 
 
 def _pair_behind_batch_norm(size: int, inside: float) -> float:
-    """Correlation behind ReLU, dense layer and batch norm of one pair among inputs that all have COMMON."""
+    """Returns one pair's correlation behind ReLU, dense layer and batch norm, among inputs that all have COMMON."""
     common, between, own = np.asarray(RELU.dual(1.0, 1.0, np.array([COMMON, inside, 1.0])))
     sigma = np.full((size, size), common)
     sigma[0, 1] = sigma[1, 0] = between
@@ -219,7 +219,7 @@ def _pair_behind_batch_norm(size: int, inside: float) -> float:
 
 @functools.cache
 def correlations_by_layer(width: int, draws: int, seed: int) -> CorrelationByLayer:
-    """Weight-centred networks on inputs that all have correlation COMMON."""
+    """Returns correlations by layer of weight-centred networks on inputs that all have correlation COMMON."""
     gram = np.full((INPUTS, INPUTS), COMMON) + (1 - COMMON) * np.eye(INPUTS)
     pairs = np.stack(np.triu_indices(INPUTS, 1), axis=1)
     network = fully_connected(DEPTH, width, "weight_mean")
@@ -227,7 +227,7 @@ def correlations_by_layer(width: int, draws: int, seed: int) -> CorrelationByLay
 
 
 def layers_to_forget(evidence: Evidence, width: int, draws: int, seed: int) -> None:
-    """How a common correlation of 0.9 dies out: finite networks against the recursion."""
+    """Checks how a common correlation of 0.9 dies out: finite networks against the recursion."""
     expected = np.asarray(analyse("relu", normalization="weight_mean").trajectory(COMMON, 40))
     found = correlations_by_layer(width, draws, seed)
     layers = np.array([2, 4, 8, 12])

@@ -39,7 +39,7 @@ WRONG = {
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
-    """Finite blocks; single draws; biases; other activations at their stable gain."""
+    """Checks finite blocks, single draws, biases, and other activations at their stable gain."""
     evidence = Evidence()
     draws = setting.size(10_000, 200_000)
     blocks = measure(False, draws, setting.seed)

@@ -56,7 +56,7 @@ def _block(activation: str = "relu", b_var: float = 0.0) -> MeanField:
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
-    """Finite blocks; single draws; biases; other activations at their stable gain."""
+    """Checks finite blocks, single draws, biases, and other activations at their stable gain."""
     evidence = Evidence()
     draws = setting.size(10_000, 200_000)
     blocks = measure(True, draws, setting.seed)

@@ -47,7 +47,7 @@ ROUNDING = 1e-9  # relative, of largest eigenvalues: some hundred operations a l
 
 
 def by_depth(x: np.ndarray, normalization: str, parts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Largest eigenvalues (depths, full set or mini-batch) of depth 1 to 50, and the kernel of the last."""
+    """Returns largest eigenvalues (depths, full set or mini-batch) of depth 1 to 50, and the last kernel."""
     found = []
     for kernel in tangent_kernels(x, normalization, range(1, DEPTH + 1)):
         found.append(largest_eigenvalues(kernel, parts))
@@ -55,7 +55,7 @@ def by_depth(x: np.ndarray, normalization: str, parts: list[np.ndarray]) -> tupl
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
-    """Infinite width by depth, on digits; then finite networks."""
+    """Checks infinite width by depth, on digits, then finite networks."""
     evidence = Evidence()
     images, batch = setting.size((200, 64), (1797, 128))
     chosen = data.load_digits().subset(images, setting.seed)
@@ -67,7 +67,7 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
 
 
 def infinite(evidence: Evidence, theory: Theory, x: np.ndarray, batch: int, setting: Setting) -> None:
-    """Rates and condition numbers at depth 50; the depth from which on centring bears less."""
+    """Checks rates and condition numbers at depth 50, and the depth from which on centring bears less."""
     parts = mini_batches(len(x), batch, setting.size(3, 10), setting.seed)
     largest, kernels = {}, {}
     for name in setting.track(("none", "weight_mean"), "trainable: kernels"):
@@ -117,7 +117,7 @@ def infinite(evidence: Evidence, theory: Theory, x: np.ndarray, batch: int, sett
 
 
 def finite(evidence: Evidence, theory: Theory, x: np.ndarray, signs: np.ndarray, setting: Setting) -> None:
-    """Rates by bisection against 2/lambda_max of the same networks' own kernels; steps at each one's own rate."""
+    """Checks rates by bisection against 2/lambda_max of the networks' own kernels, and steps at each one's own rate."""
     depth, width, images, draws, steps = setting.size((10, 32, 24, 4, 20), (15, 128, 64, 8, 100))
     inputs, y = x[:images], signs[:images, None]
     keys = jax.random.split(jax.random.key(setting.seed), draws)
@@ -164,7 +164,7 @@ def finite(evidence: Evidence, theory: Theory, x: np.ndarray, signs: np.ndarray,
 def loss_left(
     x: np.ndarray, y: np.ndarray, name: str, depth: int, width: int, steps: int, rate: float, key: jax.Array
 ) -> float:
-    """Loss after training over the loss at the start, of the network that `stability` draws from this key."""
+    """Returns the loss after training over the loss at the start, of the network that `stability` draws from `key`."""
     network = fully_connected(depth, width, name)
     with jax.enable_x64(True):
         params = network.init(jax.random.split(key)[0], (-1, x.shape[1]))[1]
@@ -173,5 +173,5 @@ def loss_left(
 
 
 def interval(values: np.ndarray) -> float:
-    """Half the width of the 99 % confidence interval of the mean."""
+    """Returns half the width of the 99 % confidence interval of the mean."""
     return float(t.isf(0.005, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))

@@ -28,7 +28,7 @@ class Mlp:
 
     Attributes:
         depth: number of hidden layers.
-        data: of `NAMES`.
+        data: name of the data set, a key of `NAMES`.
     """
 
     depth: int
@@ -36,34 +36,34 @@ class Mlp:
 
     @property
     def condition(self) -> str:
-        """What was trained, in words."""
+        """Words for what was trained."""
         return f"MLP on {NAMES[self.data]}, {self.depth} hidden layers"
 
     @property
     def dataset(self) -> Dataset:
-        """Its images."""
+        """The images that it is trained and tested on."""
         return _dataset(self.data)
 
     def trainer(self, normalization: str) -> Trainer:
-        """One compilation for all rates and seeds: SGD of momentum 0.9, batches of 128, a constant learning rate."""
+        """Returns one compilation for all rates and seeds: SGD of momentum 0.9, batches of 128, a constant rate."""
         return _trainer(self, normalization)
 
     def curves(
         self, normalization: str, rates: tuple[float, ...], seeds: tuple[int, ...], epochs: int
     ) -> tuple[Curve, ...]:
-        """The runs, seeds innermost."""
+        """Returns the runs, seeds innermost."""
         return _curves(self, normalization, rates, seeds, epochs)
 
     def best(
         self, part: str, normalization: str, rates: tuple[float, ...], seeds: tuple[int, ...], epochs: int
     ) -> np.ndarray:
-        """Best training or test accuracy in these epochs, (rates, seeds)."""
+        """Returns the best training or test accuracy in these epochs, (rates, seeds)."""
         grid = self.grid(normalization, rates, seeds, epochs)
         found: Table = table(grid, self.curves(normalization, rates, seeds, epochs))
         return found.best(part)[0]
 
     def grid(self, normalization: str, rates: tuple[float, ...], seeds: tuple[int, ...], epochs: int) -> Grid:
-        """The recipes of these runs."""
+        """Returns the grid of the recipes of these runs."""
         return Grid(Recipe(depth=self.depth, width=WIDTH, epochs=epochs), rates, seeds, (normalization,))
 
 
@@ -87,16 +87,16 @@ def _curves(
 
 
 def seeds_of(seed: int, count: int) -> tuple[int, ...]:
-    """Others for every seed of a check."""
+    """Returns seeds of networks, which differ for every seed of a check."""
     return tuple(range(seed * count, (seed + 1) * count))
 
 
 def interval(values: np.ndarray, least: float) -> float:
-    """Half the width of the confidence interval of the mean, and `least` where the values hardly differ."""
+    """Returns half the width of the mean's confidence interval, and `least` where the values hardly differ."""
     count = len(values)
     return float(max(t.isf((1 - CONFIDENCE) / 2, count - 1) * values.std(ddof=1) / count**0.5, least))
 
 
 def because(count: int, least: str) -> str:
-    """Where `interval` comes from."""
+    """Returns words for where `interval` comes from."""
     return f"Student's t at 99 % for {count} seeds, at least {least}"

@@ -27,7 +27,7 @@ KINDS = {
 }
 
 
-PIXELS = 1.5  # of a picture for one of the page, so that it is sharp on fine screens
+PIXELS = 1.5  # pixels of a picture for one of the page, so that it is sharp on fine screens
 
 
 class Source(NamedTuple):
@@ -49,7 +49,7 @@ class Picture(NamedTuple):
 
 
 def page(records: Sequence[Record], run: Record) -> str:
-    """The page, from the records of `claims.json`."""
+    """Returns the page, made from the records of `claims.json`."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -83,12 +83,12 @@ def _slug(verdict: str) -> str:
 
 
 def _anchor(file: str, number: int) -> str:
-    """Of a line of a source."""
+    """Returns the anchor of a line of a source."""
     return f"{file.removesuffix('.py').replace('/', '-')}-L{number}"
 
 
 def _once(records: Sequence[Record], things_of: Any) -> dict[str, list[Any]]:
-    """By claim, its things that no claim before it has: each stands on the page once."""
+    """Returns for each claim the things that no claim before it has, so that each stands on the page once."""
     seen: set[str] = set()
     found: dict[str, list[Any]] = {}
     for one in records:

@@ -8,7 +8,7 @@ from .record import Record, papers_of, title_of
 
 
 def markdown(records: Sequence[Record], run: Record) -> str:
-    """The whole report as Markdown; formulas stay LaTeX between dollar signs."""
+    """Returns the whole report as Markdown; formulas stay LaTeX between dollar signs."""
     lines = [f"# {title_of(records, run)}", "", *map(_paper, papers_of(records)), "", _run_line(run), ""]
     lines += _table(
         ("claim", "source", "verdict", "recorded", "expected", "measured", "tolerance", "s"),
@@ -99,6 +99,6 @@ def _cell(text: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """Text on one line, with no tags in it but those that formulas contain."""
+    """Returns a text on one line, without tags except inside of formulas."""
     pieces = split(" ".join(text.split()))
     return "".join(f"${piece}$" if formula else piece.replace("<", "&lt;") for formula, piece in pieces)

@@ -25,7 +25,7 @@ def prepare_folder(folder: Path) -> None:
 
 
 def write_report(folder: Path, judged: Sequence[Judged], setting: Setting, network: str = "") -> Path:
-    """Writes report.html, claims.json and claims.md into `folder`, which is made if needed; the path of the page.
+    """Writes report.html, claims.json and claims.md into `folder`, which is made if needed; returns the page's path.
 
     A report that was there before stays whole until all three are written.
 

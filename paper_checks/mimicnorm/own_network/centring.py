@@ -31,7 +31,7 @@ CLAIM = Claim(
 
 
 def check(setting: Setting, subject: Subject) -> Evidence:
-    """Ten steps three ways, from a centred start as stated; momentum, Adam and the network's own start beside it."""
+    """Takes ten steps three ways: from a centred start as stated, then with momentum, Adam and its own start."""
     evidence = Evidence()
     unknown = [f"{name} {leaf.shape}" for name, leaf in subject.weights.items() if subject.fan_ins[name] is None]
     if unknown:
@@ -59,7 +59,7 @@ def check(setting: Setting, subject: Subject) -> Evidence:
 
 
 def _of_sums(subject: Subject) -> Mask:
-    """Every array of which the fan-in is known, and more than one weight."""
+    """Returns a mask of every array whose fan-in is known and more than one weight."""
 
     def mask(path: Path, leaf: Any) -> bool:
         fan_in = subject.axes(path, leaf)
@@ -99,8 +99,8 @@ def _compare_training(evidence: Evidence, subject: Subject, setting: Setting) ->
 
 
 def _three_ways(subject: Subject, optimiser: Any, start: Any, seed: int) -> tuple[Any, Any, Any, Any]:
-    """Weights by centring after each step, by the projected gradient, through W = V P, and the first again with the
-    inputs' last bits changed."""
+    """Trains by centring after each step, by the projected gradient, through W = V P, and by centring once more with
+    the inputs' last bits changed; returns the four sets of weights."""
     x = jnp.asarray(subject.x)
     bits, targets = jax.random.split(jax.random.key(seed))
     y = subject.f(start, x)
@@ -131,7 +131,7 @@ def _three_ways(subject: Subject, optimiser: Any, start: Any, seed: int) -> tupl
 def _train(
     subject: Subject, optimiser: Any, start: Any, x: jax.Array, y: jax.Array, forward: Change, gradient: Change
 ) -> Any:
-    """Parameters after full-batch steps on 1/2 sum |f - y|^2."""
+    """Returns the parameters after full-batch steps on 1/2 sum |f - y|^2."""
 
     def loss(params: Any) -> jax.Array:
         return jnp.sum((subject.f(forward(params), x) - y) ** 2) / 2
@@ -145,6 +145,6 @@ def _train(
 
 
 def _distance(left: Any, right: Any) -> float:
-    """Root of the summed squares of all differences; of `left` itself for None."""
+    """Returns the root of the summed squares of all differences, or for None of `left` itself."""
     difference = left if right is None else jax.tree.map(lambda a, b: np.float64(a) - np.float64(b), left, right)
     return math.sqrt(sum(float(np.sum(np.float64(leaf) ** 2)) for leaf in jax.tree.leaves(difference)))

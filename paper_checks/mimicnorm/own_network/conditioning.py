@@ -25,7 +25,7 @@ CLAIM = Claim(
 
 
 def check(setting: Setting, subject: Subject) -> Evidence:
-    """The measured kernel, averaged over outputs, against the infinitely wide straight network's."""
+    """Compares the measured kernel, averaged over outputs, with that of an infinitely wide straight network."""
     del setting
     found, evidence = subject.found, Evidence()
     depth = found.products - 1
@@ -68,6 +68,6 @@ def _infinite(depth: int, normalization: str, x: Any) -> Spectrum:
 
 
 def _error(found: Spectrum) -> float:
-    """What rounding of eigenvalues does to their ratio: kappa (r / largest + r / smallest)."""
+    """Returns the error that rounding r of eigenvalues makes in their ratio: kappa (r / largest + r / smallest)."""
     largest, smallest = (float(found.eigenvalues_scaled[index]) for index in (0, -1))
     return found.condition_number * found.rounding * (1 / largest + 1 / smallest)

@@ -26,7 +26,7 @@ SHOWN = 6  # layers
 
 
 def check(setting: Setting, subject: Subject) -> Evidence:
-    """Outputs as stated; pre-activations of every layer where the network shows them."""
+    """Checks outputs as stated, and pre-activations of every layer where the network shows them."""
     del setting
     growth, evidence = subject.found.growth, Evidence()
     if np.isnan(growth.outputs):
@@ -72,7 +72,7 @@ def _layers(evidence: Evidence, subject: Subject, network: Layer) -> None:
 
 
 def cosines(values: np.ndarray) -> Float64[np.ndarray, "n n"]:
-    """Between rows, whatever their shape; 0 with a row of zeros."""
+    """Returns the cosines between rows of any shape; with a row of zeros they are 0."""
     rows = np.asarray(jnp.reshape(values, (len(values), -1)), np.float64)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     rows = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
@@ -80,7 +80,7 @@ def cosines(values: np.ndarray) -> Float64[np.ndarray, "n n"]:
 
 
 def mean_off_diagonal(matrix: Float64[np.ndarray, "n n"]) -> tuple[float, float]:
-    """Mean over pairs of different inputs, and its jackknife standard error over inputs (0 for fewer than 4)."""
+    """Returns the mean over pairs of different inputs, and its jackknife error over inputs (0 for fewer than 4)."""
     n = len(matrix)
     off = matrix - np.diag(np.diag(matrix))
     total = off.sum()

@@ -21,7 +21,7 @@ CLAIM = Claim(
 
 
 def check(setting: Setting, subject: Subject) -> Evidence:
-    """The verdict of `diagnose` as a comparison: ordered and critical networks miss, undecided ones are open."""
+    """Makes the verdict of `diagnose` a comparison: ordered and critical networks miss, undecided ones are open."""
     del setting
     found, evidence = subject.found, Evidence()
     evidence.note(f"Diagnosis: {found.verdict.phase}. {found.verdict.reason}.")

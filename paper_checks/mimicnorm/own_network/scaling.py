@@ -23,7 +23,7 @@ CLAIM = Claim(
 
 
 def check(setting: Setting, subject: Subject) -> Evidence:
-    """<W, dL/dW> for a random loss, and W doubled, for every array of two or more axes."""
+    """Checks <W, dL/dW> for a random loss, and W doubled, for every array of two or more axes."""
     evidence = Evidence()
     with subject.precision:
         found = {name: values for name, values in _measured(subject, setting.seed).items() if np.isfinite(values).all()}
@@ -51,7 +51,7 @@ def check(setting: Setting, subject: Subject) -> Evidence:
 
 
 def _measured(subject: Subject, seed: int) -> dict[str, tuple[float, float]]:
-    """|cos(W, dL/dW)| and |f(2 W) - f(W)| / |f(W)| by array; NaN for one without a gradient."""
+    """Returns |cos(W, dL/dW)| and |f(2 W) - f(W)| / |f(W)| by array; NaN for one without a gradient."""
     x = jnp.asarray(subject.x)
 
     @jax.jit
