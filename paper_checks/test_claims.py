@@ -16,7 +16,7 @@ def marked(name):
     return pytest.param(name, marks=[pytest.mark.full] * (name in CHECKS[name].paper.slow))
 
 
-@pytest.mark.parametrize("name", map(marked, CHECKS))
+@pytest.mark.parametrize("name", [marked(name) for name in CHECKS])
 def test_verdict_is_the_one_on_record(name):
     judged = run(name, Setting())
     missed = [row for row in judged.evidence.rows if not row.held]
