@@ -146,7 +146,7 @@ def test_the_page_and_the_markdown_name_the_papers(records):
     assert "Second, Eq. 1" in text
     assert markdown(records, RUN).startswith(
         "# The claims of the Made Up and Second papers, checked\n\n"
-        "- Made Up: Of &lt;nothing>: & all, arXiv:2001.00001\n- Second: Another\n"
+        "- Made Up is “Of &lt;nothing>: & all”, arXiv:2001.00001\n- Second is “Another”\n"
     )
     assert "<h1>The claims of the Made Up paper, checked</h1>" in page(records[:1], RUN)
 

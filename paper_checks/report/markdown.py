@@ -31,7 +31,7 @@ def markdown(records: Sequence[Record], run: Record) -> str:
 
 def _paper(paper: Record) -> str:
     where = f", arXiv:{paper['arxiv']}" if paper["arxiv"] else ""
-    return f"- {paper['name']}: {_prose(paper['title'])}{where}"
+    return f"- {paper['name']} is “{_prose(paper['title'])}”{where}"
 
 
 def _section(one: Record) -> list[str]:
