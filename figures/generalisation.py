@@ -1,6 +1,6 @@
 """Test accuracy of infinitely wide networks by depth: what trains fastest need not be what generalises.
 
-Every network here fits its training images perfectly at the end of training, the weight-centred one ever faster: its
+Every network here fits its training images perfectly at the end of training, the weight-centered one ever faster: its
 condition number goes to 1. It does so because its kernel becomes the identity, and what is learnt of one image says
 nothing of another: the mean prediction on test images, over infinitely many networks, vanishes. Two accuracies come of
 it. The mean prediction's own (kernel regression) asks only for the order of the classes, which is left in outputs
@@ -156,7 +156,7 @@ def draw(result: Result) -> Figure:
         panel.set_xlabel("hidden layers")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     described = next(iter(facts["data sets"].values()))
-    centered = "mean image subtracted" if described["centering of images"] == "dataset" else "not centred"
+    centered = "mean image subtracted" if described["centering of images"] == "dataset" else "not centered"
     note(
         figure,
         f"ReLU, infinite width, stable gain, no bias, trained to the end on {facts['training images']} images "

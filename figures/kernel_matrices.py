@@ -1,7 +1,7 @@
 """NNGP and NTK matrices of one batch of images through the depth, and their spectra, by normalisation.
 
 Six networks, four pictures. With equal variances of all inputs a layer norm before a ReLU only rescales, and one behind
-it is weight centring up to a constant: `compute` measures both. Behind the last batch norm the tangent kernel is
+it is weight centering up to a constant: `compute` measures both. Behind the last batch norm the tangent kernel is
 P Theta P / s^2 for the outputs of one draw (see `last_batch_norm`); there is no NNGP of inputs alone, and P K P / s^2
 stands in its place: as K is the tangent kernel of training only the read-out, so is this, behind the last batch norm.
 """

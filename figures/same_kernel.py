@@ -1,9 +1,9 @@
-"""Is weight centring's kernel batch normalisation's? One pair at a time yes, as matrices no, behind a last BN nearly.
+"""Is weight centering's kernel batch normalisation's? One pair at a time yes, as matrices no, behind a last BN nearly.
 
 The maps of one pair's correlation agree in a large batch of uncorrelated inputs. What inputs have in common, batch
-normalisation removes in one layer, weight centring a factor at a time. And batch normalisation's NTK keeps a constant
+normalisation removes in one layer, weight centering a factor at a time. And batch normalisation's NTK keeps a constant
 mode. A last batch normalisation removes that, and the straight network's outlier as well; what then singles out weight
-centring is the rate. Batch normalisation slows down: it remembers unequal distances from the batch's mean.
+centering is the rate. Batch normalisation slows down: it remembers unequal distances from the batch's mean.
 """
 
 import warnings
@@ -103,7 +103,7 @@ def compute(config: Config, track: Track) -> Result:
 
 
 def draw(result: Result) -> Figure:
-    """Draws the map of pairs, condition numbers of centred and of raw images, and those behind a last batch norm."""
+    """Draws the map of pairs, condition numbers of centered and of raw images, and those behind a last batch norm."""
     facts = result.facts
     figure, (left, middle, right) = panels(3, height=3.2, share=False)
     draw_pairs(left, result)
@@ -136,7 +136,7 @@ def draw_pairs(axes: Axes, result: Result) -> None:
 
 
 def draw_condition_numbers(axes: Axes, result: Result) -> None:
-    """Draws condition numbers by depth, of centred images (solid) and of raw ones (dotted)."""
+    """Draws condition numbers by depth, of centered images (solid) and of raw ones (dotted)."""
     a = result.arrays
     for row, name in enumerate(COLORS):
         if name == "none":

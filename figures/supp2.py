@@ -18,7 +18,7 @@ NORMALIZATIONS = ("batch", "weight_mean")
 
 
 def compute(config: Config, track: Track) -> Result:
-    """Returns correlations of the same pairs under both normalisations, with their centre and spread in each layer."""
+    """Returns correlations of the same pairs under both normalisations, with their center and spread in each layer."""
     depth, width, count, batch, draws = pairs.settings(config)
     inputs = load_inputs(config, batch, image_centering="dataset")
     measured = {name: pairs.measure(config, inputs, name) for name in track(NORMALIZATIONS, "supp2: networks")}

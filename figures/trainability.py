@@ -1,8 +1,8 @@
 """Does decorrelation make a network trainable? The NTK's largest eigenvalue by depth, and rates of finite ones.
 
-Weight centring takes the outlier of order m out of the tangent kernel of m inputs, and with it the condition number to
+Weight centering takes the outlier of order m out of the tangent kernel of m inputs, and with it the condition number to
 1. The largest learning rate is another matter: it is 2/lambda_max, and while the outlier goes, the diagonal grows by
-chi_1 = 1.4669 a layer. So centring allows larger rates in shallow networks on many inputs, and rates smaller by orders
+chi_1 = 1.4669 a layer. So centering allows larger rates in shallow networks on many inputs, and rates smaller by orders
 of magnitude in deep ones, sooner for a mini-batch, whose outlier is small, than for the full set.
 """
 
@@ -94,11 +94,11 @@ def compute(config: Config, track: Track) -> Result:
 
 def facts_of(a: dict[str, np.ndarray], chosen: Settings, trained: int) -> dict[str, object]:
     """Returns the numbers that decide the question."""
-    straight, centred = a["largest"]
+    straight, centered = a["largest"]
     ratio = a["rate"] / a["bound"] - 1
     return {
         "first depth at which weight mean has the larger lambda_max, full set and mini-batch": [
-            first_depth(a["depths"], centred[:, column] > straight[:, column]) for column in (0, 1)
+            first_depth(a["depths"], centered[:, column] > straight[:, column]) for column in (0, 1)
         ],
         "lambda_max of the full set at the largest depth": {
             name: float(values[-1, 0]) for name, values in zip(NETWORKS, a["largest"], strict=True)

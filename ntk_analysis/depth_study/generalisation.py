@@ -16,7 +16,7 @@ class Measures(NamedTuple):
         ensemble: test accuracy of the mean prediction over infinitely many networks; no scale of the outputs moves it.
         single: expected test accuracy of one network, which starts from outputs of the scale of `nngp`.
         condition_number: condition number of the kernel of the training images.
-        explained: share of the squares of the centred one-hot test targets that the mean prediction explains.
+        explained: share of the squares of the centered one-hot test targets that the mean prediction explains.
         training: training accuracy.
     """
 
