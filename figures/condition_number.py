@@ -58,7 +58,7 @@ def compute(config: Config, track: Track) -> Result:
 
 
 def draw(result: Result) -> Figure:
-    """Draws straight networks on the left, with their limits (m + 3)/3, and weight-centered ones less 1 on the right."""
+    """Draws straight networks on the left, with their limits (m + 3)/3, weight-centered ones less 1 on the right."""
     a = result.arrays
     figure, (left, right) = panels(2, height=2.9, share=False)
     depths, (straight, centered) = a["depths"], a["condition_number"]

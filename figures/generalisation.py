@@ -77,7 +77,10 @@ def by_split(pairs: np.ndarray, labels: np.ndarray, splits: int, seed: int) -> n
     generator, half = np.random.default_rng(seed), len(labels) // 2
     orders = [generator.permutation(len(labels)) for _ in range(splits)]
     found = [
-        [[measure(pair[0], kernel, labels, order[:half], order[half:], seed) for order in orders] for kernel in pair]
+        [
+            [measure(pair[0], kernel, labels, train=order[:half], test=order[half:], seed=seed) for order in orders]
+            for kernel in pair
+        ]
         for pair in pairs
     ]
     return np.moveaxis(np.array(found), -1, 0)

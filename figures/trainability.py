@@ -74,7 +74,7 @@ def compute(config: Config, track: Track) -> Result:
     keys = jax.random.split(jax.random.key(config.seed), chosen.draws)
     cases = [(name, depth) for name in NETWORKS for depth in chosen.trained_depths]
     measured = [
-        [stability(trained, name, depth, chosen.width, chosen.steps, key) for key in keys]
+        [stability(trained, name, depth=depth, width=chosen.width, steps=chosen.steps, key=key) for key in keys]
         for name, depth in track(cases, "trainability: networks")
     ]
     shape = (len(NETWORKS), len(chosen.trained_depths), chosen.draws)

@@ -204,7 +204,7 @@ BAD = [
     ("net.py:network --store k --count -1", "ask for 1 to 30"),
     ("net.py:network --store k --memory 10", "needs"),
     ("net.py:network --store k --memory much", "'4GiB'"),
-    ("net.py:network --store k --layout all", "choose one of full, diagonal, trace"),
+    ("net.py:network --store k --layout all", "'all' is not one of 'full', 'diagonal', 'trace'"),
     ("net.py:network --store k --method magic", "choose one of auto, jacobian"),
     ("net.py:network --store k --method layerwise", "network of layers"),
     ("net.py:network --store k --kernel nkt", "--kernel"),

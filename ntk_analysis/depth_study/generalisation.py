@@ -28,7 +28,7 @@ class Measures(NamedTuple):
 
 
 def measure(
-    nngp: np.ndarray, kernel: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int
+    nngp: np.ndarray, kernel: np.ndarray, labels: np.ndarray, *, train: np.ndarray, test: np.ndarray, seed: int
 ) -> Measures:
     """Trains on one part of the images by `kernel` to the end, from outputs of covariance `nngp`, and tests on another.
 

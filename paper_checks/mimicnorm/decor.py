@@ -243,8 +243,8 @@ def narrow_and_deep(evidence: Evidence, theory: Theory, measured: dict[int, Corr
     evidence.edge(
         "width",
         float(order / 0.1),
-        f"in narrower weight-centered networks the spread is more than 10 % wider than predicted (by {order:.2g}/width, from "
-        f"widths {widths[0]} and {widths[1]})",
+        f"in narrower weight-centered networks the spread is more than 10 % wider than predicted (by "
+        f"{order:.2g}/width, from widths {widths[0]} and {widths[1]})",
     )
     moved = np.flatnonzero(np.abs(deep[39:] - deep[39]) > np.hypot(noise[39:], noise[39]))
     evidence.edge(

@@ -66,7 +66,7 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
     for name in setting.track(("none", "weight_mean"), "generalises: kernels"):
         deep[name] = kernels(x, name, DEPTHS)
         found[name] = [
-            [measure(nngp, ntk, labels, order[:half], order[half:], setting.seed) for order in orders]
+            [measure(nngp, ntk, labels, train=order[:half], test=order[half:], seed=setting.seed) for order in orders]
             for nngp, ntk in deep[name]
         ]
     for index in (DEPTHS.index(50), DEPTHS.index(2)):

@@ -25,7 +25,7 @@ class Theory(NamedTuple):
 CLAIM = Claim(
     id="lem1_supplement",
     title="Lemma 1 with the fan-out",
-    statement="Lemma 1 in the supplement's version: the factor of the centered layer is (n_o - 1)/n_o, n_o its fan-out.",
+    statement="Lemma 1 in the supplement's version: the centered layer's factor is (n_o - 1)/n_o, n_o its fan-out.",
     source="Lemma 1, supplement",
     formula=r"\mathbb{E}_W[\bar\Phi(\rho)] = \frac{n_o-1}{n_o}\,\mathbb{E}_W[\Phi(\rho) - \Phi(0)]",
     recorded=Verdict.FAILS,

@@ -123,7 +123,7 @@ def finite(evidence: Evidence, theory: Theory, x: np.ndarray, signs: np.ndarray,
     keys = jax.random.split(jax.random.key(setting.seed), draws)
     rates, left = {}, {}
     for name in setting.track(("none", "weight_mean"), "trainable: networks"):
-        found = [stability(inputs, name, depth, width, steps, key) for key in keys]
+        found = [stability(inputs, name, depth=depth, width=width, steps=steps, key=key) for key in keys]
         rates[name] = np.array([one.rate for one in found])
         evidence.corrected(
             "largest stable learning rate, by bisection",
