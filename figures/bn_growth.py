@@ -15,11 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ntk_analysis import batch_norm, spectrum
+from ntk_analysis.common.progress import Track
 from ntk_analysis.meanfield import analyse
 from ntk_analysis.networks import fully_connected
 
 from .condition_number import condition_numbers, depths_up_to
-from .config import Config, Result, Track, describe_inputs, load_inputs
+from .config import Config, Result, describe_inputs, load_inputs
 from .style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION, note, panels
 
 ACTIVATIONS = {"relu": BLACK, "identity": ORANGE}

@@ -7,9 +7,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ntk_analysis import Kernel, spectrum
+from ntk_analysis.common.progress import Track
 from ntk_analysis.depth_study.kernels import readouts
 
-from .config import Config, Inputs, Result, Track, describe_inputs, load_inputs
+from .config import Config, Inputs, Result, describe_inputs, load_inputs
 from .style import BLACK, BLUE, GREEN, ORANGE, VERMILION, note, panels
 
 NORMALIZATIONS = ("none", "weight_mean")

@@ -1,18 +1,14 @@
 """What a figure is computed from, and what comes out of it."""
 
 import functools
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from ntk_analysis import data
 from ntk_analysis.data import ImageCentering
-
-Track: TypeAlias = Callable[[Iterable[Any], str], Iterable[Any]]
-"""track(steps, description): the same steps, with or without a progress bar."""
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from ntk_analysis import spectrum
+from ntk_analysis.common.progress import Track
 from ntk_analysis.descent import ScaleInvariance, against_linearised, scale_invariance
 from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.layers import Serial
 from ntk_analysis.networks import fully_connected
 
-from .config import Config, Result, Track, describe_inputs, load_inputs
+from .config import Config, Result, describe_inputs, load_inputs
 from .style import BLACK, BLUE, GREEN, ORANGE, VERMILION, note, panels
 
 LOOKS = {"none": ("none", VERMILION, "o"), "weight_mean": ("weight mean", BLUE, "s")}

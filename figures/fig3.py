@@ -3,8 +3,10 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from ntk_analysis.common.progress import Track
+
 from . import channels
-from .config import Config, Result, Track, describe_inputs, load_inputs
+from .config import Config, Result, describe_inputs, load_inputs
 from .style import note, panels
 
 NORMALIZATIONS = ("batch", "weight_mean")

@@ -16,10 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ntk_analysis import data
+from ntk_analysis.common.progress import Track
 from ntk_analysis.depth_study.generalisation import DRAWS, Measures, measure
 from ntk_analysis.depth_study.kernels import kernels
 
-from .config import Config, Inputs, Result, Track, load_images, prepare
+from .config import Config, Inputs, Result, load_images, prepare
 from .kernel_matrices import KERNELS, TWINS
 from .style import BLACK, BLUE, VERMILION, note, panels
 

@@ -20,10 +20,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ntk_analysis import last_batch_norm, spectrum
+from ntk_analysis.common.progress import Track
 from ntk_analysis.depth_study.kernels import kernels, unit_diagonal
 
 from .condition_number import ROUNDING
-from .config import Config, Inputs, Result, Track, describe_inputs, load_images, prepare
+from .config import Config, Inputs, Result, describe_inputs, load_images, prepare
 from .style import BLACK, PAGE, note
 
 TITLES = {

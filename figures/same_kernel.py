@@ -15,11 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ntk_analysis import batch_norm, spectrum
+from ntk_analysis.common.progress import Track
 from ntk_analysis.depth_study.kernels import kernels
 from ntk_analysis.meanfield import analyse
 
 from .condition_number import ROUNDING, depths_up_to
-from .config import Config, Result, Track, load_inputs
+from .config import Config, Result, load_inputs
 from .kernel_matrices import behind_last_batch_norm
 from .style import BLACK, BLUE, GREEN, PURPLE, VERMILION, note, panels
 

@@ -8,10 +8,11 @@ formula here, and the band drawn is measured.
 import numpy as np
 from matplotlib.figure import Figure
 
+from ntk_analysis.common.progress import Track
 from ntk_analysis.correlation import predicted_spread
 
 from . import pairs
-from .config import Config, Result, Track, describe_inputs, load_inputs
+from .config import Config, Result, describe_inputs, load_inputs
 from .style import note, panels
 
 NORMALIZATIONS = ("batch", "weight_mean")

@@ -15,10 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ntk_analysis import spectrum
+from ntk_analysis.common.progress import Track
 from ntk_analysis.depth_study.kernels import tangent_kernels
 from ntk_analysis.depth_study.trainability import first_depth, largest_eigenvalues, mini_batches, stability
 
-from .config import Config, Result, Track, describe_inputs, load_inputs
+from .config import Config, Result, describe_inputs, load_inputs
 from .style import BLACK, BLUE, VERMILION, note, panels
 
 NETWORKS = ("none", "weight_mean")

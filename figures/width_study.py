@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from ntk_analysis.common.progress import Track
 from ntk_analysis.layers import Serial
 from ntk_analysis.networks import fully_connected
 from ntk_analysis.width_study import (
@@ -25,7 +26,7 @@ from ntk_analysis.width_study import (
     width_study,
 )
 
-from .config import Config, Result, Track, describe_inputs, load_inputs
+from .config import Config, Result, describe_inputs, load_inputs
 from .style import BLACK, BLUE, GREEN, ORANGE, VERMILION, note, panels
 
 LOOKS = {

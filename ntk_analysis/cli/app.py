@@ -20,6 +20,7 @@ from ntk_analysis.cli.progress import Interrupted
 from ntk_analysis.cli.sweep import sweep
 from ntk_analysis.cli.theory import meanfield, phase
 from ntk_analysis.cli.train import train
+from ntk_analysis.common.messages import one_line
 
 INTERRUPTED = 130  # exit status after Ctrl-C, the same as in shells
 
@@ -68,11 +69,6 @@ def options(
     """What normalisation does to the neural tangent kernel: theory, measurement, figures."""
 
 
-def one_line(message: object) -> str:
-    """A message without line breaks."""
-    return " ".join(str(message).split())
-
-
 def main() -> None:
     """Runs the command line; every error is one line on stderr and exit status 2, never a traceback."""
     warnings.showwarning = lambda message, *_args, **_kwargs: print(f"warning: {one_line(message)}", file=sys.stderr)
@@ -81,7 +77,7 @@ def main() -> None:
     except typer.TyperException as error:
         fail(getattr(error, "format_message", lambda: error)())
     except (ArithmeticError, ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
-        fail(one_line(error) or type(error).__name__)
+        fail(one_line(error))
     except Interrupted as told:
         interrupted(told)
     except (KeyboardInterrupt, typer.Abort):

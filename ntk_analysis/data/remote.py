@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ntk_analysis.common.messages import one_line
 from ntk_analysis.data.cifar import CIFAR10, CIFAR100, Distribution, read_cifar10, read_cifar100
-from ntk_analysis.data.files import DataError, for_split, one_line
+from ntk_analysis.data.files import DataError, for_split
 from ntk_analysis.data.idx import read_mnist
 from ntk_analysis.data.images import ImageSet
 

@@ -18,9 +18,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ntk_analysis.common.cluster import ONE_AT_A_TIME, Workers, one_line, results
+from ntk_analysis.common.cluster import ONE_AT_A_TIME, Workers, results
 from ntk_analysis.common.files import write_whole
-from ntk_analysis.empirical.runs import Job, Runner, Sink, Steps, Tile, Track, description
+from ntk_analysis.common.messages import one_line
+from ntk_analysis.common.progress import Track
+from ntk_analysis.empirical.runs import Job, Runner, Sink, Steps, Tile, description
 from ntk_analysis.empirical.store import JOB, KernelStore
 from ntk_analysis.empirical.tiles import Tiles
 

@@ -2,15 +2,14 @@
 
 import hashlib
 import json
-import platform
 from dataclasses import asdict, fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
+from ntk_analysis.common.provenance import made_by
 from ntk_analysis.empirical.identity import identity, same_function
 from ntk_analysis.empirical.plans import TilePlan
 from ntk_analysis.empirical.runs import Job
@@ -31,11 +30,7 @@ def manifest(job: Job) -> Manifest:
         "plan": asdict(job.plan) | {"dtype": job.plan.dtype.name},
         "sha256": {name: fingerprint(getattr(job, name)) for name in ARRAYS},
         "f": identity(job),
-        "made by": {
-            **{name: version(name) for name in ("ntk-analysis", "jax", "numpy", "zarr")},
-            "python": platform.python_version(),
-            "device": jax.local_devices()[0].device_kind,
-        },
+        "made by": made_by("ntk-analysis", "jax", "numpy", "zarr"),
     }
 
 

@@ -12,7 +12,7 @@ epoch, so that a run that is resumed behind any epoch is the run that was never 
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -254,15 +254,34 @@ def fit(
     kept = None if folder is None else RunFolder(folder, recipe, trainer.dataset, resume=resume)
     if kept is not None:
         state, done = kept.restore(state)
-    while len(done) < recipe.epochs and not (done and done[-1].diverged):
-        start = time.perf_counter()
-        state, metrics = trainer.epoch(state, epoch_key(recipe.seed, len(done) + 1))
-        metrics = jax.device_get(metrics)  # waits for the device
-        done.append(epoch_record(len(done) + 1, metrics, trainer.ignorant_loss, time.perf_counter() - start))
+    for now, epoch in epochs(trainer, recipe, state, done):
+        state = now
+        done.append(epoch)
         if kept is not None:
-            kept.save(state, done[-1])
-        each(done[-1])
+            kept.save(state, epoch)
+        each(epoch)
     return Run(trainer, state, tuple(done))
+
+
+def epochs(trainer: Trainer, recipe: Recipe, state: State, done: Sequence[Epoch] = ()) -> Iterator[tuple[State, Epoch]]:
+    """Trains the epochs behind those done, until the last or until training diverges: the state and record of each.
+
+    Args:
+        trainer: trainer of this recipe; its own may have another learning rate or seed.
+        recipe: recipe with the number of epochs, and the seed of shuffles and augmentation.
+        state: state after the epochs that are done.
+        done: records of those epochs.
+    """
+    diverged = bool(done) and done[-1].diverged
+    for number in range(len(done) + 1, recipe.epochs + 1):
+        if diverged:
+            return
+        start = time.perf_counter()
+        state, metrics = trainer.epoch(state, epoch_key(recipe.seed, number))
+        metrics = jax.device_get(metrics)  # waits for the device
+        epoch = epoch_record(number, metrics, trainer.ignorant_loss, time.perf_counter() - start)
+        diverged = epoch.diverged
+        yield state, epoch
 
 
 def in_turn(step: Callable[..., Any], state: Any, xs: Any) -> tuple[Any, Any]:

@@ -18,12 +18,13 @@ import jax.numpy as jnp
 
 from ntk_analysis.common.cluster import ONE_AT_A_TIME, Workers, results
 from ntk_analysis.common.memory import available_bytes
+from ntk_analysis.common.provenance import made_by
 from ntk_analysis.training.dataset import Dataset
-from ntk_analysis.training.loop import Trainer, epoch_key
+from ntk_analysis.training.loop import Trainer, epoch_key, epochs
 from ntk_analysis.training.memory import kept_by
 from ntk_analysis.training.metrics import Epoch, epoch_record
 from ntk_analysis.training.recipe import Recipe
-from ntk_analysis.training.run_file import Curve, hardware_and_versions
+from ntk_analysis.training.run_file import LIBRARIES, Curve
 
 Trained: TypeAlias = Generator[list[Curve], None, None]
 COPIES = 3  # copies of weights and optimizer: before a step, after it, and the gradient
@@ -128,21 +129,14 @@ def lanes(trainer: Trainer) -> int:
 
 def train_group(trainer: Trainer, recipes: Sequence[Recipe], size: int) -> list[Curve]:
     """Trains these runs at once, by the program for `size` of them."""
-    epochs = [one(trainer, recipe) for recipe in recipes] if size == 1 else abreast(trainer, recipes, size)
-    return [Curve(recipe, curve, hardware_and_versions()) for recipe, curve in zip(recipes, epochs, strict=True)]
+    curves = [one(trainer, recipe) for recipe in recipes] if size == 1 else abreast(trainer, recipes, size)
+    return [Curve(recipe, curve, made_by(*LIBRARIES)) for recipe, curve in zip(recipes, curves, strict=True)]
 
 
 def one(trainer: Trainer, recipe: Recipe) -> tuple[Epoch, ...]:
     """Trains one run, until it ends or diverges."""
-    state = trainer.init(recipe.seed, recipe.learning_rate)
-    epochs = list[Epoch]()
-    while len(epochs) < recipe.epochs and not (epochs and epochs[-1].diverged):
-        start = time.perf_counter()
-        state, metrics = trainer.epoch(state, epoch_key(recipe.seed, len(epochs) + 1))
-        metrics = jax.device_get(metrics)  # waits for the device
-        seconds = time.perf_counter() - start
-        epochs.append(epoch_record(len(epochs) + 1, metrics, trainer.ignorant_loss, seconds))
-    return tuple(epochs)
+    start = trainer.init(recipe.seed, recipe.learning_rate)
+    return tuple(epoch for _, epoch in epochs(trainer, recipe, start))
 
 
 def abreast(trainer: Trainer, recipes: Sequence[Recipe], size: int) -> list[tuple[Epoch, ...]]:
