@@ -6,19 +6,22 @@ import pkgutil
 from dataclasses import is_dataclass
 
 import ntk_analysis
+from ntk_analysis.layers import Layer
+from ntk_analysis.training import Recipe
+from ntk_analysis.training.sweep import Grid
 
 BY_POSITION = 4
 KINDS = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def members(name, value):
-    """Names and functions of a public function, or of a class; the fields of a record are a result, no call."""
+    """Names and functions of a public function, or of a class; the fields of a record are no arguments of a call."""
     if inspect.isfunction(value):
         yield name, value
     elif inspect.isclass(value):
         for key, each in vars(value).items():
             function = each.__func__ if isinstance(each, classmethod | staticmethod) else each
-            made = key == "__init__" and not is_dataclass(value)
+            made = key == "__init__" and (not is_dataclass(value) or issubclass(value, Layer | Recipe | Grid))
             if inspect.isfunction(function) and (made or not key.startswith("_")):
                 yield f"{name}.{key}", function
 

@@ -1,6 +1,6 @@
 """Two-dimensional convolution: straight, weight-centered or weight-standardised."""
 
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from ntk_analysis.infinite.distances import rounding_error
 from ntk_analysis.infinite.kernel import Kernel, map_covariance, rounding
 from ntk_analysis.layers.base import Params, Shape, SingleLayer, check_image
 from ntk_analysis.layers.weights import Weights, check_weights
-from ntk_analysis.layers.windows import Window, window
+from ntk_analysis.layers.windows import Padding, Window, window
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Conv(SingleLayer):
     channels: int
     kernel_size: int | tuple[int, int] = 3
     stride: int | tuple[int, int] = 1
-    padding: str = "same"
+    padding: Padding = "same"
+    _: KW_ONLY
     w_var: float = 1.0
     b_var: float = 0.0
     center: bool = False

@@ -1,6 +1,6 @@
 """Fully connected layer: straight, weight-centered or weight-standardised."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,7 @@ class Dense(SingleLayer):
     width: int
     w_var: float = 1.0
     b_var: float = 0.0
+    _: KW_ONLY
     center: bool = False
     standardize: bool = False
 

@@ -23,6 +23,7 @@ from ntk_analysis.layers import (
     Serial,
 )
 from ntk_analysis.layers.base import Params
+from ntk_analysis.layers.windows import Padding
 
 NORMALIZATIONS = ("none", "weight_mean", "weight_standardization", "batch", "layer", "layer_post")
 """Names of the normalisations of hidden layers; `common.normalizations.TABLE` has all names that networks take."""
@@ -143,7 +144,7 @@ def convolutional(
     center_readout: bool = True,
     eps: float = 0.0,
     kernel_size: int | tuple[int, int] = 3,
-    padding: str = "same",
+    padding: Padding = "same",
     readout: str = "flatten",
 ) -> Serial:
     """Convolutional network of `depth` convolutions of stride 1 and a dense read-out, for (batch, h, w, c) images.
@@ -197,7 +198,7 @@ def residual(
     eps: float = 0.0,
     scale: str | float = "1/sqrt(l)",
     kernel_size: int | tuple[int, int] | None = None,
-    padding: str = "same",
+    padding: Padding = "same",
     readout: str = "flatten",
 ) -> Serial:
     """Pre-activation residual network: a layer, `blocks` times x + scale_l * weights(activation(x)), a read-out.
