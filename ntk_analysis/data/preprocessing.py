@@ -9,6 +9,7 @@ from ntk_analysis.data.files import DataError
 from ntk_analysis.data.images import check_finite, describe_rows
 
 ImageCentering: TypeAlias = Literal["none", "dataset"]
+"""What is subtracted from images before they are scaled: nothing, or the mean of the images given."""
 
 
 def preprocess(
