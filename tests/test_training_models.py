@@ -92,7 +92,7 @@ def test_parameters_are_those_torchvision_publishes(name, normalization):
     ],
 )
 def test_parameters_at_cifar_size(name, count):
-    options = {"normalization": "none"} if name == "mlp" else {}
+    options = {"normalization": "none" if name == "mlp" else "batch_norm"}
     assert parameters(abstract(name, classes=100, **options)) == count
 
 
