@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from ntk_analysis.gaussian import no_derivative, safe_sqrt
 from ntk_analysis.kernel import Kernel
 
-KernelOf: TypeAlias = Callable[[jax.Array, jax.Array | None], Kernel]
+Numbers: TypeAlias = tuple[jax.Array, ...]
+KernelOf: TypeAlias = Callable[[Numbers, jax.Array, jax.Array | None], Kernel]
 
 # step |s| in units of the largest entry: second derivatives are good to a rounding over it, first ones to its square
 SHIFT = {"float64": 1e-7, "float32": 1e-6}
@@ -40,30 +41,36 @@ def may_hold_zeros(*arrays: jax.Array | None) -> bool:
         return True
 
 
-def with_derivatives_at_zeros(kernel_of: KernelOf, x1: jax.Array, x2: jax.Array | None) -> Kernel:
-    """kernel_of(x1, x2), with derivatives by inputs that are right at zeros, too.
+def with_derivatives_at_zeros(kernel_of: KernelOf, numbers: Numbers, x1: jax.Array, x2: jax.Array | None) -> Kernel:
+    """kernel_of(numbers, x1, x2), with derivatives by inputs that are right at zeros, too.
 
-    Where a pair's variance is 0, the derivative of `distance` is minus that of the covariance, for `Kernel.nngp`.
+    A network's traced `numbers` are an argument, for what has derivatives of its own must not close over them. Where a pair's variance is 0, the derivative of `distance` is minus that of the covariance, for `Kernel.nngp`.
     """
 
-    def arrays_at(x1: jax.Array, x2: jax.Array | None) -> tuple[list[jax.Array], _Structure]:
-        leaves, tree = jax.tree.flatten(kernel_of(x1, x2))
+    def arrays_at(
+        numbers: Numbers, x1: jax.Array, x2: jax.Array | None
+    ) -> tuple[list[jax.Array], _Structure]:
+        leaves, tree = jax.tree.flatten(kernel_of(numbers, x1, x2))
         return leaves, _Structure(tree)
 
     arrays = jax.custom_jvp(arrays_at)
 
     @arrays.defjvp
     def _(primals: Any, tangents: Any) -> tuple[Any, Any]:
-        shifts = [_beside_zeros(x, side) for side, x in enumerate(primals)]
+        numbers, *inputs = primals
+        number_tangents, *input_tangents = tangents
+        shifts = [_beside_zeros(x, side) for side, x in enumerate(inputs)]
         any_zero = jnp.any(jnp.stack([jnp.any(shift != 0) for shift in shifts if shift is not None]))
 
-        def with_covariance(x1: jax.Array, x2: jax.Array | None) -> tuple[list[jax.Array], _Structure, jax.Array]:
-            leaves, structure = arrays_at(x1, x2)
+        def with_covariance(
+            x1: jax.Array, x2: jax.Array | None
+        ) -> tuple[list[jax.Array], _Structure, jax.Array]:
+            leaves, structure = arrays_at(numbers, x1, x2)
             return leaves, structure, _kernel(leaves, structure).covariance.value
 
         def at(sign: jax.Array) -> tuple[Any, Any]:
-            moved = [x if shift is None else x + sign * shift for x, shift in zip(primals, shifts, strict=True)]
-            return jax.jvp(with_covariance, tuple(moved), tuple(tangents))
+            moved = [x if shift is None else x + sign * shift for x, shift in zip(inputs, shifts, strict=True)]
+            return jax.jvp(with_covariance, tuple(moved), tuple(input_tangents))
 
         def side(_: None, sign: jax.Array) -> tuple[None, Any]:
             # without zeros there is no other side
@@ -78,7 +85,7 @@ def with_derivatives_at_zeros(kernel_of: KernelOf, x1: jax.Array, x2: jax.Array 
         without = _root(jax.lax.stop_gradient(kernel)) == 0
         found = _kernel([jnp.where(any_zero, x.sum(0) / 2, x[0]) for x in slopes[0]], structure)
         by_covariance = -slopes[2].sum(0) / 2
-        inputs = sum((jnp.sum(x) for x in primals if x is not None), jnp.zeros((), x1.dtype))
+        total = sum((jnp.sum(x) for x in inputs if x is not None), jnp.zeros((), x1.dtype))
         root, step = _root(right), SHIFT[x1.dtype.name]
         bent_distance = jnp.where(
             without,
@@ -90,12 +97,16 @@ def with_derivatives_at_zeros(kernel_of: KernelOf, x1: jax.Array, x2: jax.Array 
         found = replace(
             found,
             distance=jnp.where(without, by_covariance, found.distance)
-            * no_derivative(inputs, any_zero & bent_distance),
-            ntk_scaled=found.ntk_scaled * no_derivative(inputs, any_zero & bent_ntk),
+            * no_derivative(total, any_zero & bent_distance),
+            ntk_scaled=found.ntk_scaled * no_derivative(total, any_zero & bent_ntk),
         )
-        return (leaves, structure), (jax.tree.leaves(found), structure)
+        moving = jax.tree.leaves(found)
+        if numbers:  # by them at the inputs themselves
+            _, (by_numbers, _) = jax.jvp(lambda n: arrays_at(n, *inputs), (numbers,), (number_tangents,))
+            moving = [jnp.add(*pair) for pair in zip(moving, by_numbers, strict=True)]
+        return (leaves, structure), (moving, structure)
 
-    return _kernel(*arrays(x1, x2))
+    return _kernel(*arrays(numbers, x1, x2))
 
 
 def _kernel(leaves: list[jax.Array], structure: _Structure) -> Kernel:

@@ -23,6 +23,7 @@ from ntk_analysis.batch_norm.separation import (
 )
 from ntk_analysis.gaussian import safe_divide, safe_sqrt
 from ntk_analysis.precision import HeldArray, Real
+from ntk_analysis.pytrees import compiled_by_structure
 
 Result = TypeVar("Result")
 Vector = Float[jax.Array, " B"]
@@ -95,7 +96,7 @@ class Moments(NamedTuple):
         return self.size[:, None] * self.size[None, :] * (1 - self.distance)
 
 
-_compiled = functools.partial(jax.jit, static_argnames=("phi", "rule", "needed"))
+_compiled = functools.partial(compiled_by_structure, static=("phi", "rule", "needed"))
 
 
 @_compiled
@@ -103,7 +104,7 @@ def nngp_integral(sigma: Matrix, eps: Real, rounding: Real, *, phi: PiecewiseLin
     """`kernels.nngp` without its checks; like all functions here it gives NaN where the checks would raise an error."""
     batch = _prepare(sigma, None, eps, rounding)
     total = _integrate(lambda m: m.value, batch, phi, rule)
-    return _where(batch.rank >= needed, len(sigma) * total)
+    return _where(_exists(batch, needed), len(sigma) * total)
 
 
 @_compiled
@@ -204,11 +205,16 @@ def _where(condition: jax.Array, result: jax.Array) -> jax.Array:
 
 
 def _off_kink(batch: Batch, phi: PiecewiseLinear) -> Bool[jax.Array, ""]:
-    return ~batch.on_kink if phi.bent != 0 else jnp.array(True)
+    return ~batch.on_kink if phi.kinked else jnp.array(True)
+
+
+def _exists(batch: Batch, needed: int) -> Bool[jax.Array, ""]:
+    """Whether the integral is finite: at eps = 0 from the rank `needed` on, else from 1 on."""
+    return batch.rank >= jnp.where(batch.floor == 0, needed, 1)
 
 
 def _differentiable(batch: Batch, phi: PiecewiseLinear, needed: int) -> Bool[jax.Array, ""]:
-    return (batch.rank >= needed) & _off_kink(batch, phi)
+    return _exists(batch, needed) & _off_kink(batch, phi)
 
 
 def _prepare(sigma: Matrix, apart: Matrix | None, eps: Real, rounding: Real) -> Batch:

@@ -44,6 +44,8 @@ class Conv(SingleLayer):
     center: bool = False
     standardize: bool = False
 
+    couples_batch = False
+
     def __post_init__(self) -> None:
         check_weights(self.channels, self.weights)
         window(self.kernel_size, self.stride, self.padding)

@@ -14,6 +14,7 @@ from ntk_analysis.layers.base import Params, Shape, SingleLayer
 
 
 def _standardize(x: jax.Array, axis: int | tuple[int, ...], eps: float) -> jax.Array:
+    check_eps(eps)
     centered = x - jnp.mean(x, axis=axis, keepdims=True)
     deviation = safe_sqrt(jnp.mean(centered**2, axis=axis, keepdims=True) + eps)
     return safe_divide(centered, deviation, 0.0)  # a constant channel becomes 0, not NaN
@@ -52,6 +53,8 @@ class BatchNorm(_Normalization):
 
     train_scale: bool = False
     train_shift: bool = False
+
+    couples_batch = True
 
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
         del key
@@ -120,6 +123,8 @@ class LayerNorm(_Normalization):
         eps: number added to the variance.
     """
 
+    couples_batch = False
+
     def compute(self, params: Params, x: jax.Array) -> jax.Array:
         del params
         return _standardize(x, -1, self.eps)
@@ -157,6 +162,8 @@ class LastBatchNorm(_Normalization):
     Attributes:
         eps: number added to the variance.
     """
+
+    couples_batch = True
 
     def compute(self, params: Params, x: jax.Array) -> jax.Array:
         return BatchNorm(self.eps).compute(params, x)
