@@ -4,7 +4,7 @@ import os
 import sys
 import tempfile
 
-from ntk_analysis import quick_compilation
+from ntk_analysis.common import quick_compilation
 
 # Where Python is told to keep no bytecode, this run and its workers and commands share some for as long as it takes:
 # compiling the modules of JAX and SciPy is half of the start of each process.

@@ -15,8 +15,8 @@ import numpy as np
 from timing import OURS, THEIRS, faster, finished, header, in_turns, write
 
 from ntk_analysis import reference
-from ntk_analysis.angular_fit import angular_function
 from ntk_analysis.infinite import infinite_kernel
+from ntk_analysis.infinite.angle_fit import angular_function
 from ntk_analysis.layers import Layer
 from ntk_analysis.networks import fully_connected
 from ntk_analysis.reference.comparison import permissive

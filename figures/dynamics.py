@@ -17,10 +17,10 @@ from matplotlib.ticker import NullFormatter
 from figures.config import Config, Result, Track, describe_inputs, load_inputs
 from figures.style import BLACK, BLUE, GREEN, ORANGE, VERMILION, note, panels
 from ntk_analysis import spectrum
+from ntk_analysis.descent import ScaleInvariance, against_linearised, scale_invariance
 from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.layers import Serial
 from ntk_analysis.networks import fully_connected
-from ntk_analysis.training import ScaleInvariance, against_linearised, scale_invariance
 
 LOOKS = {"none": ("none", VERMILION, "o"), "weight_mean": ("weight mean", BLUE, "s")}
 WIDTH_COLORS = (VERMILION, ORANGE, GREEN, BLUE)

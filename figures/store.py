@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from figures.config import Config, Result
-from ntk_analysis.files import write_together
+from ntk_analysis.common.files import write_together
 
 LARGE_PNG = 300_000  # bytes; pictures of many colours take a third of it with a palette of 256, and look the same
 

@@ -19,9 +19,9 @@ from figures.condition_number import readouts
 from figures.config import Config, Result, Track, describe_inputs, load_inputs
 from figures.style import BLACK, BLUE, VERMILION, note, panels
 from ntk_analysis import spectrum
+from ntk_analysis.descent import largest_stable_learning_rate
 from ntk_analysis.empirical import empirical_ntk
 from ntk_analysis.networks import fully_connected
-from ntk_analysis.training import largest_stable_learning_rate
 
 NETWORKS = ("none", "weight_mean")
 LABELS = {"none": "none", "weight_mean": "weight mean"}

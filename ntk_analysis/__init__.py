@@ -16,6 +16,7 @@ _MODULES = {
     "compilation_cache",
     "correlation",
     "data",
+    "descent",
     "diagnosis",
     "empirical",
     "last_batch_norm",
@@ -31,11 +32,11 @@ _MODULES = {
 _OBJECTS = {
     "AnyKernel": "any_kernel",
     "EmpiricalKernel": "empirical",
-    "Kernel": "kernel",
+    "Kernel": "infinite",
     "empirical_nngp": "empirical",
     "empirical_ntk": "empirical",
     "infinite_kernel": "infinite",
-    "kernels_by_depth": "by_depth",
+    "kernels_by_depth": "networks.by_depth",
     "open_kernel": "empirical",
 }
 

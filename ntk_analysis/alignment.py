@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from ntk_analysis.any_kernel import AnyKernel, entries
-from ntk_analysis.arrays import concrete
-from ntk_analysis.precision import AnyArray
+from ntk_analysis.common.arrays import concrete
+from ntk_analysis.common.precision import AnyArray
 from ntk_analysis.spectrum.matrix import entry_error, machine_eps
 
 RESOLVED = 0.01  # error of a centred alignment above which it comes with a warning

@@ -6,10 +6,10 @@ from typing import NamedTuple, TypeAlias, TypeVar
 import jax
 import numpy as np
 
-from ntk_analysis.arrays import concrete
+from ntk_analysis.common.arrays import concrete
+from ntk_analysis.common.precision import AnyArray
 from ntk_analysis.empirical import EmpiricalKernel, open_kernel
-from ntk_analysis.kernel import Kernel
-from ntk_analysis.precision import AnyArray
+from ntk_analysis.infinite.kernel import Kernel
 
 OneArray = TypeVar("OneArray", jax.Array, np.ndarray)
 

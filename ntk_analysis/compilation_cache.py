@@ -18,7 +18,7 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 
-from ntk_analysis.files import write_whole
+from ntk_analysis.common.files import write_whole
 
 VARIABLE = "NTK_ANALYSIS_CACHE"
 DIGESTS = "digests.json"

@@ -28,9 +28,9 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from ntk_analysis.any_kernel import AnyKernel, as_array, output_by_output
-from ntk_analysis.arrays import real_array
 from ntk_analysis.batch_norm.checks import check_eps
-from ntk_analysis.precision import AnyArray, HeldArray, Real, float_array, is_traced, numpy_in_float64
+from ntk_analysis.common.arrays import real_array
+from ntk_analysis.common.precision import AnyArray, HeldArray, Real, float_array, is_traced, numpy_in_float64
 from ntk_analysis.spectrum.conditioning import from_eigenvalues
 from ntk_analysis.spectrum.matrix import as_matrix as checked_matrix
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_analysis.infinite import input_kernel
-from ntk_analysis.kernel import Kernel
+from ntk_analysis.infinite.compute import input_kernel
+from ntk_analysis.infinite.kernel import Kernel
 from ntk_analysis.layers import Layer, Serial
 from ntk_analysis.networks import fully_connected
 

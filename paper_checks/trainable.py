@@ -9,9 +9,9 @@ from scipy.stats import t
 
 from figures.trainability import first_depth, largest_eigenvalues, mini_batches, stability, tangent_kernels
 from ntk_analysis import data, spectrum
+from ntk_analysis.descent import loss_curve
 from ntk_analysis.meanfield import analyse
 from ntk_analysis.networks import fully_connected
-from ntk_analysis.training import loss_curve
 from paper_checks.contract import Claim, Evidence, Relation, Setting, Verdict
 
 Theory: TypeAlias = Callable[[np.ndarray], float]

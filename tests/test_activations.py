@@ -13,7 +13,7 @@ from tiers import full
 
 from ntk_analysis import activations
 from ntk_analysis.activations import NAMED, Quadrature, get
-from ntk_analysis.panels import panels
+from ntk_analysis.activations.panels import panels
 
 INTEGRATED = [name for name, activation in NAMED.items() if isinstance(activation, Quadrature)]
 SHOWN = ["tanh"]  # of those: one with kinks is in test_quadrature.py

@@ -13,13 +13,13 @@ from tiers import full
 
 from ntk_analysis import batch_norm, last_batch_norm, meanfield, spectrum
 from ntk_analysis.alignment import alignment, target_alignment
-from ntk_analysis.arrays import NotRealNumbersError, concrete, real_array
+from ntk_analysis.common.arrays import NotRealNumbersError, concrete, real_array
+from ntk_analysis.common.precision import float_array
 from ntk_analysis.correlation import layer_correlations
 from ntk_analysis.diagnosis.checks import chosen_inputs
 from ntk_analysis.empirical import empirical_nngp, empirical_ntk, plan
 from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.layers import Activation, Dense, Serial
-from ntk_analysis.precision import float_array
 from ntk_analysis.regression import GradientFlow, KernelClassifier, KernelRegressor
 from ntk_analysis.width_study import Convergence, fit_power_law, width_study
 

@@ -15,9 +15,10 @@ from averages import STANDARD_ERRORS, both, deviation, finite_average, images, r
 from test_kernel import equations
 from tiers import full
 
-from ntk_analysis import image_tiles, quick_compilation
-from ntk_analysis.image_tiles import kernel_in_tiles
-from ntk_analysis.infinite import infinite_kernel, input_kernel
+from ntk_analysis.common import quick_compilation
+from ntk_analysis.infinite import image_tiles
+from ntk_analysis.infinite.compute import infinite_kernel, input_kernel
+from ntk_analysis.infinite.image_tiles import kernel_in_tiles
 from ntk_analysis.layers import (
     Activation,
     AvgPool,

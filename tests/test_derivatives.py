@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntk_analysis import image_tiles, infinite, tiled
-from ntk_analysis.infinite import infinite_kernel
+from ntk_analysis.infinite import compute, image_tiles, infinite_kernel, vector_tiles
 from ntk_analysis.layers import (
     Activation,
     AvgPool,
@@ -178,12 +177,12 @@ def test_of_other_paths(path, name, monkeypatch):
         x = images(3)
     expected = slopes(sums(network))(x)
     if path == "tiles":
-        monkeypatch.setattr(tiled, "TILE", 2)
-        monkeypatch.setattr(infinite, "TILE", 2)
+        monkeypatch.setattr(vector_tiles, "TILE", 2)
+        monkeypatch.setattr(compute, "TILE", 2)
     elif path == "angle":
-        monkeypatch.setattr(infinite, "FEWEST_PAIRS", 1)
+        monkeypatch.setattr(compute, "FEWEST_PAIRS", 1)
     else:
-        for module in (infinite, image_tiles):
+        for module in (compute, image_tiles):
             monkeypatch.setattr(module, "PLACES", 4 * 6)
     jax.clear_caches()  # of programs that took the other path
     found = slopes(sums(network))(x)

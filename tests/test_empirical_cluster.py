@@ -112,7 +112,7 @@ def test_errors(threads, tmp_path, monkeypatch):
     lock = threading.Lock()
     one_line(ValueError, "give store=PATH", f, on=on)
     one_line(TypeError, "cannot be sent to workers", lambda p, x: f(p, x) if lock else x, on=on, store=tmp_path / "l")
-    monkeypatch.setattr("ntk_analysis.cluster.PATIENCE", "1s")
+    monkeypatch.setattr("ntk_analysis.common.cluster.PATIENCE", "1s")
     one_line(ConnectionError, "no workers at scheduler tcp", f, on=Cluster("tcp://127.0.0.1:1"), store=tmp_path / "m")
     for options in ({}, {"workers": 0}, {"scheduler": threads, "workers": 2}):
         with pytest.raises(ValueError, match="number of workers"):

@@ -9,8 +9,8 @@ import pytest
 from test_empirical_store import MEMORY, OPTIONS
 from tiers import full
 
+from ntk_analysis.common.finite import require_finite
 from ntk_analysis.empirical import empirical_nngp, empirical_ntk, plan
-from ntk_analysis.finite import require_finite
 from ntk_analysis.layers import Activation, Conv, Dense, Flatten, Serial
 from ntk_analysis.regression import KernelRegressor
 

@@ -15,8 +15,8 @@ from tiers import full
 
 from ntk_analysis import spectrum
 from ntk_analysis.activations import get
-from ntk_analysis.infinite import infinite_kernel, input_kernel
-from ntk_analysis.kernel import Kernel
+from ntk_analysis.infinite.compute import infinite_kernel, input_kernel
+from ntk_analysis.infinite.kernel import Kernel
 from ntk_analysis.layers import Activation, Dense, Repeat, Residual, Serial
 from ntk_analysis.networks import fully_connected
 

@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from ntk_analysis import infinite, memory
-from ntk_analysis.infinite import infinite_kernel, input_kernel
+from ntk_analysis.common import memory
+from ntk_analysis.infinite import compute
+from ntk_analysis.infinite.compute import infinite_kernel, input_kernel
 from ntk_analysis.layers import Activation, AvgPool, BatchNorm, Conv, Dense, Flatten, Serial
 from ntk_analysis.networks import convolutional, fully_connected, residual
 
@@ -20,7 +21,7 @@ def asked(network, shape, *, crossed=None, dtype=np.float32):
     """Bytes that infinite_kernel asks for."""
     numbers = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(infinite, "require_memory", lambda needed, what, cure: numbers.append(needed))
+        patch.setattr(compute, "require_memory", lambda needed, what, cure: numbers.append(needed))
         x2 = None if crossed is None else jax.ShapeDtypeStruct(crossed, dtype)
         jax.eval_shape(lambda x, y: infinite_kernel(network, x, y).ntk_scaled, jax.ShapeDtypeStruct(shape, dtype), x2)
     (number,) = numbers
@@ -42,7 +43,7 @@ def test_too_large_a_kernel_is_refused_before_it_is_computed(monkeypatch, networ
     x = np.ones((3, 4, 5, 2))
     needed = asked(network, x.shape, dtype=x.dtype)
     available(monkeypatch, 1)
-    monkeypatch.setattr(infinite, "_propagate", None)  # would raise another error
+    monkeypatch.setattr(compute, "_propagate", None)  # would raise another error
     with pytest.raises(MemoryError, match=words) as caught:
         infinite_kernel(network, x)
     message = str(caught.value)

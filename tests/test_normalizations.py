@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 
 from ntk_analysis import networks
 from ntk_analysis.cli.app import app
+from ntk_analysis.common.normalizations import TABLE, infinite_name, row_of, trained_name
 from ntk_analysis.layers import LastBatchNorm
 from ntk_analysis.meanfield import analyse
 from ntk_analysis.networks import fully_connected
-from ntk_analysis.normalizations import TABLE, infinite_name, row_of, trained_name
 from ntk_analysis.training import NORMALIZATIONS, Recipe, build, sweep
 from ntk_analysis.training.memory import account
 

@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose
 from tiers import full
 
 from ntk_analysis import spectrum
-from ntk_analysis.kernel import Kernel
+from ntk_analysis.infinite.kernel import Kernel
 from ntk_analysis.spectrum import UnresolvedSpectrumWarning, analyse, training_curve
 
 seeds = st.integers(0, 2**32 - 1)

@@ -16,7 +16,7 @@ from distributed import LocalCluster
 from tiers import full
 
 from ntk_analysis import cli, data
-from ntk_analysis.cluster import Workers, results
+from ntk_analysis.common.cluster import Workers, results
 from ntk_analysis.training.dataset import hold_out, load_dataset
 from ntk_analysis.training.recipe import Recipe
 from ntk_analysis.training.run_file import read_runs
@@ -202,7 +202,7 @@ def test_command_with_runs_at_once(cluster, run, tmp_path):
     ],
 )
 def test_workers_that_are_not_there(options, told, run, monkeypatch):
-    monkeypatch.setattr("ntk_analysis.cluster.PATIENCE", "1s")
+    monkeypatch.setattr("ntk_analysis.common.cluster.PATIENCE", "1s")
     status, err = run(*options.split())
     assert status == 2
     assert err.startswith("error: ")

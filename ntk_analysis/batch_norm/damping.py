@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ntk_analysis.precision import Real
+from ntk_analysis.common.precision import Real
 
 Matrix: TypeAlias = Float[jax.Array, "B B"]
 Array = TypeVar("Array", jax.Array, np.ndarray)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ntk_analysis.activations import PiecewiseLinear
+from ntk_analysis.activations.angles import safe_divide, safe_sqrt
 from ntk_analysis.batch_norm.checks import centered_covariance, rounding_limit
 from ntk_analysis.batch_norm.damping import Matrix, center, damped, eigen, half_log_det, matmul
 from ntk_analysis.batch_norm.rules import Rule, nodes_and_log_weights
@@ -21,9 +22,8 @@ from ntk_analysis.batch_norm.separation import (
     damped_apart,
     entries_apart,
 )
-from ntk_analysis.gaussian import safe_divide, safe_sqrt
-from ntk_analysis.precision import HeldArray, Real
-from ntk_analysis.pytrees import compiled_by_structure
+from ntk_analysis.common.precision import HeldArray, Real
+from ntk_analysis.common.pytrees import compiled_by_structure
 
 Result = TypeVar("Result")
 Vector = Float[jax.Array, " B"]

@@ -13,7 +13,7 @@ from ntk_analysis.batch_norm.checks import check_covariance, check_eps, checked,
 from ntk_analysis.batch_norm.damping import Matrix, center
 from ntk_analysis.batch_norm.kernels import HeldSquare, Square
 from ntk_analysis.batch_norm.separation import cosine_distances, entries_apart
-from ntk_analysis.precision import Real, float_array, is_traced, numpy_in_float64
+from ntk_analysis.common.precision import Real, float_array, is_traced, numpy_in_float64
 
 
 def large_batch_nngp(sigma: Square, activation: str | Activation = "relu", eps: float = 0.0) -> HeldSquare:

@@ -19,7 +19,7 @@ from ntk_analysis import activations
 from ntk_analysis.activations import Activation, PiecewiseLinear
 from ntk_analysis.batch_norm.checks import check_covariance, check_eps, checked, rounding_of
 from ntk_analysis.batch_norm.damping import Matrix, center, matmul
-from ntk_analysis.precision import AnyArray, Real, is_traced, numpy_in_float64
+from ntk_analysis.common.precision import AnyArray, Real, is_traced, numpy_in_float64
 
 BLOCK_ENTRIES = 2**20  # numbers in one block of samples, 8 MB
 HALF_CELL = 2.0**-31  # from the corner to the middle of a cell of a Sobol point, which has 30 bits: never 0 or 1

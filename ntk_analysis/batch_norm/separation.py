@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
+from ntk_analysis.activations.angles import into_range, safe_divide, safe_sqrt
 from ntk_analysis.batch_norm.damping import Matrix, matmul
-from ntk_analysis.gaussian import into_range, safe_divide, safe_sqrt
-from ntk_analysis.precision import Real
+from ntk_analysis.common.precision import Real
 
 CLOSE = 1e-4  # share of the variances below which a difference makes inputs close; a covariance holds others to 1e-12
 

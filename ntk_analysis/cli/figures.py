@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from ntk_analysis import quick_compilation
 from ntk_analysis.cli.options import Centering
 from ntk_analysis.cli.progress import progress
+from ntk_analysis.common import quick_compilation
 
 if TYPE_CHECKING:
     from figures.config import Config

@@ -34,10 +34,10 @@ def kernel(
     seed: Annotated[int, Option(help="Seed of the subset.", min=0)] = 0,
 ) -> None:
     """NNGP and NTK of a fully connected network on images, float64, with the NTK's spectrum."""
-    from ntk_analysis.files import require_suffix, write_whole
+    from ntk_analysis.cli.output import kernel_record, write_kernel
+    from ntk_analysis.common.files import require_suffix, write_whole
     from ntk_analysis.infinite import infinite_kernel
     from ntk_analysis.networks import fully_connected
-    from ntk_analysis.results import kernel_record, write_kernel
 
     require_suffix(out, (".npz", ".json"))
     network = fully_connected(depth, 1, normalization, activation, w_var=w_var, b_var=b_var, eps=eps)

@@ -58,7 +58,7 @@ def memory(
     which is a bound before compilation.
     """
     changed = changes(memory, locals())
-    from ntk_analysis.files import require_suffix, write_whole
+    from ntk_analysis.common.files import require_suffix, write_whole
     from ntk_analysis.training.memory import TABLE_1, TABLE_3, WHY, Published
 
     if out is not None:
@@ -84,7 +84,7 @@ def memory(
 
 def _names(model: str, wanted: Sequence[str]) -> list[str]:
     """Batch norm and the others: those wanted, or all that there are for this network."""
-    from ntk_analysis.normalizations import trained_name
+    from ntk_analysis.common.normalizations import trained_name
     from ntk_analysis.training.models import MODELS, RESIDUAL
     from ntk_analysis.training.models.layers import check
     from ntk_analysis.training.normalization import NORMALIZATIONS

@@ -30,9 +30,9 @@ def diagnose(
     The phase is ordered, critical or chaotic. f(params, x) is a pure JAX function, or f is a network of
     ntk_analysis.layers; params is any tree of float arrays; x holds float inputs, of shape (n, ...).
     """
+    from ntk_analysis.common.files import require_suffix, write_whole
     from ntk_analysis.diagnosis import diagnose as diagnosed
     from ntk_analysis.diagnosis import load_network
-    from ntk_analysis.files import require_suffix, write_whole
 
     if out is not None:
         require_suffix(out, (".json",))

@@ -62,7 +62,7 @@ def sweep(
     With --workers or --scheduler, runs are tasks of Dask; if a worker dies, another one trains its runs.
     """
     check_workers(workers, scheduler)
-    from ntk_analysis.cluster import Workers
+    from ntk_analysis.common.cluster import Workers
     from ntk_analysis.training.recipe import Recipe
     from ntk_analysis.training.sweep import Grid
 

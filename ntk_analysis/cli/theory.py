@@ -21,9 +21,9 @@ def meanfield(
     out: Annotated[Path | None, Option(help="File for the table, .json.")] = None,
 ) -> None:
     """One layer as a map of variances and correlations: q*, chi_1, phase, fixed points."""
-    from ntk_analysis.files import require_suffix, write_whole
+    from ntk_analysis.cli.output import meanfield_table
+    from ntk_analysis.common.files import require_suffix, write_whole
     from ntk_analysis.meanfield import analyse
-    from ntk_analysis.results import meanfield_table
 
     if out is not None:
         require_suffix(out, (".json",))
@@ -45,9 +45,9 @@ def phase(
     out: Annotated[Path | None, Option(help="File for the whole diagram, .npz.")] = None,
 ) -> None:
     """Phase over weight and bias variance: a map of letters for ordered, critical and chaotic."""
-    from ntk_analysis.files import require_suffix, write_whole
+    from ntk_analysis.cli.output import grid, phase_map, save_phase_diagram
+    from ntk_analysis.common.files import require_suffix, write_whole
     from ntk_analysis.meanfield import phase_diagram
-    from ntk_analysis.results import grid, phase_map, save_phase_diagram
 
     if out is not None:
         require_suffix(out, (".npz",))

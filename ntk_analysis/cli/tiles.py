@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_analysis.cli.progress import Interrupted, progress
+from ntk_analysis.common.memory import available_bytes, gib
 from ntk_analysis.diagnosis import load_network
 from ntk_analysis.empirical import Cluster, Devices, TilePlan, empirical_nngp, empirical_ntk
 from ntk_analysis.empirical import plan as planned
@@ -21,7 +22,6 @@ from ntk_analysis.empirical.kernels import budget
 from ntk_analysis.empirical.runs import Runner
 from ntk_analysis.empirical.store import find_store
 from ntk_analysis.layers import Layer
-from ntk_analysis.memory import available_bytes, gib
 
 OF_USERS = (AssertionError, AttributeError, LookupError)  # errors that only a user's function raises, never the library
 

@@ -195,7 +195,7 @@ def memory(trainer: Any) -> str:
     """Text on the memory that training holds at once, from shapes; the compiler's temporaries come on top."""
     import jax
 
-    from ntk_analysis.memory import gib
+    from ntk_analysis.common.memory import gib
     from ntk_analysis.training.memory import kept_by
 
     state = [leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(trainer.init, 0))]

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Integer, Real
 
-from ntk_analysis.arrays import real_array
+from ntk_analysis.common.arrays import real_array
+from ntk_analysis.common.precision import AnyArray, wants_float64
 from ntk_analysis.correlation.pairs import checked_pairs, cosine, pearson
 from ntk_analysis.correlation.recording import LayersOf, Seen, hidden_layers
 from ntk_analysis.correlation.statistics import ChannelDistributions, CorrelationByLayer, UndefinedCorrelationWarning
 from ntk_analysis.layers import Layer
-from ntk_analysis.precision import AnyArray, wants_float64
 
 OBSERVABLES: tuple[str, ...] = ("activation", "pre_activation", "before_normalization", "cosine")
 Seed: TypeAlias = int | np.integer | jax.Array

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Integer
 
-from ntk_analysis.arrays import concrete
-from ntk_analysis.gaussian import safe_divide
+from ntk_analysis.activations.angles import safe_divide
+from ntk_analysis.common.arrays import concrete
 
 PAIRS_AT_ONCE = 1024  # pairs whose channels are gathered together; bounds memory when there are millions of pairs
 

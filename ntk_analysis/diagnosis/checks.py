@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_analysis.arrays import concrete
+from ntk_analysis.common.arrays import concrete
+from ntk_analysis.common.precision import wants_float64
 from ntk_analysis.diagnosis.loading import first_line
 from ntk_analysis.empirical.functions import Flat, check_inputs, check_params, count_outputs, flattened
 from ntk_analysis.empirical.tiles import Network
 from ntk_analysis.empirical.whole_models import refuse_whole_models
 from ntk_analysis.layers import Layer
 from ntk_analysis.layers.base import Params
-from ntk_analysis.precision import wants_float64
 
 LARGEST_COUNT = 256  # number of inputs taken unless asked for more
 

@@ -18,11 +18,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ntk_analysis.cluster import ONE_AT_A_TIME, Workers, one_line, results
+from ntk_analysis.common.cluster import ONE_AT_A_TIME, Workers, one_line, results
+from ntk_analysis.common.files import write_whole
 from ntk_analysis.empirical.runs import Job, Runner, Sink, Steps, Tile, Track, description
 from ntk_analysis.empirical.store import JOB, KernelStore
 from ntk_analysis.empirical.tiles import Tiles
-from ntk_analysis.files import write_whole
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ntk_analysis.memory import gib
+from ntk_analysis.common.memory import gib
 
 
 @dataclass(frozen=True)

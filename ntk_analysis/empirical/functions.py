@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_analysis.arrays import check_dense
+from ntk_analysis.common.arrays import check_dense
 from ntk_analysis.layers import Layer
 from ntk_analysis.layers.base import Params
 

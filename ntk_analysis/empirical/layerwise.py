@@ -23,11 +23,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ntk_analysis.activations.angles import safe_divide
 from ntk_analysis.empirical.functions import Side
 from ntk_analysis.empirical.layouts import inner, weighted
 from ntk_analysis.empirical.methods import Method
 from ntk_analysis.empirical.probes import Flow, Place, flows, over_stacks, probed
-from ntk_analysis.gaussian import safe_divide
 from ntk_analysis.layers import Conv, Dense, Layer
 from ntk_analysis.layers.base import Params, SingleLayer
 

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ntk_analysis.common.memory import available_bytes, gib
 from ntk_analysis.empirical.cost import described, program_cost, tree_bytes
 from ntk_analysis.empirical.estimate import Estimate
 from ntk_analysis.empirical.functions import Side
 from ntk_analysis.empirical.layouts import mirrored, outputs_shape
 from ntk_analysis.empirical.methods import Programs
 from ntk_analysis.layers.base import Params
-from ntk_analysis.memory import available_bytes, gib
 
 MARGIN = 1.5  # XLA's transposed copies are not in the count of a program; they took up to 1.26 times the count
 TILES_EACH = 4  # tiles for each of several devices or workers, so that few are idle at the end

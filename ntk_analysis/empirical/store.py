@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
+from ntk_analysis.common.memory import gib
 from ntk_analysis.empirical.manifest import NAME, Manifest, changes, differences, read_manifest, stored_plan
 from ntk_analysis.empirical.plans import TilePlan
 from ntk_analysis.empirical.runs import Sink, Tile
-from ntk_analysis.memory import gib
 
 ARRAY, DONE = "kernel", "done"
 JOB = "job-"  # prefix of the names of files for the workers of a cluster

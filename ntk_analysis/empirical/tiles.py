@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_analysis.arrays import concrete
+from ntk_analysis.common.arrays import concrete
+from ntk_analysis.common.finite import require_finite
+from ntk_analysis.common.precision import is_traced, numpy_in_float64, wants_float64
 from ntk_analysis.empirical.cost import described
 from ntk_analysis.empirical.coupling import WHOLE, coupling
 from ntk_analysis.empirical.faults import Place, fault
@@ -32,10 +34,8 @@ from ntk_analysis.empirical.layouts import LAYOUTS, arranged, symmetric
 from ntk_analysis.empirical.methods import Method, Programs, jacobian_method, outputs_method, products_method
 from ntk_analysis.empirical.plans import TilePlan, memory_budget, plan_tiles
 from ntk_analysis.empirical.whole_models import refuse_whole_models
-from ntk_analysis.finite import require_finite
 from ntk_analysis.layers import Layer
 from ntk_analysis.layers.base import Params
-from ntk_analysis.precision import is_traced, numpy_in_float64, wants_float64
 
 Network: TypeAlias = Layer | Callable[..., Any]
 METHODS = ("jacobian", "products", "layerwise", "last_norm")

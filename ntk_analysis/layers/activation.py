@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 
-from ntk_analysis import activations, batch_norm, gram
-from ntk_analysis.gaussian import no_second_derivative, safe_divide
-from ntk_analysis.importable import PickledByName
-from ntk_analysis.kernel import BatchNormalized, Kernel, add_ntk, map_covariance, rounding
+from ntk_analysis import activations, batch_norm
+from ntk_analysis.activations.angles import no_second_derivative, safe_divide
+from ntk_analysis.common.importable import PickledByName
+from ntk_analysis.common.pytrees import NumbersAsData, compiled_by_structure, has_traced_numbers
+from ntk_analysis.infinite import covariances
+from ntk_analysis.infinite.kernel import BatchNormalized, Kernel, add_ntk, map_covariance, rounding
 from ntk_analysis.layers.base import Params, Shape, SingleLayer
-from ntk_analysis.pytrees import NumbersAsData, compiled_by_structure, has_traced_numbers
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ class Activation(PickledByName, SingleLayer):
 
         found: list[activations.Joint] = []  # expectations of the pairs, and of positions within each side
 
-        def moment(covariance: gram.Covariance, mean1: jax.Array, mean2: jax.Array) -> gram.Covariance:
+        def moment(covariance: covariances.Covariance, mean1: jax.Array, mean2: jax.Array) -> covariances.Covariance:
             del mean1, mean2
             found.append(phi.joint(*covariance))
-            return gram.Covariance(*found[-1].squares, found[-1].phi.distance)
+            return covariances.Covariance(*found[-1].squares, found[-1].phi.distance)
 
         changed = map_covariance(kernel, moment, law="activated")
         pairs = found[0]

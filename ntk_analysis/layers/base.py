@@ -6,9 +6,9 @@ from typing import Any, TypeAlias
 
 import jax
 
-from ntk_analysis.kernel import Kernel
-from ntk_analysis.precision import AnyArray
-from ntk_analysis.pytrees import NumbersAsData
+from ntk_analysis.common.precision import AnyArray
+from ntk_analysis.common.pytrees import NumbersAsData
+from ntk_analysis.infinite.kernel import Kernel
 
 Params: TypeAlias = Any
 Shape: TypeAlias = tuple[int, ...]

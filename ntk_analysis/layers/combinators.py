@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ntk_analysis import gram
-from ntk_analysis.kernel import Kernel, add_ntk
+from ntk_analysis.common.pytrees import is_known
+from ntk_analysis.infinite import covariances
+from ntk_analysis.infinite.kernel import Kernel, add_ntk
 from ntk_analysis.layers.base import Layer, Params, Record, Shape
-from ntk_analysis.pytrees import is_known
 
 
 class Combinator(Layer):
@@ -311,12 +311,12 @@ def _add_branch(skip: Kernel, branch: Kernel, scale: float | jax.Array) -> Kerne
     if shapes[0] != shapes[1]:
         raise ValueError(f"a residual branch must have the positions of the skip, got {shapes[1]} against {shapes[0]}")
     square = scale**2
-    total = gram.add(skip.covariance, branch.covariance, square)
+    total = covariances.add(skip.covariance, branch.covariance, square)
     within1, within2 = skip.within1, skip.within2
     if skip.paired:
         ((left1, left2), (right1, right2)) = skip.within, branch.within
-        within1 = gram.add(left1, right1, square).distance
-        within2 = gram.add(left2, right2, square).distance
+        within1 = covariances.add(left1, right1, square).distance
+        within2 = covariances.add(left2, right2, square).distance
     summed = replace(
         skip,
         variance1=skip.variance1 + square * branch.variance1,

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 
-from ntk_analysis import gram
-from ntk_analysis.inputs import rounding_error
-from ntk_analysis.kernel import Kernel, map_covariance, rounding
+from ntk_analysis.infinite import covariances
+from ntk_analysis.infinite.distances import rounding_error
+from ntk_analysis.infinite.kernel import Kernel, map_covariance, rounding
 from ntk_analysis.layers.base import Params, Shape, SingleLayer, check_image
 from ntk_analysis.layers.weights import Weights, check_weights
 from ntk_analysis.layers.windows import Window, window
@@ -87,7 +87,7 @@ def slide(kernel: Kernel, window: Window) -> Kernel:
     """Mean of the kernel over a window that moves over both inputs in step."""
     rows, columns = ((-4, -3), (-2, -1)) if kernel.paired else ((-2, -1), (-2, -1))
 
-    def propagate(covariance: gram.Covariance, mean1: jax.Array, mean2: jax.Array) -> gram.Covariance:
+    def propagate(covariance: covariances.Covariance, mean1: jax.Array, mean2: jax.Array) -> covariances.Covariance:
         del mean1, mean2
         return window.average(covariance, rows, columns)
 

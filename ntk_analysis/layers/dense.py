@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from ntk_analysis.kernel import Kernel
+from ntk_analysis.common.pytrees import is_known
+from ntk_analysis.infinite.kernel import Kernel
 from ntk_analysis.layers.base import Params, Shape, SingleLayer, check_rank
 from ntk_analysis.layers.weights import Weights, check_weights
-from ntk_analysis.pytrees import is_known
 
 
 @dataclass(frozen=True)

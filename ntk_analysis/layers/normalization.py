@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 
-from ntk_analysis import activations, gram
+from ntk_analysis import activations
+from ntk_analysis.activations.angles import safe_divide, safe_sqrt
 from ntk_analysis.batch_norm.checks import check_eps
-from ntk_analysis.gaussian import safe_divide, safe_sqrt
-from ntk_analysis.kernel import BatchNormalized, Kernel, map_covariance, rounding
+from ntk_analysis.infinite import covariances
+from ntk_analysis.infinite.kernel import BatchNormalized, Kernel, map_covariance, rounding
 from ntk_analysis.layers.activation import batch_normalized
 from ntk_analysis.layers.base import Params, Shape, SingleLayer
 
@@ -136,13 +137,13 @@ class LayerNorm(_Normalization):
                 "put a Dense layer before it"
             )
 
-        def normalize(covariance: gram.Covariance, mean1: jax.Array, mean2: jax.Array) -> gram.Covariance:
-            centered = gram.subtract_means(covariance, mean1, mean2)
+        def normalize(covariance: covariances.Covariance, mean1: jax.Array, mean2: jax.Array) -> covariances.Covariance:
+            centered = covariances.subtract_means(covariance, mean1, mean2)
             kept1, kept2 = (safe_divide(q, q + self.eps, 0.0) for q in (centered.variance1, centered.variance2))
-            return gram.Covariance(kept1, kept2, centered.distance)
+            return covariances.Covariance(kept1, kept2, centered.distance)
 
         covariance, mean1, mean2 = kernel.covariance, kernel.rows(kernel.mean1), kernel.columns(kernel.mean2)
-        centered = gram.subtract_means(covariance, mean1, mean2)
+        centered = covariances.subtract_means(covariance, mean1, mean2)
         deviations = safe_sqrt(centered.variance1 + self.eps) * safe_sqrt(centered.variance2 + self.eps)
         return map_covariance(
             kernel,

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 
-from ntk_analysis import gram
-from ntk_analysis.gaussian import geometric_mean, into_range, safe_divide, safe_sqrt
-from ntk_analysis.kernel import Kernel, map_covariance, rounding, tall, wide
+from ntk_analysis.activations.angles import geometric_mean, into_range, safe_divide, safe_sqrt
+from ntk_analysis.infinite import covariances
+from ntk_analysis.infinite.kernel import Kernel, map_covariance, rounding, tall, wide
 from ntk_analysis.layers.base import Params, Shape, SingleLayer, check_image
 from ntk_analysis.layers.convolution import with_windowed_error
 from ntk_analysis.layers.windows import Axes, Window, window
@@ -43,9 +43,9 @@ class Flatten(SingleLayer):
             return kernel
         kernel = at_equal_positions(kernel)
 
-        def propagate(covariance: gram.Covariance, mean1: jax.Array, mean2: jax.Array) -> gram.Covariance:
+        def propagate(covariance: covariances.Covariance, mean1: jax.Array, mean2: jax.Array) -> covariances.Covariance:
             del mean1, mean2
-            return gram.mean(covariance, (2, 3))
+            return covariances.mean(covariance, (2, 3))
 
         flat = map_covariance(
             kernel,

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ntk_analysis import gram
-from ntk_analysis.gaussian import safe_divide, safe_sqrt
-from ntk_analysis.kernel import Kernel, add_ntk, map_covariance, rounding
-from ntk_analysis.pytrees import is_known
+from ntk_analysis.activations.angles import safe_divide, safe_sqrt
+from ntk_analysis.common.pytrees import is_known
+from ntk_analysis.infinite import covariances
+from ntk_analysis.infinite.kernel import Kernel, add_ntk, map_covariance, rounding
 
 
 class Weights(NamedTuple):
@@ -71,10 +71,10 @@ class Weights(NamedTuple):
                 "straight (center=False), or subtract the mean of each input's features yourself"
             )
 
-        def propagate(covariance: gram.Covariance, mean1: jax.Array, mean2: jax.Array) -> gram.Covariance:
+        def propagate(covariance: covariances.Covariance, mean1: jax.Array, mean2: jax.Array) -> covariances.Covariance:
             if self.centered:
-                covariance = gram.subtract_means(covariance, mean1, mean2)
-            return gram.add_constant(covariance, self.b_var, self.w_var)
+                covariance = covariances.subtract_means(covariance, mean1, mean2)
+            return covariances.add_constant(covariance, self.b_var, self.w_var)
 
         propagated = map_covariance(
             kernel,

@@ -8,8 +8,8 @@ from typing import Literal, TypeAlias, cast, get_args
 import jax
 import jax.numpy as jnp
 
-from ntk_analysis.gaussian import into_range, safe_divide, safe_sqrt
-from ntk_analysis.gram import Covariance
+from ntk_analysis.activations.angles import into_range, safe_divide, safe_sqrt
+from ntk_analysis.infinite.covariances import Covariance
 
 Padding: TypeAlias = Literal["same", "valid", "circular"]
 PADDINGS: tuple[str, ...] = get_args(Padding)

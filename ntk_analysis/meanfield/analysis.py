@@ -9,14 +9,14 @@ import numpy as np
 
 from ntk_analysis import activations
 from ntk_analysis.activations import Activation
-from ntk_analysis.arrays import concrete
+from ntk_analysis.common.arrays import concrete
+from ntk_analysis.common.normalizations import infinite_name
+from ntk_analysis.common.precision import Real
 from ntk_analysis.meanfield.batch import BatchNormField, batch_norm_field
 from ntk_analysis.meanfield.block import MeanField
 from ntk_analysis.meanfield.fixed_points import with_fixed_points
 from ntk_analysis.meanfield.phase import chi_1_at, chi_1_error, phase_of
 from ntk_analysis.meanfield.variance import Vector, settled_variance, unbounded, variance_slope
-from ntk_analysis.normalizations import infinite_name
-from ntk_analysis.precision import Real
 
 AnyActivation: TypeAlias = str | Callable[[jax.Array], jax.Array] | Activation
 

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float64
 
-from ntk_analysis import gram
 from ntk_analysis.activations import Activation
-from ntk_analysis.arrays import concrete
-from ntk_analysis.gaussian import safe_divide
+from ntk_analysis.activations.angles import safe_divide
+from ntk_analysis.common.arrays import concrete
+from ntk_analysis.common.precision import Real
+from ntk_analysis.infinite import covariances
 from ntk_analysis.meanfield.variance import NEARLY_ZERO
-from ntk_analysis.precision import Real
 
 
 @dataclass(frozen=True)
@@ -120,13 +120,13 @@ def _move(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Cosine distance after the block, T' = w q E[phi' phi'] / (w V + b), and the distance's relative error."""
     found = phi.joint(q, q, distance)
-    covariance = gram.Covariance(*found.squares, found.phi.distance)
+    covariance = covariances.Covariance(*found.squares, found.phi.distance)
     error = safe_divide(found.phi.distance_error, found.phi.distance, 0.0)
     if centered:
-        covariance = gram.subtract_means(covariance, *found.means)
+        covariance = covariances.subtract_means(covariance, *found.means)
         error = error * safe_divide(found.squares[0], covariance.variance1, 1.0)
-    bias = gram.Covariance(b, b, jnp.zeros_like(distance))
-    after = gram.add(gram.scale(covariance, w), bias)
+    bias = covariances.Covariance(b, b, jnp.zeros_like(distance))
+    after = covariances.add(covariances.scale(covariance, w), bias)
     slope = w * q * found.slope.value / after.variance1
     return after.distance, slope, jnp.broadcast_to(error, slope.shape)
 

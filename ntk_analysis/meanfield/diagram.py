@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from ntk_analysis import activations
+from ntk_analysis.common.precision import Real
 from ntk_analysis.meanfield.analysis import AnyActivation, supported, variances
 from ntk_analysis.meanfield.phase import chi_1_at, chi_1_error, phase_of
 from ntk_analysis.meanfield.variance import NOISE, Vector, kept_variance, settled_variance, variance_slope
-from ntk_analysis.precision import Real
 
 Grid: TypeAlias = Float64[np.ndarray, "b w"]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from ntk_analysis.arrays import concrete
+from ntk_analysis.common.arrays import concrete
+from ntk_analysis.common.precision import AnyArray
 from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.layers import Layer
-from ntk_analysis.precision import AnyArray
 from ntk_analysis.reference.translation import translate
 
 

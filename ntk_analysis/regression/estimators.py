@@ -11,8 +11,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ntk_analysis.alignment import centered_one_hot
-from ntk_analysis.arrays import check_dense, concrete
-from ntk_analysis.kernel import Kernel
+from ntk_analysis.common.arrays import check_dense, concrete
+from ntk_analysis.infinite.kernel import Kernel
 from ntk_analysis.regression.gradient_flow import GradientFlow
 from ntk_analysis.regression.kernel_source import input_by_input, is_precomputed, kernel_between
 

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from ntk_analysis.any_kernel import AnyKernel, entries, output_by_output
-from ntk_analysis.arrays import concrete
-from ntk_analysis.finite import require_finite
-from ntk_analysis.precision import AnyArray, Real
+from ntk_analysis.common.arrays import concrete
+from ntk_analysis.common.finite import require_finite
+from ntk_analysis.common.precision import AnyArray, Real
 from ntk_analysis.regression.positive_modes import EPS, positive_modes
 from ntk_analysis.spectrum.conditioning import times_exp
 from ntk_analysis.spectrum.matrix import as_matrix, machine_eps

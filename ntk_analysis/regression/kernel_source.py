@@ -6,12 +6,12 @@ import jax
 import numpy as np
 
 from ntk_analysis.any_kernel import AnyKernel, entries, opened
+from ntk_analysis.common.finite import require_finite
 from ntk_analysis.empirical import EmpiricalKernel
 from ntk_analysis.empirical.coupling import known_coupling
 from ntk_analysis.empirical.functions import name_of
-from ntk_analysis.finite import require_finite
 from ntk_analysis.infinite import infinite_kernel
-from ntk_analysis.kernel import HasKernel, Kernel
+from ntk_analysis.infinite.kernel import HasKernel, Kernel
 from ntk_analysis.layers import Layer
 
 COUPLED = (

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from ntk_analysis.precision import Real
+from ntk_analysis.common.precision import Real
 from ntk_analysis.spectrum.matrix import Matrix, machine_eps
 
 EPS = float(np.finfo(np.float64).eps)

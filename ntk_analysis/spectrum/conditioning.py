@@ -8,7 +8,7 @@ from jaxtyping import Float64
 from scipy.special import entr
 
 from ntk_analysis.any_kernel import AnyKernel
-from ntk_analysis.precision import AnyArray
+from ntk_analysis.common.precision import AnyArray
 from ntk_analysis.spectrum.matrix import Matrix, as_matrix, machine_eps
 
 

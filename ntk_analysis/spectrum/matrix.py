@@ -9,8 +9,8 @@ import scipy.linalg
 from jaxtyping import Float64
 
 from ntk_analysis.any_kernel import AnyKernel, entries, output_by_output
-from ntk_analysis.arrays import concrete
-from ntk_analysis.precision import AnyArray
+from ntk_analysis.common.arrays import concrete
+from ntk_analysis.common.precision import AnyArray
 
 
 class Matrix(NamedTuple):

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from ntk_analysis.any_kernel import AnyKernel
-from ntk_analysis.arrays import concrete
-from ntk_analysis.precision import AnyArray, Real
+from ntk_analysis.common.arrays import concrete
+from ntk_analysis.common.precision import AnyArray, Real
 from ntk_analysis.spectrum.conditioning import Spectrum, convention_of, examples_per_loss, from_eigenvalues, times_exp
 from ntk_analysis.spectrum.matrix import as_matrix
 

@@ -14,18 +14,11 @@ from ntk_analysis.training.conversion import mimic as mimic
 from ntk_analysis.training.dataset import Dataset as Dataset
 from ntk_analysis.training.dataset import hold_out as hold_out
 from ntk_analysis.training.dataset import load_dataset as load_dataset
-from ntk_analysis.training.dynamics import LinearisationStudy as LinearisationStudy
-from ntk_analysis.training.dynamics import Linearised as Linearised
-from ntk_analysis.training.dynamics import against_linearised as against_linearised
-from ntk_analysis.training.dynamics import linearised as linearised
-from ntk_analysis.training.dynamics import trained_outputs as trained_outputs
 from ntk_analysis.training.initialization import VGG_GAIN as VGG_GAIN
 from ntk_analysis.training.initialization import Centering as Centering
 from ntk_analysis.training.initialization import centered_init as centered_init
 from ntk_analysis.training.initialization import centering_mask as centering_mask
 from ntk_analysis.training.initialization import he_normal as he_normal
-from ntk_analysis.training.invariance import ScaleInvariance as ScaleInvariance
-from ntk_analysis.training.invariance import scale_invariance as scale_invariance
 from ntk_analysis.training.loop import Run as Run
 from ntk_analysis.training.loop import State as State
 from ntk_analysis.training.loop import Trainer as Trainer
@@ -40,9 +33,6 @@ from ntk_analysis.training.normalization import NORMALIZATIONS as NORMALIZATIONS
 from ntk_analysis.training.normalization import LastBatchNorm as LastBatchNorm
 from ntk_analysis.training.normalization import SkipScale as SkipScale
 from ntk_analysis.training.recipe import Recipe as Recipe
-from ntk_analysis.training.stability import StableRate as StableRate
-from ntk_analysis.training.stability import largest_stable_learning_rate as largest_stable_learning_rate
-from ntk_analysis.training.stability import loss_curve as loss_curve
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 import jax
 import optax
 
-from ntk_analysis.precision import AnyArray
+from ntk_analysis.common.precision import AnyArray
 from ntk_analysis.training.fan_in import Axes, FanIn, Path, keys, named
 from ntk_analysis.training.module_axes import as_axes
 

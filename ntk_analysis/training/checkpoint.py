@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from ntk_analysis.files import write_whole
+from ntk_analysis.common.files import write_whole
 from ntk_analysis.training.dataset import Dataset
 from ntk_analysis.training.metrics import Epoch, append, truncate
 from ntk_analysis.training.recipe import Recipe

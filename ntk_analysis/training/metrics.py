@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ntk_analysis.files import write_whole
+from ntk_analysis.common.files import write_whole
 
 HOPELESS = 1000.0
 """A finite training loss counts as diverged above this many times the loss of a network that knows nothing."""

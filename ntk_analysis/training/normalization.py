@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ntk_analysis.gaussian import safe_divide, safe_sqrt
+from ntk_analysis.activations.angles import safe_divide, safe_sqrt
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from ntk_analysis.normalizations import trained_name
+from ntk_analysis.common.normalizations import trained_name
 from ntk_analysis.training.centering import MIN_FAN_IN, Mask, center_weights
 from ntk_analysis.training.initialization import CENTERED_GAIN, VGG_GAIN, Centering, centering_mask
 from ntk_analysis.training.models import MODELS, RESIDUAL, SCALABLE, build

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 
-from ntk_analysis.files import write_whole
+from ntk_analysis.common.files import write_whole
 from ntk_analysis.training.dataset import Dataset
 from ntk_analysis.training.metrics import Epoch
 from ntk_analysis.training.recipe import Recipe

@@ -16,8 +16,8 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
-from ntk_analysis.cluster import ONE_AT_A_TIME, Workers, results
-from ntk_analysis.memory import available_bytes
+from ntk_analysis.common.cluster import ONE_AT_A_TIME, Workers, results
+from ntk_analysis.common.memory import available_bytes
 from ntk_analysis.training.dataset import Dataset
 from ntk_analysis.training.loop import Trainer, epoch_key
 from ntk_analysis.training.memory import kept_by

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ntk_analysis.cluster import Workers
-from ntk_analysis.normalizations import trained_name
+from ntk_analysis.common.cluster import Workers
+from ntk_analysis.common.normalizations import trained_name
 from ntk_analysis.training.dataset import Dataset
 from ntk_analysis.training.recipe import Recipe
 from ntk_analysis.training.run_file import Curve, append_runs, read_runs

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from ntk_analysis.arrays import concrete
+from ntk_analysis.common.arrays import concrete
 from ntk_analysis.width_study.laws import UNRESOLVED, PowerLaw, fit_power_law
 from ntk_analysis.width_study.statistics import FEWEST_DRAWS, diagonal_fluctuation, squared_bias
 

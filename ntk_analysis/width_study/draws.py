@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ntk_analysis.arrays import concrete
+from ntk_analysis.common.arrays import concrete
+from ntk_analysis.common.precision import AnyArray
 from ntk_analysis.empirical.coupling import coupling, known_coupling
 from ntk_analysis.empirical.functions import Side
 from ntk_analysis.empirical.layerwise import layerwise_method
 from ntk_analysis.layers import Dense, Serial
 from ntk_analysis.layers.base import Params
-from ntk_analysis.precision import AnyArray
 
 
 def draw_kernels(networks: Sequence[Serial], x: AnyArray, seeds: Sequence[int], seed: int = 0) -> list[np.ndarray]:

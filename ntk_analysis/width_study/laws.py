@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import curve_fit
 
-from ntk_analysis.arrays import concrete
+from ntk_analysis.common.arrays import concrete
 
 
 class PowerLaw(NamedTuple):

@@ -6,11 +6,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from ntk_analysis.arrays import concrete
+from ntk_analysis.common.arrays import concrete
+from ntk_analysis.common.precision import AnyArray
 from ntk_analysis.infinite import infinite_kernel
-from ntk_analysis.kernel import HasKernel
+from ntk_analysis.infinite.kernel import HasKernel
 from ntk_analysis.layers import Dense, Layer, Serial
-from ntk_analysis.precision import AnyArray
 from ntk_analysis.width_study.convergence import Convergence
 from ntk_analysis.width_study.draws import draw_kernels
 from ntk_analysis.width_study.statistics import FEWEST_DRAWS

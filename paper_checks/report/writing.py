@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ntk_analysis.files import write_together
+from ntk_analysis.common.files import write_together
 from paper_checks.contract import Setting
 from paper_checks.judge import Judged
 from paper_checks.report.html import page

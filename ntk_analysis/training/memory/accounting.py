@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from ntk_analysis.normalizations import trained_name
+from ntk_analysis.common.normalizations import trained_name
 from ntk_analysis.training.memory.residuals import CONSTANTS, COPIES, kept_bytes, scope
 from ntk_analysis.training.models import build
 from ntk_analysis.training.models.layers import STEMS, check

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ntk_analysis.normalizations import trained_name
+from ntk_analysis.common.normalizations import trained_name
 from ntk_analysis.training.initialization import (
     CENTERED_GAIN,
     DEFAULT_CENTERING,

@@ -1,0 +1,307 @@
+"""`infinite_kernel`: from inputs to the NNGP and NTK of an infinitely wide network."""
+
+import math
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from ntk_analysis.common.finite import require_finite
+from ntk_analysis.common.memory import require_memory
+from ntk_analysis.common.precision import AnyArray, float_array, is_traced, numpy_in_float64
+from ntk_analysis.common.pytrees import filled, joined, split
+from ntk_analysis.infinite.angle_fit import angular_function
+from ntk_analysis.infinite.angle_series import AngularFunction, angular_kernel
+from ntk_analysis.infinite.distances import channel_distance, rounding_error, unit_vectors, vector_distance
+from ntk_analysis.infinite.image_tiles import PLACES, kernel_in_tiles
+from ntk_analysis.infinite.kernel import HasKernel, Kernel
+from ntk_analysis.infinite.vector_tiles import TILE, propagate_in_tiles
+from ntk_analysis.infinite.zero_inputs import Numbers, may_hold_zeros, with_derivatives_at_zeros
+
+# arrays of the kernel's size that are alive at once while convolutions are computed: most that XLA was seen to hold is
+# 20 at equal positions (residual blocks), of a tile where there are several, and 10 at all pairs; a quadrature's nodes
+# come on top. Results of all tiles, and what they are made into
+ARRAYS = {"equal": 16, "paired": 12, "results": 6}
+FEWEST_PAIRS = 2**14  # of vectors, from which on the kernel as a function of the angle is worth its fit
+# the same for networks that are not homogeneous: other inputs have another norm, and so another fit and program
+FEWEST_AT_ONE_NORM = 2**26
+EQUAL = 16  # roundings by which norms may differ to be one
+
+
+@numpy_in_float64
+def infinite_kernel(
+    network: HasKernel,
+    x1: Float[AnyArray, "n1 *features"],
+    x2: Float[AnyArray, "n2 *features"] | None = None,
+    *,
+    exact: bool = False,
+) -> Kernel:
+    """NNGP and NTK of an infinitely wide network between inputs x1 and x2 (x2 = None: x1 with itself).
+
+    Works under jit, grad and vmap. NumPy float64 inputs are computed and returned in float64 whatever JAX's flag.
+    Inputs are not rescaled: the first dense layer's kernel is w_var x.x'/d + b_var, d the number of features.
+    Duplicated inputs are legal (their rows are equal, to the last bit of the distance, and the kernel is singular); an
+    input of zeros has variance 0 and, without biases, a kernel of 0 with everything.
+
+    The kernel of a batch-normalised network is that of ONE joint batch, x1 with itself.
+
+    A homogeneous network, without biases and with piecewise linear activations, has a kernel that is a function of the
+    angle between two vectors; any network has on vectors of one norm. From 128 x 128 pairs on, or 8,192 x 8,192 of one
+    norm outside of transformations, it is computed as such at a price that does not depend on the depth, and
+    `approximation_error` says how exact the function is: 2e-6 at most in float32, 2e-12 in float64. Derivatives are
+    those of the recursion through all layers.
+
+    It can also be differentiated by the network's numbers, compiled with the network as an argument and mapped over
+    them: a network is a pytree (see `pytrees`), and where numbers are traced the kernel is taken through all layers.
+    Derivatives by a bias variance of 0 are NaN if an input, or a patch, is all zeros: behind an activation they are
+    infinite there; so are those by a weight variance of 0 without biases.
+
+    Derivatives by the inputs are right at inputs of zeros and at black pixels too. Where an input or a whole patch of
+    zeros is a kink, as for ReLU without biases, the first derivative is the symmetric one, that of central differences,
+    and a second derivative, which does not exist, is NaN. The NTK of an activation whose slope jumps (ReLU) has a kink
+    of the same kind where two inputs, or patches of two images, coincide, are opposite, or are multiples of each other
+    without biases before; an input with itself has all its derivatives. Forward mode (`jax.jacfwd` twice) keeps NaN to
+    the pairs that have it; reverse mode, as in `jax.hessian`, multiplies it by 0 into other pairs and into the NNGP.
+
+    Args:
+        network: a layer or a composition of layers.
+        x1: (n1, d) vectors, or (n1, height, width, channels) images, float32 or float64; see `arrays` for all else.
+        x2: (n2, ...) inputs of the same features and dtype, or None.
+        exact: take the kernel of every pair through all layers.
+
+    Raises:
+        ValueError: wrong shapes, no inputs, NaN or infinite inputs; a batch too small for its batch normalisation; a
+            variance beyond what an activation given as a function is known for.
+        OverflowError: the pre-activation variance left the dtype's range (a gain too large for the depth).
+        MemoryError: the kernel of images of this size, at equal or at all pairs of positions, does not fit.
+        NotImplementedError: the network has a layer without an infinite-width kernel here; the message says why.
+    """
+    first, second = checked_inputs(x1, x2)
+    network, numbers = split(network)
+    if first.ndim == 4:
+        _check_memory(network, first, first if second is None else second)
+    exact = exact or bool(numbers)  # a fit needs to know all numbers
+    norm = None if exact or network.homogeneous else _one_norm(first, second)
+    traced = is_traced(first, second)
+    zeros = traced and may_hold_zeros(first, second)
+    kernel = _propagate(network, exact, norm, zeros, numbers, first, second)
+    if not (traced or numbers):
+        _check_finite(kernel)
+    return kernel
+
+
+def _one_norm(x1: jax.Array, x2: jax.Array | None) -> float | None:
+    """|x|^2 / d of all these vectors if it is the same and they are many."""
+    pairs = len(x1) * len(x1 if x2 is None else x2)
+    if x1.ndim != 2 or pairs < FEWEST_AT_ONE_NORM or is_traced(x1, x2):
+        return None
+    arrays = [np.asarray(x) for x in (x1, x2) if x is not None]
+    norms = np.concatenate([np.einsum("nd,nd->n", x, x, dtype=np.float64) for x in arrays]) / x1.shape[1]
+    least, largest = float(norms.min()), float(norms.max())
+    return largest if 0 < largest <= least * (1 + EQUAL * float(np.finfo(x1.dtype).eps)) else None
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _propagate(
+    network: HasKernel,
+    exact: bool,
+    norm: float | None,
+    zeros: bool,
+    numbers: Numbers,
+    x1: jax.Array,
+    x2: jax.Array | None,
+) -> Kernel:
+    """Kernel of the network without its traced numbers, which are given by themselves.
+
+    `norm` is that of all inputs, None where they differ or need not be looked at; `zeros`: see `zero_inputs`.
+    """
+    _check_numbers(network)
+    numbers = tuple(number.astype(x1.dtype) for number in numbers)
+    pairs = len(x1) * len(x1 if x2 is None else x2)
+    by_angle = norm is not None or (network.homogeneous and not exact)
+    if not by_angle or x1.ndim != 2 or pairs < FEWEST_PAIRS:
+        return _recursion(network, zeros, numbers, x1, x2)
+    function = angular_function(network, str(x1.dtype), norm or 1.0)
+    if function is None:
+        return _recursion(network, zeros, numbers, x1, x2)
+    arrays = _angular(network, function, zeros, x1, x2)
+    return Kernel(**arrays, law=function.law, joint=x2 is None, approximation_error=function.error)
+
+
+def _check_numbers(network: HasKernel) -> None:
+    """Raises what the layers raise when they are made: a step of `jax.tree.map` passes by their checks."""
+    getattr(network, "__post_init__", lambda: None)()
+    for part in getattr(network, "parts", ()):
+        _check_numbers(part)
+
+
+def _recursion(network: HasKernel, zeros: bool, numbers: Numbers, x1: jax.Array, x2: jax.Array | None) -> Kernel:
+    """Every pair through all layers."""
+    kernel_of = partial(_through_layers, network)
+    return with_derivatives_at_zeros(kernel_of, numbers, x1, x2) if zeros else kernel_of(numbers, x1, x2)
+
+
+def _through_layers(network: HasKernel, numbers: Numbers, x1: jax.Array, x2: jax.Array | None) -> Kernel:
+    """Many pairs tile by tile, where layers treat each by itself."""
+    paired, second = network.pairs_positions, x1 if x2 is None else x2
+    apart = network.couples_batch is False
+    network = joined(network, numbers)
+    if apart:
+        if x1.ndim == 2 and max(len(x1), len(second)) > TILE:
+            return propagate_in_tiles(network.kernel, input_kernel(x1, x2))
+        places = len(x1) * len(second) * math.prod(x1.shape[1:-1])
+        if x1.ndim == 4 and not paired and places > PLACES:
+
+            def tile(first: jax.Array, second: jax.Array, identical: jax.Array) -> Kernel:
+                return network.kernel(replace(input_kernel(first, second), identical=identical))
+
+            return kernel_in_tiles(tile, x1, x2)
+    return replace(network.kernel(input_kernel(x1, x2, paired=paired)), identical=None)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _angular(
+    network: HasKernel, function: AngularFunction, zeros: bool, x1: jax.Array, x2: jax.Array | None
+) -> dict[str, Any]:
+    """Arrays of the kernel as a function of the angle, by field."""
+    return _arrays(angular_kernel(function, x1, x2))
+
+
+def _arrays(kernel: Kernel) -> dict[str, Any]:
+    """Without the types of `Kernel`, which what JAX puts in place of arrays would not pass."""
+    return {name: value for name, value in vars(kernel).items() if isinstance(value, jax.Array)}
+
+
+@_angular.defjvp
+def _angular_jvp(network: HasKernel, function: AngularFunction, zeros: bool, primals: Any, tangents: Any) -> Any:
+    """The recursion's values and derivatives: series are good for values only, and at angle 0 not differentiable."""
+    return jax.jvp(lambda x1, x2: _arrays(_recursion(network, zeros, (), x1, x2)), primals, tangents)
+
+
+def checked_inputs(x1: AnyArray, x2: AnyArray | None) -> tuple[jax.Array, jax.Array | None]:
+    """Both sets of inputs as JAX arrays; errors are those of `infinite_kernel`."""
+    first = _checked(x1, "x1")
+    second = None if x2 is None else _checked(x2, "x2")
+    if second is not None and (second.shape[1:] != first.shape[1:] or second.dtype != first.dtype):
+        raise ValueError(
+            f"x2 must have the features and the dtype of x1: got {second.shape[1:]} {second.dtype} against "
+            f"{first.shape[1:]} {first.dtype}"
+        )
+    return first, second
+
+
+def _checked(x: Any, name: str) -> jax.Array:
+    array = float_array(x, name)
+    if array.ndim not in (2, 4):
+        raise ValueError(
+            f"{name} must have shape (inputs, features) or (inputs, height, width, channels), got {array.shape}: "
+            "flatten images with x.reshape(len(x), -1), give grey ones a channel with x[..., None]"
+        )
+    if 0 in array.shape:
+        raise ValueError(f"{name} holds no inputs: got shape {array.shape}")
+    if not is_traced(array) and not bool(jnp.all(jnp.isfinite(array))):
+        bad = np.flatnonzero(~np.isfinite(np.asarray(array).reshape(len(array), -1)).all(axis=1))
+        raise ValueError(
+            f"{name} has NaN or infinite values in {len(bad)} of {len(array)} inputs, first in row {bad[0]}"
+        )
+    return array
+
+
+def _check_memory(network: HasKernel, x1: jax.Array, x2: jax.Array) -> None:
+    (n1, *image, _), n2 = x1.shape, len(x2)
+    places = math.prod(image)
+    if network.pairs_positions:
+        kept, numbers = "all pairs of positions, for a pooling read-out", (n1 * n2 + n1 + n2) * places**2
+        numbers *= ARRAYS["paired"]
+    else:
+        kept, numbers = "equal positions", ARRAYS["equal"] * n1 * n2 * places
+        left = _positions_left(network, x1.shape[1:], str(x1.dtype)) if n1 * n2 * places > PLACES else None
+        if left is not None:
+            numbers = ARRAYS["equal"] * PLACES + ARRAYS["results"] * n1 * n2 * left
+    require_memory(
+        numbers * x1.dtype.itemsize,
+        f"the kernel of {n1} x {n2} images of {' x '.join(map(str, image))} at {kept},",
+        "use fewer images at a time, smaller images" + ", or a flattening read-out" * network.pairs_positions,
+    )
+
+
+@lru_cache(maxsize=64)
+def _positions_left(network: HasKernel, shape: tuple[int, ...], dtype: str) -> int | None:
+    """Positions of images of this shape behind a network that takes tiles of them; None where it takes all at once."""
+    if network.couples_batch is not False:
+        return None
+    image: Any = jax.ShapeDtypeStruct((1, *shape), dtype)  # type: ignore[no-untyped-call]
+    pairs = jax.eval_shape(lambda x: filled(network).kernel(input_kernel(x, x)).distance, image)
+    return math.prod(pairs.shape)
+
+
+def _check_finite(kernel: Kernel) -> None:
+    if any(bool(jnp.any(jnp.isnan(q))) for q in (kernel.variance1, kernel.variance2)):
+        raise ValueError(
+            "a variance is not a number: an activation given as a function is known up to some variance only "
+            "(`activations.get(function).largest_variance`), and pre-activations reach beyond; use a smaller w_var or "
+            "inputs of |x|^2 = d"
+        )
+    if not all(bool(jnp.all(jnp.isfinite(q))) for q in (kernel.variance1, kernel.variance2)):
+        raise OverflowError(
+            f"a pre-activation variance left {kernel.variance1.dtype}'s range: gain or inputs are too large; "
+            "use the stable gain (w_var=None), a smaller w_var, fewer layers, or inputs of |x|^2 = d"
+        )
+    # the NNGP is sqrt(q1 q2) (1 - distance), finite where these are; the NTK's own overflow is `Kernel.ntk`'s to report
+    for values, name in ((kernel.distance, "cosine distance"), (kernel.ntk_scaled, "scaled NTK")):
+        if not bool(jnp.all(jnp.isfinite(values))):  # asked where the array lies; it may be large
+            require_finite(values, f"the {name} of this network", why=lambda row, column: _why_not_finite(kernel))
+
+
+def _why_not_finite(kernel: Kernel) -> str:
+    if not bool(jnp.isfinite(kernel.log_scale)):
+        return f"the NTK left {kernel.ntk_scaled.dtype}'s range within one layer; use a smaller w_var, or float64"
+    if not kernel.joint:
+        return ""
+    return (
+        f"at eps = 0 a batch normalisation of {len(kernel.variance1)} has a kernel only if the centred covariance of "
+        "its inputs has rank >= 3 and no input lies at the mean of the batch; use at least 4 distinct inputs, more of "
+        "them, or eps > 0; without one, check the inputs and the activations there"
+    )
+
+
+def input_kernel(
+    x1: Float[jax.Array, "n1 *features"], x2: Float[jax.Array, "n2 *features"] | None = None, *, paired: bool = False
+) -> Kernel:
+    """Kernel of the raw inputs: x.x'/d over the features, or over the channels at each position; no NTK yet.
+
+    Args:
+        x1: (n1, d) or (n1, height, width, channels).
+        x2: the second inputs, or None.
+        paired: whether images keep all pairs of positions.
+    """
+    other = x1 if x2 is None else x2
+    unit1, unit2 = unit_vectors(x1), unit_vectors(other)
+    within1 = within2 = None
+    if x1.ndim == 2:
+        distance = vector_distance(unit1, unit2, same=x2 is None)
+    elif paired:
+        distance = channel_distance(unit1[:, None, :, :, None, None], unit2[None, :, None, None])
+        within1, within2 = (channel_distance(u[:, :, :, None, None], u[:, None, None]) for u in (unit1, unit2))
+    else:
+        distance = channel_distance(unit1[:, None], unit2[None])
+    variance1, variance2 = jnp.mean(x1**2, axis=-1), jnp.mean(other**2, axis=-1)
+    return Kernel(
+        variance1=variance1,
+        variance2=variance2,
+        distance=distance,
+        mean1=jnp.zeros_like(variance1),
+        mean2=jnp.zeros_like(variance2),
+        ntk_scaled=jnp.zeros_like(distance),
+        log_scale=jnp.zeros((), distance.dtype),
+        relative_error=rounding_error(jax.lax.stop_gradient(distance)),
+        law="inputs",
+        joint=x2 is None,
+        within1=within1,
+        within2=within2,
+        identical=jnp.eye(len(x1), dtype=distance.dtype) if x2 is None else None,
+    )

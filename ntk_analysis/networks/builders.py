@@ -1,0 +1,320 @@
+"""Ready networks by name, with the normalisation as an argument."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+import jax
+
+from ntk_analysis import activations
+from ntk_analysis.common.normalizations import infinite_name, row_of
+from ntk_analysis.layers import (
+    Activation,
+    BatchNorm,
+    Conv,
+    Dense,
+    Flatten,
+    GlobalAvgPool,
+    LastBatchNorm,
+    Layer,
+    LayerNorm,
+    Repeat,
+    ResidualChain,
+    Serial,
+)
+from ntk_analysis.layers.base import Params
+
+Normalization: TypeAlias = Literal["none", "weight_mean", "weight_standardization", "batch", "layer", "layer_post"]
+NORMALIZATIONS: tuple[str, ...] = get_args(Normalization)
+READOUTS = {"flatten": Flatten, "pool": GlobalAvgPool}
+SCALES: dict[str, Callable[[int, int], float]] = {
+    "1/sqrt(l)": lambda block, blocks: block**-0.5,
+    "1/sqrt(L)": lambda block, blocks: blocks**-0.5,
+}
+
+AnyActivation: TypeAlias = str | Callable[[jax.Array], jax.Array] | activations.Activation
+
+
+@dataclass(frozen=True)
+class _Style:
+    """The settings that all layers of a network share: its normalisation, its activation and its variances."""
+
+    normalization: str
+    last: bool
+    activation: AnyActivation
+    w_var: float
+    b_var: float
+    eps: float
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """Arguments of every layer of weights after the first."""
+        center, standardize = (self.normalization == name for name in ("weight_mean", "weight_standardization"))
+        return {"w_var": self.w_var, "b_var": self.b_var, "center": center, "standardize": standardize}
+
+    @property
+    def activated(self) -> tuple[Layer, ...]:
+        """The activation, with a normalisation before or after it."""
+        before = {"batch": (BatchNorm(self.eps),), "layer": (LayerNorm(self.eps),)}.get(self.normalization, ())
+        after = (LayerNorm(self.eps),) if self.normalization == "layer_post" else ()
+        return (*before, Activation(self.activation), *after)
+
+    def readout(self, outputs: int, *, center: bool, last_batch_norm: bool) -> tuple[Layer, ...]:
+        """The last layer of weights, and a batch normalisation of the outputs if there is one."""
+        weights = self.weights if center else {"w_var": self.w_var, "b_var": self.b_var}
+        return (Dense(outputs, **weights), *(LastBatchNorm(self.eps),) * (last_batch_norm or self.last))
+
+
+def _style(normalization: str, activation: AnyActivation, w_var: float | None, b_var: float, eps: float) -> _Style:
+    row = row_of(normalization)
+    normalization = infinite_name(normalization)
+    if w_var is None:
+        centered = normalization in ("weight_mean", "weight_standardization")
+        # the output of a layer normalisation behind the activation has a second moment of 1, whatever the activation
+        units = "identity" if normalization == "layer_post" else activation
+        w_var = activations.get(units).stable_gain(b_var, centered=centered)
+    return _Style(normalization, row.last, activation, w_var, b_var, eps)
+
+
+def _repeated(block: Serial, times: int) -> tuple[Layer, ...]:
+    return (Repeat(block, times),) if times else ()
+
+
+def fully_connected(
+    depth: int,
+    width: int,
+    normalization: str = "none",
+    activation: AnyActivation = "relu",
+    *,
+    outputs: int = 1,
+    w_var: float | None = None,
+    b_var: float = 0.0,
+    last_batch_norm: bool = False,
+    center_readout: bool = True,
+    eps: float = 0.0,
+) -> Serial:
+    """Fully connected network in NTK parametrisation, with or without normalisation.
+
+    The first layer has gain 1 and is never centred (no activation comes before it). Every later layer, the read-out
+    included, has gain `w_var` and, under "weight_mean", centred weights. All layers share `b_var`.
+
+    Args:
+        depth: number of hidden layers (activations), at least 1.
+        width: number of units of every hidden layer; the infinite-width kernel does not depend on it.
+        normalization: "none"; "weight_mean" (MimicNorm's weight centering); "weight_standardization" (centred and
+            scaled to unit norm per unit); "batch" and "layer" (before each activation); "layer_post" (after each
+            activation); "last_bn" and "mimic" are "none" and "weight_mean" with `last_batch_norm`. Aliases are in
+            `normalizations.TABLE`.
+        activation: name or elementwise JAX function.
+        outputs: number of units of the read-out.
+        w_var: weight variance after the first layer. None keeps a pre-activation variance of q = 1: it is the
+            activation's stable gain, centring included, and 1 - b_var for "layer_post", whose units have a second
+            moment of 1 (all at eps = 0). Without normalisation it is the edge of chaos for homogeneous activations only
+            (see meanfield.critical_line).
+        b_var: bias variance, of the first layer, too.
+        last_batch_norm: whether a BatchNorm without parameters follows the outputs (finite networks only).
+        center_readout: whether "weight_mean" and "weight_standardization" apply to the read-out, too.
+        eps: number added to the variances of batch and layer normalisations.
+
+    Raises:
+        ValueError: depth or width is below 1, a name is unknown, a variance or eps is negative, or there is no stable
+            gain because b_var >= 1.
+    """
+    _check_count("depth", depth, "a network has at least 1 hidden layer")
+    style = _style(normalization, activation, w_var, b_var, eps)
+    return Serial(
+        Dense(width, 1.0, b_var),
+        *style.activated,
+        *_repeated(Serial(Dense(width, **style.weights), *style.activated), depth - 1),
+        *style.readout(outputs, center=center_readout, last_batch_norm=last_batch_norm),
+    )
+
+
+def convolutional(
+    depth: int,
+    channels: int,
+    normalization: str = "none",
+    activation: AnyActivation = "relu",
+    *,
+    outputs: int = 1,
+    w_var: float | None = None,
+    b_var: float = 0.0,
+    last_batch_norm: bool = False,
+    center_readout: bool = True,
+    eps: float = 0.0,
+    kernel_size: int | tuple[int, int] = 3,
+    padding: str = "same",
+    readout: str = "flatten",
+) -> Serial:
+    """Convolutional network of `depth` convolutions of stride 1 and a dense read-out, for (batch, h, w, c) images.
+
+    Args:
+        depth: number of convolutions, each with its activation, at least 1.
+        channels: number of channels of every convolution; the infinite-width kernel does not depend on it.
+        normalization: name of the normalisation, as for `fully_connected`; "layer" normalises each position over its
+            channels, and "batch" has no infinite-width kernel.
+        activation: name or elementwise JAX function.
+        outputs: number of units of the read-out.
+        w_var: weight variance after the first layer, as for `fully_connected`.
+        b_var: bias variance.
+        last_batch_norm: whether a BatchNorm without parameters follows the outputs (finite networks only).
+        center_readout: whether a centred network's read-out is centred.
+        eps: number added to the variances of batch and layer normalisations.
+        kernel_size: size of the kernel, one number or (height, width).
+        padding: padding of the convolutions, "same", "circular" or "valid".
+        readout: "flatten" (its kernel needs equal positions only) or "pool" (global average, which needs all pairs of
+            positions).
+
+    Raises:
+        ValueError: an argument is refused, as by `fully_connected`; or the padding or read-out is unknown.
+    """
+    _check_count("depth", depth, "a network has at least 1 convolution")
+    style = _style(normalization, activation, w_var, b_var, eps)
+    first = Conv(channels, kernel_size, padding=padding, b_var=b_var)
+    block = Serial(Conv(channels, kernel_size, padding=padding, **style.weights), *style.activated)
+    # without padding each convolution shrinks the image, which a scan cannot
+    later = (block,) * (depth - 1) if padding == "valid" else _repeated(block, depth - 1)
+    return Serial(
+        first,
+        *style.activated,
+        *later,
+        _readout_named(readout),
+        *style.readout(outputs, center=center_readout, last_batch_norm=last_batch_norm),
+    )
+
+
+def residual(
+    blocks: int,
+    width: int,
+    normalization: str = "none",
+    activation: AnyActivation = "relu",
+    *,
+    outputs: int = 1,
+    w_var: float | None = None,
+    b_var: float = 0.0,
+    last_batch_norm: bool = False,
+    center_readout: bool = True,
+    eps: float = 0.0,
+    scale: str | float = "1/sqrt(l)",
+    kernel_size: int | tuple[int, int] | None = None,
+    padding: str = "same",
+    readout: str = "flatten",
+) -> Serial:
+    """Pre-activation residual network: a layer, `blocks` times x + scale_l * weights(activation(x)), a read-out.
+
+    Args:
+        blocks: number of residual branches, at least 1.
+        width: number of units, or of channels of convolutions.
+        normalization: name of the normalisation, as for `fully_connected`; "batch" and "layer" come before the
+            activation of each branch.
+        activation: name or elementwise JAX function.
+        outputs: number of units of the read-out.
+        w_var: weight variance of branches and read-out, as for `fully_connected`.
+        b_var: bias variance.
+        last_batch_norm: whether a BatchNorm without parameters follows the outputs (finite networks only).
+        center_readout: whether a centred network's read-out is centred.
+        eps: number added to the variances of batch and layer normalisations.
+        scale: factor of branch l: "1/sqrt(l)" (MimicNorm), "1/sqrt(L)" with L = blocks (the variance grows to less than
+            e times its first value, at any depth), or one number for all. It is a constant: the trainable scalar of
+            SkipInit (De & Smith 2020) moves with training, and its own part in the NTK, |branch|^2 weighted by the
+            read-out, stays random at infinite width.
+        kernel_size: None for dense layers; one number or (height, width) for convolutions of images.
+        padding: padding of convolutions, "same" or "circular".
+        readout: read-out of convolutions, "flatten" or "pool".
+
+    Raises:
+        ValueError: an argument is refused, as by `convolutional`; or the scale is unknown.
+    """
+    _check_count("blocks", blocks, "a residual network has at least 1")
+    style = _style(normalization, activation, w_var, b_var, eps)
+
+    def weights(**options: Any) -> Layer:
+        if kernel_size is None:
+            return Dense(width, **options)
+        return Conv(width, kernel_size, padding=padding, **options)
+
+    return Serial(
+        weights(b_var=b_var),
+        ResidualChain(Serial(*style.activated, weights(**style.weights)), _scales(scale, blocks)),
+        *style.activated,
+        *(() if kernel_size is None else (_readout_named(readout),)),
+        *style.readout(outputs, center=center_readout, last_batch_norm=last_batch_norm),
+    )
+
+
+def from_linen(
+    module: Any,
+    variables: Any,
+    x: Any,
+    mode: str = "eval",
+    *,
+    rngs: Any = None,
+    **arguments: Any,
+) -> tuple[Callable[..., Any], Params, Any]:
+    """A Flax Linen module as (f, params, x), which `empirical_ntk`, `diagnose` and the commands take.
+
+    `params` is the collection "params" alone. All other collections (running statistics, caches) are constants of f,
+    and what the module writes into them is lost: f(params, x) is a function. The mode is set through arguments of the
+    module's call and flags among the attributes of modules, if they are called train, training, is_training,
+    update_stats, deterministic or use_running_average.
+
+    Args:
+        module: module of flax.linen.
+        variables: all collections, as `module.init` returns them.
+        x: inputs (n, ...).
+        mode: "eval", with running statistics and no dropout; or "train", with statistics of the batch and units
+            dropped.
+        rngs: random keys by stream, or one for all, as dropout needs; None is key(0). They are the same in every call,
+            and a mask depends on a unit's place in the batch: dropout couples the batch.
+        arguments: further arguments of the module's call, after x.
+
+    Raises:
+        TypeError: the module is not Linen's.
+        ValueError: variables have no "params", or lack what the module reads; or the mode is unknown, or the module
+            does not follow it.
+    """
+    from ntk_analysis.flax_networks import linen  # Flax takes a second to import, which other networks do not need
+
+    return linen.from_linen(module, variables, x, mode, rngs, arguments)
+
+
+def from_nnx(module: Any, x: Any, mode: str = "eval", **arguments: Any) -> tuple[Callable[..., Any], Params, Any]:
+    """A Flax NNX model as (f, params, x), which `empirical_ntk`, `diagnose` and the commands take.
+
+    `params` is the state of the model's `nnx.Param`s alone. All other variables (running statistics, caches, random
+    keys) are constants of f, as they are now; what the model writes into them is lost, and the given model does not
+    change. The mode is set as by `model.train()` and `model.eval()`, and as for `from_linen`.
+
+    Args:
+        module: model of flax.nnx.
+        x: inputs (n, ...).
+        mode: "eval", with running statistics and no dropout; or "train", with statistics of the batch and units dropped
+            by the model's own keys, the same in every call.
+        arguments: further arguments of the model's call, after x.
+
+    Raises:
+        TypeError: the module is not NNX's.
+        ValueError: the mode is unknown, or the model does not follow it.
+    """
+    from ntk_analysis.flax_networks import nnx
+
+    return nnx.from_nnx(module, x, mode, arguments)
+
+
+def _scales(scale: str | float, blocks: int) -> tuple[float, ...]:
+    if isinstance(scale, str):
+        if scale not in SCALES:
+            raise ValueError(f"unknown scale {scale!r}: give a number or one of {', '.join(SCALES)}")
+        return tuple(SCALES[scale](block, blocks) for block in range(1, blocks + 1))
+    return (float(scale),) * blocks
+
+
+def _readout_named(name: str) -> Layer:
+    if name not in READOUTS:
+        raise ValueError(f"unknown readout {name!r}: choose one of {', '.join(READOUTS)}")
+    return READOUTS[name]()
+
+
+def _check_count(name: str, value: int, least: str) -> None:
+    if value < 1:
+        raise ValueError(f"got {name} {value}: {least}")

@@ -1,0 +1,65 @@
+"""Kernels behind every layer of a network in one pass: what each depth adds, at the price of the deepest."""
+
+import functools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from ntk_analysis.common.precision import AnyArray, numpy_in_float64
+from ntk_analysis.common.pytrees import compiled_by_structure
+from ntk_analysis.infinite.compute import checked_inputs, input_kernel
+from ntk_analysis.infinite.kernel import Kernel
+from ntk_analysis.layers import Layer
+
+
+def kernels_by_depth(
+    network: Layer, x1: Float[AnyArray, "n1 *features"], x2: Float[AnyArray, "n2 *features"] | None = None
+) -> Iterator[tuple[Layer, Kernel]]:
+    """Every layer of an infinitely wide network with the kernel behind it, from the inputs on.
+
+    The order is that of `Layer.walk`, each pass of a `Repeat` by itself; a `Residual` counts as one layer. Behind a
+    dense layer of a hidden one's width stands the kernel of the network that reads out there: of a
+    `networks.fully_connected`, those behind its `Dense` layers from the second on are the kernels of its shallower
+    ones. Equal layers share one compiled program, and only one kernel is held at a time.
+
+    Args:
+        network: a layer or a composition of layers.
+        x1: (n1, d) vectors or (n1, height, width, channels) images, as for `infinite_kernel`.
+        x2: (n2, ...) inputs of the same features and dtype, or None.
+
+    Yields:
+        (layer, kernel), kernels of NumPy arrays where the inputs are NumPy's.
+
+    Raises:
+        ValueError: wrong shapes, no inputs, NaN or infinite inputs.
+        NotImplementedError: a layer has no infinite-width kernel here; the message says why.
+    """
+    kernel = _start(network, x1, x2)
+    for layer in network.in_order():
+        kernel = _behind(layer, kernel)
+        yield layer, kernel
+
+
+@numpy_in_float64
+from ntk_analysis.common.pytrees import compiled_by_structure
+def _start(network: Layer, x1: AnyArray, x2: AnyArray | None) -> Kernel:
+    first, second = checked_inputs(x1, x2)
+    return _input_kernel(network.pairs_positions, first, second)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _input_kernel(paired: bool, x1: jax.Array, x2: jax.Array | None) -> Kernel:
+    return input_kernel(x1, x2, paired=paired)
+
+
+@numpy_in_float64
+from ntk_analysis.common.pytrees import compiled_by_structure
+def _behind(layer: Layer, kernel: Kernel) -> Kernel:
+    return _after(jax.tree.map(jnp.asarray, kernel), layer=layer)
+
+
+@functools.partial(compiled_by_structure, static=("layer",))
+def _after(kernel: Kernel, *, layer: Layer) -> Kernel:
+    return layer.kernel(kernel)
