@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -174,7 +174,7 @@ class Activation(abc.ABC):
             raise ValueError(
                 f"activation {self.name!r} is constant{' after centering' * centered}: no gain keeps q = 1"
             )
-        gain: float = (1 - b_var) / (float(kept) if is_known(kept) else kept)
+        gain: Any = (1 - b_var) / (float(kept) if is_known(kept) else kept)
         return gain
 
     def stable_gain_error(self, b_var: float = 0.0, *, centered: bool = False) -> float:

@@ -18,9 +18,7 @@ from ntk_analysis.empirical.directions import random_direction
 from ntk_analysis.empirical.functions import count_outputs, flattened, precise
 from ntk_analysis.empirical.methods import forward_mode
 from ntk_analysis.empirical.roundings import one_rounding_off, program_rounding
-from ntk_analysis.layers import (
-    Layer,
-)
+from ntk_analysis.layers import Layer
 from ntk_analysis.layers.base import Params
 
 Respond: TypeAlias = Callable[[Params, Params, Any], Any]

@@ -43,7 +43,6 @@ def kernels_by_depth(
 
 
 @numpy_in_float64
-from ntk_analysis.common.pytrees import compiled_by_structure
 def _start(network: Layer, x1: AnyArray, x2: AnyArray | None) -> Kernel:
     first, second = checked_inputs(x1, x2)
     return _input_kernel(network.pairs_positions, first, second)
@@ -55,7 +54,6 @@ def _input_kernel(paired: bool, x1: jax.Array, x2: jax.Array | None) -> Kernel:
 
 
 @numpy_in_float64
-from ntk_analysis.common.pytrees import compiled_by_structure
 def _behind(layer: Layer, kernel: Kernel) -> Kernel:
     return _after(jax.tree.map(jnp.asarray, kernel), layer=layer)
 
