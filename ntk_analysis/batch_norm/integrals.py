@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ntk_analysis.activations import PiecewiseLinear
-from ntk_analysis.activations.angles import safe_divide, safe_sqrt
+from ntk_analysis.activations.angles import no_derivative, safe_divide, safe_sqrt
 from ntk_analysis.batch_norm.checks import centered_covariance, rounding_limit
 from ntk_analysis.batch_norm.damping import Matrix, center, damped, eigen, half_log_det, matmul
 from ntk_analysis.batch_norm.rules import Rule, nodes_and_log_weights
@@ -164,11 +164,16 @@ def propagate_integrals(
     q, H, size, pushed = _integrate(integrand, batch, phi, rule)
     exists, differentiable = batch.rank >= 1, _differentiable(batch, phi, needed)
     distance = jnp.where(batch.apart > 0, cosine_distances(q, 2 * H), 0)
+
+    def by_eps(needed: int) -> jax.Array:
+        """1, with a derivative by eps = 0 that is NaN where it is infinite: it needs one more moment of 1/|G x|^2."""
+        return no_derivative(jnp.asarray(eps, sigma.dtype), (jnp.asarray(eps) == 0) & (batch.rank < needed))
+
     return Propagated(
-        nngp=_where(exists, B * ((q[:, None] + q[None, :]) / 2 - H)),
-        distance=_where(exists, distance),
-        pushed=_where(differentiable, B * pushed / batch.unit),
-        mean=_where(exists, phi.bent * (2 * math.sqrt(2 * B) / math.pi) * size),
+        nngp=_where(exists, B * ((q[:, None] + q[None, :]) / 2 - H)) * by_eps(3),
+        distance=_where(exists, distance) * by_eps(3),
+        pushed=_where(differentiable, B * pushed / batch.unit) * by_eps(5),
+        mean=_where(exists, by_eps(3) * phi.bent * (2 * math.sqrt(2 * B) / math.pi) * size),
         slope=_where(exists & _off_kink(batch, phi), _slope_of_xhat(batch, phi)),
     )
 

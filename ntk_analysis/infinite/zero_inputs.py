@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from ntk_analysis.activations.angles import no_derivative, safe_sqrt
 from ntk_analysis.infinite.kernel import Kernel
@@ -55,10 +56,9 @@ def with_derivatives_at_zeros(kernel_of: KernelOf, numbers: Numbers, x1: jax.Arr
 
     arrays = jax.custom_jvp(arrays_at)
 
-    @arrays.defjvp
-    def _(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    def jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
         numbers, *inputs = primals
-        number_tangents, *input_tangents = tangents
+        input_tangents = [None if x is None else _instantiated(t, x) for t, x in zip(tangents[1:], inputs, strict=True)]
         shifts = [_beside_zeros(x, side) for side, x in enumerate(inputs)]
         any_zero = jnp.any(jnp.stack([jnp.any(shift != 0) for shift in shifts if shift is not None]))
 
@@ -98,12 +98,23 @@ def with_derivatives_at_zeros(kernel_of: KernelOf, numbers: Numbers, x1: jax.Arr
             ntk_scaled=found.ntk_scaled * no_derivative(total, any_zero & bent_ntk),
         )
         moving = jax.tree.leaves(found)
-        if numbers:  # by them at the inputs themselves
-            _, (by_numbers, _) = jax.jvp(lambda n: arrays_at(n, *inputs), (numbers,), (number_tangents,))
+        # by numbers at the inputs themselves, and by no number that stays: a derivative that is NaN times 0 is NaN
+        moved = {i: t for i, t in enumerate(tangents[0]) if not isinstance(t, SymbolicZero)}
+        if moved:
+
+            def at_numbers(changed: dict[int, jax.Array]) -> list[jax.Array]:
+                return arrays_at(tuple(changed.get(i, number) for i, number in enumerate(numbers)), *inputs)[0]
+
+            by_numbers = jax.jvp(at_numbers, ({i: numbers[i] for i in moved},), (moved,))[1]
             moving = [jnp.add(*pair) for pair in zip(moving, by_numbers, strict=True)]
         return (leaves, structure), (moving, structure)
 
+    arrays.defjvp(jvp, symbolic_zeros=True)
     return _kernel(*arrays(numbers, x1, x2))
+
+
+def _instantiated(tangent: Any, x: jax.Array) -> jax.Array:
+    return jnp.zeros_like(x) if isinstance(tangent, SymbolicZero) else tangent
 
 
 def _kernel(leaves: list[jax.Array], structure: _Structure) -> Kernel:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ntk_analysis.common.pytrees import is_known
 from ntk_analysis.infinite import covariances
@@ -288,7 +289,7 @@ class ResidualChain(Combinator):
 
 def _check_scales(layer: str, *scales: Any) -> None:
     known = [scale for scale in scales if is_known(scale)]
-    if not scales or not all(isinstance(s, int | float) and math.isfinite(s) for s in known):
+    if not scales or not all(isinstance(s, int | float | np.number | jax.Array) and math.isfinite(s) for s in known):
         raise ValueError(f"{layer} needs a finite number for each block, got scales={scales!r}")
 
 

@@ -51,6 +51,7 @@ class Weights(NamedTuple):
     def apply(self, params: Any, product: Callable[[jax.Array], jax.Array]) -> jax.Array:
         """Outputs sqrt(w_var / fan-in) product(weights) + sqrt(b_var) biases."""
         w = params["w"]
+        check_weights(w.shape[-1], self)  # of a network that a step of its numbers made
         fan_in, axes = w.size // w.shape[-1], tuple(range(w.ndim - 1))
         if self.centered:
             w = w - jnp.mean(w, axes, keepdims=True)
