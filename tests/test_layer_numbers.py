@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import full
 
 from ntk_analysis.activations import functions as activations
 from ntk_analysis.empirical.coupling import known_coupling
@@ -32,7 +33,6 @@ from ntk_analysis.layers import (
 )
 from ntk_analysis.layers.base import SingleLayer
 from ntk_analysis.networks.builders import fully_connected
-from tiers import full
 
 RELU, LEAKY = Activation("relu"), Activation("leaky_relu(0.3)")
 RNG = np.random.default_rng(0)
@@ -57,7 +57,12 @@ NETWORKS = {
     "integrated": Serial(Dense(4, 1.0, 0.3), Activation("tanh"), Dense(4, 1.2)),
     "linear": Serial(Dense(4, 1.3, 0.1), Activation("leaky_relu(1)"), Dense(4, 1.2)),
     "convolution": Serial(
-        Conv(3, w_var=1.2, b_var=0.1), RELU, Conv(3, w_var=1.1, center=True, padding="circular"), RELU, Flatten(), Dense(1)
+        Conv(3, w_var=1.2, b_var=0.1),
+        RELU,
+        Conv(3, w_var=1.1, center=True, padding="circular"),
+        RELU,
+        Flatten(),
+        Dense(1),
     ),
     "pooling": Serial(
         Conv(3, w_var=1.2, b_var=0.1), LEAKY, AvgPool(2), Conv(2), LayerNorm(0.1), RELU, GlobalAvgPool(), Dense(1, 1.3)
@@ -309,7 +314,9 @@ def test_gains_of_traced_slopes_and_biases():
     step = 1e-6
     expected = [(gain(0.3 + step, 0.1) - gain(0.3 - step, 0.1)) / (2 * step), -gain(0.3, 0.1) / 0.9]
     np.testing.assert_allclose(found, expected, rtol=1e-8)
-    slopes = jax.eval_shape(lambda s, b: fully_connected(2, 4, "weight_mean", activations.leaky_relu(s), b_var=b), 0.3, 0.1)
+    slopes = jax.eval_shape(
+        lambda s, b: fully_connected(2, 4, "weight_mean", activations.leaky_relu(s), b_var=b), 0.3, 0.1
+    )
     assert all(leaf.shape == () for leaf in jax.tree.leaves(slopes))
 
 
