@@ -13,7 +13,7 @@ import matplotlib.ticker
 from matplotlib.figure import Figure
 from timing import RESULTS
 
-from figures.style import BLUE, GREEN, ORANGE, PURPLE, VERMILION, house_style, panels
+from ntk_analysis.figures.style import BLUE, GREEN, ORANGE, PURPLE, VERMILION, house_style, panels
 
 NT, TORCH, MONTE_CARLO, PRODUCT = "neural-tangents", "torch.func", "Monte Carlo", "product and two writes"
 COLOURS = {NT: BLUE, TORCH: ORANGE, MONTE_CARLO: PURPLE, PRODUCT: GREEN}

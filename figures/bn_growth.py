@@ -14,12 +14,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.condition_number import condition_numbers, depths_up_to
-from figures.config import Config, Result, Track, describe_inputs, load_inputs
-from figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION, note, panels
 from ntk_analysis import batch_norm, spectrum
 from ntk_analysis.meanfield import analyse
 from ntk_analysis.networks import fully_connected
+
+from .condition_number import condition_numbers, depths_up_to
+from .config import Config, Result, Track, describe_inputs, load_inputs
+from .style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION, note, panels
 
 ACTIVATIONS = {"relu": BLACK, "identity": ORANGE}
 LABELS = {"relu": r"ReLU, $\chi(B)$", "identity": r"identity, $(B-2)/(B-3)$"}
@@ -28,7 +29,16 @@ CURVE = np.unique(np.geomspace(4, 512, 60).round().astype(int))
 
 
 class Settings(NamedTuple):
-    """Batch sizes and layers of the exact recursion; batch sizes, layers, widths and number of the finite networks."""
+    """The sizes of the figure.
+
+    Attributes:
+        sizes: batch sizes of the exact recursion.
+        layers: number of layers of the exact recursion.
+        network_sizes: batch sizes of the finite networks.
+        network_layers: number of layers of the finite networks.
+        widths: widths of the finite networks.
+        draws: number of networks drawn for each width and batch size.
+    """
 
     sizes: tuple[int, ...]
     layers: int
@@ -39,14 +49,16 @@ class Settings(NamedTuple):
 
 
 def settings(config: Config) -> Settings:
-    """Finite networks start at B = 6: below, the variance of their squared gradients over draws is infinite."""
+    """Returns the sizes; finite networks start at B = 6: below, the variance of their squared gradients is infinite."""
     if not config.full:
         return Settings((4, 8, 16, 32), 40, (6, 12, 32), 30, (128,), 10)
     return Settings((4, 8, 16, 32, 64, 128), 100, (6, 12, 48), 30, (128, 512), 20)
 
 
 def recursion(x: np.ndarray, layers: int, depths: list[int]) -> tuple[float, np.ndarray]:
-    """Growth per layer of the ReLU NTK's trace on the zero-mean space, second half of the layers; condition numbers.
+    """Returns the growth per layer of the ReLU NTK's trace on the zero-mean space, and condition numbers at `depths`.
+
+    The growth is that over the second half of the layers.
 
     Sigma' = 2 NNGP, Theta' = 2 (NNGP + PUSH): the kernels of an infinitely wide network on this one batch, exactly.
     """
@@ -63,7 +75,7 @@ def recursion(x: np.ndarray, layers: int, depths: list[int]) -> tuple[float, np.
 
 
 def network_growth(x: np.ndarray, width: int, layers: int, draws: int, seed: int) -> np.ndarray:
-    """Growth per layer, towards the input, of the squared weight gradient of finite networks, (draws,).
+    """Returns the growth per layer, towards the input, of finite networks' squared weight gradient, (draws,).
 
     Of a random combination of the outputs of one batch; behind the first third of the network, which still remembers
     the images (at infinite width the rest is 1e-4 from the rate at the fixed point at B = 48, less below).
@@ -76,7 +88,7 @@ def network_growth(x: np.ndarray, width: int, layers: int, draws: int, seed: int
         _, params = network.init(network_key, (-1, x.shape[1]))
         weights = jax.random.normal(output_key, (len(x), 1))
         gradient = jax.grad(lambda params: (weights * network.apply(params, x)).sum())(params)
-        hidden = gradient[-2][0]["w"]  # of the repeated block, stacked along the first axis
+        hidden = gradient[-2][0]["w"]  # the repeated block's, stacked along the first axis
         return (hidden**2).sum(axis=(1, 2))
 
     keys = jax.random.split(jax.random.key(seed), draws)
@@ -86,7 +98,7 @@ def network_growth(x: np.ndarray, width: int, layers: int, draws: int, seed: int
 
 
 def compute(config: Config, track: Track) -> Result:
-    """Rates in closed form, from the exact recursion on images, and of finite networks, (widths, batch sizes)."""
+    """Computes rates in closed form, by the exact recursion on images, and of finite networks (widths, batch sizes)."""
     chosen = settings(config)
     inputs = load_inputs(config, chosen.sizes[-1])
     x, count, depths = inputs.x, len(inputs.x), depths_up_to(chosen.layers)
@@ -131,12 +143,12 @@ def compute(config: Config, track: Track) -> Result:
 
 
 def rates(activation: str, sizes: Iterable[int]) -> np.ndarray:
-    """chi(B) in closed form."""
+    """Returns chi(B) in closed form."""
     return np.array([analyse(activation, normalization="batch", batch_size=B).chi_1 for B in sizes])
 
 
 def draw(result: Result) -> Figure:
-    """Growth per layer against the batch size left, condition number by depth right."""
+    """Draws the growth per layer against the batch size on the left, and the condition number by depth on the right."""
     facts = result.facts
     figure, (left, right) = panels(2, height=3.1, share=False)
     draw_growth(left, result)
@@ -151,7 +163,7 @@ def draw(result: Result) -> Figure:
 
 
 def draw_growth(axes: Axes, result: Result) -> None:
-    """chi(B) with the exact recursion and the widest finite networks on it."""
+    """Draws chi(B), with the points of the exact recursion and of the widest finite networks on it."""
     a = result.arrays
     for name, color in ACTIVATIONS.items():
         axes.plot(
@@ -178,7 +190,7 @@ def draw_growth(axes: Axes, result: Result) -> None:
 
 
 def draw_condition_numbers(axes: Axes, result: Result) -> None:
-    """Condition numbers of every second batch size from the second on, with their limits."""
+    """Draws the condition numbers of every second batch size, from the second on, with their limits."""
     a = result.arrays
     shown = slice(1, None, 2)
     columns = zip(a["sizes"][shown], a["condition_number"][shown], a["condition_limit"][shown], COLORS, strict=False)

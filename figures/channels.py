@@ -5,11 +5,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from figures.config import Config, Inputs
-from figures.style import BLUE, ORANGE, SKY
 from ntk_analysis.correlation import channel_distributions
 from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.networks import fully_connected
+
+from .config import Config, Inputs
+from .style import BLUE, ORANGE, SKY
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 NORMAL_QUARTILE = 0.6744897501960817  # of a standard normal
@@ -18,12 +19,12 @@ KERNEL_INPUTS = 500  # the mean correlation of a batch needs no more
 
 
 def settings(config: Config) -> tuple[int, int, int]:
-    """(depth, width, batch): the paper's 51 layers are 50 hidden ones and the read-out."""
+    """Returns (depth, width, batch); the paper's 51 layers are 50 hidden ones and the read-out."""
     return (50, 300, 2000) if config.full else (50, 128, 300)
 
 
 def box_quantiles(config: Config, inputs: Inputs, normalization: str, layers: list[int]) -> np.ndarray:
-    """Quantiles (layers, channels, 5) of pre-activations, after BN where there is one, in units of the layer's rms.
+    """Returns quantiles (layers, channels, 5) of pre-activations, behind BN where there is one, over the layer's rms.
 
     The norm of a deep finite network fluctuates from draw to draw by a factor of order one; in units of the root mean
     square over the layer's shown channels that factor is gone.
@@ -36,7 +37,7 @@ def box_quantiles(config: Config, inputs: Inputs, normalization: str, layers: li
 
 
 def predicted_correlation(inputs: Inputs, normalization: str, layer: int) -> float:
-    """Mean correlation of different inputs' pre-activations at a hidden layer, at infinite width."""
+    """Returns the mean correlation of different inputs' pre-activations at a hidden layer, at infinite width."""
     if layer == 1:
         return float(inputs.facts["mean initial correlation"])
     kernel = infinite_kernel(fully_connected(layer - 1, 1, normalization), inputs.x[:KERNEL_INPUTS], exact=True)
@@ -46,7 +47,7 @@ def predicted_correlation(inputs: Inputs, normalization: str, layer: int) -> flo
 
 
 def draw_boxes(axes: Axes, quantiles: np.ndarray, correlation: float | None) -> None:
-    """Measured boxes (quartiles, whiskers at 5 and 95 %), over the band and beside the quartiles that theory predicts.
+    """Draws measured boxes, with whiskers at 5 and 95 %, over the band and beside the quartiles that theory predicts.
 
     With correlation c between inputs a channel is sqrt(c) a + sqrt(1 - c) z: a common value a and a spread z, both
     standard normal. None: batch norm, whose channels have no common value and unit spread by construction.
@@ -65,7 +66,7 @@ def draw_boxes(axes: Axes, quantiles: np.ndarray, correlation: float | None) -> 
 
 
 def legend_handles(common_value: bool) -> list[Patch | Line2D]:
-    """What the marks of `draw_boxes` mean."""
+    """Returns entries of a legend that explain the marks of `draw_boxes`."""
     handles: list[Patch | Line2D] = [
         Patch(facecolor="white", edgecolor=BLUE, label="measured quartiles, 5–95 %"),
         Line2D([], [], color=ORANGE, linewidth=1.6, label="predicted quartiles (normal)"),

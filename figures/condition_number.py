@@ -1,17 +1,16 @@
 """Condition number of the NTK by depth: straight networks grow an outlier of order m, weight-centred ones lose it."""
 
-import itertools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from figures.config import Config, Inputs, Result, Track, describe_inputs, load_inputs
-from figures.style import BLACK, BLUE, GREEN, ORANGE, VERMILION, note, panels
-from ntk_analysis import Kernel, kernels_by_depth, spectrum
-from ntk_analysis.layers import Dense
-from ntk_analysis.networks import fully_connected
+from ntk_analysis import Kernel, spectrum
+from ntk_analysis.depth_study.kernels import readouts
+
+from .config import Config, Inputs, Result, Track, describe_inputs, load_inputs
+from .style import BLACK, BLUE, GREEN, ORANGE, VERMILION, note, panels
 
 NORMALIZATIONS = ("none", "weight_mean")
 ROUNDING = 1e-13  # kappa - 1 below this is rounding of a few hundred layers
@@ -19,24 +18,17 @@ COLORS = (BLUE, ORANGE, GREEN, VERMILION)
 
 
 def settings(config: Config) -> tuple[tuple[int, ...], int]:
-    """(data-set sizes, largest depth)."""
+    """Returns the sizes of the data sets, and the largest depth."""
     return ((10, 30, 100, 300), 200) if config.full else ((10, 30, 100), 100)
 
 
 def depths_up_to(largest: int) -> list[int]:
-    """About evenly spaced in the logarithm, each once."""
+    """Returns up to 25 depths from 1 to `largest`, about evenly spaced on a logarithmic scale, each once."""
     return sorted({round(depth) for depth in np.geomspace(1, largest, 25)})
 
 
-def readouts(normalization: str, depth: int, x: np.ndarray) -> Iterator[Kernel]:
-    """Kernels of fully connected networks of 1 to `depth` hidden layers, in one pass."""
-    network = fully_connected(depth, 1, normalization)
-    behind_dense = (kernel for layer, kernel in kernels_by_depth(network, x) if isinstance(layer, Dense))
-    return itertools.islice(behind_dense, 1, None)
-
-
 def condition_numbers(x: np.ndarray, normalization: str, depths: list[int], sizes: Sequence[int]) -> np.ndarray:
-    """NTK condition number of the first inputs, (sizes, depths), after these numbers of hidden layers.
+    """Returns NTK condition numbers of the first inputs, (sizes, depths), after these numbers of hidden layers.
 
     One pass for all: a read-out wherever asked, and the kernel of the first inputs is a part of that of all.
     """
@@ -55,7 +47,7 @@ def _condition_number(kernel: Kernel) -> float:
 
 
 def compute(config: Config, track: Track) -> Result:
-    """Condition numbers of one infinitely wide network a row: (normalisation, size, depth)."""
+    """Computes condition numbers of infinitely wide networks, (normalisations, sizes, depths)."""
     sizes, largest = settings(config)
     inputs: Inputs = load_inputs(config, sizes[-1])
     sizes = tuple(size for size in sizes if size <= len(inputs.x))
@@ -66,7 +58,7 @@ def compute(config: Config, track: Track) -> Result:
 
 
 def draw(result: Result) -> Figure:
-    """Straight left with its limits (m + 3)/3, weight-centred right as its distance from the limit 1."""
+    """Draws straight networks on the left, with their limits (m + 3)/3, and on the right weight-centred ones less 1."""
     a = result.arrays
     figure, (left, right) = panels(2, height=2.9, share=False)
     depths, (straight, centered) = a["depths"], a["condition_number"]

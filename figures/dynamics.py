@@ -14,13 +14,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from figures.config import Config, Result, Track, describe_inputs, load_inputs
-from figures.style import BLACK, BLUE, GREEN, ORANGE, VERMILION, note, panels
 from ntk_analysis import spectrum
 from ntk_analysis.descent import ScaleInvariance, against_linearised, scale_invariance
 from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.layers import Serial
 from ntk_analysis.networks import fully_connected
+
+from .config import Config, Result, Track, describe_inputs, load_inputs
+from .style import BLACK, BLUE, GREEN, ORANGE, VERMILION, note, panels
 
 LOOKS = {"none": ("none", VERMILION, "o"), "weight_mean": ("weight mean", BLUE, "s")}
 WIDTH_COLORS = (VERMILION, ORANGE, GREEN, BLUE)
@@ -29,7 +30,19 @@ BOUND_SHARE = 0.25  # of the largest stable learning rate at infinite width
 
 
 class Settings(NamedTuple):
-    """Images, hidden layers, widths, draws, steps; with a last batch norm width, steps, batch and learning rates."""
+    """The sizes of the figure.
+
+    Attributes:
+        images: number of images.
+        depth: number of hidden layers of all networks.
+        widths: widths of the networks that are compared with their linear model.
+        draws: number of networks drawn for each width.
+        steps: number of training steps.
+        norm_width: width of the network with a last batch norm.
+        norm_steps: number of its training steps.
+        norm_batch: number of images in its batch.
+        rates: its learning rates.
+    """
 
     images: int
     depth: int
@@ -43,14 +56,14 @@ class Settings(NamedTuple):
 
 
 def settings(config: Config) -> Settings:
-    """The small one has the same panels."""
+    """Returns the sizes of the figure; the small ones give the same panels."""
     if not config.full:
         return Settings(16, 2, (16, 64), 6, 40, 32, 100, 8, (0.1, 1.0, 10.0))
     return Settings(32, 2, (16, 32, 64, 128, 256, 512), 14, 100, 128, 200, 16, (0.1, 1.0, 10.0))
 
 
 def compute(config: Config, track: Track) -> Result:
-    """Distances and loss (networks, widths, draws), norms and variances (rates, steps + 1)."""
+    """Computes distances and loss (networks, widths, draws), norms and variances (rates, steps + 1)."""
     chosen = settings(config)
     inputs = load_inputs(replace(config, data=config.data or "digits"), chosen.images)
     y = np.random.default_rng(config.seed).choice([-1.0, 1.0], (len(inputs.x), 1))
@@ -99,7 +112,7 @@ def compute(config: Config, track: Track) -> Result:
 
 
 def normalised(x: np.ndarray, y: np.ndarray, chosen: Settings, rate: float, seed: int) -> ScaleInvariance:
-    """Descent of one network with weight mean and a last batch norm, in float64."""
+    """Trains one network with weight mean and a last batch norm, in float64."""
     network = fully_connected(chosen.depth, chosen.norm_width, SHOWN, last_batch_norm=True)
     with jax.enable_x64(True):
         _, params = network.init(jax.random.key(seed), (-1, x.shape[1]))
@@ -116,19 +129,19 @@ def normalised(x: np.ndarray, y: np.ndarray, chosen: Settings, rate: float, seed
 
 
 def expected_norm(measured: ScaleInvariance) -> np.ndarray:
-    """|W|^2 by step from its start and the gradients alone."""
+    """Returns |W|^2 by step, computed from its start and the gradients alone."""
     gradients = measured.squared_gradients.sum(axis=1)[:-1]
     start = measured.squared_norms[0].sum()
     return np.concatenate([[start], start + measured.learning_rate**2 * np.cumsum(gradients)])
 
 
 def largest_size(measured: ScaleInvariance) -> np.ndarray:
-    """|W| times the largest gradient of all steps: once the loss is at its floor, gradients are rounding."""
+    """Returns |W| times the largest gradient of all steps: once the loss is at its floor, gradients are rounding."""
     return np.sqrt(measured.squared_norms * measured.squared_gradients.max(axis=0))
 
 
 def draw(result: Result) -> Figure:
-    """Loss and distance by width above, norms and variance below."""
+    """Draws loss and distance by width above, norms and variance below."""
     figure, (loss, distance, norms, variance) = panels(2, rows=2, height=2.6, share=False)
     draw_loss(loss, result)
     draw_distance(distance, result)
@@ -148,7 +161,7 @@ def draw(result: Result) -> Figure:
 
 
 def draw_loss(axes: Axes, result: Result) -> None:
-    """Loss of the narrowest, some middle and the widest network, solid, and as their kernels predict, dashed."""
+    """Draws the loss of a narrow, a middle and a wide network as measured, solid, and as predicted, dashed."""
     a = result.arrays
     shown = sorted({0, len(a["widths"]) // 3, len(a["widths"]) - 1})
     for index, color in zip(shown, WIDTH_COLORS, strict=False):
@@ -161,7 +174,7 @@ def draw_loss(axes: Axes, result: Result) -> None:
 
 
 def draw_distance(axes: Axes, result: Result) -> None:
-    """Relative distance after the last step, with the fitted powers."""
+    """Draws the relative distance after the last step, with the fitted powers."""
     a = result.arrays
     for name, (label, color, marker) in LOOKS.items():
         exponent, error, _ = result.facts["exponent of the distance, standard error, chi squared"][name]
@@ -187,7 +200,7 @@ def draw_distance(axes: Axes, result: Result) -> None:
 
 
 def draw_norms(axes: Axes, result: Result) -> None:
-    """Growth of |W|^2 by step, in the colours of `draw_variance`, and what the gradients say it has to be."""
+    """Draws the growth of |W|^2 by step, in the colours of `draw_variance`, and what the gradients say it has to be."""
     a = result.arrays
     for measured, expected, color in zip(a["squared_norm"], a["squared_norm_expected"], WIDTH_COLORS, strict=False):
         steps = np.arange(1, len(measured))
@@ -199,7 +212,7 @@ def draw_norms(axes: Axes, result: Result) -> None:
 
 
 def draw_variance(axes: Axes, result: Result) -> None:
-    """The variance that the last batch norm divides by."""
+    """Draws the variance that the last batch norm divides by."""
     a = result.arrays
     for rate, variance, color in zip(a["rates"], a["variance"], WIDTH_COLORS, strict=False):
         axes.loglog(np.arange(1, len(variance)), variance[1:], color=color, label=f"learning rate {rate:g}")

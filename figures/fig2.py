@@ -3,13 +3,13 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from figures import channels
-from figures.config import Config, Result, Track, describe_inputs, load_inputs
-from figures.style import note, panels
+from . import channels
+from .config import Config, Result, Track, describe_inputs, load_inputs
+from .style import note, panels
 
 
 def compute(config: Config, track: Track) -> Result:
-    """Quantiles of 30 random channels at two layers, and the predicted correlation there."""
+    """Computes quantiles of 30 random channels at two layers, and the predicted correlation there."""
     depth, width, batch = channels.settings(config)
     layers = [2 * depth // 5, depth]
     inputs = load_inputs(config, batch)
@@ -20,7 +20,7 @@ def compute(config: Config, track: Track) -> Result:
 
 
 def draw(result: Result) -> Figure:
-    """One panel a layer."""
+    """Draws one panel for each layer."""
     a = result.arrays
     figure, axes = panels(2, height=2.9)
     for panel, layer, quantiles, correlation in zip(

@@ -3,15 +3,15 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from figures import channels
-from figures.config import Config, Result, Track, describe_inputs, load_inputs
-from figures.style import note, panels
+from . import channels
+from .config import Config, Result, Track, describe_inputs, load_inputs
+from .style import note, panels
 
 NORMALIZATIONS = ("batch", "weight_mean")
 
 
 def compute(config: Config, track: Track) -> Result:
-    """Quantiles of 30 random channels of the last hidden layer for both normalisations."""
+    """Computes quantiles of 30 random channels of the last hidden layer for both normalisations."""
     depth, width, batch = channels.settings(config)
     inputs = load_inputs(config, batch)
     quantiles = [
@@ -27,7 +27,7 @@ def compute(config: Config, track: Track) -> Result:
 
 
 def draw(result: Result) -> Figure:
-    """Batch norm left, weight mean right."""
+    """Draws batch norm on the left, weight mean on the right."""
     a, depth = result.arrays, result.facts["depth"]
     figure, (left, right) = panels(2, height=2.9)
     channels.draw_boxes(left, a["quantiles"][0], None)

@@ -4,11 +4,12 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from figures.config import Config, Result, Track
-from figures.style import BLUE, VERMILION, note, panels
 from ntk_analysis import activations
 from ntk_analysis.layers import Activation, Dense, Serial
 from ntk_analysis.meanfield import analyse
+
+from .config import Config, Result, Track
+from .style import BLUE, VERMILION, note, panels
 
 NORMALIZATIONS = ("none", "weight_mean")
 LABELS = {"none": "$T$, straight", "weight_mean": r"$\bar T$, weight mean"}
@@ -16,7 +17,7 @@ COLORS = {"none": VERMILION, "weight_mean": BLUE}
 
 
 def measure(rho: np.ndarray, width: int, draws: int, seed: int, track: Track) -> dict[str, np.ndarray]:
-    """Maps of finite layers, (draws, len(rho)): gain times second moment or covariance over the channels."""
+    """Returns maps of finite layers, (draws, len(rho)): gain times second moment or covariance over the channels."""
     pairs = np.concatenate([[[1.0, 0.0]], np.stack([rho, np.sqrt(1 - rho**2)], axis=1)]) * np.sqrt(2)
     layer = Serial(Dense(width), Activation("relu"))
 
@@ -38,7 +39,7 @@ def measure(rho: np.ndarray, width: int, draws: int, seed: int, track: Track) ->
 
 
 def compute(config: Config, track: Track) -> Result:
-    """T over [0, 1], and its measurement on layers of finite width."""
+    """Computes T over [0, 1], and measures it on layers of finite width."""
     width, draws = (1000, 100) if config.full else (500, 100)
     rho, points = np.linspace(0, 1, 201), np.linspace(0, 1, 11)
     arrays = {"rho": rho, "measured_rho": points}
@@ -54,7 +55,7 @@ def compute(config: Config, track: Track) -> Result:
 
 
 def draw(result: Result) -> Figure:
-    """Both maps against the diagonal."""
+    """Draws both maps against the diagonal."""
     a, facts = result.arrays, result.facts
     figure, (axes,) = panels(1, height=3.3)
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, linestyle="--")

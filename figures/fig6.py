@@ -8,20 +8,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from figures.config import Config, Result, Track
-from figures.learning_rates import LOOKS, PARTS, of_seeds, result_of, standard_error, top
-from figures.style import BLACK, note, panels
 from ntk_analysis.training.dataset import Dataset, load_dataset
 from ntk_analysis.training.recipe import Recipe
 from ntk_analysis.training.run_file import Curve
 from ntk_analysis.training.sweep import Grid, sweep
+
+from .config import Config, Result, Track
+from .learning_rates import LOOKS, PARTS, of_seeds, result_of, standard_error, top
+from .style import BLACK, note, panels
 
 NORMALIZATIONS = ("none", "weight_mean", "last_bn", "mimic_norm", "batch_norm")
 WORDS = {"train": "training", "test": "test"}
 
 
 def settings(config: Config) -> tuple[Grid, Dataset]:
-    """The small one has the same normalisations, fewer layers, images, epochs and seeds."""
+    """Returns the sizes; the small ones have the same normalisations, and fewer layers, images, epochs and seeds."""
     dataset = load_dataset(config.data or "digits")
     if not config.full:
         seeds = tuple(range(config.seed, config.seed + 3))
@@ -44,7 +45,7 @@ def compute(config: Config, track: Track) -> Result:
 
 
 def draw(result: Result) -> Figure:
-    """Training images left, test images right; each normalisation at its best rate where there are several."""
+    """Draws training images left, test images right; each normalisation at its best rate where there are several."""
     facts = result.facts
     figure, axes = panels(2)
     for panel, part in zip(axes, PARTS, strict=True):
@@ -64,7 +65,7 @@ def draw(result: Result) -> Figure:
 
 
 def draw_panel(axes: Axes, result: Result, part: str) -> None:
-    """Accuracy by epoch; 0 behind the epoch in which a run diverged."""
+    """Draws the accuracy by epoch, which is 0 after the epoch in which a run diverged."""
     rates = result.arrays["learning_rates"]
     chosen = result.arrays["test_accuracy"].max(-1).mean(-1).argmax(-1)  # by normalisation
     for name, curves, rate in zip(

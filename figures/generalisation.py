@@ -15,11 +15,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.config import Config, Inputs, Result, Track, load_images, prepare
-from figures.kernel_matrices import KERNELS, TWINS, kernels
-from figures.style import BLACK, BLUE, VERMILION, note, panels
 from ntk_analysis import data
-from ntk_analysis.regression import KernelClassifier
+from ntk_analysis.depth_study.generalisation import DRAWS, Measures, measure
+from ntk_analysis.depth_study.kernels import kernels
+
+from .config import Config, Inputs, Result, Track, load_images, prepare
+from .kernel_matrices import KERNELS, TWINS
+from .style import BLACK, BLUE, VERMILION, note, panels
 
 NETWORKS = ("none", "weight_mean")
 LABELS = {"none": "none", "weight_mean": "weight mean"}
@@ -33,13 +35,18 @@ PANELS = {
     "single": "test accuracy of one network",
     "condition_number": r"condition number $\kappa$",
 }
-DRAWS = 20  # networks per test image
 TICKS = (1, 2, 5, 10, 20, 50)
 COMPARED = 100  # images on which layer norm's kernels are compared with those they equal
 
 
 class Settings(NamedTuple):
-    """Training images, as many test images, random splits, largest depth."""
+    """The sizes of the figure.
+
+    Attributes:
+        images: number of training images, and of test images.
+        splits: number of random splits into the two.
+        depth: largest number of hidden layers.
+    """
 
     images: int
     splits: int
@@ -47,12 +54,12 @@ class Settings(NamedTuple):
 
 
 def settings(config: Config) -> Settings:
-    """The small one has the same panels."""
+    """Returns the sizes of the figure; the small ones give the same panels."""
     return Settings(500, 5, 50) if config.full else Settings(40, 3, 16)
 
 
 def image_sets(config: Config) -> list[data.ImageSet]:
-    """The data set asked for, else digits and, where it is installed, MNIST.
+    """Returns the data set asked for, else digits and, where it is installed, MNIST.
 
     Raises:
         ValueError: images without labels.
@@ -65,47 +72,8 @@ def image_sets(config: Config) -> list[data.ImageSet]:
     return sets
 
 
-class Measures(NamedTuple):
-    """What one kernel does on one split.
-
-    Attributes:
-        ensemble: test accuracy of the mean prediction over infinitely many networks; no scale of the outputs moves it.
-        single: expected test accuracy of one network, which starts from outputs of the scale of `nngp`.
-        condition_number: of the kernel of the training images.
-        explained: share of the squares of the centred one-hot test targets that the mean prediction explains.
-        training: training accuracy.
-    """
-
-    ensemble: float
-    single: float
-    condition_number: float
-    explained: float
-    training: float
-
-
-def measure(
-    nngp: np.ndarray, kernel: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int
-) -> Measures:
-    """Training by `kernel` to the end, from outputs of covariance `nngp`."""
-    within, across = np.ix_(train, train), np.ix_(test, train)
-    classifier = KernelClassifier("precomputed").fit(kernel[within], labels[train])
-    flow, classes, mean = classifier.flow_, classifier.classes_, classifier.outputs(kernel[across])
-    start = np.diagonal(nngp)[test]
-    deviation = np.sqrt(flow.covariance(kernel[across], nngp[within], nngp[across], start))
-    noise = np.random.default_rng(seed).standard_normal((DRAWS, *mean.shape))  # outputs are independent
-    drawn = mean + deviation[:, None] * noise
-    targets = (labels[test][:, None] == classes) - 1 / len(classes)
-    return Measures(
-        float(np.mean(classes[np.argmax(mean, axis=-1)] == labels[test])),
-        float(np.mean(classes[np.argmax(drawn, axis=-1)] == labels[test])),
-        float(flow.eigenvalues_scaled[-1] / flow.eigenvalues_scaled[0]),  # resolved, else the fit had refused
-        float(1 - np.sum((mean - targets) ** 2) / np.sum(targets**2)),
-        float(classifier.score(kernel[within], labels[train])),
-    )
-
-
 def by_split(pairs: np.ndarray, labels: np.ndarray, splits: int, seed: int) -> np.ndarray:
-    """`Measures` of kernels (depths, 2, m, m) of m images, half for training, (measures, depths, 2, splits)."""
+    """Returns `Measures` (measures, depths, 2, splits) of kernels (depths, 2, m, m) of m images, half for training."""
     generator, half = np.random.default_rng(seed), len(labels) // 2
     orders = [generator.permutation(len(labels)) for _ in range(splits)]
     found = [
@@ -116,7 +84,7 @@ def by_split(pairs: np.ndarray, labels: np.ndarray, splits: int, seed: int) -> n
 
 
 def compute(config: Config, track: Track) -> Result:
-    """The fields of `Measures`, each (data sets, networks, depths, 2 kernels, splits)."""
+    """Returns the fields of `Measures`, each (data sets, networks, depths, 2 kernels, splits)."""
     chosen = settings(config)
     depths = sorted({round(depth) for depth in np.geomspace(1, chosen.depth, 13)})
     sets, found, described = image_sets(config), [], {}
@@ -150,7 +118,7 @@ def compute(config: Config, track: Track) -> Result:
 
 
 def twin_differences(inputs: Inputs, depths: list[int]) -> dict[str, float]:
-    """How far the kernels of a layer norm, over their mean diagonal, are from those of the network it equals."""
+    """Returns how far the kernels of a layer norm are from those of the network it equals, at unit mean diagonal."""
     ends, x = (depths[0], depths[-1]), inputs.x[:COMPARED]
     return {
         f"{twin} and {name}, largest difference": float(np.max(np.abs(kernels(x, twin, ends) - kernels(x, name, ends))))
@@ -159,7 +127,7 @@ def twin_differences(inputs: Inputs, depths: list[int]) -> dict[str, float]:
 
 
 def summary(values: np.ndarray, sets: list[str]) -> dict[str, dict[str, list[float]]]:
-    """Means over splits by data set, network and kernel, a list over depths each."""
+    """Returns the means over splits by data set, network and kernel, each a list over depths."""
     return {
         name: {
             f"{network}, {kernel}": np.round(values[i, j, :, k].mean(axis=-1), 6).tolist()
@@ -171,7 +139,7 @@ def summary(values: np.ndarray, sets: list[str]) -> dict[str, dict[str, list[flo
 
 
 def draw(result: Result) -> Figure:
-    """A row a data set; accuracy of the mean prediction over networks and of one network, condition number."""
+    """Draws a row for each data set: accuracy of the mean prediction, accuracy of one network, condition number."""
     a, facts = result.arrays, result.facts
     figure, axes = panels(len(PANELS), rows=len(facts["data sets"]), height=2.0, share=False)
     for row, (name, chance) in enumerate(zip(facts["data sets"], facts["chance"], strict=True)):
@@ -202,7 +170,7 @@ def draw(result: Result) -> Figure:
 
 
 def draw_lines(axes: Axes, depths: np.ndarray, values: np.ndarray) -> None:
-    """Mean and standard deviation over splits of values (networks, depths, 2 kernels, splits)."""
+    """Draws mean and standard deviation over splits of values (networks, depths, 2 kernels, splits)."""
     for network, of_network in zip(NETWORKS, values, strict=True):
         for column, kernel in reversed(list(enumerate(KERNELS))):
             of_splits = of_network[:, column]

@@ -19,10 +19,12 @@ from matplotlib.colors import FuncNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from figures.condition_number import ROUNDING, readouts
-from figures.config import Config, Inputs, Result, Track, describe_inputs, load_images, prepare
-from figures.style import BLACK, PAGE, note
 from ntk_analysis import last_batch_norm, spectrum
+from ntk_analysis.depth_study.kernels import kernels, unit_diagonal
+
+from .condition_number import ROUNDING
+from .config import Config, Inputs, Result, Track, describe_inputs, load_images, prepare
+from .style import BLACK, PAGE, note
 
 TITLES = {
     "none": ("none", "= layer norm before ReLU"),
@@ -33,7 +35,7 @@ TITLES = {
 TWINS = {"layer": "none", "layer_post": "weight_mean"}  # the same kernels, up to a constant
 COMPUTED = ("none", "weight_mean", "batch")
 KERNELS = ("nngp", "ntk")
-CONSTANT = 0.9  # of an eigenvector's square lies along the vector of ones: it is called the constant mode
+CONSTANT = 0.9  # the constant mode is an eigenvector with more than this share of its square along the ones
 SHADES = ("#fdbb2f", "#e8603c", "#9c2a6b", "#2b0f54")  # light to dark in grey, too
 
 
@@ -49,24 +51,32 @@ def _signed_square(values: np.ndarray) -> np.ndarray:
 
 NORM = FuncNorm((_signed_root, _signed_square), vmin=-1, vmax=1)  # 0.01 is seen beside 1
 CIRCLE: Any = {"marker": "o", "markersize": 3.5, "markerfacecolor": "white"}
-MOST_CLASSES = 20  # of more, the ticks are a line
+MOST_CLASSES = 20  # the ticks of more classes are a line
 COLORMAP = "RdBu_r"
 
 
 class Settings(NamedTuple):
-    """Images, and numbers of hidden layers, four of them."""
+    """The sizes of the figure.
+
+    Attributes:
+        images: number of images.
+        depths: four numbers of hidden layers.
+    """
 
     images: int
     depths: tuple[int, ...]
 
 
 def settings(config: Config) -> Settings:
-    """The small one has the same panels."""
+    """Returns the sizes of the figure; the small ones give the same panels."""
     return Settings(100, (1, 5, 20, 50)) if config.full else Settings(50, (1, 5, 20, 50))
 
 
 def sorted_images(config: Config, count: int) -> tuple[Inputs, np.ndarray]:
-    """About `count` images, as many of each class, class by class, and their labels; a random choice without labels."""
+    """Returns about `count` images, equally many of each class, sorted by class, and their labels.
+
+    Images without labels are a random choice.
+    """
     images = load_images(config.data)
     if images.labelled:
         chosen = balanced_choice(images.labels, count, config.seed)
@@ -77,45 +87,27 @@ def sorted_images(config: Config, count: int) -> tuple[Inputs, np.ndarray]:
 
 
 def balanced_choice(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Indices of count / classes images of each class, sorted by class; fewer where a class is smaller."""
+    """Returns indices of count / classes images of each class, sorted by class; fewer where a class is smaller."""
     generator = np.random.default_rng(seed)
     classes = np.unique(labels)[:count]
     members = [np.flatnonzero(labels == label) for label in classes]
     return np.concatenate([generator.choice(m, min(count // len(classes), len(m)), replace=False) for m in members])
 
 
-def unit_diagonal(matrix: np.ndarray) -> np.ndarray:
-    """The matrix over the mean of its diagonal."""
-    scaled: np.ndarray = matrix / np.mean(np.diagonal(matrix))
-    return scaled
-
-
-def kernels(x: np.ndarray, normalization: str, depths: Iterable[int]) -> np.ndarray:
-    """NNGP and NTK of the outputs, unit mean diagonal, after these numbers of hidden layers, (depths, 2, m, m).
-
-    One pass: the layer that reads out a network is the one that leads on to the next hidden layer of a deeper one.
-    """
-    wanted, found = {int(depth) for depth in depths}, []
-    for depth, kernel in enumerate(readouts(normalization, max(wanted), x), 1):
-        if depth in wanted:
-            found.append([unit_diagonal(np.asarray(part)) for part in (kernel.nngp, kernel.ntk_scaled)])
-    return np.array(found)
-
-
 def behind_last_batch_norm(pair: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """P K P and P Theta P with unit mean diagonal, (2, m, m), for one draw of the outputs; their null space (m, 2)."""
+    """Returns P K P and P Theta P with unit mean diagonal, (2, m, m), for one draw of outputs; null space (m, 2)."""
     outputs = last_batch_norm.sample_outputs(pair[0], 1, seed)
     behind = [unit_diagonal(np.asarray(last_batch_norm.ntk(matrix, outputs))[:, :, 0, 0]) for matrix in pair]
     return np.array(behind), np.asarray(last_batch_norm.null_space(outputs))
 
 
 class Measures(NamedTuple):
-    """What the eigenvalues of one matrix say.
+    """Measures of one matrix's eigenvalues.
 
     Attributes:
         eigenvalues: (m,) descending, over their mean; zeros at the end for the null space, which counts nowhere.
-        condition_number: on the range.
-        condition_number_without_constant: and orthogonal to the vector of ones.
+        condition_number: condition number on the range.
+        condition_number_without_constant: condition number on what is left of the range without the vector of ones.
         outlier_ratio: largest eigenvalue over their mean.
         constant_mode: rank, 1 the largest, of the eigenvector that is nearly constant; 0 where none is.
     """
@@ -128,7 +120,7 @@ class Measures(NamedTuple):
 
 
 def measure(matrix: np.ndarray, null_space: np.ndarray | None) -> Measures:
-    """All of it; a null space holds the vector of ones."""
+    """Computes all `Measures` of a matrix; a null space holds the vector of ones."""
     with warnings.catch_warnings():
         # a lower bound would be printed as a value: better no figure than a wrong one
         warnings.simplefilter("error", spectrum.UnresolvedSpectrumWarning)
@@ -145,14 +137,14 @@ def measure(matrix: np.ndarray, null_space: np.ndarray | None) -> Measures:
 
 
 def constant_mode(matrix: np.ndarray) -> int:
-    """Rank of the eigenvector along the vector of ones, 0 where none is."""
+    """Returns the rank of the eigenvector along the vector of ones, 0 where there is none."""
     _, ascending = np.linalg.eigh(matrix)
     share = ascending.sum(axis=0)[::-1] ** 2 / len(matrix)
     return int(np.argmax(share)) + 1 if np.max(share) > CONSTANT else 0
 
 
 def compute(config: Config, track: Track) -> Result:
-    """Matrices (4 networks, depths, 2 kernels, m, m), and what follows from their eigenvalues."""
+    """Returns matrices (4 networks, depths, 2 kernels, m, m), and what follows from their eigenvalues."""
     chosen = settings(config)
     inputs, labels = sorted_images(config, chosen.images)
     names = (*COMPUTED, *TWINS)
@@ -173,7 +165,7 @@ def compute(config: Config, track: Track) -> Result:
 
 
 def facts_of(arrays: dict[str, np.ndarray], differences: dict[str, float]) -> dict[str, Any]:
-    """What was computed, with the numbers by network and kernel, a list over depths each."""
+    """Returns facts of the computation, and the numbers by network and kernel, each a list over depths."""
 
     def by_network(key: str) -> dict[str, dict[str, list[float]]]:
         return {
@@ -196,7 +188,10 @@ def facts_of(arrays: dict[str, np.ndarray], differences: dict[str, float]) -> di
 
 
 def draw(result: Result) -> Figure:
-    """Matrices, a row a depth and a column a network, NNGP above and NTK below the diagonal; spectra below."""
+    """Draws a row of matrices for each depth, a column for each network, and the spectra below.
+
+    The NNGP is above the diagonal of a matrix, the NTK on and below it.
+    """
     a = result.arrays
     rows, columns = len(a["depths"]), len(TITLES)
     figure = plt.figure(figsize=(PAGE, 9.4))
@@ -229,7 +224,7 @@ def draw(result: Result) -> Figure:
 
 
 def draw_matrices(axes: Axes, pair: np.ndarray) -> None:
-    """NNGP above the diagonal, NTK below."""
+    """Draws the NNGP above the diagonal and the NTK below."""
     nngp, ntk = pair
     axes.imshow(np.tril(ntk) + np.triu(nngp, 1), norm=NORM, cmap=COLORMAP, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
@@ -237,24 +232,24 @@ def draw_matrices(axes: Axes, pair: np.ndarray) -> None:
 
 
 def put(axes: Axes, text: str, at: tuple[float, float], points: float, side: str, size: float) -> None:
-    """Text whose baseline is so many points from a place in the axes."""
+    """Writes a text whose baseline is `points` points from a place in the axes."""
     axes.annotate(text, at, (0, points), "axes fraction", "offset points", ha=side, va="baseline", fontsize=size)
 
 
 def label_matrices(axes: Axes, names: Iterable[str], numbers: Iterable[str]) -> None:
-    """Condition numbers, each beside its triangle."""
+    """Writes the condition numbers, each beside its triangle."""
     above, below = (rf"{name} $\kappa$ = {number}" for name, number in zip(names, numbers, strict=True))
     put(axes, above, (1, 1), 2.5, "right", 6)
     put(axes, below, (0, 0), -8, "left", 6)
 
 
 def condition_text(full: float, rest: float) -> str:
-    """The condition number, and in brackets the one without the constant mode where it differs by more than 10 %."""
+    """Returns the condition number, and in brackets the one without the constant mode where that is over 10 % away."""
     return number_text(full) + (f" ({number_text(rest)})" if full > 1.1 * rest else "")
 
 
 def number_text(kappa: float) -> str:
-    """Three digits; close to 1 its distance from 1."""
+    """Returns a condition number with three digits, or, close to 1, its distance from 1."""
     if kappa - 1 < ROUNDING:
         return "1"
     if kappa - 1 < 0.01:
@@ -264,7 +259,7 @@ def number_text(kappa: float) -> str:
 
 
 def mark_classes(axes: Axes, labels: np.ndarray, *, named: bool) -> None:
-    """A tick at every class boundary, and the labels beside the first column."""
+    """Draws a tick at every class boundary, and the labels beside the first column."""
     classes, starts = np.unique(labels, return_index=True)
     if not 1 < len(classes) <= MOST_CLASSES:
         return
@@ -277,7 +272,7 @@ def mark_classes(axes: Axes, labels: np.ndarray, *, named: bool) -> None:
 
 
 def draw_scale(figure: Figure, squares: np.ndarray) -> None:
-    """The one scale of all matrices; its root shows 0.01 beside 1."""
+    """Draws the one scale of all matrices; its root shows 0.01 beside 1."""
     bar = figure.colorbar(
         ScalarMappable(NORM, COLORMAP), ax=squares, location="bottom", shrink=0.75, aspect=60, pad=0.01
     )
@@ -288,7 +283,7 @@ def draw_scale(figure: Figure, squares: np.ndarray) -> None:
 
 
 def draw_spectra(panels: list[Axes], result: Result) -> None:
-    """Eigenvalues over their mean by index, a shade a depth; a circle on the constant mode."""
+    """Draws eigenvalues over their mean by index, each depth in its shade, with a circle on the constant mode."""
     a = result.arrays
     for axes, network, ranks, (title, _) in zip(
         panels, a["eigenvalues"], a["constant_mode"], TITLES.values(), strict=True
@@ -316,7 +311,7 @@ def draw_spectra(panels: list[Axes], result: Result) -> None:
 
 
 def draw_eigenvalues(axes: Axes, values: np.ndarray, rank: int, color: str, style: str) -> None:
-    """One spectrum, with its constant mode where it has one."""
+    """Draws one spectrum, with its constant mode where it has one."""
     axes.loglog(np.arange(1, len(values) + 1), values, style, color=color, linewidth=1)
     if rank:
         axes.loglog(rank, values[rank - 1], color=color, **CIRCLE)

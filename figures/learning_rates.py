@@ -11,12 +11,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.config import Config, Result, Track
-from figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, note, panels
 from ntk_analysis.training.dataset import Dataset, hold_out, load_dataset
 from ntk_analysis.training.recipe import Recipe
 from ntk_analysis.training.run_file import Curve
 from ntk_analysis.training.sweep import Grid, Table, sweep
+
+from .config import Config, Result, Track
+from .style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, note, panels
 
 LOOKS = {
     "none": ("none", VERMILION, "o"),
@@ -31,13 +32,13 @@ LOOKS = {
 TRAINED_HERE = tuple(LOOKS)[:6]  # the others are for residual networks
 EARLY = 3  # epochs
 PARTS = ("train", "test")
-REPLACED = ("normalization", "learning_rate", "seed")  # of the recipe, by the grid
+REPLACED = ("normalization", "learning_rate", "seed")  # fields of the recipe that the grid replaces
 FEW = 7  # rates whose names all fit under an axis
 TRAINED = 0.9  # training accuracy of a rate that trains
 
 
 def settings(config: Config) -> tuple[Grid, Dataset]:
-    """The small one has the same normalisations, fewer layers, images, rates, epochs and seeds."""
+    """Returns the sizes; the small ones have the same normalisations, and fewer of all the rest."""
     dataset = load_dataset(config.data or "digits")
     if not config.full:
         few = hold_out(dataset.train.subset(len(dataset.train.images) // 2, config.seed))
@@ -49,7 +50,7 @@ def settings(config: Config) -> tuple[Grid, Dataset]:
 
 
 def geometric(first: float, last: float, points: int) -> tuple[float, ...]:
-    """Evenly spaced on a logarithmic scale, to six digits."""
+    """Returns numbers evenly spaced on a logarithmic scale, to six digits."""
     return tuple(float(f"{rate:.6g}") for rate in np.geomspace(first, last, points))
 
 
@@ -68,7 +69,7 @@ def compute(config: Config, track: Track) -> Result:
 
 
 def result_of(table: Table, dataset: Dataset) -> Result:
-    """What `draw` needs of any sweep: accuracies (normalizations, rates, seeds, epochs), and who, where and how."""
+    """Returns what `draw` needs of a sweep: accuracies (normalizations, rates, seeds, epochs), and their origin."""
     grid = table.grid
     arrays = {
         "learning_rates": np.array(grid.learning_rates),
@@ -94,7 +95,7 @@ def result_of(table: Table, dataset: Dataset) -> Result:
 
 
 def best_facts(table: Table) -> dict[str, object]:
-    """By part, epochs, normalisation and rate."""
+    """Returns the best accuracies by part, epochs, normalisation and rate."""
     return {
         f"{part}, first {epochs} epochs": {
             name: {
@@ -109,7 +110,7 @@ def best_facts(table: Table) -> dict[str, object]:
 
 
 def trained_facts(table: Table) -> dict[str, list[float]]:
-    """By normalisation, the rates at which it learns its training images."""
+    """Returns, by normalisation, the rates at which it learns its training images."""
     return {
         name: [rate for rate, good in zip(table.grid.learning_rates, row, strict=True) if good]
         for name, row in zip(table.grid.normalizations, table.best("train").mean(-1) > TRAINED, strict=True)
@@ -117,13 +118,13 @@ def trained_facts(table: Table) -> dict[str, list[float]]:
 
 
 def standard_error(values: np.ndarray) -> np.ndarray:
-    """Of the mean over the last axis, the seeds; 0 for one seed, which tells of none."""
+    """Returns the standard error of the mean over the last axis, the seeds; 0 for one seed, which tells no error."""
     count = values.shape[-1]
     return np.std(values, -1, ddof=1) / count**0.5 if count > 1 else np.zeros(values.shape[:-1])
 
 
 def draw(result: Result) -> Figure:
-    """Training images left, test images right; the first epochs on top, all of them below."""
+    """Draws training images left, test images right; the first epochs above, all of them below."""
     facts = result.facts
     early = min(EARLY, facts["epochs"])
     figure, axes = panels(2, rows=2, height=2.3)
@@ -143,19 +144,19 @@ def draw(result: Result) -> Figure:
 
 
 def of_seeds(facts: dict[str, Any], error: str) -> str:
-    """How many seeds a line is the mean of, and what shows their error."""
+    """Returns words for the number of seeds that a line is the mean of, and for the marks of its error."""
     count = len(facts["seeds"])
     return f"mean of {count} seeds, {error}: one standard error" if count > 1 else "one seed"
 
 
 def top(result: Result) -> float:
-    """Percent at the upper end of the axes: 100 and a margin, less where no network comes near."""
+    """Returns the upper end of the axes in percent: 100 and a margin, or less where no network comes near."""
     best = 100 * max(result.arrays[f"{part}_accuracy"].max() for part in PARTS)
     return float(min(102, 1.15 * best))
 
 
 def draw_panel(axes: Axes, result: Result, part: str, epochs: int) -> None:
-    """Best accuracy in the first epochs; open symbols where a seed diverged."""
+    """Draws the best accuracy in the first epochs, with open symbols where a seed diverged."""
     rates, curves = result.arrays["learning_rates"], result.arrays[f"{part}_accuracy"][..., :epochs]
     diverged = np.any(result.arrays["diverged_at"] > 0, -1)
     for name, best, gone in zip(result.facts["normalizations"], curves.max(-1), diverged, strict=True):

@@ -5,23 +5,24 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from figures.config import Config, Inputs
-from figures.style import BLUE, ORANGE, SKY
 from ntk_analysis.correlation import CorrelationByLayer, layer_correlations, random_pairs
 from ntk_analysis.meanfield import analyse
 from ntk_analysis.networks import fully_connected
+
+from .config import Config, Inputs
+from .style import BLUE, ORANGE, SKY
 
 SHOWN_DRAW = 0
 TWO_SIDED_95 = 1.96
 
 
 def settings(config: Config) -> tuple[int, int, int, int, int]:
-    """(depth, width, pairs, batch, networks)."""
+    """Returns (depth, width, pairs, batch, networks)."""
     return (50, 300, 200, 400, 10) if config.full else (50, 128, 100, 200, 5)
 
 
 def measure(config: Config, inputs: Inputs, normalization: str) -> CorrelationByLayer:
-    """Pearson correlation over the channels of the activations, (networks, depth, pairs)."""
+    """Returns the Pearson correlation over the channels of the activations, (networks, depth, pairs)."""
     depth, width, pairs, _, draws = settings(config)
     network = fully_connected(depth, width, normalization)
     chosen = random_pairs(len(inputs.x), pairs, config.seed)
@@ -29,7 +30,7 @@ def measure(config: Config, inputs: Inputs, normalization: str) -> CorrelationBy
 
 
 def predicted_activation_correlation(normalization: str, initial: np.ndarray, depth: int) -> np.ndarray:
-    """Pearson correlation of the activations, (depth, pairs), of pairs with these initial correlations; infinite width.
+    """Returns the activations' correlation (depth, pairs) at infinite width, of pairs with these initial correlations.
 
     The pre-activations follow T (or T_bar); across the channels of the activations their mean is subtracted, which is
     one more step of T_bar.
@@ -40,14 +41,14 @@ def predicted_activation_correlation(normalization: str, initial: np.ndarray, de
 
 
 def draw_pairs(axes: Axes, measured: np.ndarray) -> None:
-    """One thin line a pair, (depth, pairs)."""
+    """Draws one thin line for each pair; `values` is (depth, pairs)."""
     layers = np.arange(1, len(measured) + 1)
     axes.plot(layers, measured, color=BLUE, alpha=0.18, linewidth=0.5, rasterized=True)
     axes.set(xlabel="hidden layer", xlim=(1, len(measured)), ylim=(-0.55, 1.03))
 
 
 def draw_band(axes: Axes, center: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
-    """A predicted (or measured) centre line with the edges of its band, on top of the pairs."""
+    """Draws a centre line, predicted or measured, and the edges of its band on top of the pairs."""
     layers = np.arange(1, len(center) + 1)
     axes.fill_between(layers, low, high, color=SKY, alpha=0.25, linewidth=0, zorder=1)
     axes.plot(layers, center, color=ORANGE, zorder=3)
@@ -56,7 +57,7 @@ def draw_band(axes: Axes, center: np.ndarray, low: np.ndarray, high: np.ndarray)
 
 
 def legend_handles(center: str, band: str) -> list[Line2D | Patch]:
-    """What the marks mean."""
+    """Returns entries of a legend that explain the marks of `draw_pairs` and `draw_band`."""
     return [
         Line2D([], [], color=BLUE, linewidth=0.8, alpha=0.6, label="one pair of images, one network"),
         Line2D([], [], color=ORANGE, label=center),

@@ -12,13 +12,13 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 
-from figures.config import Config
+from .config import Config
 
 
 def side_by_side(
     names: Sequence[str], jobs: int, config: Config, folder: Path, from_data: Path | None = None
 ) -> Iterator[tuple[str, dict[str, object]]]:
-    """`render` of each of the names, `jobs` at a time: name and facts as they are done.
+    """Calls `render` for each of the names, `jobs` at a time, and yields name and facts of each that is done.
 
     Whatever ends it early, Ctrl-C too, ends the processes at once, and the files that they had begun go.
 
@@ -53,17 +53,18 @@ def side_by_side(
 
 
 def _drawn(name: str, config: Config, folder: Path, from_data: Path | None) -> dict[str, object]:
-    """`render` without progress bars: those of several processes would overwrite each other."""
+    """Calls `render` without progress bars: the bars of several processes would overwrite each other."""
     # imported here: the first process, which only waits, does without JAX
-    from figures.render import render
     from ntk_analysis.empirical.runs import untracked
+
+    from .render import render
 
     return render(name, config, folder, untracked, from_data)
 
 
 @contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-    """Processes started meanwhile do not hear Ctrl-C: the first one hears it, and ends them."""
+    """Makes processes that are started meanwhile deaf to Ctrl-C: the first process hears it, and ends them."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -72,7 +73,7 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 
 def _begin() -> None:
-    """What a process does before its first figure. None goes on when the one that reads its results is gone."""
+    """Prepares a process for its figures, and ends it when the process that reads its results is gone."""
     gc.set_threshold(100_000)  # tracing makes many objects and few cycles: a tenth of its time was looking for them
     parent = multiprocessing.parent_process()
 

@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from figures.config import Config, Result, Track
-from figures.style import BLACK, note, panels
 from ntk_analysis.meanfield import critical_line, phase_diagram
+
+from .config import Config, Result, Track
+from .style import BLACK, note, panels
 
 ACTIVATIONS = ("relu", "gelu")
 NORMALIZATIONS = ("none", "weight_mean")
@@ -24,7 +25,7 @@ NORM = TwoSlopeNorm(0.0, vmin=-1.0, vmax=0.5)
 
 
 def compute(config: Config, track: Track) -> Result:
-    """chi_1 and the existence of q* over a grid."""
+    """Computes chi_1, and whether q* exists, over a grid."""
     points = 81 if config.full else 41
     w_var, b_var = np.linspace(0.05, 4, points), np.linspace(0, 1, points)
     arrays = {"w_var": w_var, "b_var": b_var}
@@ -40,7 +41,7 @@ def compute(config: Config, track: Track) -> Result:
 
 
 def draw(result: Result) -> Figure:
-    """One panel a network; chi_1 in colour, the critical line in black, hatched where no q* exists."""
+    """Draws one panel for each network: chi_1 in colour, the critical line in black, hatched where no q* exists."""
     a = result.arrays
     figure, axes = panels(2, rows=2, height=2.5)
     cases = [(activation, name) for activation in ACTIVATIONS for name in NORMALIZATIONS]
@@ -66,7 +67,7 @@ def draw(result: Result) -> Figure:
 
 
 def draw_panel(axes: Axes, w_var: np.ndarray, b_var: np.ndarray, chi_1: np.ndarray, bounded: np.ndarray) -> None:
-    """chi_1 over the plane."""
+    """Draws chi_1 over the plane."""
     log_chi = np.ma.masked_where(~bounded, np.log10(np.where(bounded, chi_1, 1.0)))
     axes.pcolormesh(w_var, b_var, log_chi, norm=NORM, cmap="RdBu_r", shading="nearest", rasterized=True)
     axes.set_facecolor("white")

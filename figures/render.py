@@ -4,14 +4,14 @@ import importlib
 from pathlib import Path
 from types import ModuleType
 
-from figures.config import Config, Track
-from figures.store import load, provenance, save
-from figures.style import house_style
+from .config import Config, Track
+from .store import load, provenance, save
+from .style import house_style
 
 
 def render(name: str, config: Config, folder: Path, track: Track, from_data: Path | None = None) -> dict[str, object]:
     """Computes (or reads) and draws one figure into `folder`; returns the facts printed beside it."""
-    module: ModuleType = importlib.import_module(f"figures.{name}")
+    module: ModuleType = importlib.import_module(f".{name}", __package__)
     if from_data is None:
         result = module.compute(config, track)
         record = provenance(name, config, result)

@@ -14,12 +14,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.condition_number import ROUNDING, depths_up_to
-from figures.config import Config, Result, Track, load_inputs
-from figures.kernel_matrices import behind_last_batch_norm, kernels
-from figures.style import BLACK, BLUE, GREEN, PURPLE, VERMILION, note, panels
 from ntk_analysis import batch_norm, spectrum
+from ntk_analysis.depth_study.kernels import kernels
 from ntk_analysis.meanfield import analyse
+
+from .condition_number import ROUNDING, depths_up_to
+from .config import Config, Result, Track, load_inputs
+from .kernel_matrices import behind_last_batch_norm
+from .style import BLACK, BLUE, GREEN, PURPLE, VERMILION, note, panels
 
 COLORS = {"none": BLACK, "weight_mean": PURPLE, "batch": BLUE}
 LABELS = {"none": "none", "weight_mean": "weight mean", "batch": "batch norm"}
@@ -27,7 +29,14 @@ COMMON = {0.0: BLUE, 0.5: GREEN, 0.9: VERMILION}
 
 
 class Settings(NamedTuple):
-    """Images, largest depth, batch size of the map of pairs and points on each of its curves."""
+    """The sizes of the figure.
+
+    Attributes:
+        images: number of images.
+        layers: largest number of hidden layers.
+        batch: batch size for the map of pairs.
+        points: number of points on each curve of that map.
+    """
 
     images: int
     layers: int
@@ -36,12 +45,12 @@ class Settings(NamedTuple):
 
 
 def settings(config: Config) -> Settings:
-    """The small one has the same panels."""
+    """Returns the sizes of the figure; the small ones give the same panels."""
     return Settings(32, 100, 128, 9) if config.full else Settings(16, 60, 64, 6)
 
 
 def pair_map(rho: float, common: float, batch: int) -> float:
-    """Correlation of a pair behind one batch-normalised layer and the next subtraction of the batch's mean.
+    """Returns the correlation of a pair behind one batch-normalised layer and the next subtraction of the batch's mean.
 
     The batch is of pairs with correlation rho, and `common` between pairs.
     """
@@ -52,14 +61,14 @@ def pair_map(rho: float, common: float, batch: int) -> float:
 
 
 def condition_number(matrix: np.ndarray, without: np.ndarray | None = None) -> float:
-    """Of a resolved spectrum: a lower bound would be drawn as a value."""
+    """Returns the condition number of a resolved spectrum; raises where there is only a lower bound, not to draw it."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", spectrum.UnresolvedSpectrumWarning)
         return spectrum.condition_number(matrix, without=without)
 
 
 def compute(config: Config, track: Track) -> Result:
-    """Maps of pairs (common correlations, points); condition numbers (networks, depths), of images centred and not."""
+    """Computes maps of pairs (common correlations, points), and condition numbers (networks, depths) of images."""
     chosen = settings(config)
     depths = depths_up_to(chosen.layers)
     arrays = {"depths": np.array(depths), "common": np.array(list(COMMON))}
@@ -94,7 +103,7 @@ def compute(config: Config, track: Track) -> Result:
 
 
 def draw(result: Result) -> Figure:
-    """The map of pairs, the condition number from centred and from raw images, and it behind a last batch norm."""
+    """Draws the map of pairs, condition numbers of centred and of raw images, and those behind a last batch norm."""
     facts = result.facts
     figure, (left, middle, right) = panels(3, height=3.2, share=False)
     draw_pairs(left, result)
@@ -112,7 +121,7 @@ def draw(result: Result) -> Figure:
 
 
 def draw_pairs(axes: Axes, result: Result) -> None:
-    """T_BN by the correlation common to the batch, on weight mean's T_bar."""
+    """Draws T_BN for each correlation that the batch has in common, on weight mean's T_bar."""
     a, centered = result.arrays, analyse("relu", normalization="weight_mean")
     for common, before, after in zip(a["common"], a["before"], a["after"], strict=True):
         color = COMMON[float(common)]
@@ -127,7 +136,7 @@ def draw_pairs(axes: Axes, result: Result) -> None:
 
 
 def draw_condition_numbers(axes: Axes, result: Result) -> None:
-    """Condition numbers by depth, of centred (solid) and of raw images (dotted)."""
+    """Draws condition numbers by depth, of centred images (solid) and of raw ones (dotted)."""
     a = result.arrays
     for row, name in enumerate(COLORS):
         if name == "none":
@@ -141,7 +150,7 @@ def draw_condition_numbers(axes: Axes, result: Result) -> None:
 
 
 def draw_last(axes: Axes, result: Result) -> None:
-    """Distance from the condition number 1 with (solid) and without (dashed) a last batch norm."""
+    """Draws the condition number less 1, with a last batch norm (solid) and without (dashed)."""
     a = result.arrays
     for row, (name, color) in enumerate(COLORS.items()):
         for key, style in (("last", "-"), ("dataset", "--")):

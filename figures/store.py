@@ -13,14 +13,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from figures.config import Config, Result
 from ntk_analysis.common.files import write_together
+
+from .config import Config, Result
 
 LARGE_PNG = 300_000  # bytes; pictures of many colours take a third of it with a palette of 256, and look the same
 
 
 def provenance(name: str, config: Config, result: Result) -> dict[str, Any]:
-    """What a reader needs to make the figure again."""
+    """Returns what a reader needs to make the figure again."""
     libraries = ("ntk-analysis", "jax", "numpy", "scipy", "matplotlib")
     return {
         "figure": name,
@@ -31,7 +32,7 @@ def provenance(name: str, config: Config, result: Result) -> dict[str, Any]:
 
 
 def save(folder: Path, name: str, record: dict[str, Any], result: Result, figure: Figure) -> None:
-    """NAME.png, NAME.svg, NAME.npz (the arrays) and NAME.json (configuration, facts, versions) in `folder`."""
+    """Writes NAME.png, NAME.svg, NAME.npz (the arrays) and NAME.json (configuration, facts, versions) into `folder`."""
     figure.draw_without_rendering()  # lays it out, which takes as long as all the rest: once for both pictures
     figure.set_layout_engine("none")
     write_together(
@@ -58,7 +59,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def load(folder: Path, name: str) -> tuple[dict[str, Any], Result]:
-    """The provenance and the result that `save` wrote.
+    """Returns the provenance and the result that `save` wrote.
 
     Raises:
         ValueError: files missing, damaged, or of another figure.

@@ -46,19 +46,19 @@ RC: Any = {
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """matplotlib's settings while a figure is drawn and saved."""
+    """Sets Matplotlib's parameters while a figure is drawn and saved."""
     with mpl.rc_context(RC):
         yield
 
 
 def panels(columns: int, *, rows: int = 1, height: float = 2.6, share: bool = True) -> tuple[Figure, list[Axes]]:
-    """A figure one column wide for one panel, two columns wide for more, with its axes row by row."""
+    """Returns a figure one column wide for one panel, two columns wide for more, and its axes row by row."""
     width = COLUMN if columns == 1 else PAGE
     figure, axes = plt.subplots(rows, columns, figsize=(width, height * rows), sharey=share, squeeze=False)
     return figure, list(axes.flat)
 
 
 def note(figure: Figure, text: str) -> None:
-    """Small lines of provenance below everything else."""
+    """Writes small lines of provenance below everything else."""
     characters = int(22 * figure.get_figwidth())  # that many fit an inch at this size
     figure.supxlabel(textwrap.fill(text, characters), fontsize=6, color="#555555")

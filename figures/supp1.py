@@ -3,13 +3,13 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from figures import pairs
-from figures.config import Config, Result, Track, describe_inputs, load_inputs
-from figures.style import note, panels
+from . import pairs
+from .config import Config, Result, Track, describe_inputs, load_inputs
+from .style import note, panels
 
 
 def compute(config: Config, track: Track) -> Result:
-    """Measured and predicted correlations of the same pairs, by layer."""
+    """Computes measured and predicted correlations of the same pairs, by layer."""
     depth, width, count, batch, draws = pairs.settings(config)
     inputs = load_inputs(config, batch)
     (measured,) = [pairs.measure(config, inputs, "none") for _ in track([0], "supp1: networks")]
@@ -24,7 +24,7 @@ def compute(config: Config, track: Track) -> Result:
 
 
 def draw(result: Result) -> Figure:
-    """All pairs of one network, and where theory puts the middle 95 % of them."""
+    """Draws all pairs of one network, and the band in which theory puts the middle 95 % of them."""
     a, facts = result.arrays, result.facts
     figure, (axes,) = panels(1, height=3.1)
     pairs.draw_pairs(axes, a["measured"][pairs.SHOWN_DRAW])

@@ -8,16 +8,17 @@ formula here, and the band drawn is measured.
 import numpy as np
 from matplotlib.figure import Figure
 
-from figures import pairs
-from figures.config import Config, Result, Track, describe_inputs, load_inputs
-from figures.style import note, panels
 from ntk_analysis.correlation import predicted_spread
+
+from . import pairs
+from .config import Config, Result, Track, describe_inputs, load_inputs
+from .style import note, panels
 
 NORMALIZATIONS = ("batch", "weight_mean")
 
 
 def compute(config: Config, track: Track) -> Result:
-    """Correlations of the same pairs under both normalisations, with a centre and a spread a layer each."""
+    """Returns correlations of the same pairs under both normalisations, with their centre and spread in each layer."""
     depth, width, count, batch, draws = pairs.settings(config)
     inputs = load_inputs(config, batch)
     measured = {name: pairs.measure(config, inputs, name) for name in track(NORMALIZATIONS, "supp2: networks")}
@@ -40,7 +41,7 @@ def compute(config: Config, track: Track) -> Result:
 
 
 def draw(result: Result) -> Figure:
-    """Batch norm left with its measured band, weight mean right with its predicted one."""
+    """Draws batch norm on the left with its measured band, weight mean on the right with its predicted one."""
     a, facts = result.arrays, result.facts
     figure, axes = panels(2, height=3.1)
     titles = ("batch norm", "weight mean")

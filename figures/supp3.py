@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from figures.config import Config, Result, Track
-from figures.style import BLUE, GREEN, VERMILION, note, panels
 from ntk_analysis.training.dataset import Dataset, hold_out, load_dataset
 from ntk_analysis.training.loop import Trainer
 from ntk_analysis.training.recipe import Recipe
 from ntk_analysis.training.run_file import hardware_and_versions
 from ntk_analysis.training.surge import variance_by_step
+
+from .config import Config, Result, Track
+from .style import BLUE, GREEN, VERMILION, note, panels
 
 EPOCHS = 2
 RATE = 0.1
@@ -22,7 +23,7 @@ LOOKS = {"mlp": ("MLP", GREEN), "vgg11": ("VGG11", BLUE), "resnet18": ("ResNet18
 
 
 def settings(config: Config) -> tuple[dict[str, Recipe], Dataset]:
-    """Recipes by network, and images; the small ones have narrower convolutions, and a quarter of the images."""
+    """Returns recipes by network, and images; the small sizes have narrower convolutions, a quarter of the images."""
     dataset = load_dataset(config.data or "digits")
     common: dict[str, Any] = {"normalization": "mimic_norm", "learning_rate": RATE, "seed": config.seed}
     common |= {"epochs": EPOCHS, "warmup_epochs": EPOCHS, "batch": 16}  # the paper's warm-up; about as many steps
@@ -34,7 +35,7 @@ def settings(config: Config) -> tuple[dict[str, Recipe], Dataset]:
 
 
 def compute(config: Config, track: Track) -> Result:
-    """Running variance (steps + 1, classes) by network."""
+    """Returns the running variance (steps + 1, classes) of each network."""
     recipes, dataset = settings(config)
     arrays = {
         name: variance_by_step(Trainer(recipes[name], dataset), epochs=EPOCHS)
@@ -56,7 +57,7 @@ def compute(config: Config, track: Track) -> Result:
 
 
 def draw(result: Result) -> Figure:
-    """One line a network: the geometric mean over classes, a band from the smallest to the largest class."""
+    """Draws for each network the geometric mean over classes, and a band from the smallest to the largest class."""
     figure, (axes,) = panels(1)
     for name, values in result.arrays.items():
         label, color = LOOKS[name]

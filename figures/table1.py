@@ -8,9 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.config import Config, Result, Track
-from figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, note, panels
 from ntk_analysis.training.memory import TABLE_1, account
+
+from .config import Config, Result, Track
+from .style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, note, panels
 
 CLASSES = 100
 PAIR = ("batch_norm", "mimic_norm")
@@ -26,7 +27,7 @@ LABELS = {"squeezenet1_0": "SqueezeNet", "shufflenet_v2_x1_0": "ShuffleNetV2"}
 
 
 def compute(config: Config, track: Track) -> Result:
-    """Bytes by network, normalisation and kind of layer, and the percentages that MimicNorm saves. No data is used."""
+    """Returns bytes by network, normalisation and kind of layer, and the percentages saved. It uses no data."""
     names = [row.model for row in TABLE_1]
     accounts = [
         [account(row.model, normalization, batch=row.batch, stem="cifar", classes=CLASSES) for normalization in PAIR]
@@ -51,7 +52,7 @@ def compute(config: Config, track: Track) -> Result:
 
 
 def draw(result: Result) -> Figure:
-    """What is saved, left; what is kept, right, batch norm's bar above MimicNorm's."""
+    """Draws the savings on the left, and on the right what is kept, batch norm's bar above MimicNorm's."""
     figure, (saved, kept) = panels(2, height=3.2)
     draw_saved(saved, result)
     draw_kept(kept, result)
@@ -67,7 +68,7 @@ def draw(result: Result) -> Figure:
 
 
 def draw_saved(axes: Axes, result: Result) -> None:
-    """Percent of batch norm's memory, by network."""
+    """Draws the savings in percent of batch norm's memory, by network."""
     names = result.facts["networks"]
     places = np.arange(len(names))
     of = result.facts["percent that MimicNorm saves of batch norm's"]
@@ -80,7 +81,7 @@ def draw_saved(axes: Axes, result: Result) -> None:
 
 
 def draw_kept(axes: Axes, result: Result) -> None:
-    """GiB that the backward pass keeps, by kind of layer."""
+    """Draws the GiB that the backward pass keeps, by kind of layer."""
     kinds, kept = result.arrays["kinds"] / GIBIBYTE, result.arrays["kept"] / GIBIBYTE
     rest = kept - kinds.sum(-1)
     parts = [*zip(KINDS.items(), np.moveaxis(kinds, -1, 0), strict=True), (("other", "#999999"), rest)]
@@ -96,5 +97,5 @@ def draw_kept(axes: Axes, result: Result) -> None:
 
 
 def label(name: str) -> str:
-    """As the paper writes it."""
+    """Returns the name of a network as the paper writes it."""
     return LABELS.get(name, name.replace("vgg", "VGG").replace("resnet", "ResNet"))

@@ -6,7 +6,6 @@ chi_1 = 1.4669 a layer. So centring allows larger rates in shallow networks on m
 of magnitude in deep ones, sooner for a mini-batch, whose outlier is small, than for the full set.
 """
 
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -15,23 +14,32 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.condition_number import readouts
-from figures.config import Config, Result, Track, describe_inputs, load_inputs
-from figures.style import BLACK, BLUE, VERMILION, note, panels
 from ntk_analysis import spectrum
-from ntk_analysis.descent import largest_stable_learning_rate
-from ntk_analysis.empirical import empirical_ntk
-from ntk_analysis.networks import fully_connected
+from ntk_analysis.depth_study.kernels import tangent_kernels
+from ntk_analysis.depth_study.trainability import first_depth, largest_eigenvalues, mini_batches, stability
+
+from .config import Config, Result, Track, describe_inputs, load_inputs
+from .style import BLACK, BLUE, VERMILION, note, panels
 
 NETWORKS = ("none", "weight_mean")
 LABELS = {"none": "none", "weight_mean": "weight mean"}
 COLORS = {"none": VERMILION, "weight_mean": BLUE}
-NEAR = 1e-6  # targets lie that far from the outputs at the start: training stays in its linear regime
-RESOLUTION = 0.01  # of a bisection
 
 
 class Settings(NamedTuple):
-    """Images, of a mini-batch, mini-batches, depths; width, images, depths, number, steps of finite networks."""
+    """The sizes of the figure.
+
+    Attributes:
+        images: number of images.
+        batch: number of images in a mini-batch.
+        batches: number of mini-batches.
+        depths: numbers of hidden layers at infinite width.
+        width: width of the finite networks.
+        trained_images: number of images that they are trained on.
+        trained_depths: their numbers of hidden layers.
+        draws: number of networks drawn for each depth and normalisation.
+        steps: number of training steps.
+    """
 
     images: int
     batch: int
@@ -45,67 +53,14 @@ class Settings(NamedTuple):
 
 
 def settings(config: Config) -> Settings:
-    """The small one has the same panels."""
+    """Returns the sizes of the figure; the small ones give the same panels."""
     if not config.full:
         return Settings(200, 50, 5, tuple(range(1, 26)), 64, 32, (1, 4), 2, 40)
     return Settings(1797, 128, 10, (*range(1, 31), 35, 40, 45, 50), 128, 64, (1, 2, 5, 10, 20), 3, 100)
 
 
-def tangent_kernels(x: np.ndarray, normalization: str, depths: Iterable[int]) -> Iterator[np.ndarray]:
-    """Tangent kernels (m, m) of infinitely wide networks of these numbers of hidden layers, ascending, in one pass."""
-    wanted = {int(depth) for depth in depths}
-    for depth, kernel in enumerate(readouts(normalization, max(wanted), x), 1):
-        if depth in wanted:
-            yield kernel.ntk
-
-
-def mini_batches(count: int, batch: int, batches: int, seed: int) -> list[np.ndarray]:
-    """Random choices of `batch` of `count` inputs."""
-    generator = np.random.default_rng(seed)
-    return [generator.choice(count, batch, replace=False) for _ in range(batches)]
-
-
-def largest_eigenvalues(kernel: np.ndarray, chosen: list[np.ndarray]) -> tuple[float, float]:
-    """Of the kernel of all inputs, and of these parts of them, on average."""
-    parts = [spectrum.eigenvalues(kernel[np.ix_(part, part)])[0] for part in chosen]
-    return float(spectrum.eigenvalues(kernel)[0]), float(np.mean(parts))
-
-
-class Stability(NamedTuple):
-    """What one finite network bears.
-
-    Attributes:
-        rate: largest stable learning rate, by bisection.
-        bound: 2/lambda_max of its own tangent kernel.
-        bias: relative, by which a linear model passes the bound in so few steps.
-        error: relative, of the bisection.
-        kernel: (m, m) its own tangent kernel.
-    """
-
-    rate: float
-    bound: float
-    bias: float
-    error: float
-    kernel: np.ndarray
-
-
-def stability(x: np.ndarray, normalization: str, depth: int, width: int, steps: int, key: jax.Array) -> Stability:
-    """Of one network, in float64, on targets so close to its outputs that training stays in the linear regime."""
-    network = fully_connected(depth, width, normalization)
-    network_key, target_key = jax.random.split(key)
-    with jax.enable_x64(True):
-        _, params = network.init(network_key, (-1, x.shape[1]))
-        residual = NEAR * np.asarray(jax.random.normal(target_key, (len(x), 1)))
-        y = np.asarray(network.apply(params, x)) + residual
-        found = largest_stable_learning_rate(network, params, x, y, steps=steps, resolution=RESOLUTION)
-        kernel = np.asarray(empirical_ntk(network, params, x, method="jacobian", coupled=False).ntk)[:, :, 0, 0]
-    share = np.sum((np.linalg.eigh(kernel)[1][:, -1] @ residual) ** 2) / np.sum(residual**2)
-    bias = (share ** (-1 / (2 * steps)) - 1) / 2  # see largest_stable_learning_rate
-    return Stability(found.rate, spectrum.largest_stable_learning_rate(kernel), float(bias), found.error, kernel)
-
-
 def compute(config: Config, track: Track) -> Result:
-    """Largest eigenvalues (networks, depths, full set or mini-batch); rates (networks, depths, draws)."""
+    """Computes largest eigenvalues (networks, depths, full set or mini-batch) and rates (networks, depths, draws)."""
     chosen = settings(config)
     inputs = load_inputs(replace(config, data=config.data or "digits"), chosen.images)
     x, depths = inputs.x, np.array(chosen.depths)
@@ -138,7 +93,7 @@ def compute(config: Config, track: Track) -> Result:
 
 
 def facts_of(a: dict[str, np.ndarray], chosen: Settings, trained: int) -> dict[str, object]:
-    """The numbers that decide."""
+    """Returns the numbers that decide the question."""
     straight, centred = a["largest"]
     ratio = a["rate"] / a["bound"] - 1
     return {
@@ -157,15 +112,8 @@ def facts_of(a: dict[str, np.ndarray], chosen: Settings, trained: int) -> dict[s
     }
 
 
-def first_depth(depths: np.ndarray, holds: np.ndarray) -> int | None:
-    """The smallest depth from which on it holds at all larger ones; None if not at the largest."""
-    fails = np.flatnonzero(~holds)
-    after = fails[-1] + 1 if len(fails) else 0
-    return int(depths[after]) if after < len(depths) else None
-
-
 def draw(result: Result) -> Figure:
-    """Largest eigenvalues by depth left, the rates that finite networks bear right."""
+    """Draws the largest eigenvalues by depth on the left, the rates that finite networks bear on the right."""
     facts = result.facts
     figure, (left, right) = panels(2, height=3.1, share=False)
     draw_eigenvalues(left, result)
@@ -182,7 +130,7 @@ def draw(result: Result) -> Figure:
 
 
 def draw_eigenvalues(axes: Axes, result: Result) -> None:
-    """lambda_max of the full set, solid, and of mini-batches, dashed."""
+    """Draws lambda_max of the full set, solid, and of mini-batches, dashed."""
     a = result.arrays
     for name, values in zip(NETWORKS, a["largest"], strict=True):
         for column, (style, what) in enumerate((("-", "full set"), ("--", "mini-batch"))):
@@ -196,7 +144,7 @@ def draw_eigenvalues(axes: Axes, result: Result) -> None:
 
 
 def draw_rates(axes: Axes, result: Result) -> None:
-    """Measured rates on the bound of the networks' own kernels and on that of infinite width."""
+    """Draws measured rates on the bounds that the networks' own kernels and infinite width give."""
     a = result.arrays
     for index, name in enumerate(NETWORKS):
         color = COLORS[name]

@@ -13,8 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from figures.config import Config, Result, Track, describe_inputs, load_inputs
-from figures.style import BLACK, BLUE, GREEN, ORANGE, VERMILION, note, panels
 from ntk_analysis.layers import Serial
 from ntk_analysis.networks import fully_connected
 from ntk_analysis.width_study import (
@@ -27,6 +25,9 @@ from ntk_analysis.width_study import (
     width_study,
 )
 
+from .config import Config, Result, Track, describe_inputs, load_inputs
+from .style import BLACK, BLUE, GREEN, ORANGE, VERMILION, note, panels
+
 LOOKS = {
     "none": ("none", BLUE, "o"),
     "weight_mean": ("weight mean", ORANGE, "s"),
@@ -37,7 +38,16 @@ DEPTH = 3
 
 
 class Settings(NamedTuple):
-    """Normalisations, images; widths and networks at depth 3; deeper ones as (depth, width), and how many of each."""
+    """The sizes of the figure.
+
+    Attributes:
+        names: normalisations.
+        images: number of images.
+        widths: widths of the networks of depth 3.
+        draws: number of networks drawn for each of these widths.
+        deep: (depth, width) of the deeper networks.
+        deep_draws: number of networks drawn for each of these.
+    """
 
     names: tuple[str, ...]
     images: int
@@ -48,7 +58,7 @@ class Settings(NamedTuple):
 
 
 def settings(config: Config) -> Settings:
-    """Most networks where they are cheap: a bias is seen from as many on as the width has units.
+    """Returns the sizes, with most networks where they are cheap: to see a bias takes as many as a layer has units.
 
     The small one leaves layer norm out: its time is that of its programs, one for each width and normalisation.
     """
@@ -67,7 +77,7 @@ def in_their_span(x: np.ndarray) -> np.ndarray:
 
 
 def compute(config: Config, track: Track) -> Result:
-    """Per normalisation: distance, squared bias and fluctuation by width, and the fluctuation of deeper networks."""
+    """Computes distance, squared bias and fluctuation by width, and the fluctuation of deeper networks."""
     chosen = settings(config)
     inputs = load_inputs(config, chosen.images)
     x = in_their_span(inputs.x).astype(np.float32)
@@ -102,7 +112,7 @@ def compute(config: Config, track: Track) -> Result:
 
 
 def shown(result: Result) -> dict[str, tuple[str, str, str]]:
-    """Label, colour and marker of the normalisations that were studied."""
+    """Returns label, colour and marker of the normalisations that were studied."""
     return {name: look for name, look in LOOKS.items() if f"distance_{name}" in result.arrays}
 
 
@@ -120,7 +130,7 @@ def _fact(law: PowerLaw) -> list[float] | None:
 
 
 def draw(result: Result) -> Figure:
-    """One draw left, bias in the middle, fluctuation against depth/width right."""
+    """Draws the distance of one draw left, the bias in the middle, the fluctuation against depth/width right."""
     figure, (left, middle, right) = panels(3, height=3.0, share=False)
     draw_distance(left, result)
     draw_bias(middle, result)
@@ -138,7 +148,7 @@ def draw(result: Result) -> Figure:
 
 
 def draw_distance(axes: Axes, result: Result) -> None:
-    """Relative distance of one draw, with the slope -1/2."""
+    """Draws the relative distance of one draw, with the slope -1/2."""
     a = result.arrays
     for name, (label, color, marker) in shown(result).items():
         axes.errorbar(
@@ -152,7 +162,7 @@ def draw_distance(axes: Axes, result: Result) -> None:
 
 
 def draw_bias(axes: Axes, result: Result) -> None:
-    """Relative distance of the mean, with the slope -1; what is not resolved as an upper limit."""
+    """Draws the relative distance of the mean, with the slope -1; upper limits where it is not resolved."""
     a, top = result.arrays, 0.0
     for name, (_, color, marker) in shown(result).items():
         square, error = a[f"bias_squared_{name}"], a[f"bias_squared_error_{name}"]
@@ -170,7 +180,7 @@ def draw_bias(axes: Axes, result: Result) -> None:
 
 
 def draw_fluctuation(axes: Axes, result: Result) -> None:
-    """Variance of the diagonal against depth/width: filled at depth 3, open deeper, lines exp(c depth/width) - 1."""
+    """Draws the diagonal's variance by depth/width: filled at depth 3, open deeper, lines exp(c depth/width) - 1."""
     a = result.arrays
     ratio, shallow = a["depth_over_width"], len(a["widths"])
     line = np.geomspace(ratio.min() / 1.3, ratio.max() * 1.3, 100)
@@ -196,7 +206,7 @@ def draw_fluctuation(axes: Axes, result: Result) -> None:
 
 
 def guide(axes: Axes, widths: np.ndarray, first: float, exponent: float, label: str) -> None:
-    """A dashed power of the width, with its name in the middle."""
+    """Draws a dashed power of the width, with its name in the middle."""
     values = first * (widths / widths[0]) ** exponent
     axes.loglog(widths, values, color=BLACK, linewidth=0.9, linestyle="--")
     middle = len(widths) // 2

@@ -13,12 +13,12 @@ from ntk_analysis.networks import fully_connected
 
 
 def common_correlation(m: int, rho: float) -> np.ndarray:
-    """(m, m) inputs of variance 1 of which every two have this correlation."""
+    """Returns (m, m) inputs of variance 1 of which every two have this correlation."""
     return square_inputs((1 - rho) * np.eye(m) + rho)
 
 
 def square_inputs(gram: np.ndarray) -> np.ndarray:
-    """(m, m) inputs with this matrix of products x.x'/d: of one shape whatever they came from, for one program."""
+    """Returns (m, m) inputs with this matrix of products x.x'/d: all have one shape, and so one program."""
     values, vectors = np.linalg.eigh(gram)
     root: np.ndarray = (vectors * np.sqrt(len(gram) * np.maximum(values, 0))) @ vectors.T
     return root
@@ -32,7 +32,7 @@ def infinite_kernels(
     w_var: float | None = None,
     b_var: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """NNGP and NTK of the outputs after 1 to `layers` hidden layers, (layers, m, m) each, float64.
+    """Returns NNGP and NTK of the outputs after 1 to `layers` hidden layers, (layers, m, m) each, float64.
 
     The layer that reads out a network is the one that leads on to the next hidden layer of a deeper one. Each NTK is
     up to a positive factor of its depth.
@@ -53,7 +53,7 @@ def _scanned(first: Layer, block: Layer, x: jax.Array, layers: int) -> tuple[jax
 
 
 def fitted(values: np.ndarray, *terms: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-    """Least-squares coefficients of the terms on the later half of the values, and their fit errors.
+    """Fits the terms to the later half of the values; returns their coefficients and the errors of the fit.
 
     The error is the change from the fit on all values, whose neglected terms are larger.
     """
@@ -64,6 +64,6 @@ def fitted(values: np.ndarray, *terms: np.ndarray | float) -> tuple[np.ndarray, 
 
 
 def critical_terms(depths: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Of the approach to a limit on the critical line: 1, then log(L)/L and 1/L and their products."""
+    """Returns the terms of an approach to a limit on the critical line: 1, log(L)/L, 1/L, and their products."""
     one, small, log = np.ones(len(depths)), 1 / depths, np.log(depths)
     return one, log * small, small, (log * small) ** 2, log * small**2, small**2

@@ -4,17 +4,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Any, TypeAlias
 
-from paper_checks import judge
-from paper_checks.contract import Relation, Row, Setting, Track
-from paper_checks.judge import Judged
-from paper_checks.report import prepare_folder, write_report
-from paper_checks.report.numbers import compared, misses
-
-if TYPE_CHECKING:
-    from paper_checks.own_network import Subject
+from . import judge
+from .contract import Relation, Row, Setting, Track
+from .judge import Judged
+from .papers import Check, chosen, claim_checks, network_checks
+from .report import prepare_folder, write_report
+from .report.numbers import compared, misses
 
 AS_RECORDED, NOT_AS_RECORDED = 0, 1
 LONGEST = 20  # missed rows that are told of one claim
@@ -31,11 +28,11 @@ def check(
     progress: Progress,
     axes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> int:
-    """Runs, prints and reports the checks; the exit status.
+    """Runs, prints and reports the checks, and returns the exit status.
 
     Args:
         only: ids of claims, none for all.
-        network: MODULE:FUNCTION of the user's own network, to be checked in place of the paper's claims.
+        network: MODULE:FUNCTION of the user's own network, to be checked in place of the papers' claims.
         setting: sizes and seed.
         report: folder of the report.
         progress: makes a `track` whose bars end with the block.
@@ -66,30 +63,28 @@ def check(
 
 
 def claim_jobs(only: Iterable[str]) -> list[Job]:
-    """The claims of the paper; every module is imported before the first check runs."""
-    return [(name, _job(judge.module_of(name))) for name in judge.check_ids(only)]
+    """Returns the jobs for claims of the papers; every module is imported before the first check runs."""
+    return [(name, _job(check)) for name, check in chosen(only, claim_checks()).items()]
 
 
 def network_jobs(
     target: str, only: Iterable[str], setting: Setting, axes: Mapping[str, tuple[int, ...]] | None
 ) -> list[Job]:
-    """The checks of a user's own network, which is loaded and measured here."""
-    from paper_checks.own_network import CHECKS, subject_of  # they take as long to import as a short check to run
+    """Returns the jobs for a user's own network, which is loaded and measured here."""
+    from .subject import subject_of  # it takes as long to import as a short check to run
 
-    wanted = list(only) or list(CHECKS)
-    for name in wanted:
-        if name not in CHECKS:
-            raise ValueError(f"unknown check of a network {name!r}: choose from {', '.join(CHECKS)}")
+    checks = chosen(only, network_checks())
     subject = subject_of(target, setting, axes)
-    return [(name, _job(module, subject)) for name, module in CHECKS.items() if name in wanted]
+    return [(name, _job(check, subject)) for name, check in checks.items()]
 
 
-def _job(module: ModuleType, *subject: "Subject") -> Callable[[Setting], Judged]:
-    return lambda setting: judge.attempt(module.CLAIM, lambda: module.check(setting, *subject))
+def _job(check: Check, *subject: Any) -> Callable[[Setting], Judged]:
+    module = check.load()
+    return lambda setting: judge.attempt(check.paper, module.CLAIM, lambda: module.check(setting, *subject))
 
 
 def run_jobs(jobs: Sequence[Job], setting: Setting, progress: Progress) -> Iterator[Judged]:
-    """One after the other, each below a bar that counts them and names the one that runs."""
+    """Runs one job after the other, each with a bar that counts them and names the one that runs."""
     for index, (name, job) in enumerate(jobs):
         with progress() as track:
             for _ in track(range(1), f"{index + 1} of {len(jobs)}: {name}"):
@@ -98,7 +93,7 @@ def run_jobs(jobs: Sequence[Job], setting: Setting, progress: Progress) -> Itera
 
 
 def table(judged: Iterable[Judged]) -> str:
-    """Verdicts, and the numbers of the rows that decided them."""
+    """Returns a table of the verdicts, and of the numbers in the rows that decided them."""
     lines = [("", "verdict", "recorded", "expected", "measured", "tolerance", "miss")]
     for one in judged:
         recorded = "" if one.claim.recorded is None else "same" if one.as_recorded else str(one.claim.recorded)
@@ -112,7 +107,7 @@ def table(judged: Iterable[Judged]) -> str:
 
 
 def difference(one: Judged) -> str:
-    """What was on record, what was found, and by which rows."""
+    """Returns lines that say what was on record, what was found, and which rows differ."""
     if one.error:
         return f"{one.claim.id}: the check raised {one.error}"
     head = f"{one.claim.id}: recorded {one.claim.recorded!s}, found {one.verdict!s}"

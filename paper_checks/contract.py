@@ -1,6 +1,6 @@
 """What a check is: a claim in words, and the evidence that a run of it collects.
 
-A module of this package checks one claim. It has
+A folder of this package is a paper, with `PAPER`, and a module of that folder checks one claim. It has
     CLAIM                            what the paper says, where, and the verdict on record
     check(setting, theory=THEORY)    computes both sides with the library and returns the Evidence
     WRONG                            named wrong theories, each of which must change the verdict
@@ -21,7 +21,7 @@ Track: TypeAlias = Callable[[Iterable[Any], str], Iterable[Any]]
 
 
 class Verdict(StrEnum):
-    """What a run says of a claim."""
+    """The verdict of a run on a claim."""
 
     HOLDS = "holds"
     CONDITIONS = "holds under conditions"
@@ -38,7 +38,7 @@ class Kind(StrEnum):
 
 
 class Relation(StrEnum):
-    """How the measured value is to stand to the expected one."""
+    """The way in which the measured value has to stand to the expected one."""
 
     EQUAL = "="
     AT_MOST = "<="
@@ -46,18 +46,18 @@ class Relation(StrEnum):
 
 
 def untracked(steps: Iterable[Any], description: str) -> Iterable[Any]:
-    """No progress bar."""
+    """Returns the steps as they are, without a progress bar."""
     del description
     return steps
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How much a run computes.
+    """The sizes and the seed of a run.
 
     Attributes:
-        seed: of every random draw.
-        full: the sizes of the committed results in place of the quick ones (all quick checks: 3 minutes on 2 cores).
+        seed: seed of every random draw.
+        full: the sizes of the committed results in place of the quick ones.
         track: draws progress bars.
     """
 
@@ -66,16 +66,38 @@ class Setting:
     track: Track = untracked
 
     def size(self, quick: Any, full: Any) -> Any:
-        """The quick or the full size."""
+        """Returns the quick or the full size."""
         return full if self.full else quick
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A claim of the paper.
+class Paper:
+    """A paper whose claims are checked.
 
     Attributes:
-        id: as in the table of claims; the name of the module that checks it.
+        name: the name by which a report calls it.
+        title: title in full.
+        arxiv: number on arXiv, such as 2010.01234; "" where it has none.
+        claims: ids of its claims, which are the names of the modules that check them, in the order of the report.
+        network_claims: ids of the claims that may be put to a user's own network, modules of its `own_network`: their
+            `check` takes a `Subject` in the place of a theory.
+        slow: ids of those claims whose quick check takes minutes: only the full tests run it.
+    """
+
+    name: str
+    title: str
+    arxiv: str
+    claims: tuple[str, ...]
+    network_claims: tuple[str, ...] = ()
+    slow: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of a paper.
+
+    Attributes:
+        id: name of the module that checks it, and of its row in the table of claims.
         title: a few words.
         statement: the claim in our words.
         formula: LaTeX of its formula without dollar signs; "" where it has none.
@@ -109,15 +131,15 @@ class Row:
 
     Attributes:
         quantity: what is compared, with its unit if it has one.
-        condition: under which conditions, "" for none to speak of.
+        condition: the conditions of the comparison; "" where there is nothing to say.
         kind: whether the row is the claim as stated, under other conditions, or corrected.
-        relation: of measured to expected.
+        relation: how the measured value has to stand to the expected one.
         expected: value that the claim (of a corrected row: the correction) says.
         measured: value that was found.
-        tolerance: by which the relation may be missed, > 0, in the units of the values.
+        tolerance: how far the relation may be missed, > 0, in the units of the values.
         because: where the tolerance comes from.
-        entries: how many comparisons this is the worst of.
-        line: of the source that made the row.
+        entries: number of comparisons of which this is the worst.
+        line: line of the source that made the row.
     """
 
     quantity: str
@@ -133,7 +155,7 @@ class Row:
 
     @property
     def miss(self) -> float:
-        """By how many tolerances the relation is missed; 0 where an inequality is met."""
+        """The number of tolerances by which the relation is missed; 0 where an inequality is met."""
         return float(_miss(self.relation, self.expected, self.measured, self.tolerance))
 
     @property
@@ -143,7 +165,7 @@ class Row:
 
 
 class Edge(NamedTuple):
-    """Where a claim stops being true.
+    """A place where a claim stops being true.
 
     Attributes:
         variable: what was varied, such as depth / width.
@@ -158,7 +180,7 @@ class Edge(NamedTuple):
 
 @dataclass
 class Evidence:
-    """What a check collects.
+    """The evidence that a check collects.
 
     Attributes:
         rows: comparisons, in the order of the argument.
@@ -173,23 +195,23 @@ class Evidence:
     open: str = ""
 
     def stated(self, quantity: str, expected: Any, measured: Any, tolerance: Any, because: str, **more: Any) -> Row:
-        """The claim as the paper states it; `more` is condition="..." and relation=Relation...; see `_row`."""
+        """Adds a row for the claim as the paper states it; `more` is condition="..." and relation=..., see `_row`."""
         return self._row(Kind.STATED, quantity, expected, measured, tolerance, because, **more)
 
     def varied(self, quantity: str, expected: Any, measured: Any, tolerance: Any, because: str, **more: Any) -> Row:
-        """The claim under conditions that the paper did not state."""
+        """Adds a row for the claim under conditions that the paper did not state."""
         return self._row(Kind.VARIED, quantity, expected, measured, tolerance, because, **more)
 
     def corrected(self, quantity: str, expected: Any, measured: Any, tolerance: Any, because: str, **more: Any) -> Row:
-        """What is true where the claim is not."""
+        """Adds a row for what is true where the claim is not."""
         return self._row(Kind.CORRECTED, quantity, expected, measured, tolerance, because, **more)
 
     def edge(self, variable: str, at: float | None, meaning: str) -> None:
-        """Where the claim breaks."""
+        """Adds a place where the claim breaks."""
         self.edges.append(Edge(variable, at, meaning))
 
     def note(self, text: str) -> None:
-        """A fact beside the comparisons."""
+        """Adds a fact that is no comparison."""
         self.notes.append(text)
 
     def _row(
@@ -204,7 +226,7 @@ class Evidence:
         condition: str = "",
         relation: Relation = Relation.EQUAL,
     ) -> Row:
-        """Appends the comparison of two values, or of two arrays: that of the entry that misses by most tolerances.
+        """Adds the comparison of two values; of two arrays, the comparison of the entry that misses by most tolerances.
 
         Raises:
             ValueError: NaN or infinite values, a tolerance that is not positive, or none said where it comes from.
@@ -225,7 +247,7 @@ class Evidence:
 
 
 def _from_package(file: Path) -> str:
-    """`lem1.py`, `own_network/phase.py`; the bare name of a file that is not of this package."""
+    """Returns the path from this package's folder, or the bare name of a file that is not in it."""
     package = Path(__file__).resolve().parent
     return file.resolve().relative_to(package).as_posix() if file.resolve().is_relative_to(package) else file.name
 

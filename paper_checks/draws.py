@@ -19,8 +19,8 @@ class Average(NamedTuple):
     """Mean over independent draws.
 
     Attributes:
-        mean: float64, one draw's shape.
-        error: its standard error.
+        mean: float64, the shape of one draw.
+        error: standard error of the mean.
         deviation: standard deviation of one draw.
     """
 
@@ -30,7 +30,7 @@ class Average(NamedTuple):
 
 
 def samples(statistic: Callable[[jax.Array], jax.Array], draws: int, key: jax.Array) -> np.ndarray:
-    """statistic(key) of `draws` keys, a multiple of 1000, as float64 (draws, ...)."""
+    """Returns statistic(key) of `draws` keys, a multiple of 1000, as float64 (draws, ...)."""
 
     @functools.partial(jax.jit, compiler_options=OPTIMISED)
     def all_of(keys: jax.Array) -> jax.Array:
@@ -40,24 +40,24 @@ def samples(statistic: Callable[[jax.Array], jax.Array], draws: int, key: jax.Ar
 
 
 def average(values: np.ndarray) -> Average:
-    """Mean of independent draws along the first axis."""
+    """Returns the mean of independent draws along the first axis."""
     deviation = values.std(axis=0, ddof=1)
     return Average(values.mean(axis=0), deviation / np.sqrt(len(values)), deviation)
 
 
 def inputs_of(gram: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
-    """(n, n) float32 inputs x with x_i.x_j / n the entries of this matrix: a first layer's covariance."""
+    """Returns (n, n) float32 inputs x whose products x_i.x_j / n, a first layer's covariance, are this matrix."""
     values, vectors = np.linalg.eigh(np.asarray(gram, np.float64))
     return np.asarray(np.sqrt(len(values)) * vectors * np.sqrt(np.maximum(values, 0)), np.float32)
 
 
 def pairs_of(correlations: Sequence[float]) -> np.ndarray:
-    """(1 + n, 2) float32 inputs of variance 1: one, and n that have these correlations with it."""
+    """Returns (1 + n, 2) float32 inputs of variance 1: one, and n that have these correlations with it."""
     rho = np.asarray(correlations, np.float64)
     others = np.stack([rho, np.sqrt(1 - rho**2)], axis=1)
     return np.asarray(np.sqrt(2) * np.concatenate([[[1.0, 0.0]], others]), np.float32)
 
 
 def five_sigma(draws: int) -> float:
-    """How many standard errors of a mean over `draws` are as rare as 5 of a Gaussian (Student's t)."""
+    """Returns how many standard errors of a mean over `draws` (Student's t) are as rare as 5 of a Gaussian."""
     return float(-special.stdtrit(draws - 1, FIVE_SIGMA))

@@ -1,14 +1,12 @@
 """From evidence to a verdict: one rule for all claims."""
 
-import importlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
-from paper_checks import CLAIMS
-from paper_checks.contract import Claim, Evidence, Kind, Row, Setting, Verdict
+from .contract import Claim, Evidence, Kind, Paper, Row, Setting, Verdict
+from .papers import chosen, claim_checks
 
 
 @dataclass(frozen=True)
@@ -16,12 +14,14 @@ class Judged:
     """A claim, what a run of its check found, and the verdict.
 
     Attributes:
+        paper: the paper that makes the claim.
         claim: what was checked.
         evidence: what was found.
-        seconds: that it took.
-        error: of a check that raised, in one line; "" of one that came to its end.
+        seconds: time that the check took.
+        error: what the check raised, in one line; "" if it came to its end.
     """
 
+    paper: Paper
     claim: Claim
     evidence: Evidence
     seconds: float
@@ -29,7 +29,7 @@ class Judged:
 
     @property
     def verdict(self) -> Verdict:
-        """As `judge` reads it off the evidence."""
+        """The verdict that `judge` reads off the evidence."""
         return judge(self.evidence)
 
     @property
@@ -51,7 +51,7 @@ class Judged:
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """The verdict on a claim.
+    """Reads the verdict on a claim off the evidence.
 
     - not decidable here, where the check says so, or where a corrected statement is not confirmed either;
     - does not hold, where a row as stated misses;
@@ -73,34 +73,21 @@ def judge(evidence: Evidence) -> Verdict:
     return Verdict.CONDITIONS if Kind.VARIED in missed else Verdict.HOLDS
 
 
-def check_ids(ids: Iterable[str]) -> list[str]:
-    """The ids, or all of them for none, in the order of the table.
+def run(name: str, setting: Setting = Setting(), **theory: Any) -> Judged:  # noqa: B008  # frozen
+    """Checks one claim; `theory=...` puts another theory in place of the right one.
 
     Raises:
-        ValueError: an unknown one; the message lists the right ones.
+        ValueError: an unknown id; whatever the check raises.
     """
-    wanted = list(ids)
-    for name in wanted:
-        if name not in CLAIMS:
-            raise ValueError(f"unknown claim {name!r}: choose from {', '.join(CLAIMS)}")
-    return [name for name in CLAIMS if name in wanted] if wanted else list(CLAIMS)
-
-
-def module_of(name: str) -> ModuleType:
-    """The module that checks a claim."""
-    return importlib.import_module(f"paper_checks.{name}")
-
-
-def run(name: str, setting: Setting = Setting(), **theory: Any) -> Judged:  # noqa: B008  # frozen
-    """Checks one claim; `theory=...` puts another theory in place of the right one."""
-    module = module_of(name)
+    check = chosen([name], claim_checks())[name]
+    module = check.load()
     start = time.perf_counter()
     evidence = module.check(setting, **theory)
-    return Judged(module.CLAIM, evidence, time.perf_counter() - start)
+    return Judged(check.paper, module.CLAIM, evidence, time.perf_counter() - start)
 
 
-def attempt(claim: Claim, check: Callable[[], Evidence]) -> Judged:
-    """What the check finds of the claim; where it raises, the error and an open verdict, so that others can go on."""
+def attempt(paper: Paper, claim: Claim, check: Callable[[], Evidence]) -> Judged:
+    """Runs a check; where it raises, keeps the error and an open verdict, so that other checks can go on."""
     start, error = time.perf_counter(), ""
     try:
         evidence = check()
@@ -108,4 +95,4 @@ def attempt(claim: Claim, check: Callable[[], Evidence]) -> Judged:
     except Exception as raised:  # one broken check is not to take the others' results along
         error = " ".join(f"{type(raised).__name__}: {raised}".split())
         evidence = Evidence(open=f"the check raised {error}")
-    return Judged(claim, evidence, time.perf_counter() - start, error)
+    return Judged(paper, claim, evidence, time.perf_counter() - start, error)

@@ -11,12 +11,13 @@ import pytest
 
 from ntk_analysis import cli
 from ntk_analysis.diagnosis import load_network
+from ntk_analysis.paper_checks.contract import Setting, Verdict
+from ntk_analysis.paper_checks.judge import attempt
+from ntk_analysis.paper_checks.mimicnorm.own_network.centring import check as check_centring
+from ntk_analysis.paper_checks.mimicnorm.own_network.decorrelation import cosines, mean_off_diagonal
+from ntk_analysis.paper_checks.papers import network_checks
+from ntk_analysis.paper_checks.subject import Subject, subject_of
 from ntk_analysis.training.module_axes import axes_of
-from paper_checks.contract import Setting, Verdict
-from paper_checks.judge import attempt
-from paper_checks.own_network import CHECKS, Subject, subject_of
-from paper_checks.own_network.centring import check as check_centring
-from paper_checks.own_network.decorrelation import cosines, mean_off_diagonal
 
 ROOT = Path(__file__).parents[1]
 FILE = """
@@ -24,7 +25,10 @@ import jax, jax.numpy as jnp, numpy as np
 from flax import linen as nn
 from ntk_analysis.layers import Activation, BatchNorm, Dense, Repeat, Serial
 from ntk_analysis.networks import from_linen, fully_connected
-from paper_checks.test_own_network import inputs
+
+def inputs():
+    x = np.random.default_rng(0).standard_normal((40, 6)) + 1
+    return x / np.sqrt(np.mean(x**2, axis=1, keepdims=True))
 
 def made(network, dtype="float32"):
     x = inputs()
@@ -78,9 +82,13 @@ def judged(tmp_path_factory):
     file = tmp_path_factory.mktemp("nets") / "nets.py"
     file.write_text(FILE)
     subject = cache(lambda name: subject_of(f"{file}:{name}", Setting()))
-    return cache(
-        lambda name, check: attempt(CHECKS[check].CLAIM, lambda: CHECKS[check].check(Setting(), subject(name)))
-    )
+
+    @cache
+    def of_network(name, check):
+        paper, module = network_checks()[check].paper, network_checks()[check].load()
+        return attempt(paper, module.CLAIM, lambda: module.check(Setting(), subject(name)))
+
+    return of_network
 
 
 @pytest.mark.parametrize(

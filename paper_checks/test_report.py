@@ -10,20 +10,21 @@ from types import SimpleNamespace
 import jsonschema
 import pytest
 
-import paper_checks.report
 from ntk_analysis import cli
-from paper_checks import judge
-from paper_checks.contract import Claim, Evidence, Relation, Setting, Verdict
-from paper_checks.judge import Judged
-from paper_checks.report import write_report
-from paper_checks.report.formulas import formula, prose, split
-from paper_checks.report.html import page
-from paper_checks.report.markdown import markdown
-from paper_checks.report.numbers import bar, compared, misses
-from paper_checks.report.record import record, run_facts
+from ntk_analysis.paper_checks import judge, papers, report
+from ntk_analysis.paper_checks.contract import Claim, Evidence, Paper, Relation, Setting, Verdict
+from ntk_analysis.paper_checks.judge import Judged
+from ntk_analysis.paper_checks.report import write_report
+from ntk_analysis.paper_checks.report.formulas import formula, prose, split
+from ntk_analysis.paper_checks.report.html import page
+from ntk_analysis.paper_checks.report.markdown import markdown
+from ntk_analysis.paper_checks.report.numbers import bar, compared, misses
+from ntk_analysis.paper_checks.report.record import record, run_facts
 
-SCHEMA = json.loads(Path(paper_checks.report.__file__).with_name("claims.schema.json").read_text(encoding="utf-8"))
+SCHEMA = json.loads(Path(report.__file__).with_name("claims.schema.json").read_text(encoding="utf-8"))
 RUN = run_facts(Setting())
+PAPER = Paper("Made Up", "Of <nothing>: & all", "2001.00001", ("good", "bad", "broken", "seeded"))
+OTHER = Paper("Second", "Another", "", ("own_one",))
 
 
 def claim(name="made_up", recorded=Verdict.HOLDS, **more):
@@ -49,11 +50,13 @@ def missing():
 
 def judged_claims():
     return [
-        Judged(claim("held_one", formula=r"\frac{1}{n} \le x", figures=("fig4", "no_such_figure")), holding(), 1.25),
-        Judged(claim("other_one", figures=("fig4",)), missing(), 0.5),
-        Judged(claim("open_one", Verdict.OPEN), Evidence(open="needs a GPU"), 0.0),
-        Judged(claim("own_one", None, summary=""), missing(), 0.1),
-        judge.attempt(claim("broken_one", Verdict.OPEN), lambda: 1 // 0),
+        Judged(
+            PAPER, claim("held_one", formula=r"\frac{1}{n} \le x", figures=("fig4", "no_such_figure")), holding(), 1.25
+        ),
+        Judged(PAPER, claim("other_one", figures=("fig4",)), missing(), 0.5),
+        Judged(PAPER, claim("open_one", Verdict.OPEN), Evidence(open="needs a GPU"), 0.0),
+        Judged(OTHER, claim("own_one", None, summary=""), missing(), 0.1),
+        judge.attempt(PAPER, claim("broken_one", Verdict.OPEN), lambda: 1 // 0),
     ]
 
 
@@ -131,9 +134,21 @@ def test_the_page_is_whole_and_loads_nothing(records):
     assert inside <= set(reader.ids), inside - set(reader.ids)
     assert all(load.startswith("data:") for load in reader.loads)
     text = without_sources(text)
-    assert set(re.findall(r"https?://[^\s\"'<)]+", text)) == {"https://arxiv.org/abs/2010.09278"}
+    assert set(re.findall(r"https?://[^\s\"'<)]+", text)) == {"https://arxiv.org/abs/2001.00001"}
     assert "@import" not in text
     assert not re.search(r"url\((?!['\"]?data:)", text)
+
+
+def test_the_page_and_the_markdown_name_the_papers(records):
+    text = without_sources(page(records, RUN))
+    assert "<h1>The claims of the Made Up and Second papers, checked</h1>" in text
+    assert "Of &lt;nothing&gt;: &amp; all" in text
+    assert "Second, Eq. 1" in text
+    assert markdown(records, RUN).startswith(
+        "# The claims of the Made Up and Second papers, checked\n\n"
+        "- Made Up is “Of &lt;nothing>: & all”, arXiv:2001.00001\n- Second is “Another”\n"
+    )
+    assert "<h1>The claims of the Made Up paper, checked</h1>" in page(records[:1], RUN)
 
 
 def test_the_page_escapes_text_and_draws_formulas(records):
@@ -235,8 +250,11 @@ def run(monkeypatch, capsys):
             CLAIM=claim("seeded"), check=lambda setting: holding() if (setting.seed, setting.full) == (7, True) else 0
         ),
     }
-    monkeypatch.setattr(judge, "CLAIMS", tuple(modules))
-    monkeypatch.setattr(judge, "module_of", modules.__getitem__)
+    package = "ntk_analysis.paper_checks.made_up"
+    monkeypatch.setitem(sys.modules, package, SimpleNamespace(PAPER=PAPER))
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, f"{package}.{name}", module)
+    monkeypatch.setattr(papers, "PAPERS", ("made_up",))
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["ntk-analysis", "check", *map(str, arguments)])

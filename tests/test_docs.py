@@ -14,7 +14,7 @@ from tiers import full
 
 import ntk_analysis
 from ntk_analysis.cli.app import app
-from paper_checks.report.formulas import formula
+from ntk_analysis.paper_checks.report.formulas import formula
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = [path.relative_to(DOCS).as_posix() for path in sorted(DOCS.rglob("*.md"))]

@@ -1,7 +1,9 @@
 """Whether outputs depend on the rest of their batch, their place or its size: found on outputs and derivatives."""
 
 import itertools
+import time
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +36,8 @@ from ntk_analysis.layers import (
     Serial,
 )
 from ntk_analysis.networks import fully_connected
+
+CALLS = itertools.count(1)
 
 
 def draw(*shape, seed=0):
@@ -137,6 +141,13 @@ def test_half_precision(name):
         for dtype in (jnp.float16, jnp.bfloat16):
             params = jax.tree.map(lambda leaf, dtype=dtype: leaf.astype(dtype), PARAMS)
             assert bool(coupling(f, params, draw(6, 3, seed=3).astype(dtype))) == (name != "none")
+
+
+@pytest.mark.parametrize("number", [lambda: next(CALLS), time.time, *full(np.random.default_rng().normal)])
+def test_what_changes_from_call_to_call_is_refused(number):
+    """Programs for batches of two sizes hold two numbers: that is no coupling."""
+    with pytest.raises(ValueError, match="changes from call to call"):
+        coupling(lambda p, x: net(p, x) * number(), PARAMS, draw(6, 3))
 
 
 def late(params, x):
@@ -331,3 +342,26 @@ def test_noise_of_one_program_is_not_coupling():
         return net(params, x)[None] * (1 + 1e-6 * (next(calls) % 2))
 
     assert not tried_coupling(respond, PARAMS, random_direction(PARAMS), draw(8, 3))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("where", ["before the cells", "behind the cells"])
+def test_dropout_of_a_fixed_key_around_an_lstm(where):
+    """A network of Flax over 6 steps: its masks differ by place, and hidden states carry them along."""
+
+    class Recurrent(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            drop = nn.Dropout(0.5, deterministic=False)
+            x = nn.RNN(nn.OptimizedLSTMCell(8))(drop(x) if where == "before the cells" else x)
+            return nn.Dense(2)(drop(x)[:, -1] if where == "behind the cells" else x[:, -1])
+
+    x = draw(12, 6, 5).astype(np.float32)
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        network = Recurrent()
+        params = network.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, x)["params"]
+
+        def f(params, x):
+            return network.apply({"params": params}, x, rngs={"dropout": jax.random.key(1)})
+
+        assert coupling(f, params, x) == PLACE

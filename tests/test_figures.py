@@ -17,13 +17,12 @@ import jax
 import numpy as np
 import pytest
 
-import figures
-from figures import DEFAULT, NAMES, OTHERS, selected
-from figures.config import Config, images_shown, load_images, load_inputs
-from figures.parallel import side_by_side
-from figures.render import render
-from ntk_analysis import data
+from ntk_analysis import data, figures
 from ntk_analysis.cli.figures import announce
+from ntk_analysis.figures.config import Config, images_shown, load_images, load_inputs
+from ntk_analysis.figures.names import DEFAULT, NAMES, OTHERS, selected
+from ntk_analysis.figures.parallel import side_by_side
+from ntk_analysis.figures.render import render
 
 SMALL = Config()
 CHEAP = ("fig4", "condition_number")
@@ -68,7 +67,7 @@ def test_picture_data_and_provenance(drawn, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_full_sizes_are_the_larger_ones(name):
     """Every figure has its computation and its picture; of what is counted, `--full` has at least as much."""
-    module = importlib.import_module(f"figures.{name}")
+    module = importlib.import_module(f"ntk_analysis.figures.{name}")
     assert callable(module.compute)
     assert callable(module.draw)
     if hasattr(module, "settings"):
@@ -110,7 +109,7 @@ def test_equal_seeds_equal_numbers(drawn, tmp_path):
 
 def test_condition_numbers_of_parts_are_those_of_each_part(drawn):
     """The kernel of all images holds those of the first ones: computed here for each size by itself."""
-    from figures.condition_number import condition_numbers
+    from ntk_analysis.figures.condition_number import condition_numbers
 
     folder, _ = drawn("condition_number")
     with np.load(folder / "condition_number.npz") as arrays:
@@ -193,7 +192,7 @@ def test_which_figures_and_in_which_order():
     assert selected([]) == list(DEFAULT)
     assert selected([], everything=True) == [*DEFAULT, *OTHERS]
     assert selected(["supp1", "fig2", "supp1"]) == ["supp1", "fig2"]
-    modules = {path.stem for path in Path(figures.__file__).parent.glob("*.py")}
+    modules = {path.stem for path in Path(figures.__path__[0]).glob("*.py")}
     assert set(NAMES) < modules
 
 
@@ -229,6 +228,6 @@ def test_each_figure_is_announced_when_it_is_there(capsys):
 
 def test_the_gallery_tells_of_its_sizes():
     for name in NAMES:
-        record = json.loads((Path(figures.__file__).parent / "gallery" / f"{name}.json").read_text())
+        record = json.loads((Path(figures.__path__[0]) / "gallery" / f"{name}.json").read_text())
         assert set(record["config"]) == set(asdict(SMALL))
         assert record["config"]["full"]

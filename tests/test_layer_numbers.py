@@ -314,10 +314,15 @@ def test_gains_of_traced_slopes_and_biases():
     step = 1e-6
     expected = [(gain(0.3 + step, 0.1) - gain(0.3 - step, 0.1)) / (2 * step), -gain(0.3, 0.1) / 0.9]
     np.testing.assert_allclose(found, expected, rtol=1e-8)
-    slopes = jax.eval_shape(
-        lambda s, b: fully_connected(2, 4, "weight_mean", activations.leaky_relu(s), b_var=b), 0.3, 0.1
-    )
-    assert all(leaf.shape == () for leaf in jax.tree.leaves(slopes))
+
+
+def test_ready_networks_of_traced_numbers():
+    def ready(slope):
+        return fully_connected(2, 4, "weight_mean", activations.leaky_relu(slope), b_var=0.1)
+
+    found, expected = jax.jit(ready)(0.3), ready(0.3)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    np.testing.assert_allclose(jax.tree.leaves(found), jax.tree.leaves(expected), rtol=1e-14)
 
 
 def test_parameters_do_not_depend_on_whether_numbers_are_traced():

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from figures import NAMES
-from paper_checks import CLAIMS
-from paper_checks.judge import module_of
+from ntk_analysis.figures.names import NAMES
+from ntk_analysis.paper_checks.papers import claim_checks
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -31,6 +30,6 @@ def test_every_figure_is_described():
 
 @pytest.mark.full
 def test_every_claim_has_its_verdict():
-    for name in CLAIMS:
+    for name, check in claim_checks().items():
         (row,) = re.findall(rf"^\| `{name}` \|.*$", README, re.MULTILINE)
-        assert row.split(" | ")[2] == module_of(name).CLAIM.recorded
+        assert row.split(" | ")[2] == check.load().CLAIM.recorded

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LARGEST = 10**6  # bytes
+OWN = ("figures", "paper_checks")  # packages that a user, too, may have
 
 pytestmark = [
     pytest.mark.full,
@@ -27,6 +28,12 @@ kernel.save("k.npz")
 """
 
 
+def python_files(folder):
+    """Those of a folder of the repository, but for tests and for what names the two folders in a checkout."""
+    tests = {*(ROOT / folder).rglob("test_*.py"), *(ROOT / folder).rglob("conftest.py")}
+    return {*(ROOT / folder).rglob("*.py")} - tests - {ROOT / "ntk_analysis" / f"{name}.py" for name in OWN}
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
@@ -39,14 +46,22 @@ def test_what_is_in_it(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert not [name for name in names if "gallery" in name or "conftest" in name or "/test_" in name or ".png" in name]
-    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "ntk_analysis").rglob("*.py")}
-    assert sources <= set(names)
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"ntk_analysis"}
+    folders = {"ntk_analysis": "", "figures": "ntk_analysis/", "paper_checks": "ntk_analysis/"}
+    sources = {above + str(path.relative_to(ROOT)) for name, above in folders.items() for path in python_files(name)}
+    assert {name for name in names if name.endswith(".py")} == sources
     assert "ntk_analysis/py.typed" in names
     assert any(name.endswith("runs.jsonl") for name in names), "recorded runs are read by the claims"
 
 
 def test_it_runs_where_nothing_else_of_the_repository_is(wheel, tmp_path):
-    """Its dependencies are those of this environment: which of them the wheel asks for is the next test's."""
+    """Its dependencies are those of this environment: which of them the wheel asks for is the next test's.
+
+    The user's folder has packages that are called as two folders of the repository.
+    """
+    for name in OWN:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError('the user's own')")
     venv.create(tmp_path / "env", with_pip=False)
     python = tmp_path / "env" / "bin" / "python"
     packages = next((tmp_path / "env" / "lib").glob("python*")) / "site-packages"
@@ -57,13 +72,13 @@ def test_it_runs_where_nothing_else_of_the_repository_is(wheel, tmp_path):
         ["-c", USE],
         ["-m", "ntk_analysis.cli", "--help"],
         ["-m", "ntk_analysis.cli", "check", "--only", "eq4"],
-        ["-m", "ntk_analysis.cli", "figures", "condition_number", "--out", "out"],
+        ["-m", "ntk_analysis.cli", "figures", "condition_number", "fig4", "--jobs", "2", "--out", "out"],
     ):
         result = subprocess.run(
             [python, *command], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
         )
         assert result.returncode == 0, result.stderr
-    assert (tmp_path / "out" / "condition_number.png").is_file()
+    assert {path.stem for path in (tmp_path / "out").glob("*.png")} == {"condition_number", "fig4"}
     assert (tmp_path / "k.npz").is_file()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from paper_checks.report.formulas import formula
+from ntk_analysis.paper_checks.report.formulas import formula
 
 GALLERY = Path(__file__).parents[2] / "figures" / "gallery"
 FONT = "STIXTwoMath-Regular.ttf"

@@ -37,6 +37,7 @@ from ntk_analysis.common.precision import (
     numpy_in_float64,
     wants_float64,
 )
+from ntk_analysis.common.purity import is_pure
 from ntk_analysis.common.pytrees import NumbersAsData, is_known
 
 Elementwise: TypeAlias = Callable[[jax.Array], jax.Array]
@@ -519,9 +520,10 @@ def get(activation: object) -> Activation:
     """The activation of this name ("leaky_relu(0.2)" with its slope), or of this elementwise JAX function.
 
     Raises:
-        ValueError: no activation has this name; the message lists the existing names.
         TypeError: the argument is neither a name nor a function of one array that returns one of the same shape and
-            dtype.
+            dtype, or it is a function of NumPy.
+        ValueError: no activation has this name; the message lists the existing names. Or the function gives other
+            values at the next call, or its values depend on the other numbers of the array.
     """
     if isinstance(activation, Activation):
         return activation
@@ -564,12 +566,26 @@ def _of_function(function: Callable[..., object]) -> Activation | None:
     return NAMED[name] if name is not None and not settings else None
 
 
+@functools.lru_cache(maxsize=256)
 def _check_elementwise(function: Elementwise) -> None:
     name = getattr(function, "__name__", repr(function))
-    probe = jnp.asarray(np.linspace(-2, 2, 5), jnp.float32)
+    if (isinstance(function, np.ufunc) or getattr(np, name, None) is function) and hasattr(jnp, name):
+        raise TypeError(f"got numpy.{name} as activation, which JAX cannot follow: pass jax.numpy.{name}")
+    probe = jnp.asarray([-2, 1, -1, 2, 0.5], jnp.float32)
     try:
         values = jax.eval_shape(function, probe)
-    except Exception as error:
-        raise TypeError(f"activation {name} failed on a float32 array: {type(error).__name__}: {error}") from error
+    except Exception as error:  # a user's function may raise anything
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise TypeError(
+            f"activation {name} failed on a float32 JAX array ({reason}): write it with functions of jax.numpy"
+        ) from error
     if getattr(values, "shape", None) != probe.shape or values.dtype != probe.dtype:
-        raise TypeError(f"activation {name} must map an array to one of the same shape and dtype, got {values}")
+        got = f"{values.dtype}{list(values.shape)}" if hasattr(values, "dtype") else type(values).__name__
+        raise TypeError(f"activation {name} must map an array to one of the same shape and dtype, got {got}")
+    if not is_pure(function, probe):
+        raise ValueError(f"activation {name} changes from call to call: use no counter and no random numbers")
+    with jax.ensure_compile_time_eval():
+        together = function(probe)
+        alone = jnp.concatenate([function(probe[i : i + 1]) for i in range(len(probe))])
+    if not np.allclose(together, alone, rtol=1e-5, atol=1e-5, equal_nan=True):
+        raise ValueError(f"activation {name} must act on every number by itself, but its values depend on the others")

@@ -1,22 +1,23 @@
 """Panels of a function of one variable: intervals in which it and its slope are polynomials of low degree.
 
 A quadrature is good where its integrand is a polynomial in every interval. So a function is cut, once and before
-anything is integrated, at its kinks and jumps and wherever one polynomial does not do. Kinks are found by measurement:
-an interval that no halving resolves holds one.
+anything is integrated, at its kinks and jumps and wherever one polynomial does not do. They are looked for where the
+function's program switches (`switches`), and by measurement: an interval that no halving resolves holds one.
 """
 
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
+
+from ntk_analysis.activations.switches import switches
 
 REACHES = 12e3 / 4.0 ** np.arange(12)  # |x| up to which functions are looked at: 12 deviations of the variance 1e6
 FAR = 46.0  # for a tighter tolerance, the reach may fall to this |x|, but not below
@@ -78,7 +79,7 @@ def panels(function: Function, kinks: tuple[float, ...] = (), tolerance: float =
 def _panels(function: Function, kinks: tuple[float, ...], least: float) -> Panels:
     with jax.enable_x64(True):
         values = _both(function)
-        likely = np.array([*kinks, *_constants(jax.make_jaxpr(function)(np.zeros(())).jaxpr)])
+        likely = np.array([*kinks, *switches(function, REACHES[0])])
         tolerances = [tolerance for tolerance in TOLERANCES if tolerance >= least]
         for reaches in (REACHES[REACHES >= FAR], REACHES[REACHES < FAR]):
             for tolerance, reach in itertools.product(tolerances, reaches):
@@ -108,18 +109,6 @@ def _both(function: Function) -> Values:
         return np.concatenate(found)
 
     return values
-
-
-def _constants(jaxpr: Any) -> Iterator[float]:
-    """Numbers in the function's program, with both signs: where it compares, it has its kinks, however narrow."""
-    for equation in jaxpr.eqns:
-        for operand in equation.invars:
-            if isinstance(operand, core.Literal) and np.ndim(operand.val) == 0 and np.isfinite(operand.val):
-                yield from (float(operand.val), -float(operand.val))
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                yield from _constants(inner)
 
 
 def _resolved(

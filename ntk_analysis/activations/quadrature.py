@@ -184,11 +184,10 @@ def with_slope(function: Function, x: jax.Array) -> jax.Array:
 def series(function: Function, kinks: tuple[float, ...], variance: jax.Array, of_one: Averages) -> Series:
     """Hermite coefficients for variances (n,), and what they leave out."""
     found, terms = panels(function, kinks), TERMS[variance.dtype.name]
-    coefficients = jax.lax.map(
-        functools.partial(_coefficients, found, function, terms),
-        variance,
-        batch_size=min(VARIANCES_AT_ONCE, variance.size),
-    )
+    at_once = min(VARIANCES_AT_ONCE, variance.size)
+    chunks = jnp.pad(variance, (0, -variance.size % at_once), mode="edge").reshape(-1, at_once)
+    coefficients = jax.lax.map(functools.partial(_coefficients, found, function, terms), chunks)
+    coefficients = coefficients.reshape(-1, terms, 2)[: variance.size]
     linear = jnp.zeros((terms, 1, 1), variance.dtype).at[1].set(1)
     unit = safe_divide(jnp.moveaxis(coefficients, 0, -1), safe_sqrt(of_one.square)[None], linear)
     rest = _rest(unit)
@@ -204,29 +203,36 @@ def series(function: Function, kinks: tuple[float, ...], variance: jax.Array, of
 
 
 def _coefficients(found: Panels, function: Function, terms: int, variance: jax.Array) -> jax.Array:
-    """E[f(sqrt(q) z) h_k(z)] of one variance, (terms, 2), h_k the orthonormal Hermite polynomials.
+    """E[f(sqrt(q) z) h_k(z)] for variances (n,), (n, terms, 2), h_k the orthonormal Hermite polynomials.
 
     In each of the density's panels h_k(z) times the density is a sum of Legendre polynomials, so that f is integrated
     against these few, and a matrix that no variance changes makes all h_k of them.
     """
-    root = safe_sqrt(variance)[None]
+    root = safe_sqrt(variance)[:, None]
     edges = _merged(_scaled(found, root), DENSITY_EDGES)
     z, weight = _between(edges, NODES)
-    panel = jnp.clip(jnp.floor(((edges[1:] + edges[:-1]) / 2 - FIRST) / WIDTH), 0, len(DENSITY_EDGES) - 2)
+    panel = jnp.clip(jnp.floor(((edges[:, 1:] + edges[:, :-1]) / 2 - FIRST) / WIDTH), 0, len(DENSITY_EDGES) - 2)
     middle = FIRST + WIDTH * (panel + 0.5)
-    inside = (z.reshape(-1, NODES) - middle[:, None]) * (2 / WIDTH)
-    weighted = (weight[None] * with_slope(function, root * z)).reshape(2, -1, NODES)
+    # nodes first: XLA adds arrays fast, and sums 12 numbers of one float32 array slowly
+    inside = _nodes_first((z.reshape(*panel.shape, NODES) - middle[..., None]) * (2 / WIDTH))
+    weighted = _nodes_first((weight[None] * with_slope(function, root * z)).reshape(2, *panel.shape, NODES))
 
     def legendre(two: tuple[jax.Array, jax.Array], degree: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
         before, here = two
         after = ((2 * degree + 1) * inside * here - degree * before) / (degree + 1)
-        return (here, after), jnp.sum(weighted * here[None], axis=-1)
+        return (here, after), functools.reduce(jnp.add, weighted * here[:, None])
 
     start = jnp.zeros_like(inside), jnp.ones_like(inside)
     _, local = jax.lax.scan(legendre, start, jnp.arange(LOCAL, dtype=z.dtype))
-    belongs = (panel[:, None] == jnp.arange(len(DENSITY_EDGES) - 1, dtype=z.dtype)[None]).astype(z.dtype)
-    of_panels = jnp.einsum("lcs,sp->cpl", local, belongs, precision="highest")
-    return jnp.einsum("cpl,kpl->kc", of_panels, jnp.asarray(_hermite(terms), z.dtype), precision="highest")
+    local = local.reshape(LOCAL, 2, *panel.shape)
+    belongs = (panel[..., None] == jnp.arange(len(DENSITY_EDGES) - 1, dtype=z.dtype)[None, None]).astype(z.dtype)
+    of_panels = jnp.einsum("lcns,nsp->ncpl", local, belongs, precision="highest")
+    return jnp.einsum("ncpl,kpl->nkc", of_panels, jnp.asarray(_hermite(terms), z.dtype), precision="highest")
+
+
+def _nodes_first(x: jax.Array) -> jax.Array:
+    """(..., variances, panels, nodes) as (nodes, ..., variances * panels)."""
+    return jnp.moveaxis(x.reshape(*x.shape[:-3], -1, NODES), -1, 0)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""The claims of the paper, and a user's own network, checked."""
+"""The claims of papers, and a user's own network, checked."""
 
 from functools import partial
 from pathlib import Path
@@ -43,15 +43,15 @@ def check(
         ),
     ] = None,
 ) -> None:
-    """The paper's claims, computed, measured and judged: each holds, holds under conditions, fails, or is open.
+    """The claims of papers, computed, measured and judged: each holds, holds under conditions, fails, or is open.
 
     The exit status is 0 when every verdict is the one on record and 1 when one differs or a check breaks down. With
-    --network, the command answers the questions that make sense for any network: decorrelation, phase, conditioning,
-    scaling, centring.
+    --network, the command answers the questions that make sense for any network, such as decorrelation, phase and
+    conditioning; an unknown --only lists them.
     """
     try:
-        from paper_checks import command
-        from paper_checks.contract import Setting
+        from ntk_analysis.paper_checks.command import check as checked
+        from ntk_analysis.paper_checks.contract import Setting
     except ImportError as error:  # a wheel without the checks, or a dependency missing
         raise ValueError(
             f"the checks cannot be imported ({error}); install ntk-analysis with its dependencies"
@@ -63,7 +63,7 @@ def check(
     if axes and network is None:
         raise ValueError("--axes states the fan-in of a network's arrays: give --network too")
     stated = dict(map(_stated, axes)) if axes else None
-    status = command.check(only or [], network, Setting(seed=seed, full=full), report, bars, stated)
+    status = checked(only or [], network, Setting(seed=seed, full=full), report, bars, stated)
     raise typer.Exit(status)
 
 

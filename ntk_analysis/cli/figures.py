@@ -13,7 +13,7 @@ from ntk_analysis.cli.progress import progress
 from ntk_analysis.common import quick_compilation
 
 if TYPE_CHECKING:
-    from figures.config import Config
+    from ntk_analysis.figures.config import Config
 
 FEW = 4  # figures whose names are told when no others are left
 
@@ -66,8 +66,8 @@ def figures(
     if not full:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick_compilation.flags()}".strip()
     try:
-        from figures import selected
-        from figures.config import Config
+        from ntk_analysis.figures.config import Config
+        from ntk_analysis.figures.names import selected
     except ImportError as error:  # a wheel without the figures
         raise ValueError(
             f"the figures cannot be imported ({error}); install ntk-analysis with its dependencies"
@@ -79,7 +79,7 @@ def figures(
     if at_a_time == 1:
         done = one_by_one(chosen, config, out, from_data)
     else:
-        from figures.parallel import side_by_side
+        from ntk_analysis.figures.parallel import side_by_side
 
         done = side_by_side(chosen, at_a_time, config, out, from_data)
         print(f"{len(chosen)} figures, {at_a_time} at a time: {', '.join(chosen)}", flush=True)
@@ -90,7 +90,7 @@ def one_by_one(
     names: list[str], config: "Config", out: Path, from_data: Path | None
 ) -> Iterator[tuple[str, dict[str, object]]]:
     """Name and facts of each figure when it is there, with progress bars meanwhile."""
-    from figures.render import render
+    from ntk_analysis.figures.render import render
 
     for name in names:
         with progress() as track:
@@ -100,7 +100,7 @@ def one_by_one(
 
 def announce(done: Iterable[tuple[str, dict[str, object]]], names: list[str], out: Path) -> None:
     """One line a figure: how many there are, its picture, what that shows and what is left."""
-    from figures.config import images_shown
+    from ntk_analysis.figures.config import images_shown
 
     left, start, digits = list(names), time.monotonic(), len(str(len(names)))
     for name, facts in done:

@@ -154,15 +154,17 @@ def as_text(table: Any, part: str, first: int | None) -> str:
 
 def draw(table: Any, dataset: Any, out: Path) -> str:
     """Draws the table beside its runs: by epoch, and by learning rate if there are several; returns the file names."""
-    from figures import fig6, learning_rates
-    from figures.config import Config
-    from figures.store import provenance, save
-    from figures.style import house_style
+    from ntk_analysis.figures.config import Config
+    from ntk_analysis.figures.fig6 import draw as by_epoch
+    from ntk_analysis.figures.learning_rates import draw as by_rate
+    from ntk_analysis.figures.learning_rates import result_of
+    from ntk_analysis.figures.store import provenance, save
+    from ntk_analysis.figures.style import house_style
 
-    result = learning_rates.result_of(table, dataset)
+    result = result_of(table, dataset)
     config = Config(data=dataset.name, seed=table.grid.seeds[0])
-    drawn = {"learning_rates": learning_rates.draw} if len(table.grid.learning_rates) > 1 else {}
+    drawn = {"learning_rates": by_rate} if len(table.grid.learning_rates) > 1 else {}
     with house_style():
-        for name, figure in (drawn | {"epochs": fig6.draw}).items():
+        for name, figure in (drawn | {"epochs": by_epoch}).items():
             save(out, name, provenance(name, config, result), result, figure(result))
     return " and ".join(f"{out / name}.png" for name in (*drawn, "epochs"))

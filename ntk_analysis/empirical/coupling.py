@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ntk_analysis.common.purity import is_pure
 from ntk_analysis.empirical.cost import described, program_cost
 from ntk_analysis.empirical.directions import random_direction
-from ntk_analysis.empirical.functions import count_outputs, flattened, precise
+from ntk_analysis.empirical.functions import count_outputs, flattened, name_of, precise
 from ntk_analysis.empirical.methods import forward_mode
 from ntk_analysis.empirical.roundings import one_rounding_off, program_rounding
 from ntk_analysis.layers import Layer
@@ -61,10 +62,24 @@ def coupling(
         x2: second inputs, or None.
         which: kernel, "ntk" or "nngp"; "nngp" does without derivatives where f has none.
         budget: memory in bytes, within which f is also run on all inputs as one batch where that is quick.
+
+    Raises:
+        ValueError: f changes from call to call.
     """
     known = known_coupling(f)
     if known is not None:
         return BY_LAYERS if known else ""
+    why = _coupling_of_function(f, params, x1, x2, which, budget)
+    if why and not is_pure(flattened(f), params, few_that_differ(x1, x2)):
+        raise ValueError(
+            f"{name_of(f)} changes from call to call: use no counter, no clock and no random numbers in it"
+        )
+    return why
+
+
+def _coupling_of_function(
+    f: Layer | Callable[..., Any], params: Params, x1: Any, x2: Any, which: str, budget: int
+) -> str:
     few, whole = few_that_differ(x1, x2), x1 if x2 is None or len(x1) > len(x2) else x2
     for size in (len(few), 1):
         if not _accepts(f, params, x1, size):

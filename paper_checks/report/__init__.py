@@ -1,4 +1,4 @@
 """The report of a run: `claims.json` for programs, `claims.md` for a terminal, `report.html` for a reader."""
 
-from paper_checks.report.writing import prepare_folder as prepare_folder
-from paper_checks.report.writing import write_report as write_report
+from .writing import prepare_folder as prepare_folder
+from .writing import write_report as write_report

@@ -11,7 +11,7 @@ MATHML = re.compile(r' xmlns(:\w+)?="[^"]*"')  # HTML knows the elements without
 
 
 def split(text: str) -> list[tuple[bool, str]]:
-    """The pieces of a text between dollar signs, each with whether it is a formula; a lone dollar sign is text."""
+    """Splits a text at dollar signs into pairs (is a formula, piece); a lone dollar sign is text."""
     pieces = text.split("$")
     if len(pieces) % 2 == 0:
         pieces[-2:] = [f"{pieces[-2]}${pieces[-1]}"]
@@ -19,7 +19,7 @@ def split(text: str) -> list[tuple[bool, str]]:
 
 
 def formula(latex: str, display: str = "block") -> Markup:
-    """MathML of a formula, its LaTeX kept as the tooltip; the LaTeX itself where the converter does not know it."""
+    """Returns a formula as MathML with its LaTeX as the tooltip, or as LaTeX where the converter does not know it."""
     try:
         element = convert_to_element(latex, display=display)
     except Exception:  # the converter's errors have no base class of their own
@@ -31,7 +31,7 @@ def formula(latex: str, display: str = "block") -> Markup:
 
 
 def prose(text: str) -> Markup:
-    """Text as HTML, with what stands between dollar signs as formulas."""
+    """Returns a text as HTML, with what stands between dollar signs as formulas."""
     return Markup("").join(
         formula(piece, "inline") if is_formula else escape(piece) for is_formula, piece in split(text)
     )

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-import figures
-from paper_checks.contract import Kind, Relation, Verdict
-from paper_checks.report.formulas import formula, prose
-from paper_checks.report.numbers import bar, compared, misses, plain
-from paper_checks.report.record import Record
+from ntk_analysis import figures
+
+from ..contract import Kind, Relation, Verdict
+from .formulas import formula, prose
+from .numbers import bar, compared, misses, plain
+from .record import Record, papers_of, title_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
 MARKS = {Verdict.HOLDS: "✓", Verdict.CONDITIONS: "◐", Verdict.FAILS: "✗", Verdict.OPEN: "?"}
@@ -26,7 +27,7 @@ KINDS = {
 }
 
 
-PIXELS = 1.5  # of a picture for one of the page, so that it is sharp on fine screens
+PIXELS = 1.5  # pixels of a picture for one of the page, so that it is sharp on fine screens
 
 
 class Source(NamedTuple):
@@ -48,9 +49,9 @@ class Picture(NamedTuple):
 
 
 def page(records: Sequence[Record], run: Record) -> str:
-    """The page, from the records of `claims.json`."""
+    """Returns the page, made from the records of `claims.json`."""
     environment = Environment(
-        loader=PackageLoader("paper_checks.report", "."),
+        loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -65,6 +66,8 @@ def page(records: Sequence[Record], run: Record) -> str:
         "mark": lambda name: MARKS[Verdict(name)],
     }
     return environment.get_template("report.html.j2").render(
+        title=title_of(records, run),
+        papers=papers_of(records),
         records=records,
         run=run,
         counts=[(verdict.value, sum(one["verdict"] == verdict for one in records)) for verdict in Verdict],
@@ -80,12 +83,12 @@ def _slug(verdict: str) -> str:
 
 
 def _anchor(file: str, number: int) -> str:
-    """Of a line of a source."""
+    """Returns the anchor of a line of a source."""
     return f"{file.removesuffix('.py').replace('/', '-')}-L{number}"
 
 
 def _once(records: Sequence[Record], things_of: Any) -> dict[str, list[Any]]:
-    """By claim, its things that no claim before it has: each stands on the page once."""
+    """Returns for each claim the things that no claim before it has, so that each stands on the page once."""
     seen: set[str] = set()
     found: dict[str, list[Any]] = {}
     for one in records:
@@ -107,7 +110,7 @@ def _sources(one: Record) -> dict[str, Source]:
 
 
 def _picture(name: str) -> Picture:
-    folder = Path(figures.__file__).resolve().parent
+    folder = Path(figures.__path__[0])
     png, module = folder / "gallery" / f"{name}.png", folder / f"{name}.py"
     caption = ""
     if module.is_file():

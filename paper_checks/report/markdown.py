@@ -2,15 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 
-from paper_checks.report.formulas import split
-from paper_checks.report.numbers import compared, misses, plain
-from paper_checks.report.record import Record
+from .formulas import split
+from .numbers import compared, misses, plain
+from .record import Record, papers_of, title_of
 
 
 def markdown(records: Sequence[Record], run: Record) -> str:
-    """The whole report as Markdown; formulas stay LaTeX between dollar signs."""
-    title = f"Checks of {run['network']}" if run["network"] else "Claims of the MimicNorm paper, checked"
-    lines = [f"# {title}", "", _run_line(run), ""]
+    """Returns the whole report as Markdown; formulas stay LaTeX between dollar signs."""
+    lines = [f"# {title_of(records, run)}", "", *map(_paper, papers_of(records)), "", _run_line(run), ""]
     lines += _table(
         ("claim", "source", "verdict", "recorded", "expected", "measured", "tolerance", "s"),
         (
@@ -30,11 +29,16 @@ def markdown(records: Sequence[Record], run: Record) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _paper(paper: Record) -> str:
+    where = f", arXiv:{paper['arxiv']}" if paper["arxiv"] else ""
+    return f"- {paper['name']} is “{_prose(paper['title'])}”{where}"
+
+
 def _section(one: Record) -> list[str]:
     lines = [f'<a id="{one["id"]}"></a>', "", f"## {one['id']}: {one['title']}", "", f"**{one['verdict']}**"]
     if not one["as_recorded"]:
         lines[-1] += f" (recorded: {one['recorded']})"
-    lines += ["", _prose(f"{one['source']}. {one['statement']}")]
+    lines += ["", _prose(f"{one['paper']['name']}, {one['source']}. {one['statement']}")]
     if one["formula"]:
         lines += ["", f"$${one['formula']}$$"]
     for text in (one["summary"], one["open"]):
@@ -95,6 +99,6 @@ def _cell(text: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """Text on one line, with no tags in it but those that formulas contain."""
+    """Returns a text on one line, without tags except inside of formulas."""
     pieces = split(" ".join(text.split()))
     return "".join(f"${piece}$" if formula else piece.replace("<", "&lt;") for formula, piece in pieces)

@@ -2,11 +2,12 @@
 
 import math
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, TypeAlias
 
-from paper_checks.contract import Row, Setting
-from paper_checks.judge import Judged
+from ..contract import Row, Setting
+from ..judge import Judged
 
 Record: TypeAlias = dict[str, Any]
 
@@ -14,7 +15,7 @@ LIBRARIES = ("ntk-analysis", "jax", "jaxlib", "numpy", "scipy")
 
 
 def run_facts(setting: Setting, network: str = "") -> Record:
-    """What the numbers depend on besides the code of the checks: the same in every record of a run."""
+    """Returns what the numbers depend on besides the code of the checks; all records of a run share it."""
     return {
         "network": network or None,
         "sizes": "full" if setting.full else "quick",
@@ -24,15 +25,16 @@ def run_facts(setting: Setting, network: str = "") -> Record:
 
 
 def record(judged: Judged, run: Record) -> Record:
-    """One claim with its verdict and all its evidence; expected, measured and tolerance are those of the decisive row.
+    """Returns a claim with its verdict and all its evidence; the decisive row gives expected, measured and tolerance.
 
     Args:
         judged: the claim.
-        run: as `run_facts` has it.
+        run: facts of the run, see `run_facts`.
     """
-    claim, evidence, decisive = judged.claim, judged.evidence, judged.decisive
+    paper, claim, evidence, decisive = judged.paper, judged.claim, judged.evidence, judged.decisive
     return {
         "id": claim.id,
+        "paper": {"name": paper.name, "title": paper.title, "arxiv": paper.arxiv or None},
         "title": claim.title,
         "statement": claim.statement,
         "formula": claim.formula,
@@ -60,6 +62,19 @@ def record(judged: Judged, run: Record) -> Record:
     }
 
 
+def papers_of(records: Sequence[Record]) -> list[Record]:
+    """Returns the papers of these records, each once."""
+    return list({one["paper"]["name"]: one["paper"] for one in records}.values())
+
+
+def title_of(records: Sequence[Record], run: Record) -> str:
+    """Returns the title of a report."""
+    if run["network"]:
+        return f"Checks of {run['network']}"
+    names = [paper["name"] for paper in papers_of(records)]
+    return f"The claims of the {' and '.join(names)} paper{'s' if len(names) > 1 else ''}, checked"
+
+
 def _row(row: Row) -> Record:
     return {
         "quantity": row.quantity,
@@ -78,7 +93,7 @@ def _row(row: Row) -> Record:
 
 
 def _conditions(rows: list[Row]) -> list[Record]:
-    """Each condition that was tried, once for each kind of row, and whether all its rows held."""
+    """Returns each condition that was tried, once for each kind of row, and whether all its rows held."""
     found: dict[tuple[str, str], Record] = {}
     for row in rows:
         key = (row.condition, row.kind.value)

@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ntk_analysis.common.files import write_together
-from paper_checks.contract import Setting
-from paper_checks.judge import Judged
-from paper_checks.report.html import page
-from paper_checks.report.markdown import markdown
-from paper_checks.report.record import record, run_facts
+
+from ..contract import Setting
+from ..judge import Judged
+from .html import page
+from .markdown import markdown
+from .record import record, run_facts
 
 PAGE = "report.html"
 
@@ -24,7 +25,7 @@ def prepare_folder(folder: Path) -> None:
 
 
 def write_report(folder: Path, judged: Sequence[Judged], setting: Setting, network: str = "") -> Path:
-    """Writes report.html, claims.json and claims.md into `folder`, which is made if needed; the path of the page.
+    """Writes report.html, claims.json and claims.md into `folder`, which is made if needed; returns the page's path.
 
     A report that was there before stays whole until all three are written.
 
@@ -32,7 +33,7 @@ def write_report(folder: Path, judged: Sequence[Judged], setting: Setting, netwo
         folder: where to.
         judged: the claims, in the order in which they are shown.
         setting: that they were checked with.
-        network: the user's own network, as it was named; "" for the claims of the paper.
+        network: the user's own network, as it was named; "" for the claims of papers.
 
     Raises:
         OSError: the folder cannot be made or written to.
