@@ -38,7 +38,7 @@ from ntk_analysis.common.precision import (
     wants_float64,
 )
 from ntk_analysis.common.purity import is_pure
-from ntk_analysis.common.pytrees import NumbersAsData, is_known
+from ntk_analysis.common.pytrees import Number, NumbersAsData, is_known
 
 Elementwise: TypeAlias = Callable[[jax.Array], jax.Array]
 
@@ -154,7 +154,7 @@ class Activation(abc.ABC):
         means = self.mean(variance1), self.mean(variance2)
         return Joint(self.dual.moment(*arguments), self.derivative_dual.moment(*arguments), squares, means)
 
-    def stable_gain(self, b_var: float = 0.0, *, centered: bool = False) -> float:
+    def stable_gain(self, b_var: Number = 0.0, *, centered: bool = False) -> Number:
         """Weight variance that keeps a pre-activation variance of 1: (1 - b_var) / E[phi(z)^2], z ~ N(0, 1).
 
         Centred weights see Var[phi(z)] in place of the second moment: 2 / (1 - 1/pi) = 2.93388 for ReLU (MimicNorm,
@@ -178,7 +178,7 @@ class Activation(abc.ABC):
         gain: Any = (1 - b_var) / (float(kept) if is_known(kept) else kept)
         return gain
 
-    def stable_gain_error(self, b_var: float = 0.0, *, centered: bool = False) -> float:
+    def stable_gain_error(self, b_var: Number = 0.0, *, centered: bool = False) -> float:
         """Bound on the absolute error of `stable_gain`, which divides by E[phi^2], less E[phi]^2 if `centered`."""
         gain, square = self.stable_gain(b_var, centered=centered), float(self.dual.second_moment(1.0))
         relative = max(float(self.quadrature_error(1.0)), 4 * float(np.finfo(np.float64).eps))
@@ -268,18 +268,18 @@ class LeakyRelu(NumbersAsData, PiecewiseLinear):
         ValueError: the slope is not finite.
     """
 
-    slope: float = 0.01
+    slope: Number = 0.01
 
     def __post_init__(self) -> None:
         if is_known(self.slope) and not math.isfinite(self.slope):
             raise ValueError(f"got slope {self.slope} for leaky_relu, expected a finite number")
 
     @property
-    def linear(self) -> float:  # type: ignore[override]
+    def linear(self) -> Number:  # type: ignore[override]
         return (1 + self.slope) / 2
 
     @property
-    def bent(self) -> float:  # type: ignore[override]
+    def bent(self) -> Number:  # type: ignore[override]
         return (1 - self.slope) / 2
 
     @property
@@ -472,7 +472,7 @@ relu6 = Quadrature(jax.nn.relu6, (0.0, 6.0), "relu6")
 softsign = Quadrature(jax.nn.soft_sign, (0.0,), "softsign")
 
 
-def leaky_relu(slope: float = 0.01) -> Activation:
+def leaky_relu(slope: Number = 0.01) -> Activation:
     """The activation max(x, 0) + slope min(x, 0); `slope` is any finite number."""
     return LeakyRelu(slope)
 

@@ -9,7 +9,7 @@ import numpy as np
 from ntk_analysis.batch_norm.damping import Array, center, zero_mean_basis
 from ntk_analysis.common.arrays import concrete
 from ntk_analysis.common.precision import AnyArray, Real
-from ntk_analysis.common.pytrees import is_known
+from ntk_analysis.common.pytrees import Number, is_known
 
 ROUNDINGS = 16  # eigenvalues and distances below this many roundings of Sigma's diagonal (times B) are 0
 
@@ -48,7 +48,7 @@ def rank_of(sigma: np.ndarray, rounding: float, apart: np.ndarray | None = None)
     return int(np.sum(values > rounding_limit(sigma, apart, rounding)))
 
 
-def check_eps(eps: Real) -> None:
+def check_eps(eps: Number) -> None:
     """Raises ValueError unless eps is a finite number >= 0, as far as it is known."""
     if is_known(eps) and not (math.isfinite(eps) and eps >= 0):
         raise ValueError(f"got eps={eps}, expected a finite number >= 0: it is added to the variance")

@@ -25,8 +25,8 @@ from ntk_analysis.batch_norm.integrals import (
     push_integral,
 )
 from ntk_analysis.batch_norm.rules import Rule, automatic
-from ntk_analysis.common.precision import AnyArray, HeldArray, Real, float_array, is_traced, numpy_in_float64
-from ntk_analysis.common.pytrees import is_known
+from ntk_analysis.common.precision import AnyArray, HeldArray, float_array, is_traced, numpy_in_float64
+from ntk_analysis.common.pytrees import Number, is_known
 
 Square: TypeAlias = Float[AnyArray, "B B"]
 HeldSquare: TypeAlias = Float[HeldArray, "B B"]
@@ -81,7 +81,7 @@ def propagate(
     sigma: Square,
     theta: Square,
     activation: str | Activation = "relu",
-    eps: Real = 0.0,
+    eps: Number = 0.0,
     *,
     apart: Square | None = None,
     rule: Rule | None = None,
@@ -155,7 +155,7 @@ def _dispatch(
     compute: Compute,
     arrays: dict[str, Any],
     activation: str | Activation,
-    eps: Real,
+    eps: Number,
     rule: Rule | None,
     needed: int,
 ) -> Any:

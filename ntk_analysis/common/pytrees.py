@@ -1,8 +1,8 @@
 """Frozen dataclasses as JAX pytrees: their numbers are data, all the rest is structure.
 
 A network is differentiated by its numbers, compiled once for all of their values, and mapped over them. A field is a
-number if its annotation says so (`float`, `tuple[float, ...]`, an array), and structure if it is one of `int`, `str` or
-`bool`. Of any other field the value decides: floats and arrays are numbers, another object of this kind hands on its
+number if its annotation says so (`Number`, `float`, an array, a tuple of them), and structure if it is one of `int`,
+`str` or `bool`. Of any other field the value decides: floats and arrays are numbers, another object of this kind hands on its
 own. Everything else (names, functions) is structure, and so is a field with `metadata={"static": True}`.
 
 Numbers that are known stay Python floats, which programs hold as constants: what needs them concretely (checks, fits,
@@ -15,7 +15,7 @@ import functools
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, ParamSpec, TypeVar, Union, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, Union, cast, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
@@ -58,13 +58,20 @@ class _Hole:
 
 
 def is_known(number: Any) -> bool:
-    """Whether a number has a value now: it is neither traced nor the place of one that is."""
-    return not isinstance(number, jax.core.Tracer | _Hole)
+    """Whether a number has one value now: it is not traced, nor the place of one that is, nor an array of several."""
+    return not isinstance(number, jax.core.Tracer | _Hole) and np.ndim(number) == 0
+
+
+if TYPE_CHECKING:
+    Number: TypeAlias = float
+else:
+    # a number in a layer: mostly a float; traced, or the place of a traced one; for a moment whatever the user gave
+    Number: TypeAlias = float | int | np.number | np.ndarray | jax.Array | _Hole
 
 
 def has_traced_numbers(tree: Any) -> bool:
     """Whether a number of an object, or of a tree of objects, is traced."""
-    return not all(map(is_known, jax.tree.leaves(tree)))
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def split(tree: T) -> tuple[T, tuple[jax.Array, ...]]:
@@ -86,8 +93,9 @@ def split(tree: T) -> tuple[T, tuple[jax.Array, ...]]:
     numbers: list[jax.Array] = []
     kept: list[Any] = []
     for leaf in leaves:
-        kept.append(leaf if is_known(leaf) else _Hole(len(numbers)))
-        numbers += [] if is_known(leaf) else [leaf]
+        traced = isinstance(leaf, jax.core.Tracer)
+        kept.append(_Hole(len(numbers)) if traced else leaf)
+        numbers += [leaf] if traced else []
     return jax.tree.unflatten(structure, kept), tuple(numbers)
 
 
@@ -159,7 +167,7 @@ def _is_number(annotation: Any) -> bool | None:
     """Whether a field of this type is a number; None if that depends on its value."""
     if isinstance(annotation, str):  # as under `from __future__ import annotations`
         return True if annotation == "float" else False if annotation in ("int", "bool", "str") else None
-    if annotation in (float, jax.Array, np.ndarray):
+    if annotation == Number or annotation in (float, jax.Array, np.ndarray):
         return True
     if annotation in (int, bool, str, types.NoneType, Ellipsis):
         return False
@@ -178,7 +186,7 @@ def _is_data(value: Any) -> bool:
 
 def _as_float(value: Any, *, integers: bool = False) -> Any:
     """A known scalar array as a Python float, also in tuples, and an integer if `integers`; all else as it is."""
-    if isinstance(value, float | bool | NumbersAsData) or not is_known(value):
+    if isinstance(value, float | bool | NumbersAsData | jax.core.Tracer):
         return float(value) if isinstance(value, np.floating) else value
     if isinstance(value, tuple):
         plain = tuple(_as_float(part, integers=integers) for part in value)

@@ -22,7 +22,7 @@ from ntk_analysis.activations.angles import (
     safe_sqrt,
     zero_where,
 )
-from ntk_analysis.common.pytrees import is_known
+from ntk_analysis.common.pytrees import Number, is_known
 
 
 class Covariance(NamedTuple):
@@ -38,12 +38,12 @@ class Covariance(NamedTuple):
         return geometric_mean(self.variance1, self.variance2) * (1 - self.distance)
 
 
-def scale(covariance: Covariance, factor: float | jax.Array) -> Covariance:
+def scale(covariance: Covariance, factor: Number | jax.Array) -> Covariance:
     """The covariance times a factor >= 0."""
     return Covariance(covariance.variance1 * factor, covariance.variance2 * factor, covariance.distance)
 
 
-def add(left: Covariance, right: Covariance, factor: float | jax.Array = 1.0) -> Covariance:
+def add(left: Covariance, right: Covariance, factor: Number | jax.Array = 1.0) -> Covariance:
     """Sum K + factor P of two covariances, for a factor >= 0, by which it can be differentiated at 0 too."""
     q1, q2 = left.variance1 + factor * right.variance1, left.variance2 + factor * right.variance2
     root1, root2 = safe_sqrt(q1), safe_sqrt(q2)
@@ -51,7 +51,7 @@ def add(left: Covariance, right: Covariance, factor: float | jax.Array = 1.0) ->
     return Covariance(q1, q2, into_range(jnp.where((root1 > 0) & (root2 > 0), lost, left.distance)))
 
 
-def add_constant(covariance: Covariance, variance: float | jax.Array, factor: float | jax.Array = 1.0) -> Covariance:
+def add_constant(covariance: Covariance, variance: Number | jax.Array, factor: Number | jax.Array = 1.0) -> Covariance:
     """Sum factor K + variance of a covariance and a constant: a random bias shared by all inputs.
 
     It has its derivatives by both numbers, where one of them is 0 too: neither goes through a root. Where nothing is
@@ -72,7 +72,7 @@ def add_constant(covariance: Covariance, variance: float | jax.Array, factor: fl
     return Covariance(q1, q2, distance)
 
 
-def _without_derivative(distance: jax.Array, number: float | jax.Array, where: jax.Array) -> jax.Array:
+def _without_derivative(distance: jax.Array, number: Number | jax.Array, where: jax.Array) -> jax.Array:
     """The distance, with derivatives by a number that are NaN `where` the number is 0."""
     if is_known(number):
         return distance
@@ -86,7 +86,7 @@ def mean(covariance: Covariance, axes: tuple[int, ...]) -> Covariance:
     return Covariance(jnp.squeeze(q1, axes), jnp.squeeze(q2, axes), into_range(lost))
 
 
-def _lost(part: Covariance, root1: jax.Array, root2: jax.Array, factor: float | jax.Array = 1.0) -> jax.Array:
+def _lost(part: Covariance, root1: jax.Array, root2: jax.Array, factor: Number | jax.Array = 1.0) -> jax.Array:
     """Share of factor * part in 1 - correlation of a sum with deviations root1, root2: two terms, neither negative."""
     share1 = safe_quotient(safe_sqrt(part.variance1), root1)
     share2 = safe_quotient(safe_sqrt(part.variance2), root2)

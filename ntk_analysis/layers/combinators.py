@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_analysis.common.pytrees import is_known
+from ntk_analysis.common.pytrees import Number, is_known
 from ntk_analysis.infinite import covariances
 from ntk_analysis.infinite.kernel import Kernel, add_ntk
 from ntk_analysis.layers.base import Layer, Params, Record, Shape
@@ -184,7 +184,7 @@ class Residual(Combinator):
     """
 
     branch: Layer
-    scale: float = 1.0
+    scale: Number = 1.0
     shortcut: Layer | None = None
 
     def __post_init__(self) -> None:
@@ -238,7 +238,7 @@ class ResidualChain(Combinator):
     """
 
     branch: Layer
-    scales: tuple[float, ...]
+    scales: tuple[Number, ...]
 
     def __post_init__(self) -> None:
         _check_scales("ResidualChain", *self.scales)
@@ -301,7 +301,7 @@ def _init_branch(branch: Layer, key: jax.Array, input_shape: Shape, expected: Sh
     return params
 
 
-def _add_branch(skip: Kernel, branch: Kernel, scale: float | jax.Array) -> Kernel:
+def _add_branch(skip: Kernel, branch: Kernel, scale: Number | jax.Array) -> Kernel:
     """Kernel of skip + scale * branch, which are uncorrelated."""
     if branch.law != "gaussian":
         raise NotImplementedError(

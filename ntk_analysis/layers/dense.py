@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from ntk_analysis.common.pytrees import is_known
+from ntk_analysis.common.pytrees import Number, is_known
 from ntk_analysis.infinite.kernel import Kernel
 from ntk_analysis.layers.base import Params, Shape, SingleLayer, check_rank
 from ntk_analysis.layers.weights import Weights, check_weights
@@ -32,8 +32,8 @@ class Dense(SingleLayer):
     """
 
     width: int
-    w_var: float = 1.0
-    b_var: float = 0.0
+    w_var: Number = 1.0
+    b_var: Number = 0.0
     center: bool = False
     standardize: bool = False
 

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 from ntk_analysis import activations
 from ntk_analysis.activations.angles import safe_divide, safe_sqrt
 from ntk_analysis.batch_norm.checks import check_eps
+from ntk_analysis.common.pytrees import Number
 from ntk_analysis.infinite import covariances
 from ntk_analysis.infinite.kernel import BatchNormalized, Kernel, map_covariance, rounding
 from ntk_analysis.layers.activation import batch_normalized
 from ntk_analysis.layers.base import Params, Shape, SingleLayer
 
 
-def _standardize(x: jax.Array, axis: int | tuple[int, ...], eps: float) -> jax.Array:
+def _standardize(x: jax.Array, axis: int | tuple[int, ...], eps: Number) -> jax.Array:
     check_eps(eps)
     centered = x - jnp.mean(x, axis=axis, keepdims=True)
     deviation = safe_sqrt(jnp.mean(centered**2, axis=axis, keepdims=True) + eps)
@@ -29,7 +30,7 @@ class _Normalization(SingleLayer):
         eps: number added to the variance.
     """
 
-    eps: float = 0.0
+    eps: Number = 0.0
 
     def __post_init__(self) -> None:
         check_eps(self.eps)

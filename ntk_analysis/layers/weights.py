@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ntk_analysis.activations.angles import safe_divide, safe_sqrt
-from ntk_analysis.common.pytrees import is_known
+from ntk_analysis.common.pytrees import Number, is_known
 from ntk_analysis.infinite import covariances
 from ntk_analysis.infinite.kernel import Kernel, add_ntk, map_covariance, rounding
 
@@ -16,8 +16,8 @@ from ntk_analysis.infinite.kernel import Kernel, add_ntk, map_covariance, roundi
 class Weights(NamedTuple):
     """Gains of a linear layer and its operation on each unit's weights; see `Dense` for the fields."""
 
-    w_var: float
-    b_var: float
+    w_var: Number
+    b_var: Number
     center: bool
     standardize: bool
 
