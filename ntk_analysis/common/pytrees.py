@@ -2,8 +2,8 @@
 
 A network is differentiated by its numbers, compiled once for all of their values, and mapped over them. A field is a
 number if its annotation says so (`Number`, `float`, an array, a tuple of them), and structure if it is one of `int`,
-`str` or `bool`. Of any other field the value decides: floats and arrays are numbers, another object of this kind hands on its
-own. Everything else (names, functions) is structure, and so is a field with `metadata={"static": True}`.
+`str` or `bool`. Of any other field the value decides: floats and arrays are numbers, another object of this kind hands
+on its own. Everything else (names, functions) is structure, and so is a field with `metadata={"static": True}`.
 
 Numbers that are known stay Python floats, which programs hold as constants: what needs them concretely (checks, fits,
 caches) sees them. Only traced numbers are arguments of a program: `split` parts an object into the hashable rest and
