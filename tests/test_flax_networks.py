@@ -420,7 +420,7 @@ def test_whole_models_are_refused_with_advice(variables, model, tmp_path):
     # what holds parameters only is none of these
     plain = Plain().init(jax.random.key(0), X)
     for f, params in ((Plain().apply, plain), (lambda p, x: p(x), nnx.Linear(5, 2, rngs=nnx.Rngs(0)))):
-        assert plan(f, params, X, coupled=False, method="jacobian").outputs == "full"
+        assert plan(f, params, X, coupled=False, method="jacobian").layout == "full"
 
 
 def test_functions_of_models_can_be_pickled(variables, model):
