@@ -6,13 +6,12 @@ rate makes itself small: the variance that batch norm divides by grows by orders
 """
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
 from ntk_analysis import spectrum
 from ntk_analysis.descent import ScaleInvariance, against_linearised, scale_invariance
@@ -21,10 +20,11 @@ from ntk_analysis.layers import Serial
 from ntk_analysis.networks import fully_connected
 
 from .config import Config, Result, Track, describe_inputs, load_inputs
-from .style import BLACK, GREY, look, note, panels, shades
+from .style import DARK, GREY, look, note, panels, plain_ticks, shades
 
 NORMALIZATIONS = ("none", "weight_mean")
 SHOWN = "weight_mean"  # whose loss is drawn
+CIRCLES: Any = {"marker": "o", "markersize": 4, "markerfacecolor": "white", "color": DARK, "linestyle": ""}
 BOUND_SHARE = 0.25  # of the largest stable learning rate at infinite width
 
 
@@ -195,7 +195,7 @@ def draw_distance(axes: Axes, result: Result) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(a["widths"], [str(width) for width in a["widths"]])
     axes.minorticks_off()
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    plain_ticks(axes.yaxis)
     axes.legend()
 
 
@@ -206,9 +206,9 @@ def draw_norms(axes: Axes, result: Result) -> None:
     for measured, expected, color in columns:
         steps = np.arange(1, len(measured))
         axes.loglog(steps, measured[1:] - 1, color=color)
-        axes.loglog(steps, expected[1:] - 1, "--", color=BLACK, linewidth=0.7)
-    axes.plot([], [], "--", color=BLACK, linewidth=0.7, label=r"from gradients, $\eta^2 \sum |\nabla L|^2 / |W_0|^2$")
-    axes.set(xlabel="step", title="MimicNorm: behind a last batch norm, weights grow")
+        axes.loglog(steps, expected[1:] - 1, markevery=0.12, **CIRCLES)
+    axes.plot([], [], **CIRCLES, label=r"from gradients, $\eta^2 \sum |\nabla L|^2 / |W_0|^2$")
+    axes.set(xlabel="step", title="MimicNorm: its weights grow")
     axes.set_ylabel("growth of squared weights\n$|W|^2 / |W_0|^2 - 1$")
     axes.legend(loc="lower right", bbox_to_anchor=(1, 0.06))
 
@@ -218,7 +218,7 @@ def draw_variance(axes: Axes, result: Result) -> None:
     a = result.arrays
     for rate, variance, color in zip(a["rates"], a["variance"], rate_colors(a["rates"]), strict=True):
         axes.loglog(np.arange(1, len(variance)), variance[1:], color=color, label=f"learning rate {rate:g}")
-    axes.set(xlabel="step", ylabel="variance over its start", title="MimicNorm: the variance that it divides by")
+    axes.set(xlabel="step", ylabel="variance over its start", title="MimicNorm: the variance it divides by")
     axes.legend(loc="center right", bbox_to_anchor=(1, 0.6))
 
 

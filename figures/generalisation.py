@@ -32,7 +32,7 @@ LINES: dict[str, Any] = {
 PANELS = {
     "ensemble": ("mean prediction", "test accuracy"),
     "single": ("one network", "test accuracy"),
-    "condition_number": ("training", r"condition number $\kappa$"),
+    "condition_number": ("condition of the kernel", r"condition number $\kappa$"),
 }
 TICKS = (1, 2, 5, 10, 20, 50)
 COMPARED = 100  # images on which layer norm's kernels are compared with those they equal
@@ -167,7 +167,7 @@ def draw(result: Result) -> Figure:
         f"|x|² = d. Mean and standard deviation of {facts['random splits of the same images']} splits of the same "
         "images. Mean prediction: over infinitely many networks (kernel regression), whatever the scale of their "
         "outputs. One network: expected accuracy, which depends on that scale; outputs start with variance 1. Layer "
-        "norm before the ReLU has the kernels of none, behind it those of weight mean.",
+        "norm before the ReLU has the kernels of no normalisation, behind it those of weight mean.",
     )
     return figure
 

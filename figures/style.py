@@ -14,8 +14,10 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ntk_analysis.common.normalizations import TABLE, row_of
 
@@ -117,6 +119,13 @@ def panels(columns: int, *, rows: int = 1, height: float = 2.6, share: bool = Tr
     width = COLUMN if columns == 1 else PAGE
     figure, axes = plt.subplots(rows, columns, figsize=(width, height * rows), sharey=share, squeeze=False)
     return figure, list(axes.flat)
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Labels 1, 2 and 5 of each power of ten in plain numbers: over few decades, powers alone are one tick or two."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def note(figure: Figure, text: str) -> None:

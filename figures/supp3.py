@@ -67,9 +67,7 @@ def draw(result: Result) -> Figure:
     recipes = result.facts["recipes"]
     recipe = next(iter(recipes.values()))
     widths = ", ".join(f"{NAMES[name]} {each['width']}" for name, each in recipes.items())
-    axes.set(
-        xlabel="step", ylabel="running variance of the outputs", title="MimicNorm's last batch norm, first two epochs"
-    )
+    axes.set(xlabel="step", ylabel="running variance of the outputs", title="last batch norm, first two epochs")
     axes.legend()
     note(
         figure,

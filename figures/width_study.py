@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import NullFormatter
 
 from ntk_analysis.layers import Serial
 from ntk_analysis.networks import fully_connected
@@ -26,7 +26,7 @@ from ntk_analysis.width_study import (
 )
 
 from .config import Config, Result, Track, describe_inputs, load_inputs
-from .style import BLACK, Look, look, note, panels
+from .style import BLACK, Look, look, note, panels, plain_ticks
 
 NORMALIZATIONS = ("none", "weight_mean", "batch", "layer")
 DEPTH = 3
@@ -171,7 +171,7 @@ def draw_bias(axes: Axes, result: Result) -> None:
         top = max(top, *np.where(seen, np.sqrt(np.maximum(square, 0)), limit))
     guide(axes, a["widths"], 1.3 * top, -1, r"$\propto n^{-1}$")
     axes.set(title="bias of the mean")
-    axes.set(ylabel="relative distance of the mean NTK\n" r"$|\mathrm{E}\,\Theta_n - \Theta| \,/\, |\Theta|$")
+    axes.set(ylabel="relative bias of the NTK\n" r"$|\mathrm{E}\,\Theta_n - \Theta| \,/\, |\Theta|$")
     _width_axis(axes, a["widths"])
 
 
@@ -196,12 +196,11 @@ def draw_fluctuation(axes: Axes, result: Result) -> None:
     )
     axes.set(title=r"fluctuation, $e^{cL/n} - 1$", xlabel="depth / width $L/n$")
     axes.set(
-        ylabel="relative variance of the diagonal\n"
+        ylabel="relative variance on the diagonal\n"
         r"$\mathrm{Var}\,\Theta_n(x, x) \,/\, \mathrm{E}[\Theta_n(x, x)]^2$"
     )
     for axis in (axes.xaxis, axes.yaxis):  # labels of powers of ten only
         axis.set_minor_formatter(NullFormatter())
-        axis.set_major_locator(LogLocator())
     axes.legend(loc="upper left", borderaxespad=0, labelspacing=0.25, handlelength=1.2)
 
 
@@ -209,7 +208,7 @@ def guide(axes: Axes, widths: np.ndarray, first: float, exponent: float, label: 
     """Draws a dashed power of the width, with its name in the middle."""
     values = first * (widths / widths[0]) ** exponent
     axes.loglog(widths, values, color=BLACK, linewidth=0.9, linestyle="--")
-    middle = len(widths) // 2
+    middle = (len(widths) - 1) // 2
     axes.annotate(label, (widths[middle], values[middle]), (4, 3), textcoords="offset points", fontsize=7)
 
 
@@ -218,6 +217,4 @@ def _width_axis(axes: Axes, widths: np.ndarray) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(widths, [str(width) for width in widths])
     axes.minorticks_off()
-    # less than two decades: powers of ten alone would be one tick or two
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    plain_ticks(axes.yaxis)
