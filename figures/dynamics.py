@@ -210,7 +210,7 @@ def draw_norms(axes: Axes, result: Result) -> None:
     axes.plot([], [], **CIRCLES, label=r"from gradients, $\eta^2 \sum |\nabla L|^2 / |W_0|^2$")
     axes.set(xlabel="step", title="MimicNorm: its weights grow")
     axes.set_ylabel("growth of squared weights\n$|W|^2 / |W_0|^2 - 1$")
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 0.06))
+    axes.legend(loc="center right", bbox_to_anchor=(1, 0.73))
 
 
 def draw_variance(axes: Axes, result: Result) -> None:

@@ -17,7 +17,7 @@ from ntk_analysis.training.run_file import Curve
 from ntk_analysis.training.sweep import Grid, Table, sweep
 
 from .config import Config, Result, Track
-from .style import look, note, panels
+from .style import legend_above, look, note, panels
 
 TRAINED_HERE = ("none", "weight_mean", "last_bn", "mimic_norm", "batch_norm", "layer_norm")
 EARLY = 3  # epochs
@@ -121,8 +121,7 @@ def draw(result: Result) -> Figure:
     for row, epochs in enumerate((early, facts["epochs"])):
         for column, part in enumerate(PARTS):
             draw_panel(axes[2 * row + column], result, part, epochs)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    legend_above(figure, axes[0])
     recipe = facts["recipe"]
     note(
         figure,

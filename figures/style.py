@@ -5,6 +5,7 @@ A colour says which normalisation, and nothing else does: `LOOKS` is the one tab
 grey; limits, theory and guides are black or grey. A figure has no colours of its own (tests/test_figures.py).
 """
 
+import math
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,6 +120,13 @@ def panels(columns: int, *, rows: int = 1, height: float = 2.6, share: bool = Tr
     width = COLUMN if columns == 1 else PAGE
     figure, axes = plt.subplots(rows, columns, figsize=(width, height * rows), sharey=share, squeeze=False)
     return figure, list(axes.flat)
+
+
+def legend_above(figure: Figure, axes: Axes) -> None:
+    """Writes the legend of these axes above all others, in lines of at most six entries, equally long."""
+    handles, labels = axes.get_legend_handles_labels()
+    lines = math.ceil(len(labels) / 6)
+    figure.legend(handles, labels, loc="outside upper center", ncols=math.ceil(len(labels) / lines))
 
 
 def plain_ticks(axis: Axis) -> None:

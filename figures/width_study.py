@@ -26,7 +26,7 @@ from ntk_analysis.width_study import (
 )
 
 from .config import Config, Result, Track, describe_inputs, load_inputs
-from .style import BLACK, Look, look, note, panels, plain_ticks
+from .style import BLACK, Look, legend_above, look, note, panels, plain_ticks
 
 NORMALIZATIONS = ("none", "weight_mean", "batch", "layer")
 DEPTH = 3
@@ -130,8 +130,7 @@ def draw(result: Result) -> Figure:
     draw_distance(left, result)
     draw_bias(middle, result)
     draw_fluctuation(right, result)
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    legend_above(figure, left)
     note(
         figure,
         f"ReLU, stable gain, one output, at initialisation; left and middle {result.facts['depth']} hidden layers, "
