@@ -27,10 +27,10 @@ VARIANCES = np.geomspace(1, 1e5, 2001)  # that the variance passes on its way up
 
 
 def compute(config: Config, track: Track) -> Result:
-    """Computes chi_1, and whether q* exists, over a grid."""
+    """Computes chi_1, and whether q* exists, over a grid; the edge of where it does; the critical line."""
     points = 81 if config.full else 41
     w_var, b_var = np.linspace(0.05, 4, points), np.linspace(0, 1, points)
-    arrays = {"w_var": w_var, "b_var": b_var}
+    arrays = {"w_var": w_var, "b_var": b_var, "edge_w_var": np.linspace(w_var[0], w_var[-1], 2001)}
     cases = [(activation, name) for activation in ACTIVATIONS for name in NORMALIZATIONS]
     for activation, name in track(cases, "phase_diagram"):
         diagram = phase_diagram(activation, normalization=name, w_var=w_var, b_var=b_var)
@@ -39,6 +39,10 @@ def compute(config: Config, track: Track) -> Result:
         line = critical_line(activation, normalization=name, q=CRITICAL_VARIANCES)
         reached = line.variance_slope <= 1 + 1e-9  # elsewhere the variance runs away from the line
         arrays[f"critical_{activation}_{name}"] = np.stack([line.w_var, line.b_var])[:, reached]
+        arrays[f"edge_{activation}_{name}"] = largest_bias(activation, name, arrays["edge_w_var"])
+        # the variance may settle on the line from below, and still run away from it when it starts at 1
+        from_1 = (line.b_var <= largest_bias(activation, name, line.w_var))[reached]
+        arrays[f"from_1_{activation}_{name}"] = from_1
     return Result(arrays, {"points": points})
 
 
@@ -62,8 +66,8 @@ def draw(result: Result) -> Figure:
     cases = [(activation, name) for activation in ACTIVATIONS for name in NORMALIZATIONS]
     for panel, (activation, name) in zip(axes, cases, strict=True):
         draw_panel(panel, a["w_var"], a["b_var"], a[f"chi_1_{activation}_{name}"], a[f"bounded_{activation}_{name}"])
-        draw_unbounded(panel, activation, name)
-        draw_critical(panel, a[f"critical_{activation}_{name}"], activation, name)
+        draw_unbounded(panel, a["edge_w_var"], a[f"edge_{activation}_{name}"])
+        draw_critical(panel, a[f"critical_{activation}_{name}"], a[f"from_1_{activation}_{name}"], ends=name == "none")
         panel.set_title(f"{NAMES[activation]}, {look(name).label}")
     for panel in axes[2:]:
         panel.set_xlabel(r"weight variance $\sigma_w^2$")
@@ -95,20 +99,18 @@ def draw_panel(axes: Axes, w_var: np.ndarray, b_var: np.ndarray, chi_1: np.ndarr
     axes.set(xlim=(w_var[0], w_var[-1]), ylim=(b_var[0], b_var[-1]), xticks=range(1, round(w_var[-1]) + 1))
 
 
-def draw_unbounded(axes: Axes, activation: str, name: str) -> None:
+def draw_unbounded(axes: Axes, w_var: np.ndarray, largest: np.ndarray) -> None:
     """Hatches the part of the plane in which the variance grows without bound."""
-    w_var = np.linspace(*axes.get_xlim(), 2001)
-    edge = np.maximum(largest_bias(activation, name, w_var), 0)
+    edge = np.maximum(largest, 0)
     top = axes.get_ylim()[1]
     axes.fill_between(w_var, np.minimum(edge, top), top, facecolor="white", edgecolor=GREY, hatch="////", linewidth=0)
     axes.plot(w_var, edge, color=GREY, linewidth=0.8)
 
 
-def draw_critical(axes: Axes, line: np.ndarray, activation: str, name: str) -> None:
-    """Draws the critical line (2, points), dotted where a variance of 1 does not reach it, with a dot on its end."""
+def draw_critical(axes: Axes, line: np.ndarray, reached: np.ndarray, *, ends: bool) -> None:
+    """Draws the critical line (2, points), dotted where a variance of 1 does not reach it, with a dot where it ends."""
     w_var, b_var = line
-    reached = b_var <= largest_bias(activation, name, w_var)
     axes.plot(w_var, np.where(reached, b_var, np.nan), color=BLACK)
     axes.plot(w_var, np.where(reached, np.nan, b_var), ":", color=BLACK)
-    if name == "none":
+    if ends:
         axes.plot(w_var[0], b_var[0], "o", color=BLACK, markersize=5, clip_on=False, zorder=4)
