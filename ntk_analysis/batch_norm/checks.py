@@ -9,6 +9,7 @@ import numpy as np
 from ntk_analysis.batch_norm.damping import Array, center, zero_mean_basis
 from ntk_analysis.common.arrays import concrete
 from ntk_analysis.common.precision import AnyArray, Real
+from ntk_analysis.common.pytrees import Number, is_known
 
 ROUNDINGS = 16  # eigenvalues and distances below this many roundings of Sigma's diagonal (times B) are 0
 
@@ -47,9 +48,9 @@ def rank_of(sigma: np.ndarray, rounding: float, apart: np.ndarray | None = None)
     return int(np.sum(values > rounding_limit(sigma, apart, rounding)))
 
 
-def check_eps(eps: float) -> None:
-    """Raises ValueError unless eps is a finite number >= 0."""
-    if not (math.isfinite(eps) and eps >= 0):
+def check_eps(eps: Number) -> None:
+    """Raises ValueError unless eps is a finite number >= 0, as far as it is known."""
+    if is_known(eps) and not (math.isfinite(eps) and eps >= 0):
         raise ValueError(f"got eps={eps}, expected a finite number >= 0: it is added to the variance")
 
 
