@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import CSS4_COLORS, is_color_like, to_hex, to_rgb
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from ntk_analysis import data, figures
 from ntk_analysis.cli.figures import announce
@@ -315,15 +316,48 @@ def is_a_color(text):
     return text in CSS4_COLORS or (text.startswith(("#", "tab:", "xkcd:")) and is_color_like(text))
 
 
+def family(color):
+    return {color.lower(), *itertools.chain(*(shades(color, count) for count in range(2, 7)))}
+
+
+FAMILIES = {name: family(one.color) for name, one in LOOKS.items()}
+
+
+def check_colors(figure):
+    """Lines and bars have a colour of the table or are grey; those that name a normalisation have its own."""
+    table = set().union(*FAMILIES.values())
+    for artist in [*figure.findobj(Line2D), *figure.findobj(Patch)]:
+        color = artist.get_color() if isinstance(artist, Line2D) else artist.get_facecolor()
+        red, green, blue = to_rgb(color)
+        assert red == green == blue or to_hex(color) in table, (artist, to_hex(color))
+        if isinstance(artist, Line2D):
+            for name, one in LOOKS.items():
+                if str(artist.get_label()).startswith(one.label):
+                    assert to_hex(color) in FAMILIES[name], artist.get_label()
+
+
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.full] * (n not in DRAWN)) for n in NAMES])
-def test_lines_have_the_colour_of_the_normalisation_that_they_name(drawn, name):
+def test_every_colour_is_that_of_a_normalisation(drawn, name):
     folder, _ = drawn(name)
     figure = importlib.import_module(f"ntk_analysis.figures.{name}").draw(load(folder, name)[1])
-    for line in figure.findobj(Line2D):
-        for one in LOOKS.values():
-            if str(line.get_label()).startswith(one.label):
-                of_it = {one.color.lower(), *itertools.chain(*(shades(one.color, count) for count in range(2, 7)))}
-                assert to_hex(line.get_color()) in of_it, line.get_label()
+    check_colors(figure)
+    plt.close(figure)
+
+
+@pytest.mark.parametrize(
+    ("color", "label"),
+    [
+        pytest.param("#123456", "width 16", id="none of the table"),
+        pytest.param(LOOKS["none"].color, "weight mean", id="another's"),
+    ],
+)
+def test_a_wrong_colour_is_seen(color, label):
+    figure, axes = plt.subplots()
+    axes.plot([0, 1], color=LOOKS["weight_mean"].color, label="weight mean")
+    check_colors(figure)
+    axes.plot([0, 1], color=color, label=label)
+    with pytest.raises(AssertionError):
+        check_colors(figure)
     plt.close(figure)
 
 
