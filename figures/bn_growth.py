@@ -21,11 +21,10 @@ from ntk_analysis.networks import fully_connected
 
 from .condition_number import condition_numbers, depths_up_to
 from .config import Config, Result, describe_inputs, load_inputs
-from .style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION, note, panels
+from .style import BLACK, DARK, look, note, panels, shades
 
-ACTIVATIONS = {"relu": BLACK, "identity": ORANGE}
-LABELS = {"relu": r"ReLU, $\chi(B)$", "identity": r"identity, $(B-2)/(B-3)$"}
-COLORS = (BLUE, GREEN, VERMILION)
+ACTIVATIONS = {"relu": "-", "identity": ":"}
+LABELS = {"relu": r"batch norm, ReLU: $\chi(B)$", "identity": r"batch norm, identity: $(B-2)/(B-3)$"}
 CURVE = np.unique(np.geomspace(4, 512, 60).round().astype(int))
 
 
@@ -158,32 +157,31 @@ def draw(result: Result) -> Figure:
         figure,
         f"Stable gain, no bias, eps = 0; {describe_inputs(facts)}, each batch its first B. Circles: growth of the "
         f"infinite-width NTK over layers {facts['layers'] // 2} to {facts['layers']}; crosses: of squared weight "
-        f"gradients, mean over {facts['networks']} networks of {facts['layers of finite networks']} layers, ± 2 s.e.",
+        f"gradients, mean over {facts['networks']} networks of {facts['layers of finite networks']} layers, ± 2 s.e. "
+        "χ/e₁: growth of the NTK over what one layer adds to the constant mode.",
     )
     return figure
 
 
 def draw_growth(axes: Axes, result: Result) -> None:
     """Draws chi(B), with the points of the exact recursion and of the widest finite networks on it."""
-    a = result.arrays
-    for name, color in ACTIVATIONS.items():
-        axes.plot(
-            a["curve_sizes"], a[f"chi_{name}"], color=color, linewidth=1, marker=".", markersize=3, label=LABELS[name]
-        )
+    a, batch, centered = result.arrays, look("batch"), look("weight_mean")
+    for name, style in ACTIVATIONS.items():
+        axes.plot(a["curve_sizes"], a[f"chi_{name}"], style, color=batch.color, label=LABELS[name])
     limit = result.facts["rate of weight mean"]
-    axes.axhline(limit, color=PURPLE, linestyle="--", label=r"weight mean, $\pi/(\pi-1)$")
+    axes.axhline(limit, color=centered.color, linestyle="--", label=rf"{centered.label}, ReLU: $\pi/(\pi-1)$")
     axes.plot(
-        a["sizes"], a["recursion_growth"], "o", color=BLACK, markerfacecolor="white", label="exact kernels on images"
+        a["sizes"], a["recursion_growth"], "o", color=DARK, markerfacecolor="white", label="exact kernels on images"
     )
     label = f"finite networks, width {a['widths'][-1]}"
     growth, error = a["network_growth"][-1], 2 * a["standard_error"][-1]
-    axes.errorbar(a["network_sizes"], growth, error, fmt="x", capsize=2, linewidth=1, color=VERMILION, label=label)
+    axes.errorbar(a["network_sizes"], growth, error, fmt="x", capsize=2, linewidth=1, color=BLACK, label=label)
     axes.set_xscale("log", base=2)
     ticks = 2 ** np.arange(2, 10)
     axes.set_xticks(ticks, [str(B) for B in ticks])
     axes.set(
         xlabel="batch size $B$",
-        ylabel="growth per layer",
+        ylabel="growth of the gradient per layer",
         ylim=(0.9, 3.2),
         title="gradients grow faster in small batches",
     )
@@ -192,17 +190,20 @@ def draw_growth(axes: Axes, result: Result) -> None:
 
 def draw_condition_numbers(axes: Axes, result: Result) -> None:
     """Draws the condition numbers of every second batch size, from the second on, with their limits."""
-    a = result.arrays
+    a, batch, centered = result.arrays, look("batch"), look("weight_mean")
     shown = slice(1, None, 2)
-    columns = zip(a["sizes"][shown], a["condition_number"][shown], a["condition_limit"][shown], COLORS, strict=False)
-    for B, kappa, limit, color in columns:
-        axes.loglog(a["depths"], kappa, color=color, marker=".", markersize=4, label=f"batch norm, $B = {B}$")
-        axes.axhline(limit, color=color, linestyle="--", linewidth=0.9)
-    axes.plot([], [], color=BLACK, linestyle="--", linewidth=0.9, label=r"limits $\chi/e_1$")
-    centered = a["weight_mean_condition_number"]
-    axes.loglog(
-        a["depths"], centered, color=PURPLE, marker=".", markersize=4, label=f"weight mean, $m = {a['sizes'][-1]}$"
+    sizes = a["sizes"][shown]
+    columns = zip(
+        sizes, a["condition_number"][shown], a["condition_limit"][shown], shades(batch.color, len(sizes)), strict=True
     )
+    for B, kappa, limit, color in columns:
+        axes.loglog(a["depths"], kappa, color=color, marker=".", markersize=4, label=f"{batch.label}, $B = {B}$")
+        axes.axhline(limit, color=color, linestyle="--", linewidth=0.9)
+    axes.plot([], [], color=BLACK, linestyle="--", linewidth=0.9, label=r"their limits $\chi/e_1$")
+    axes.loglog(
+        a["depths"], a["weight_mean_condition_number"], color=centered.color, marker=".", markersize=4,
+        label=f"{centered.label}, $m = {a['sizes'][-1]}$",
+    )  # fmt: skip
     axes.set(
         xlabel="hidden layers", ylabel=r"condition number $\kappa$ of the NTK", title="batch norm keeps a constant mode"
     )

@@ -11,11 +11,10 @@ from ntk_analysis.common.progress import Track
 from ntk_analysis.depth_study.kernels import readouts
 
 from .config import Config, Inputs, Result, describe_inputs, load_inputs
-from .style import BLACK, BLUE, GREEN, ORANGE, VERMILION, note, panels
+from .style import BLACK, DARK, GREY, PALE, look, note, panels, shades
 
 NORMALIZATIONS = ("none", "weight_mean")
 ROUNDING = 1e-13  # kappa - 1 below this is rounding of a few hundred layers
-COLORS = (BLUE, ORANGE, GREEN, VERMILION)
 
 
 def settings(config: Config) -> tuple[tuple[int, ...], int]:
@@ -63,19 +62,23 @@ def draw(result: Result) -> Figure:
     a = result.arrays
     figure, (left, right) = panels(2, height=2.9, share=False)
     depths, (straight, centered) = a["depths"], a["condition_number"]
-    for size, color, kappa in zip(a["sizes"], COLORS, straight, strict=False):
-        left.loglog(depths, kappa, color=color, marker=".", markersize=4, label=f"m = {size}")
+    straight_shades, centered_shades, greys = (
+        shades(color, len(a["sizes"])) for color in (look("none").color, look("weight_mean").color, GREY)
+    )
+    for size, color, grey, kappa in zip(a["sizes"], straight_shades, greys, straight, strict=True):
+        left.loglog(depths, kappa, color=color, marker=".", markersize=4)
+        left.plot([], [], color=grey, marker=".", markersize=4, label=f"m = {size}")
         left.axhline((size + 3) / 3, color=color, linewidth=0.9, linestyle="--")
     left.plot([], [], color=BLACK, linewidth=0.9, linestyle="--", label="limit (m + 3)/3")
-    left.set(title="straight", ylabel=r"condition number $\kappa$ of the NTK", xlabel="hidden layers")
-    for color, kappa in zip(COLORS, centered, strict=False):
+    left.set(title=look("none").label, ylabel=r"condition number $\kappa$ of the NTK", xlabel="hidden layers")
+    for color, kappa in zip(centered_shades, centered, strict=True):
         resolved = kappa - 1 > ROUNDING
         right.loglog(depths[resolved], kappa[resolved] - 1, color=color, marker=".", markersize=4)
     rate = 10 * depths * 2.0**-depths
     right.loglog(depths, rate, color=BLACK, linewidth=0.9, linestyle=":", label=r"proportional to $L\,2^{-L}$")
-    right.axhspan(ROUNDING / 100, ROUNDING, color="#dddddd", linewidth=0)
-    right.text(1.1, ROUNDING / 30, r"$\kappa = 1$ in float64", fontsize=7, color="#444444")
-    right.set(title="weight mean", ylabel=r"$\kappa - 1$", xlabel="hidden layers")
+    right.axhspan(ROUNDING / 100, ROUNDING, color=PALE, linewidth=0)
+    right.text(1.1, ROUNDING / 30, r"$\kappa = 1$ in float64", fontsize=7, color=DARK)
+    right.set(title=look("weight_mean").label, ylabel=r"condition number less 1, $\kappa - 1$", xlabel="hidden layers")
     right.set(xlim=left.get_xlim(), ylim=(ROUNDING / 100, None))
     figure.legend(loc="outside upper center", ncols=len(a["sizes"]) + 2)
     note(figure, f"ReLU, infinite width, stable gain; {describe_inputs(result.facts)}")

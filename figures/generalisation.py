@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ntk_analysis import data
 from ntk_analysis.common.progress import Track
@@ -22,19 +23,17 @@ from ntk_analysis.depth_study.kernels import kernels
 
 from .config import Config, Inputs, Result, load_images, prepare
 from .kernel_matrices import KERNELS, TWINS
-from .style import BLACK, BLUE, VERMILION, note, panels
+from .style import BLACK, GREY, look, note, panels
 
 NETWORKS = ("none", "weight_mean")
-LABELS = {"none": "none", "weight_mean": "weight mean"}
-COLORS = {"none": VERMILION, "weight_mean": BLUE}
 LINES: dict[str, Any] = {
-    "nngp": {"linewidth": 0.7, "linestyle": "--"},
+    "nngp": {"linewidth": 0.9, "linestyle": "--"},
     "ntk": {"linewidth": 1.4, "linestyle": "-", "marker": ".", "markersize": 4},
 }
 PANELS = {
-    "ensemble": "test accuracy of the mean prediction",
-    "single": "test accuracy of one network",
-    "condition_number": r"condition number $\kappa$",
+    "ensemble": ("mean prediction", "test accuracy"),
+    "single": ("one network", "test accuracy"),
+    "condition_number": ("condition of the kernel", r"condition number $\kappa$"),
 }
 TICKS = (1, 2, 5, 10, 20, 50)
 COMPARED = 100  # images on which layer norm's kernels are compared with those they equal
@@ -150,15 +149,19 @@ def draw(result: Result) -> Figure:
         line = dict(zip(PANELS, axes[len(PANELS) * row :], strict=False))
         for key, panel in line.items():
             draw_lines(panel, a["depths"], a[key][row])
-            panel.set_title(PANELS[key] if row == 0 else "")
+            title, quantity = PANELS[key]
+            panel.set(title=title if row == 0 else "", ylabel=quantity)
         for key in ("ensemble", "single"):
-            line[key].axhline(chance, color=BLACK, linewidth=0.9, linestyle=":", label="chance")
+            line[key].axhline(chance, color=BLACK, linewidth=0.9, linestyle=":")
             line[key].set(ylim=(0, 1.02))
         line["condition_number"].set(yscale="log", ylim=(0.7, None))
-        line["ensemble"].set_ylabel(name)
+        line["ensemble"].set_ylabel(f"{name}\n{PANELS['ensemble'][1]}")
     for panel in axes[-len(PANELS) :]:
         panel.set_xlabel("hidden layers")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    handles = [Line2D([], [], color=look(network).color, label=look(network).label) for network in NETWORKS]
+    handles += [Line2D([], [], color=GREY, label=kernel.upper(), **LINES[kernel]) for kernel in reversed(KERNELS)]
+    handles.append(Line2D([], [], color=BLACK, linewidth=0.9, linestyle=":", label="chance"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     described = next(iter(facts["data sets"].values()))
     centered = "mean image subtracted" if described["centering of images"] == "dataset" else "not centered"
     note(
@@ -168,7 +171,7 @@ def draw(result: Result) -> Figure:
         f"|x|² = d. Mean and standard deviation of {facts['random splits of the same images']} splits of the same "
         "images. Mean prediction: over infinitely many networks (kernel regression), whatever the scale of their "
         "outputs. One network: expected accuracy, which depends on that scale; outputs start with variance 1. Layer "
-        "norm before the ReLU has the kernels of none, behind it those of weight mean.",
+        "norm before the ReLU has the kernels of no normalisation, behind it those of weight mean.",
     )
     return figure
 
@@ -182,8 +185,7 @@ def draw_lines(axes: Axes, depths: np.ndarray, values: np.ndarray) -> None:
                 depths,
                 of_splits.mean(axis=-1),
                 of_splits.std(axis=-1, ddof=1),
-                color=COLORS[network],
-                label=f"{LABELS[network]}, {kernel.upper()}",
+                color=look(network).color,
                 elinewidth=0.7,
                 **LINES[kernel],
             )

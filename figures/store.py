@@ -50,7 +50,9 @@ def _write_png(path: Path, figure: Figure) -> None:
     figure.savefig(path)
     if path.stat().st_size > LARGE_PNG:
         with Image.open(path) as picture:
-            picture.convert("RGB").quantize(256).save(path, "PNG", optimize=True)
+            # this method keeps the colours of few pixels, those of thin lines
+            palette = picture.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=3)
+            palette.save(path, "PNG", optimize=True)
 
 
 def _write_text(path: Path, text: str) -> None:

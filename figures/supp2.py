@@ -13,7 +13,7 @@ from ntk_analysis.correlation import predicted_spread
 
 from . import pairs
 from .config import Config, Result, describe_inputs, load_inputs
-from .style import note, panels
+from .style import look, note, panels
 
 NORMALIZATIONS = ("batch", "weight_mean")
 
@@ -45,17 +45,17 @@ def draw(result: Result) -> Figure:
     """Draws batch norm on the left with its measured band, weight mean on the right with its predicted one."""
     a, facts = result.arrays, result.facts
     figure, axes = panels(2, height=3.1)
-    titles = ("batch norm", "weight mean")
     bands = (
         ("measured mean", f"measured 95 % band, {facts['networks']} networks"),
         ("theory, median pair (width → ∞)", "theory, 95 % band at this width"),
     )
-    for panel, name, title, (center, band) in zip(axes, NORMALIZATIONS, titles, bands, strict=True):
-        pairs.draw_pairs(panel, a[f"measured_{name}"][pairs.SHOWN_DRAW])
+    for panel, name, (center, band) in zip(axes, NORMALIZATIONS, bands, strict=True):
+        label, color, _ = look(name)
+        pairs.draw_pairs(panel, a[f"measured_{name}"][pairs.SHOWN_DRAW], color)
         middle, half = a[f"center_{name}"], pairs.TWO_SIDED_95 * a[f"spread_{name}"]
         pairs.draw_band(panel, middle, middle - half, middle + half)
-        panel.set_title(title)
-        panel.legend(handles=pairs.legend_handles(center, band), loc="upper right")
+        panel.set_title(label)
+        panel.legend(handles=pairs.legend_handles(color, center, band), loc="upper right")
     axes[0].set_ylabel("correlation of activations\n(Pearson, over channels)")
     note(
         figure,

@@ -20,11 +20,9 @@ from ntk_analysis.depth_study.kernels import tangent_kernels
 from ntk_analysis.depth_study.trainability import first_depth, largest_eigenvalues, mini_batches, stability
 
 from .config import Config, Result, describe_inputs, load_inputs
-from .style import BLACK, BLUE, VERMILION, note, panels
+from .style import BLACK, look, note, panels
 
 NETWORKS = ("none", "weight_mean")
-LABELS = {"none": "none", "weight_mean": "weight mean"}
-COLORS = {"none": VERMILION, "weight_mean": BLUE}
 
 
 class Settings(NamedTuple):
@@ -90,7 +88,8 @@ def compute(config: Config, track: Track) -> Result:
             for name in NETWORKS
         ]
     )
-    return Result(arrays, facts_of(arrays, chosen, len(trained)) | {"mini-batch": batch} | inputs.facts)
+    counted = {"mini-batch": batch, "mini-batches": len(parts)}
+    return Result(arrays, facts_of(arrays, chosen, len(trained)) | counted | inputs.facts)
 
 
 def facts_of(a: dict[str, np.ndarray], chosen: Settings, trained: int) -> dict[str, object]:
@@ -121,11 +120,11 @@ def draw(result: Result) -> Figure:
     draw_rates(right, result)
     note(
         figure,
-        f"ReLU, stable gain, no bias; {describe_inputs(facts)}. Left: infinite width; mini-batch of "
-        f"{facts['mini-batch']}, mean of several. Right: {facts['trained on images']} of the images; circles: "
-        f"bisection on {facts['networks']} networks of width {facts['width']}, {facts['steps']} steps of "
-        "full-batch gradient descent on ½ Σ|f − y|², y near the first outputs; crosses: "
-        "2/λ_max of the same networks' own NTK.",
+        f"ReLU, stable gain, no bias; {describe_inputs(facts)}. Left: infinite width; mini-batches of "
+        f"{facts['mini-batch']} images, mean over {facts['mini-batches']} random ones. Right: "
+        f"{facts['trained on images']} of the images; circles: bisection on {facts['networks']} networks of width "
+        f"{facts['width']}, {facts['steps']} steps of full-batch gradient descent on ½ Σ|f − y|², y near the first "
+        "outputs; crosses: 2/λ_max of the same networks' own NTK.",
     )
     return figure
 
@@ -134,8 +133,9 @@ def draw_eigenvalues(axes: Axes, result: Result) -> None:
     """Draws lambda_max of the full set, solid, and of mini-batches, dashed."""
     a = result.arrays
     for name, values in zip(NETWORKS, a["largest"], strict=True):
+        label, color, _ = look(name)
         for column, (style, what) in enumerate((("-", "full set"), ("--", "mini-batch"))):
-            axes.semilogy(a["depths"], values[:, column], style, color=COLORS[name], label=f"{LABELS[name]}, {what}")
+            axes.semilogy(a["depths"], values[:, column], style, color=color, label=f"{label}, {what}")
     axes.set(
         xlabel="hidden layers",
         ylabel=r"largest eigenvalue $\lambda_{\max}$ of the NTK",
@@ -148,8 +148,8 @@ def draw_rates(axes: Axes, result: Result) -> None:
     """Draws measured rates on the bounds that the networks' own kernels and infinite width give."""
     a = result.arrays
     for index, name in enumerate(NETWORKS):
-        color = COLORS[name]
-        axes.semilogy(a["depths"], a["rate_infinite"][index], color=color, label=f"{LABELS[name]}, infinite width")
+        label, color, _ = look(name)
+        axes.semilogy(a["depths"], a["rate_infinite"][index], color=color, label=f"{label}, infinite width")
         x = np.broadcast_to(a["trained_depths"][:, None], a["rate"][index].shape)
         axes.semilogy(x, a["rate"][index], "o", color=color, markerfacecolor="white", markersize=5, linewidth=0)
         axes.semilogy(x, a["bound"][index], "x", color=color, markersize=3, linewidth=0)
