@@ -245,8 +245,8 @@ def test_what_suffices_is_computed():
     [
         pytest.param(first(TRAIN)[:-1], r"weights have shape \(9,\), expected \(10,\)|Type-check error", id="shape"),
         pytest.param(first(TRAIN)[:, None], r"weights have shape \(10, 1\)|Type-check error", id="axes"),
-        pytest.param(first(TRAIN) * 2, "the sum 2, expected 1: divide", id="sum"),
-        pytest.param(np.zeros(N), "the sum 0, expected 1", id="zeros"),
+        pytest.param(first(TRAIN) * 2, "the sum 2.0, expected 1: divide", id="sum"),
+        pytest.param(np.zeros(N), "the sum 0.0, expected 1", id="zeros"),
         pytest.param(np.where(np.arange(N) == 9, -0.1, first(9) * 1.1), r"weights\[9\] is -0.1", id="negative"),
         pytest.param(np.where(np.arange(N) == 2, np.nan, 0.1), r"weights\[2\] is nan", id="NaN"),
         pytest.param(np.where(np.arange(N) == 2, np.inf, 0.1), r"weights\[2\] is inf", id="infinite"),
