@@ -1,6 +1,7 @@
 """Whether outputs depend on the rest of their batch, their place or its size: found on outputs and derivatives."""
 
 import itertools
+import time
 
 import flax.linen as nn
 import jax
@@ -35,6 +36,8 @@ from ntk_analysis.layers import (
     Serial,
 )
 from ntk_analysis.networks import fully_connected
+
+CALLS = itertools.count(1)
 
 
 def draw(*shape, seed=0):
@@ -138,6 +141,13 @@ def test_half_precision(name):
         for dtype in (jnp.float16, jnp.bfloat16):
             params = jax.tree.map(lambda leaf, dtype=dtype: leaf.astype(dtype), PARAMS)
             assert bool(coupling(f, params, draw(6, 3, seed=3).astype(dtype))) == (name != "none")
+
+
+@pytest.mark.parametrize("number", [lambda: next(CALLS), time.time, *full(np.random.default_rng().normal)])
+def test_what_changes_from_call_to_call_is_refused(number):
+    """Programs for batches of two sizes hold two numbers: that is no coupling."""
+    with pytest.raises(ValueError, match="changes from call to call"):
+        coupling(lambda p, x: net(p, x) * number(), PARAMS, draw(6, 3))
 
 
 def late(params, x):

@@ -38,6 +38,7 @@ from ntk_analysis.common.precision import (
     numpy_in_float64,
     wants_float64,
 )
+from ntk_analysis.common.pytrees import NumbersAsData
 
 CLOSE = {"float64": 0.02, "float32": 0.3}  # difference of variances below which their mismatch is integrated
 # what arguments of these names can be, and by how much the rounding of a caller's may pass it
@@ -162,7 +163,7 @@ class Dual(abc.ABC):
 
 
 @dataclass(frozen=True)
-class ClosedForm(Dual):
+class ClosedForm(NumbersAsData, Dual):
     """A dual given by its value for rho = 1 and by how far it falls from there.
 
     Attributes:
@@ -173,6 +174,7 @@ class ClosedForm(Dual):
         value: (q1, q2, distance) -> E[f(u) f(v)], where that costs less than the difference.
         mismatch: (q1, q2) -> sqrt(E[f(u)^2] E[f(v)^2]) - coincident without cancellation, where it is known; unless
             `whole`.
+        of: the activation whose numbers the functions use, None where they use none.
     """
 
     coincident: Callable[[jax.Array, jax.Array], jax.Array]
@@ -180,6 +182,7 @@ class ClosedForm(Dual):
     whole: bool = False
     value: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
     mismatch: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+    of: NumbersAsData | None = None
 
     def _second_moment(self, variance: jax.Array) -> jax.Array:
         return self.coincident(variance, variance)

@@ -9,6 +9,7 @@ import numpy as np
 from ntk_analysis.batch_norm.damping import Array, Modes, center, modes
 from ntk_analysis.common.arrays import concrete
 from ntk_analysis.common.precision import AnyArray, Real
+from ntk_analysis.common.pytrees import Number, is_known
 
 ROUNDINGS = 16  # eigenvalues and distances below this many roundings of Sigma's diagonal (times B) are 0
 
@@ -77,9 +78,9 @@ def effective_rank(of: Modes) -> int:
     return int(np.sum(of.values > 0)) - 2 * bool(of.outside.any())
 
 
-def check_eps(eps: float) -> None:
-    """Raises ValueError unless eps is a finite number >= 0."""
-    if not (math.isfinite(eps) and eps >= 0):
+def check_eps(eps: Number) -> None:
+    """Raises ValueError unless eps is a finite number >= 0, as far as it is known."""
+    if is_known(eps) and not (math.isfinite(eps) and eps >= 0):
         raise ValueError(f"got eps={eps}, expected a finite number >= 0: it is added to the variance")
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ntk_analysis.activations import PiecewiseLinear
-from ntk_analysis.activations.angles import safe_divide, safe_sqrt
-from ntk_analysis.batch_norm.checks import Needed, centered_covariance, rounding_limits
+from ntk_analysis.activations.angles import no_derivative, safe_divide, safe_sqrt
+from ntk_analysis.batch_norm.checks import NNGP, TANGENT, Needed, centered_covariance, rounding_limits
 from ntk_analysis.batch_norm.damping import (
     Matrix,
     Modes,
@@ -32,6 +32,7 @@ from ntk_analysis.batch_norm.separation import (
     entries_apart,
 )
 from ntk_analysis.common.precision import HeldArray, Real
+from ntk_analysis.common.pytrees import compiled_by_structure
 
 Result = TypeVar("Result")
 Vector = Float[jax.Array, " B"]
@@ -88,8 +89,8 @@ class Batch(NamedTuple):
     on_kink: Bool[jax.Array, ""]
 
     def exists(self, needed: Needed) -> Bool[jax.Array, ""]:
-        """Whether an integral that needs these ranks is finite."""
-        return self.rank >= jnp.where(self.outside, needed.beyond, needed.within)
+        """Whether an integral is finite: at eps = 0 from these ranks on, else from 1 on."""
+        return self.rank >= jnp.where(self.floor > 0, 1, jnp.where(self.outside, needed.beyond, needed.within))
 
 
 class Moments(NamedTuple):
@@ -117,17 +118,15 @@ class Moments(NamedTuple):
         return self.size[:, None] * self.size[None, :] * (1 - self.distance)
 
 
-_compiled = functools.partial(jax.jit, static_argnames=("phi", "rule"))
+_compiled = functools.partial(compiled_by_structure, static=("phi", "rule"))
 
 
 @_compiled
-def nngp_integral(
-    sigma: Matrix, w: Vector, eps: Real, rounding: Real, *, phi: PiecewiseLinear, rule: Rule, needed: Needed
-) -> Matrix:
+def nngp_integral(sigma: Matrix, w: Vector, eps: Real, rounding: Real, *, phi: PiecewiseLinear, rule: Rule) -> Matrix:
     """`kernels.nngp` without its checks; like all functions here it gives NaN where the checks would raise an error."""
     batch = _prepare(sigma, w, None, eps, rounding)
     total = _integrate(lambda m: m.value, batch, phi, rule)
-    return _where(batch.exists(needed), batch.size * total)
+    return _where(batch.exists(NNGP), batch.size * total)
 
 
 @_compiled
@@ -140,13 +139,12 @@ def push_integral(
     *,
     phi: PiecewiseLinear,
     rule: Rule,
-    needed: Needed,
 ) -> Matrix:
     """`kernels.push` without its checks."""
     batch = _prepare(sigma, w, None, eps, rounding)
     T = center(theta, batch.w)
     total = _integrate(lambda m: _pushed(m, batch.w, T), batch, phi, rule)
-    return _where(_differentiable(batch, phi, needed), batch.size * total / batch.unit)
+    return _where(_differentiable(batch, phi), batch.size * total / batch.unit)
 
 
 @_compiled
@@ -159,7 +157,6 @@ def pull_integral(
     *,
     phi: PiecewiseLinear,
     rule: Rule,
-    needed: Needed,
 ) -> Matrix:
     """`kernels.pull` without its checks."""
     batch = _prepare(sigma, w, None, eps, rounding)
@@ -174,7 +171,7 @@ def pull_integral(
         return m.s * (L + through - left - left.T)
 
     total = center_adjoint(_integrate(integrand, batch, phi, rule), batch.w)
-    return _where(_differentiable(batch, phi, needed), batch.size * total / batch.unit)
+    return _where(_differentiable(batch, phi), batch.size * total / batch.unit)
 
 
 @_compiled
@@ -188,7 +185,6 @@ def propagate_integrals(
     *,
     phi: PiecewiseLinear,
     rule: Rule,
-    needed: Needed,
 ) -> Propagated:
     """`kernels.propagate` without its checks: all from one eigendecomposition and one pass over the nodes.
 
@@ -207,14 +203,20 @@ def propagate_integrals(
         return size**2, half_square, _size_of_xhat(m, batch), _pushed(m, batch.w, T)
 
     q, H, size, pushed = _integrate(integrand, batch, phi, rule)
-    exists = batch.exists(Needed(1, needed.beyond - needed.within + 1))
+    exists = batch.exists(NNGP)
     distance = jnp.where(batch.apart > 0, cosine_distances(q, 2 * H), 0)
     nngp = d[:, None] * d[None, :] * ((q[:, None] + q[None, :]) / 2 - H)
+
+    def by_eps(needed: Needed) -> jax.Array:
+        """1, with a derivative by eps = 0 that is NaN where it is infinite: it needs one more moment of 1/|G x|^2."""
+        more = Needed(needed.within + 2, needed.beyond + 2)
+        return no_derivative(jnp.asarray(eps, sigma.dtype), (jnp.asarray(eps) == 0) & ~batch.exists(more))
+
     return Propagated(
-        nngp=_where(exists, batch.size * nngp),
-        distance=_where(exists, distance),
-        pushed=_where(_differentiable(batch, phi, needed), batch.size * pushed / batch.unit),
-        mean=_where(exists, phi.bent * (2 * jnp.sqrt(2 * batch.size) / math.pi) * size),
+        nngp=_where(exists, batch.size * nngp) * by_eps(NNGP),
+        distance=_where(exists, distance) * by_eps(NNGP),
+        pushed=_where(_differentiable(batch, phi), batch.size * pushed / batch.unit) * by_eps(TANGENT),
+        mean=_where(exists, by_eps(NNGP) * phi.bent * (2 * jnp.sqrt(2 * batch.size) / math.pi) * size),
         slope=_where((batch.rank >= 1) & _off_kink(batch, phi), _slope_of_xhat(batch, phi)),
     )
 
@@ -252,11 +254,11 @@ def _where(condition: jax.Array, result: jax.Array) -> jax.Array:
 
 
 def _off_kink(batch: Batch, phi: PiecewiseLinear) -> Bool[jax.Array, ""]:
-    return ~batch.on_kink if phi.bent != 0 else jnp.array(True)
+    return ~batch.on_kink if phi.kinked else jnp.array(True)
 
 
-def _differentiable(batch: Batch, phi: PiecewiseLinear, needed: Needed) -> Bool[jax.Array, ""]:
-    return batch.exists(needed) & _off_kink(batch, phi)
+def _differentiable(batch: Batch, phi: PiecewiseLinear) -> Bool[jax.Array, ""]:
+    return batch.exists(TANGENT) & _off_kink(batch, phi)
 
 
 def _prepare(sigma: Matrix, w: Vector, apart: Matrix | None, eps: Real, rounding: Real) -> Batch:

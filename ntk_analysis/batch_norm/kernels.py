@@ -34,6 +34,7 @@ from ntk_analysis.batch_norm.integrals import (
 )
 from ntk_analysis.batch_norm.rules import Rule, automatic
 from ntk_analysis.common.precision import AnyArray, HeldArray, float_array, is_traced, numpy_in_float64
+from ntk_analysis.common.pytrees import Number, is_known
 
 Square: TypeAlias = Float[AnyArray, "B B"]
 HeldSquare: TypeAlias = Float[HeldArray, "B B"]
@@ -109,7 +110,7 @@ def propagate(
     sigma: Square,
     theta: Square,
     activation: str | Activation = "relu",
-    eps: float = 0.0,
+    eps: Number = 0.0,
     *,
     apart: Square | None = None,
     weights: Weights | None = None,
@@ -192,7 +193,7 @@ def _dispatch(
     compute: Compute,
     arrays: dict[str, Any],
     activation: str | Activation,
-    eps: float,
+    eps: Number,
     weights: Any,
     rule: Rule | None,
     needed: Needed,
@@ -208,14 +209,14 @@ def _dispatch(
             "activation (relu, leaky_relu, abs, identity), or large_batch_nngp for the NNGP at large batches"
         )
     check_eps(eps)
-    needed = needed if eps == 0 else WITH_EPS
-    if is_traced(arrays, weights):
+    # the integrals themselves ask for these ranks where eps turns out to be 0, too
+    surely = needed if is_known(eps) and eps == 0 else WITH_EPS
+    if is_traced(arrays, weights, eps, phi):
         traced: dict[str, Any] = {name: None if array is None else float_array(array) for name, array in arrays.items()}
         B, dtype = len(traced["sigma"]), traced["sigma"].dtype
-        w, rank = _traced_weights(weights, B, needed)
+        w, rank = _traced_weights(weights, B, surely)
         rounding = rounding_of(traced["sigma"])
-        rule = rule or automatic(rank)
-        return compute(*traced.values(), w.astype(dtype), eps, rounding, phi=phi, rule=rule, needed=needed)
+        return compute(*traced.values(), w.astype(dtype), eps, rounding, phi=phi, rule=rule or automatic(rank))
     held: dict[str, Any] = {name: None if array is None else checked(array, name) for name, array in arrays.items()}
     sigma, apart, rounding = held["sigma"], held.get("apart"), rounding_of(np.asarray(arrays["sigma"]))
     for name, array in held.items():
@@ -224,9 +225,9 @@ def _dispatch(
     if apart is not None:
         check_apart(sigma, apart, rounding)
     w = _weights(weights, len(sigma))
-    found = check_covariance(sigma, needed, rounding, w=w, kink=len(held) > 1 and phi.bent != 0, apart=apart)
+    found = check_covariance(sigma, surely, rounding, w=w, kink=len(held) > 1 and phi.bent != 0, apart=apart)
     rule = rule or automatic(effective_rank(found))
-    return numpy_in_float64(compute)(*held.values(), w, eps, rounding, phi=phi, rule=rule, needed=needed)
+    return numpy_in_float64(compute)(*held.values(), w, eps, rounding, phi=phi, rule=rule)
 
 
 def _weights(weights: Any, B: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import jax
@@ -161,6 +161,26 @@ class TilePlan:
         )
 
 
+@dataclass(frozen=True)
+class Task:
+    """What all plans of one kernel share, whatever their method and tiles; fields as in `TilePlan`."""
+
+    features: int
+    outputs: str
+    which: str
+    coupled: bool
+    coupling: str
+    dtype: np.dtype
+    budget_bytes: int
+
+    def whole(self, n1: int, n2: int, method: str, *, symmetric: bool) -> TilePlan:
+        """The plan of one tile, whose cost is not known yet."""
+        shared = {field.name: getattr(self, field.name) for field in fields(self)}
+        return TilePlan(
+            n1=n1, n2=n2, method=method, symmetric=symmetric, rows=n1, columns=n2, flops=0.0, memory_bytes=0, **shared
+        )
+
+
 def memory_budget(memory: str | int | None) -> int:
     """Number of bytes of an amount of memory: a number, "4GiB" or "500 MB", or for None half of what is free.
 
@@ -180,9 +200,9 @@ def plan_tiles(
     params: Params,
     x1: jax.ShapeDtypeStruct,
     x2: jax.ShapeDtypeStruct | None,
+    task: Task,
     *,
     parallel: int = 1,
-    **facts: Any,
 ) -> TilePlan:
     """The plan of least FLOPs within the budget, with enough tiles where several are computed at a time.
 
@@ -192,9 +212,7 @@ def plan_tiles(
         MemoryError: one tile of one input by one input needs more than the budget.
     """
     n1, n2 = x1.shape[0], (x1 if x2 is None else x2).shape[0]
-    whole = TilePlan(
-        n1=n1, n2=n2, method=method.name, symmetric=x2 is None, rows=n1, columns=n2, flops=0.0, memory_bytes=0, **facts
-    )
+    whole = task.whole(n1, n2, method.name, symmetric=x2 is None)
     found: list[TilePlan] = []
     for size in _sizes(max(n1, n2)):
         plan = replace(whole, rows=min(size, n1), columns=min(size, n2))

@@ -32,7 +32,7 @@ from ntk_analysis.empirical.last_norm import last_norm_method
 from ntk_analysis.empirical.layerwise import layerwise_method
 from ntk_analysis.empirical.layouts import LAYOUTS, arranged, symmetric
 from ntk_analysis.empirical.methods import Method, Programs, jacobian_method, outputs_method, products_method
-from ntk_analysis.empirical.plans import TilePlan, memory_budget, plan_tiles
+from ntk_analysis.empirical.plans import Task, TilePlan, memory_budget, plan_tiles
 from ntk_analysis.empirical.whole_models import refuse_whole_models
 from ntk_analysis.layers import Layer
 from ntk_analysis.layers.base import Params
@@ -91,16 +91,8 @@ def plan(
     if coupled == "detect":
         some = (x if x is None or isinstance(x, np.ndarray) else _concrete(x, WHOLE) for x in (x1, x2))
         why = coupling(f, params, *some, which=which, budget=budget)
-    facts: dict[str, Any] = {
-        "features": features,
-        "outputs": outputs,
-        "which": which,
-        "coupled": bool(why),
-        "coupling": why,
-        "dtype": dtype,
-    }
-    facts |= {"budget_bytes": budget, "parallel": parallel}
-    best = _cheapest(f, params, shape1, shape2, _candidates(f, which, method), facts)
+    task = Task(features, outputs, which, bool(why), why, dtype, budget)
+    best = _cheapest(f, params, shape1, shape2, _candidates(f, which, method), task, parallel)
     if measure:
         best = replace(best, seconds=_measured(f, params, _concrete(x1), None if x2 is None else _concrete(x2), best))
     return best
@@ -120,7 +112,7 @@ def checked_call(
     """The inputs on the host, or their descriptions; raises the errors of `plan` about arguments, without calling f."""
     refuse_whole_models(f, params)
     _check_choices(f, outputs, which, method, coupled)
-    if is_traced(params, x1, x2):
+    if is_traced(f, params, x1, x2):
         raise TypeError(
             "empirical kernels are computed tile by tile outside JAX transformations: call them outside jit"
         )
@@ -255,13 +247,15 @@ def _candidates(f: Network, which: str, method: str) -> tuple[str, ...]:
     return METHODS if isinstance(f, Layer) else METHODS[:2]
 
 
-def _cheapest(f: Network, params: Params, x1: Any, x2: Any, names: tuple[str, ...], facts: dict[str, Any]) -> TilePlan:
+def _cheapest(
+    f: Network, params: Params, x1: Any, x2: Any, names: tuple[str, ...], task: Task, parallel: int
+) -> TilePlan:
     """The plan of least time by its FLOPs; methods that cannot serve this function or budget are left out."""
     found: list[TilePlan] = []
     refusals: list[Exception] = []
     for name in names:
         try:
-            found.append(plan_tiles(tile_programs(f, name, facts["outputs"]), params, x1, x2, **facts))
+            found.append(plan_tiles(tile_programs(f, name, task.outputs), params, x1, x2, task, parallel=parallel))
         except (MemoryError, NotImplementedError) as refusal:
             refusals.append(refusal)
     if not found:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 
+from ntk_analysis.common.pytrees import Number
 from ntk_analysis.infinite import covariances
 from ntk_analysis.infinite.distances import rounding_error
 from ntk_analysis.infinite.kernel import Kernel, map_covariance, rounding
@@ -39,10 +40,12 @@ class Conv(SingleLayer):
     kernel_size: int | tuple[int, int] = 3
     stride: int | tuple[int, int] = 1
     padding: str = "same"
-    w_var: float = 1.0
-    b_var: float = 0.0
+    w_var: Number = 1.0
+    b_var: Number = 0.0
     center: bool = False
     standardize: bool = False
+
+    couples_batch = False
 
     def __post_init__(self) -> None:
         check_weights(self.channels, self.weights)

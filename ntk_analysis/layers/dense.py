@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from ntk_analysis.common.pytrees import Number, is_known
 from ntk_analysis.infinite.kernel import Kernel
 from ntk_analysis.layers.base import Params, Shape, SingleLayer, check_rank
 from ntk_analysis.layers.weights import Weights, check_weights
@@ -31,8 +32,8 @@ class Dense(SingleLayer):
     """
 
     width: int
-    w_var: float = 1.0
-    b_var: float = 0.0
+    w_var: Number = 1.0
+    b_var: Number = 0.0
     center: bool = False
     standardize: bool = False
 
@@ -44,9 +45,11 @@ class Dense(SingleLayer):
         """The gains of this layer and its operation on each unit's weights."""
         return Weights(self.w_var, self.b_var, self.center, self.standardize)
 
+    couples_batch = False
+
     @property
     def homogeneous(self) -> bool:
-        return self.b_var == 0
+        return is_known(self.b_var) and self.b_var == 0
 
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
         params = self.weights.init(key, (input_shape[-1], self.width), self)

@@ -24,6 +24,8 @@ class Flatten(SingleLayer):
     channel means. The features at different positions have different laws, so a dense layer must come next.
     """
 
+    couples_batch = False
+
     @property
     def homogeneous(self) -> bool:
         return True
@@ -84,6 +86,8 @@ class AvgPool(SingleLayer):
     stride: int | tuple[int, int] | None = None
     padding: str = "valid"
 
+    couples_batch = False
+
     def __post_init__(self) -> None:
         _ = self.moving
 
@@ -118,6 +122,8 @@ class GlobalAvgPool(SingleLayer):
 
     At infinite width K' = mean_{p, p'} K(p, p'), so all pairs of positions are kept up to here.
     """
+
+    couples_batch = False
 
     @property
     def pairs_positions(self) -> bool:

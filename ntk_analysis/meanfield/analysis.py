@@ -20,6 +20,8 @@ from ntk_analysis.meanfield.variance import Vector, settled_variance, unbounded,
 
 AnyActivation: TypeAlias = str | Callable[[jax.Array], jax.Array] | Activation
 
+SMALLEST = 1e-290  # positive variance: products with what 12 deviations weigh are normal numbers
+
 
 @overload
 def analyse(  # type: ignore[overload-overlap]  # a name known only at run time is taken for that of a scalar map
@@ -128,6 +130,8 @@ def variances(name: str, value: Real, hint: str = "use variances, not deviations
     array = np.atleast_1d(concrete(value, name).astype(np.float64))
     if array.ndim > 1 or array.size == 0 or not np.all(np.isfinite(array) & (array >= 0)):
         raise ValueError(f"got {name}={value}, expected finite numbers >= 0: {hint}")
+    if np.any((array > 0) & (array < SMALLEST)):
+        raise ValueError(f"got {name}={value}, expected 0 or at least {SMALLEST:g}: products with it underflow")
     return array
 
 

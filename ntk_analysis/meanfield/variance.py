@@ -40,7 +40,8 @@ def settled_variance(phi: Activation, centered: bool, w: Vector, b: Vector) -> V
     low, high = np.ones_like(q), np.ones_like(q)
     kept_up, kept_down = kept_variance(phi, centered, up), kept_variance(phi, centered, DOWNWARD)
     for i in np.flatnonzero(start > NOISE):
-        ends = np.flatnonzero(w[i] * kept_up + b[i] - up < -NOISE * up)
+        with np.errstate(over="ignore"):  # infinite growth is growth
+            ends = np.flatnonzero(w[i] * kept_up + b[i] - up < -NOISE * up)
         if ends.size:
             low[i], high[i] = up[ends[0] - 1], up[ends[0]]
         elif len(up) < len(UPWARD) and not (len(up) > 20 and kept_up[-1] / up[-1] >= 0.99 * kept_up[-20] / up[-20]):

@@ -8,6 +8,7 @@ import jax
 
 from ntk_analysis import activations
 from ntk_analysis.common.normalizations import infinite_name, row_of
+from ntk_analysis.common.pytrees import Number
 from ntk_analysis.layers import (
     Activation,
     BatchNorm,
@@ -42,9 +43,9 @@ class _Style:
     normalization: str
     last: bool
     activation: AnyActivation
-    w_var: float
-    b_var: float
-    eps: float
+    w_var: Number
+    b_var: Number
+    eps: Number
 
     @property
     def weights(self) -> dict[str, Any]:
@@ -65,7 +66,7 @@ class _Style:
         return (Dense(outputs, **weights), *(LastBatchNorm(self.eps),) * (last_batch_norm or self.last))
 
 
-def _style(normalization: str, activation: AnyActivation, w_var: float | None, b_var: float, eps: float) -> _Style:
+def _style(normalization: str, activation: AnyActivation, w_var: Number | None, b_var: Number, eps: Number) -> _Style:
     row = row_of(normalization)
     normalization = infinite_name(normalization)
     if w_var is None:
@@ -87,11 +88,11 @@ def fully_connected(
     activation: AnyActivation = "relu",
     *,
     outputs: int = 1,
-    w_var: float | None = None,
-    b_var: float = 0.0,
+    w_var: Number | None = None,
+    b_var: Number = 0.0,
     last_batch_norm: bool = False,
     center_readout: bool = True,
-    eps: float = 0.0,
+    eps: Number = 0.0,
 ) -> Serial:
     """Fully connected network in NTK parametrisation, with or without normalisation.
 
@@ -137,11 +138,11 @@ def convolutional(
     activation: AnyActivation = "relu",
     *,
     outputs: int = 1,
-    w_var: float | None = None,
-    b_var: float = 0.0,
+    w_var: Number | None = None,
+    b_var: Number = 0.0,
     last_batch_norm: bool = False,
     center_readout: bool = True,
-    eps: float = 0.0,
+    eps: Number = 0.0,
     kernel_size: int | tuple[int, int] = 3,
     padding: str = "same",
     readout: str = "flatten",
@@ -190,11 +191,11 @@ def residual(
     activation: AnyActivation = "relu",
     *,
     outputs: int = 1,
-    w_var: float | None = None,
-    b_var: float = 0.0,
+    w_var: Number | None = None,
+    b_var: Number = 0.0,
     last_batch_norm: bool = False,
     center_readout: bool = True,
-    eps: float = 0.0,
+    eps: Number = 0.0,
     scale: str | float = "1/sqrt(l)",
     kernel_size: int | tuple[int, int] | None = None,
     padding: str = "same",

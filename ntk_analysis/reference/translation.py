@@ -19,7 +19,6 @@ from ntk_analysis.layers import (
     GlobalAvgPool,
     Layer,
     LayerNorm,
-    Repeat,
     Residual,
     ResidualChain,
     Serial,
@@ -51,7 +50,7 @@ def translate(network: Layer) -> Triple:
         NotImplementedError: neural-tangents has no such layer; the message says which one.
     """
     stax = load().stax
-    return stax.serial(*[_translated(stax, layer) for layer in _uncentered(_single_layers(network))])
+    return stax.serial(*[_translated(stax, layer) for layer in _uncentered(network.in_order())])
 
 
 def _translated(stax: Any, layer: Layer) -> Triple:
@@ -59,24 +58,10 @@ def _translated(stax: Any, layer: Layer) -> Triple:
     if row is None:
         known = sorted(kind.__name__ for kind in TRANSLATIONS if kind is not _Centered)
         raise NotImplementedError(
-            f"neural-tangents has no {type(layer).__name__}: it can check networks of {', '.join(known)}, in Serial, "
-            "Repeat and ResidualChain"
+            f"neural-tangents has no {type(layer).__name__}: it can check networks of {', '.join(known)}, in Serial "
+            "and Repeat"
         )
     return row(stax, layer)
-
-
-def _single_layers(network: Layer) -> Iterator[Layer]:
-    match network:
-        case Serial():
-            for layer in network.layers:
-                yield from _single_layers(layer)
-        case Repeat():  # unrolled: a centred block looks back across its border
-            for _ in range(network.times):
-                yield from _single_layers(network.block)
-        case ResidualChain():
-            yield from (Residual(network.branch, scale) for scale in network.scales)
-        case _:
-            yield network
 
 
 def _uncentered(layers: Iterator[Layer]) -> list[Layer]:
@@ -127,13 +112,17 @@ def _layer_norm(stax: Any, layer: LayerNorm) -> Triple:
 
 def _residual(stax: Any, layer: Residual) -> Triple:
     """neural-tangents' residual layer: it cannot scale a branch, but the gains of the branch's last weights can."""
-    branch = list(_single_layers(layer.branch))
+    branch = list(layer.branch.in_order())
     last, square = branch[-1], layer.scale**2
     if not isinstance(last, Dense | Conv):
         raise NotImplementedError(f"neural-tangents needs a residual branch that ends in Dense or Conv, got {last}")
     branch[-1] = replace(last, w_var=square * last.w_var, b_var=square * last.b_var)
     shortcut = stax.Identity() if layer.shortcut is None else translate(layer.shortcut)
     return stax.serial(stax.FanOut(2), stax.parallel(translate(Serial(*branch)), shortcut), stax.FanInSum())
+
+
+def _residual_chain(stax: Any, layer: ResidualChain) -> Triple:
+    return stax.serial(*[_residual(stax, Residual(layer.branch, scale)) for scale in layer.scales])
 
 
 def _activation(stax: Any, layer: Activation) -> Triple:
@@ -208,4 +197,5 @@ TRANSLATIONS: dict[type[Layer], Callable[[Any, Any], Triple]] = {
     GlobalAvgPool: lambda stax, _: stax.GlobalAvgPool(),
     Flatten: lambda stax, _: stax.Flatten(),
     Residual: _residual,
+    ResidualChain: _residual_chain,
 }
