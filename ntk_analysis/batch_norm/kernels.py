@@ -177,7 +177,7 @@ def _dispatch(
         B = len(traced["sigma"])
         check_rank(B - 1, B, surely)
         rule = rule or automatic(B - 1)
-        return compute(*traced.values(), eps, rounding_of(traced["sigma"]), phi=phi, rule=rule, needed=needed)
+        return compute(*traced.values(), eps, rounding=rounding_of(traced["sigma"]), phi=phi, rule=rule, needed=needed)
     held: dict[str, Any] = {name: None if array is None else checked(array, name) for name, array in arrays.items()}
     sigma, apart, rounding = held["sigma"], held.get("apart"), rounding_of(np.asarray(arrays["sigma"]))
     for name, array in held.items():
@@ -187,4 +187,4 @@ def _dispatch(
         check_apart(sigma, apart, rounding)
     check_covariance(sigma, surely, rounding, kink=len(held) > 1 and phi.bent != 0, apart=apart)
     rule = rule or automatic(rank_of(sigma, rounding, apart))
-    return numpy_in_float64(compute)(*held.values(), eps, rounding, phi=phi, rule=rule, needed=needed)
+    return numpy_in_float64(compute)(*held.values(), eps, rounding=rounding, phi=phi, rule=rule, needed=needed)
