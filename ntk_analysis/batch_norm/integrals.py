@@ -122,7 +122,7 @@ _compiled = functools.partial(compiled_by_structure, static=("phi", "rule"))
 
 
 @_compiled
-def nngp_integral(sigma: Matrix, w: Vector, eps: Real, rounding: Real, *, phi: PiecewiseLinear, rule: Rule) -> Matrix:
+def nngp_integral(sigma: Matrix, *, w: Vector, eps: Real, rounding: Real, phi: PiecewiseLinear, rule: Rule) -> Matrix:
     """`kernels.nngp` without its checks; like all functions here it gives NaN where the checks would raise an error."""
     batch = _prepare(sigma, w, None, eps, rounding)
     total = _integrate(lambda m: m.value, batch, phi, rule)
@@ -133,10 +133,10 @@ def nngp_integral(sigma: Matrix, w: Vector, eps: Real, rounding: Real, *, phi: P
 def push_integral(
     sigma: Matrix,
     theta: Matrix,
+    *,
     w: Vector,
     eps: Real,
     rounding: Real,
-    *,
     phi: PiecewiseLinear,
     rule: Rule,
 ) -> Matrix:
@@ -151,10 +151,10 @@ def push_integral(
 def pull_integral(
     sigma: Matrix,
     cotangent: Matrix,
+    *,
     w: Vector,
     eps: Real,
     rounding: Real,
-    *,
     phi: PiecewiseLinear,
     rule: Rule,
 ) -> Matrix:
@@ -179,10 +179,10 @@ def propagate_integrals(
     sigma: Matrix,
     theta: Matrix,
     apart: Matrix | None,
+    *,
     w: Vector,
     eps: Real,
     rounding: Real,
-    *,
     phi: PiecewiseLinear,
     rule: Rule,
 ) -> Propagated:

@@ -216,7 +216,9 @@ def _dispatch(
         B, dtype = len(traced["sigma"]), traced["sigma"].dtype
         w, rank = _traced_weights(weights, B, surely)
         rounding = rounding_of(traced["sigma"])
-        return compute(*traced.values(), w.astype(dtype), eps, rounding, phi=phi, rule=rule or automatic(rank))
+        return compute(
+            *traced.values(), w=w.astype(dtype), eps=eps, rounding=rounding, phi=phi, rule=rule or automatic(rank)
+        )
     held: dict[str, Any] = {name: None if array is None else checked(array, name) for name, array in arrays.items()}
     sigma, apart, rounding = held["sigma"], held.get("apart"), rounding_of(np.asarray(arrays["sigma"]))
     for name, array in held.items():
@@ -227,7 +229,7 @@ def _dispatch(
     w = _weights(weights, len(sigma))
     found = check_covariance(sigma, surely, rounding, w=w, kink=len(held) > 1 and phi.bent != 0, apart=apart)
     rule = rule or automatic(effective_rank(found))
-    return numpy_in_float64(compute)(*held.values(), w, eps, rounding, phi=phi, rule=rule)
+    return numpy_in_float64(compute)(*held.values(), w=w, eps=eps, rounding=rounding, phi=phi, rule=rule)
 
 
 def _weights(weights: Any, B: int) -> np.ndarray:
