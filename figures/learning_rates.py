@@ -11,12 +11,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ntk_analysis.common.progress import Track
 from ntk_analysis.training.dataset import Dataset, hold_out, load_dataset
 from ntk_analysis.training.recipe import Recipe
 from ntk_analysis.training.run_file import Curve
 from ntk_analysis.training.sweep import Grid, Table, sweep
 
-from .config import Config, Result, Track
+from .config import Config, Result
 from .style import legend_above, look, note, panels
 
 TRAINED_HERE = ("none", "weight_mean", "last_bn", "mimic_norm", "batch_norm", "layer_norm")

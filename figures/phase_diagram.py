@@ -12,9 +12,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ntk_analysis import activations
+from ntk_analysis.common.progress import Track
 from ntk_analysis.meanfield import critical_line, phase_diagram
 
-from .config import Config, Result, Track
+from .config import Config, Result
 from .style import BLACK, GREY, look, note, panels
 
 ACTIVATIONS = ("relu", "gelu")

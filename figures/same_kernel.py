@@ -1,9 +1,9 @@
-"""Is weight centring's kernel batch normalisation's? One pair at a time yes, as matrices no, behind a last BN nearly.
+"""Is weight centering's kernel batch normalisation's? One pair at a time yes, as matrices no, behind a last BN nearly.
 
 The maps of one pair's correlation agree in a large batch of uncorrelated inputs. What inputs have in common, batch
-normalisation removes in one layer, weight centring a factor at a time. And batch normalisation's NTK keeps a constant
+normalisation removes in one layer, weight centering a factor at a time. And batch normalisation's NTK keeps a constant
 mode. A last batch normalisation removes that, and the straight network's outlier as well; what then singles out weight
-centring is the rate. Batch normalisation slows down: it remembers unequal distances from the batch's mean.
+centering is the rate. Batch normalisation slows down: it remembers unequal distances from the batch's mean.
 """
 
 import warnings
@@ -16,11 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ntk_analysis import batch_norm, spectrum
+from ntk_analysis.common.progress import Track
 from ntk_analysis.depth_study.kernels import kernels
 from ntk_analysis.meanfield import analyse
 
 from .condition_number import ROUNDING, depths_up_to
-from .config import Config, Result, Track, load_inputs
+from .config import Config, Result, load_inputs
 from .kernel_matrices import behind_last_batch_norm
 from .style import BLACK, GREY, look, note, panels, shades
 
@@ -80,7 +81,7 @@ def compute(config: Config, track: Track) -> Result:
             for common, row in track(list(zip(COMMON, arrays["before"], strict=True)), "same_kernel: pairs")
         ]
     )
-    images = {name: load_inputs(replace(config, center=name), chosen.images) for name in ("dataset", "none")}
+    images = {name: load_inputs(replace(config, image_centering=name), chosen.images) for name in ("dataset", "none")}
     found = {
         (name, center): kernels(images[center].x, name, depths)
         for name, center in track([(n, c) for n in NORMALIZATIONS for c in images], "same_kernel: kernels")
@@ -98,13 +99,13 @@ def compute(config: Config, track: Track) -> Result:
         "limit with batch norm": analyse(
             "relu", normalization="batch", batch_size=len(images["dataset"].x)
         ).condition_number,
-        "mean initial correlation, not centred": images["none"].facts["mean initial correlation"],
+        "mean initial correlation, not centered": images["none"].facts["mean initial correlation"],
     }
     return Result(arrays, facts | images["dataset"].facts)
 
 
 def draw(result: Result) -> Figure:
-    """Draws the map of pairs, condition numbers of centred and of raw images, and those behind a last batch norm."""
+    """Draws the map of pairs, condition numbers of centered and of raw images, and those behind a last batch norm."""
     facts = result.facts
     figure, (left, middle, right) = panels(3, height=3.3, share=False)
     draw_pairs(left, result)
@@ -119,8 +120,8 @@ def draw(result: Result) -> Figure:
         f"{facts['batch of the map of pairs']}; lines: weight mean's T̄, in grey of what is left without the common "
         "correlation. Middle: χ/e₁ is the growth of the NTK per layer over what one layer adds to the constant mode. "
         f"Middle and right: {facts['images']} images of {facts['data set']}, one batch, scaled to |x|² = d; mean "
-        f"correlation {facts['mean initial correlation']:.2f} centred, "
-        f"{facts['mean initial correlation, not centred']:.2f} raw. Right: one output drawn, null space left out; "
+        f"correlation {facts['mean initial correlation']:.2f} centered, "
+        f"{facts['mean initial correlation, not centered']:.2f} raw. Right: one output drawn, null space left out; "
         "MimicNorm is weight mean behind a last batch norm.",
     )
     return figure
@@ -140,7 +141,7 @@ def draw_pairs(axes: Axes, result: Result) -> None:
 
 
 def draw_condition_numbers(axes: Axes, result: Result) -> None:
-    """Draws condition numbers by depth, of centred images (solid) and of raw ones (dotted)."""
+    """Draws condition numbers by depth, of centered images (solid) and of raw ones (dotted)."""
     a = result.arrays
     for row, name in enumerate(NORMALIZATIONS):
         if name != "none":
@@ -148,7 +149,7 @@ def draw_condition_numbers(axes: Axes, result: Result) -> None:
             axes.loglog(a["depths"], a["condition_number_none"][row], ":", color=look(name).color)
     limit = result.facts["limit with batch norm"]
     axes.axhline(limit, color=BLACK, linewidth=0.8, linestyle="--")
-    axes.plot([], [], color=GREY, label="centred images")
+    axes.plot([], [], color=GREY, label="centered images")
     axes.plot([], [], ":", color=GREY, label="raw images")
     label = "limit of batch norm,\n" rf"$\chi/e_1 = {limit:.2f}$"
     axes.plot([], [], color=BLACK, linewidth=0.8, linestyle="--", label=label)

@@ -36,7 +36,7 @@ def rounding_limit(sigma: Array, apart: Array | None, rounding: Real) -> Any:
 
 
 def centered_covariance(sigma: Array, apart: Array | None) -> Array:
-    """The centred covariance G sigma G; from Var[x_i - x_j] alone if that is known."""
+    """The centered covariance G sigma G; from Var[x_i - x_j] alone if that is known."""
     source = sigma if apart is None else apart / -2
     return center((source + source.T) / 2)
 
@@ -104,6 +104,6 @@ def check_rank(rank: int, B: int, needed: int) -> None:
     if rank < needed:
         cure = "a larger batch, distinct inputs, or eps > 0" if needed > 1 else "a larger batch or distinct inputs"
         raise ValueError(
-            f"this batch of {B} has a centred covariance of rank {rank}, but the integral is finite only from rank "
+            f"this batch of {B} has a centered covariance of rank {rank}, but the integral is finite only from rank "
             f"{needed}: use {cure}"
         )

@@ -52,7 +52,7 @@ class Batch(NamedTuple):
     """A batch in units in which the mean eigenvalue of S on the zero-mean space is 1; `unit` is its size before that.
 
     Attributes:
-        S: centred covariance; `values` and `vectors` are its eigenvalues and eigenvectors on the zero-mean space.
+        S: centered covariance; `values` and `vectors` are its eigenvalues and eigenvectors on the zero-mean space.
         apart: variances Var[x_i - x_j].
         close: near-duplicates, for which `apart` says more than the entries of S; None without `apart`.
         floor: number eps times B that is added to |G x|^2.
@@ -274,7 +274,7 @@ def _integrate(integrand: Callable[[Moments], Result], batch: Batch, phi: Piecew
 def _moments(batch: Batch, s: jax.Array, phi: PiecewiseLinear) -> Moments:
     kappa = damped(batch.S, batch.values, batch.vectors, s)
     q = jnp.maximum(jnp.diagonal(kappa), 0)
-    apart = cosine_distances(q, damped_apart(kappa, s, batch.S, batch.apart, batch.close))
+    apart = cosine_distances(q, damped_apart(kappa, s, batch.S, batch.apart, close=batch.close))
     row, column, root = q[:, None], q[None, :], safe_sqrt(q)
     bend = (2 / math.pi) * phi.bent**2 * root[:, None] * root[None, :] * safe_sqrt(apart * (2 - apart))
     return Moments(

@@ -263,7 +263,7 @@ def _why_not_finite(kernel: Kernel) -> str:
     if not kernel.joint:
         return ""
     return (
-        f"at eps = 0 a batch normalisation of {len(kernel.variance1)} has a kernel only if the centred covariance of "
+        f"at eps = 0 a batch normalisation of {len(kernel.variance1)} has a kernel only if the centered covariance of "
         "its inputs has rank >= 3 and no input lies at the mean of the batch; use at least 4 distinct inputs, more of "
         "them, or eps > 0; without one, check the inputs and the activations there"
     )

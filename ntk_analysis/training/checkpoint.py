@@ -9,8 +9,6 @@ their epochs done again.
 """
 
 import json
-import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from ntk_analysis.common.files import write_whole
+from ntk_analysis.common.provenance import made_by
 from ntk_analysis.training.dataset import Dataset
 from ntk_analysis.training.metrics import Epoch, append, truncate
 from ntk_analysis.training.recipe import Recipe
@@ -97,11 +96,7 @@ def _description(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
         "recipe": json.loads(recipe.to_json()),
         "digest": recipe.digest,
         "data": {"name": dataset.name, "sha256": dataset.digest},
-        "made by": {
-            **{name: version(name) for name in LIBRARIES},
-            "python": platform.python_version(),
-            "device": jax.local_devices()[0].device_kind,
-        },
+        "made by": made_by(*LIBRARIES),
     }
 
 

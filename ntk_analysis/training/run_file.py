@@ -2,14 +2,9 @@
 
 import json
 import os
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
-
-import jax
 
 from ntk_analysis.common.files import write_whole
 from ntk_analysis.training.dataset import Dataset
@@ -17,6 +12,7 @@ from ntk_analysis.training.metrics import Epoch
 from ntk_analysis.training.recipe import Recipe
 
 LIBRARIES = ("ntk-analysis", "jax", "flax", "optax")
+"""Packages whose versions a run is recorded with."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +22,7 @@ class Curve:
     Attributes:
         recipe: recipe that was trained.
         epochs: measured epochs; the last one is the recipe's last, or the one in which training diverged.
-        made_by: `hardware_and_versions` of the process that trained it.
+        made_by: `common.provenance.made_by` in the process that trained it.
     """
 
     recipe: Recipe
@@ -94,17 +90,6 @@ def append_runs(folder: Path, curves: Sequence[Curve], dataset: Dataset) -> None
         file.write("".join(line + "\n" for line in lines))
         file.flush()
         os.fsync(file.fileno())
-
-
-@cache
-def hardware_and_versions() -> dict[str, str]:
-    """Versions of the software and names of the devices that this process trains with."""
-    device = jax.local_devices()[0]
-    return {
-        **{name: version(name) for name in LIBRARIES},
-        "python": platform.python_version(),
-        "device": f"{device.device_kind} ({platform.machine()}, {os.cpu_count()} cores)",
-    }
 
 
 def _runs(folder: Path) -> Path:
