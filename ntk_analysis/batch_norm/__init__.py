@@ -14,10 +14,23 @@ one-dimensional integrals remain for every positively homogeneous phi(x) = a x +
 `o` the elementwise product. J is not diagonal: batch normalisation couples the batch. phi enters through second moments
 only, in which x and |x| do not mix: V = a^2 kappa + b^2 E|z_i||z_j|, E = a^2 + b^2 E[sgn z_i sgn z_j].
 
+The statistics may come from some of the samples: with weights p_i >= 0 of sum 1 (`weights`; 0 for new points behind the
+statistics of a training batch), w = p / max(p), c = sum(w) and W = diag(w), everything stays one integral,
+    H = I - 1 p^T,  S = H Sigma H^T,  T = H Theta H^T,  kappa = s S (I + 2 s W S)^-1,
+    delta = det(I + 2 s W S)^(-1/2) exp(-s c eps),  P = (I - kappa W) T (I - kappa W)^T,
+    c in the place of B, and tr(T W kappa W) in that of tr(T kappa).
+With S = L L^T + S_rest, L the covariances with the eigenmodes lambda of W^(1/2) S W^(1/2), kappa = s L (1 + 2 s
+lambda)^-1 L^T + s S_rest, where S_rest is 0, to the last bit, on the samples with a weight: rounding would grow with s
+there. Nothing bounds xhat of new points where the statistics nearly vanish. So at eps = 0, with r the rank of
+W^(1/2) S W^(1/2), `push` is finite from r = 3 on for the samples with a weight, from 4 between these and new points
+outside of their span, and from 5 between such new points (6 training samples); `nngp` from 1, 2 and 3. What is not
+finite for some pair is refused as a whole.
+
 `propagate` takes them all in one pass. Behind the activation, y = BN(phi(x)), no such integrals exist:
 `after_activation` samples, and tells the standard error.
 
-The kernel is that of one joint batch of B >= 2 inputs, not of separate training and test batches.
+Without `weights` the kernel is that of one joint batch of B >= 2 inputs. Separate training and test batches that each
+have their own statistics are another kernel, which is not here.
 
 Outside JAX transformations everything is computed and returned in NumPy float64, whatever comes in. Under jit, grad and
 vmap the ambient dtype is followed and values cannot be checked: where an error would be raised outside because the rank

@@ -12,8 +12,17 @@ from jaxtyping import Bool, Float
 
 from ntk_analysis.activations import PiecewiseLinear
 from ntk_analysis.activations.angles import no_derivative, safe_divide, safe_sqrt
-from ntk_analysis.batch_norm.checks import centered_covariance, rounding_limit
-from ntk_analysis.batch_norm.damping import Matrix, center, damped, eigen, half_log_det, matmul
+from ntk_analysis.batch_norm.checks import NNGP, TANGENT, Needed, centered_covariance, rounding_limits
+from ntk_analysis.batch_norm.damping import (
+    Matrix,
+    Modes,
+    center,
+    center_adjoint,
+    damped,
+    half_log_det,
+    matmul,
+    modes,
+)
 from ntk_analysis.batch_norm.rules import Rule, nodes_and_log_weights
 from ntk_analysis.batch_norm.separation import (
     CloseInputs,
@@ -49,26 +58,39 @@ class Propagated(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A batch in units in which the mean eigenvalue of S on the zero-mean space is 1; `unit` is its size before that.
+    """A batch in units in which the mean eigenvalue of W^(1/2) S W^(1/2) is 1; `unit` is its size before that.
 
     Attributes:
-        S: centered covariance; `values` and `vectors` are its eigenvalues and eigenvectors on the zero-mean space.
+        S: centered covariance.
+        w: weights of the samples in units of the largest.
+        size: sum of these weights, B if all are equal.
+        modes: what the samples with a weight resolve of S.
+        dimensions: number of samples with a weight, less 1.
         apart: variances Var[x_i - x_j].
         close: near-duplicates, for which `apart` says more than the entries of S; None without `apart`.
-        floor: number eps times B that is added to |G x|^2.
+        floor: number eps times `size` that is added to z^T W z.
+        unit: unit of S.
+        outside: whether a sample lies outside of the span of those with a weight.
         rank: number of eigenvalues above rounding.
         on_kink: whether an input is the mean of its batch, within rounding.
     """
 
     S: Matrix
-    values: jax.Array
-    vectors: jax.Array
+    w: Vector
+    size: jax.Array
+    modes: Modes
+    dimensions: jax.Array
     apart: Matrix
     close: CloseInputs | None
     floor: jax.Array
     unit: jax.Array
+    outside: Bool[jax.Array, ""]
     rank: jax.Array
     on_kink: Bool[jax.Array, ""]
+
+    def exists(self, needed: Needed) -> Bool[jax.Array, ""]:
+        """Whether an integral is finite: at eps = 0 from these ranks on, else from 1 on."""
+        return self.rank >= jnp.where(self.floor > 0, 1, jnp.where(self.outside, needed.beyond, needed.within))
 
 
 class Moments(NamedTuple):
@@ -96,44 +118,60 @@ class Moments(NamedTuple):
         return self.size[:, None] * self.size[None, :] * (1 - self.distance)
 
 
-_compiled = functools.partial(compiled_by_structure, static=("phi", "rule", "needed"))
+_compiled = functools.partial(compiled_by_structure, static=("phi", "rule"))
 
 
 @_compiled
-def nngp_integral(sigma: Matrix, eps: Real, rounding: Real, *, phi: PiecewiseLinear, rule: Rule, needed: int) -> Matrix:
+def nngp_integral(sigma: Matrix, w: Vector, eps: Real, rounding: Real, *, phi: PiecewiseLinear, rule: Rule) -> Matrix:
     """`kernels.nngp` without its checks; like all functions here it gives NaN where the checks would raise an error."""
-    batch = _prepare(sigma, None, eps, rounding)
+    batch = _prepare(sigma, w, None, eps, rounding)
     total = _integrate(lambda m: m.value, batch, phi, rule)
-    return _where(_exists(batch, needed), len(sigma) * total)
+    return _where(batch.exists(NNGP), batch.size * total)
 
 
 @_compiled
 def push_integral(
-    sigma: Matrix, theta: Matrix, eps: Real, rounding: Real, *, phi: PiecewiseLinear, rule: Rule, needed: int
+    sigma: Matrix,
+    theta: Matrix,
+    w: Vector,
+    eps: Real,
+    rounding: Real,
+    *,
+    phi: PiecewiseLinear,
+    rule: Rule,
 ) -> Matrix:
     """`kernels.push` without its checks."""
-    batch = _prepare(sigma, None, eps, rounding)
-    T = center(theta)
-    total = _integrate(lambda m: _pushed(m, T), batch, phi, rule)
-    return _where(_differentiable(batch, phi, needed), len(sigma) * total / batch.unit)
+    batch = _prepare(sigma, w, None, eps, rounding)
+    T = center(theta, batch.w)
+    total = _integrate(lambda m: _pushed(m, batch.w, T), batch, phi, rule)
+    return _where(_differentiable(batch, phi), batch.size * total / batch.unit)
 
 
 @_compiled
 def pull_integral(
-    sigma: Matrix, cotangent: Matrix, eps: Real, rounding: Real, *, phi: PiecewiseLinear, rule: Rule, needed: int
+    sigma: Matrix,
+    cotangent: Matrix,
+    w: Vector,
+    eps: Real,
+    rounding: Real,
+    *,
+    phi: PiecewiseLinear,
+    rule: Rule,
 ) -> Matrix:
     """`kernels.pull` without its checks."""
-    batch = _prepare(sigma, None, eps, rounding)
+    batch = _prepare(sigma, w, None, eps, rounding)
     M = (cotangent + cotangent.T) / 2
 
     def integrand(m: Moments) -> Matrix:
         L = M * m.slope
         D = L + jnp.diag(safe_divide(jnp.sum(M * m.bend, axis=1), jnp.diagonal(m.kappa), 0.0))
-        left = matmul(m.kappa, D)
-        return m.s * (L + jnp.sum(M * m.value) / 2 * m.kappa + matmul(left, m.kappa) - left - left.T)
+        row, column = batch.w[:, None], batch.w[None, :]
+        left = row * matmul(m.kappa, D)
+        through = matmul(left, m.kappa) * column + jnp.sum(M * m.value) / 2 * row * m.kappa * column
+        return m.s * (L + through - left - left.T)
 
-    total = center(_integrate(integrand, batch, phi, rule))
-    return _where(_differentiable(batch, phi, needed), len(sigma) * total / batch.unit)
+    total = center_adjoint(_integrate(integrand, batch, phi, rule), batch.w)
+    return _where(_differentiable(batch, phi), batch.size * total / batch.unit)
 
 
 @_compiled
@@ -141,61 +179,67 @@ def propagate_integrals(
     sigma: Matrix,
     theta: Matrix,
     apart: Matrix | None,
+    w: Vector,
     eps: Real,
     rounding: Real,
     *,
     phi: PiecewiseLinear,
     rule: Rule,
-    needed: int,
 ) -> Propagated:
     """`kernels.propagate` without its checks: all from one eigendecomposition and one pass over the nodes.
 
-    For the NNGP, its diagonal and H = E[(y_i - y_j)^2] / 2 are integrated, which have no cancellation.
+    For the NNGP, its diagonal and H = E[(y_i/d_i - y_j/d_j)^2] / 2 are integrated, which have no cancellation; d_i =
+    sqrt(S_ii) makes up for samples without a weight that are larger than the others by far.
     """
-    B = len(sigma)
-    batch = _prepare(sigma, apart, eps, rounding)
-    T = center(theta)
+    batch = _prepare(sigma, w, apart, eps, rounding)
+    T = center(theta, batch.w)
+    d = jax.lax.stop_gradient(safe_sqrt(jnp.diagonal(batch.S)))
+    d = jnp.where(d > 0, d, 1)
 
     def integrand(m: Moments) -> tuple[Vector, Matrix, Vector, Matrix]:
-        row, column = m.size[:, None], m.size[None, :]
+        size = m.size / d
+        row, column = size[:, None], size[None, :]
         half_square = (row - column) ** 2 / 2 + row * column * m.distance
-        return m.size**2, half_square, _size_of_xhat(m, batch.floor), _pushed(m, T)
+        return size**2, half_square, _size_of_xhat(m, batch), _pushed(m, batch.w, T)
 
     q, H, size, pushed = _integrate(integrand, batch, phi, rule)
-    exists, differentiable = batch.rank >= 1, _differentiable(batch, phi, needed)
+    exists = batch.exists(NNGP)
     distance = jnp.where(batch.apart > 0, cosine_distances(q, 2 * H), 0)
+    nngp = d[:, None] * d[None, :] * ((q[:, None] + q[None, :]) / 2 - H)
 
-    def by_eps(needed: int) -> jax.Array:
+    def by_eps(needed: Needed) -> jax.Array:
         """1, with a derivative by eps = 0 that is NaN where it is infinite: it needs one more moment of 1/|G x|^2."""
-        return no_derivative(jnp.asarray(eps, sigma.dtype), (jnp.asarray(eps) == 0) & (batch.rank < needed))
+        more = Needed(needed.within + 2, needed.beyond + 2)
+        return no_derivative(jnp.asarray(eps, sigma.dtype), (jnp.asarray(eps) == 0) & ~batch.exists(more))
 
     return Propagated(
-        nngp=_where(exists, B * ((q[:, None] + q[None, :]) / 2 - H)) * by_eps(3),
-        distance=_where(exists, distance) * by_eps(3),
-        pushed=_where(differentiable, B * pushed / batch.unit) * by_eps(5),
-        mean=_where(exists, by_eps(3) * phi.bent * (2 * math.sqrt(2 * B) / math.pi) * size),
-        slope=_where(exists & _off_kink(batch, phi), _slope_of_xhat(batch, phi)),
+        nngp=_where(exists, batch.size * nngp) * by_eps(NNGP),
+        distance=_where(exists, distance) * by_eps(NNGP),
+        pushed=_where(_differentiable(batch, phi), batch.size * pushed / batch.unit) * by_eps(TANGENT),
+        mean=_where(exists, by_eps(NNGP) * phi.bent * (2 * jnp.sqrt(2 * batch.size) / math.pi) * size),
+        slope=_where((batch.rank >= 1) & _off_kink(batch, phi), _slope_of_xhat(batch, phi)),
     )
 
 
-def _pushed(m: Moments, T: Matrix) -> Matrix:
-    left = matmul(m.kappa, T)
-    both = matmul(left, m.kappa)
-    moved = both - left - left.T  # P - T
+def _pushed(m: Moments, w: Vector, T: Matrix) -> Matrix:
+    Q = m.kappa * w[None, :]
+    left = matmul(Q, T)
+    moved = matmul(left, Q.T) - left - left.T  # P - T
     a = safe_divide(jnp.diagonal(moved), 2 * jnp.diagonal(m.kappa), 0.0)
-    return m.s * (m.slope * (T + moved) + m.bend * (a[:, None] + a[None, :]) + jnp.trace(left) / 2 * m.value)
+    trace = jnp.sum(w * jnp.diagonal(left))
+    return m.s * (m.slope * (T + moved) + m.bend * (a[:, None] + a[None, :]) + trace / 2 * m.value)
 
 
-def _size_of_xhat(m: Moments, floor: jax.Array) -> Vector:
-    """Integrand of E|xhat_i|, up to a factor 2 sqrt(2 B)/pi.
+def _size_of_xhat(m: Moments, batch: Batch) -> Vector:
+    """Integrand of E|xhat_i|, up to a factor 2 sqrt(2 size)/pi.
 
-    From 1/sqrt(r) = pi^(-1/2) Int s^(-1/2) e^(-s r) ds, E|xhat_i| = sqrt(2 B)/pi Int delta sqrt(kappa_ii) ds/s, whose
-    integrand is still 1e-8 where the nodes begin. By parts once it vanishes like s^(3/2), with
-    d log delta = -(tr kappa + s B eps) ds/s and d log(kappa_ii / s) = -2 (kappa^2)_ii / kappa_ii ds/s.
+    From 1/sqrt(r) = pi^(-1/2) Int s^(-1/2) e^(-s r) ds, E|xhat_i| = sqrt(2 size)/pi Int delta sqrt(kappa_ii) ds/s,
+    whose integrand is still 1e-8 where the nodes begin. By parts once it vanishes like s^(3/2), with
+    d log delta = -(tr W kappa + s size eps) ds/s and d log(kappa_ii / s) = -2 (kappa W kappa)_ii / kappa_ii ds/s.
     """
-    q = jnp.diagonal(m.kappa)
-    bent = safe_divide(jnp.sum(m.kappa**2, axis=1), q, 0.0)
-    return safe_sqrt(q) * (jnp.sum(q) + m.s * floor + bent)
+    q, w = jnp.diagonal(m.kappa), batch.w
+    bent = safe_divide(jnp.sum(m.kappa**2 * w[None, :], axis=1), q, 0.0)
+    return safe_sqrt(q) * (jnp.sum(w * q) + m.s * batch.floor + bent)
 
 
 def _slope_of_xhat(batch: Batch, phi: PiecewiseLinear) -> Matrix:
@@ -213,36 +257,35 @@ def _off_kink(batch: Batch, phi: PiecewiseLinear) -> Bool[jax.Array, ""]:
     return ~batch.on_kink if phi.kinked else jnp.array(True)
 
 
-def _exists(batch: Batch, needed: int) -> Bool[jax.Array, ""]:
-    """Whether the integral is finite: at eps = 0 from the rank `needed` on, else from 1 on."""
-    return batch.rank >= jnp.where(batch.floor == 0, needed, 1)
+def _differentiable(batch: Batch, phi: PiecewiseLinear) -> Bool[jax.Array, ""]:
+    return batch.exists(TANGENT) & _off_kink(batch, phi)
 
 
-def _differentiable(batch: Batch, phi: PiecewiseLinear, needed: int) -> Bool[jax.Array, ""]:
-    return _exists(batch, needed) & _off_kink(batch, phi)
-
-
-def _prepare(sigma: Matrix, apart: Matrix | None, eps: Real, rounding: Real) -> Batch:
-    B = len(sigma)
+def _prepare(sigma: Matrix, w: Vector, apart: Matrix | None, eps: Real, rounding: Real) -> Batch:
+    w = jax.lax.stop_gradient(w)
     if apart is not None:
         # constant where it is 0: the diagonal is no pair, and heavy tails may make derivatives infinite at duplicates
         apart = jnp.where(apart > 0, apart, 0)
-    S = centered_covariance(sigma, apart)
-    unit = jnp.trace(S) / (B - 1)
-    limit = rounding_limit(sigma, apart, rounding) / unit
+    S = centered_covariance(sigma, w, apart)
+    dimensions, size = jnp.sum(w > 0).astype(S.dtype) - 1, jnp.sum(w)
+    unit = jnp.sum(w * jnp.diagonal(S)) / dimensions
+    limits = jax.lax.stop_gradient(rounding_limits(sigma, w, apart, rounding) / unit)
     S = S / unit
-    values, vectors = eigen(S, limit)
+    found = modes(jax.lax.stop_gradient(S), w, limits)
     squared = (entries_apart(sigma, rounding) if apart is None else (apart + apart.T) / 2) / unit
     return Batch(
         S=S,
-        values=values,
-        vectors=vectors,
+        w=w,
+        size=size,
+        modes=found,
+        dimensions=dimensions,
         apart=squared,
-        close=None if apart is None else close_inputs(S, squared),
-        floor=jnp.asarray(B * eps / unit),
+        close=None if apart is None else close_inputs(S, w, squared),
+        floor=size * eps / unit,
         unit=unit,
-        rank=jnp.sum(values > 0),
-        on_kink=jnp.min(jnp.diagonal(S)) <= limit,
+        outside=jnp.any(found.outside),
+        rank=jnp.sum(found.values > 0),
+        on_kink=jnp.any(jnp.diagonal(S) <= limits),
     )
 
 
@@ -250,10 +293,10 @@ def _integrate(integrand: Callable[[Moments], Result], batch: Batch, phi: Piecew
     """Int delta integrand ds/s, one node at a time: a node takes O(B^2) memory, and so do all nodes of a gradient."""
     dtype = batch.S.dtype
     nodes, log_weights = (jnp.asarray(a, dtype) for a in nodes_and_log_weights(rule, dtype))
-    s = nodes / jax.lax.stop_gradient(len(batch.S) - 1 + batch.floor)
+    s = nodes / jax.lax.stop_gradient(batch.dimensions + batch.floor)
 
     def log_weight(s: jax.Array, log_weight: jax.Array) -> jax.Array:
-        return log_weight - half_log_det(batch.S, batch.values, batch.vectors, s) - s * batch.floor
+        return log_weight - half_log_det(batch.S, batch.modes, batch.w, s) - s * batch.floor
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def at(s: jax.Array, log_weights: jax.Array) -> Result:
@@ -264,15 +307,17 @@ def _integrate(integrand: Callable[[Moments], Result], batch: Batch, phi: Piecew
         s, log_weights, counts = node
         return jax.lax.cond(counts, lambda: jax.tree.map(jnp.add, total, at(s, log_weights)), lambda: total), None
 
-    # the integrands are of order s in both directions at most, and their sum is of order 1
-    counts = jax.vmap(log_weight)(s, log_weights) + jnp.log(nodes) > math.log(np.finfo(dtype).eps)
+    # the integrands are of order s in both directions at most, s^2 to the right for samples outside of the span of
+    # those with a weight, and their sum is of order 1
+    order = jnp.log(nodes) + jnp.where(batch.outside, jnp.maximum(jnp.log(nodes), 0), 0)
+    counts = jax.vmap(log_weight)(s, log_weights) + order > math.log(np.finfo(dtype).eps)
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(at, s[0], log_weights[0]))
     total, _ = jax.lax.scan(add, zero, (s, log_weights, counts))
     return total
 
 
 def _moments(batch: Batch, s: jax.Array, phi: PiecewiseLinear) -> Moments:
-    kappa = damped(batch.S, batch.values, batch.vectors, s)
+    kappa = damped(batch.S, batch.modes, batch.w, s)
     q = jnp.maximum(jnp.diagonal(kappa), 0)
     apart = cosine_distances(q, damped_apart(kappa, s, batch.S, batch.apart, close=batch.close))
     row, column, root = q[:, None], q[None, :], safe_sqrt(q)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ntk_analysis import activations
 from ntk_analysis.activations import Activation
-from ntk_analysis.batch_norm.checks import check_covariance, check_eps, checked, rounding_of
+from ntk_analysis.batch_norm.checks import NNGP, check_covariance, check_eps, checked, rounding_of
 from ntk_analysis.batch_norm.damping import Matrix, center
 from ntk_analysis.batch_norm.kernels import HeldSquare, Square
 from ntk_analysis.batch_norm.separation import cosine_distances, entries_apart
@@ -28,7 +28,7 @@ def large_batch_nngp(sigma: Square, activation: str | Activation = "relu", eps: 
     if is_traced(sigma):
         return _large_batch(float_array(sigma), eps, phi=phi)
     array: Any = checked(sigma, "sigma")
-    check_covariance(array, 1, rounding_of(np.asarray(sigma)))
+    check_covariance(array, NNGP, rounding_of(np.asarray(sigma)))
     return numpy_in_float64(_large_batch)(array, eps, phi=phi)
 
 

@@ -17,7 +17,7 @@ from scipy.special import ndtri
 
 from ntk_analysis import activations
 from ntk_analysis.activations import Activation, PiecewiseLinear
-from ntk_analysis.batch_norm.checks import check_covariance, check_eps, checked, rounding_of
+from ntk_analysis.batch_norm.checks import Needed, check_covariance, check_eps, checked, rounding_of
 from ntk_analysis.batch_norm.damping import Matrix, center, matmul
 from ntk_analysis.common.precision import AnyArray, Real, is_traced, numpy_in_float64
 
@@ -89,7 +89,7 @@ def after_activation(
     phi = activations.get(activation)
     _check_sampling(eps, samples, repeats)
     covariance = checked(sigma, "sigma")
-    check_covariance(covariance, 0, rounding_of(np.asarray(sigma)))
+    check_covariance(covariance, Needed(0, 0), rounding_of(np.asarray(sigma)))
     tangent = None if theta is None else _checked_theta(theta, covariance, phi)
     if len(covariance) > qmc.Sobol.MAXDIM:
         raise ValueError(f"got a batch of {len(covariance)}, Sobol points reach {qmc.Sobol.MAXDIM}: use a smaller one")

@@ -2,7 +2,8 @@
 
 Var[z_i - z_j] under the damped covariance kappa, read off kappa's entries, has an absolute error of a rounding of
 kappa_ii + kappa_jj. A caller who knows Var[x_i - x_j], `apart`, better than the entries of Sigma do gets it back to
-an error of a rounding of s sqrt(apart S_ii): kappa = s (S - 2 s S R S) with R = (I + 2 s S)^-1, so
+an error of a rounding of s sqrt(apart S_ii): kappa = s (S - 2 s S R S) with R = W (I + 2 s S W)^-1, which is
+W - 2 W kappa W, so
     Var[z_i - z_j] = s (apart_ij - 2 s w R w^T),  w = S_i - S_j the difference of two rows,
 where w is small, and the differences of close rows are taken from a row close to both before anything is multiplied.
 """
@@ -21,14 +22,14 @@ CLOSE = 1e-4  # share of the variances below which a difference makes inputs clo
 
 
 class CloseInputs(NamedTuple):
-    """Rows of S minus the row of a close input, their Gram matrix, and the pairs measured from the same row."""
+    """Rows w of S minus the row of a close input, as w W; w W w^T; and the pairs measured from the same row."""
 
     rows: Matrix
     gram: Matrix
     pairs: Bool[jax.Array, "B B"]
 
 
-def close_inputs(S: Matrix, apart: Matrix) -> CloseInputs:
+def close_inputs(S: Matrix, weights: Float[jax.Array, " B"], apart: Matrix) -> CloseInputs:
     """Rows of S, each measured from the first input close to it, or close to one that is close to it, and so on."""
     B, q = len(S), jnp.diagonal(S)
     close = apart < CLOSE * (q[:, None] + q[None, :])
@@ -37,7 +38,8 @@ def close_inputs(S: Matrix, apart: Matrix) -> CloseInputs:
         first = first[first]
     rows = S - S[first]
     pairs = close & (first[:, None] == first[None, :]) & ~jnp.eye(B, dtype=bool)
-    return CloseInputs(rows, matmul(rows, rows.T), pairs)
+    weighted = rows * weights[None, :]
+    return CloseInputs(weighted, matmul(weighted, rows.T), pairs)
 
 
 def damped_apart(kappa: Matrix, s: jax.Array, S: Matrix, apart: Matrix, *, close: CloseInputs | None) -> Matrix:
@@ -46,7 +48,7 @@ def damped_apart(kappa: Matrix, s: jax.Array, S: Matrix, apart: Matrix, *, close
 
     def refined() -> Matrix:
         assert close is not None
-        resolved = close.gram - 2 * matmul(matmul(close.rows, kappa), close.rows.T)  # rows R rows^T, R = G - 2 kappa
+        resolved = close.gram - 2 * matmul(matmul(close.rows, kappa), close.rows.T)  # w R w^T
         fine = s * (apart - 2 * s * _spread(resolved))
         q, damped = jnp.diagonal(S), jnp.diagonal(kappa)
         # takes the one that rounds less

@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,7 @@ def infinite_kernel(
     x1: Float[AnyArray, "n1 *features"],
     x2: Float[AnyArray, "n2 *features"] | None = None,
     *,
+    statistics: Literal["x1"] | None = None,
     exact: bool = False,
 ) -> Kernel:
     """NNGP and NTK of an infinitely wide network between inputs x1 and x2 (x2 = None: x1 with itself).
@@ -47,7 +48,12 @@ def infinite_kernel(
     Duplicated inputs are legal (their rows are equal, to the last bit of the distance, and the kernel is singular); an
     input of zeros has variance 0 and, without biases, a kernel of 0 with everything.
 
-    The kernel of a batch-normalised network is that of ONE joint batch, x1 with itself.
+    The kernel of a batch-normalised network is that of ONE joint batch, x1 with itself. A network that predicts has the
+    mean and the variance of its training batch, in training and for new points: statistics="x1" takes x1 as this batch
+    and x2 as new points, and returns one kernel of the joined inputs [x1; x2] with themselves, whose blocks are
+    `Kernel.train`, `Kernel.cross` and `Kernel.test`. The statistics are those of the layer's pre-activations on x1, and
+    they move with the parameters. New points do not see one another. At eps = 0 this exists if the centered covariance
+    of x1 has rank 5 in every layer (6 distinct inputs); with eps > 0 always.
 
     A homogeneous network, without biases and with piecewise linear activations, has a kernel that is a function of the
     angle between two vectors; any network has on vectors of one norm. From 128 x 128 pairs on, or 8,192 x 8,192 of one
@@ -71,6 +77,8 @@ def infinite_kernel(
         network: a layer or a composition of layers.
         x1: (n1, d) vectors, or (n1, height, width, channels) images, float32 or float64; see `arrays` for all else.
         x2: (n2, ...) inputs of the same features and dtype, or None.
+        statistics: "x1": every batch normalisation has the statistics of x1, and the kernel is that of [x1; x2]. None:
+            those of the one joint batch. A network without batch normalisation has the same kernel either way.
         exact: take the kernel of every pair through all layers.
 
     Raises:
@@ -80,7 +88,7 @@ def infinite_kernel(
         MemoryError: the kernel of images of this size, at equal or at all pairs of positions, does not fit.
         NotImplementedError: the network has a layer without an infinite-width kernel here; the message says why.
     """
-    first, second = checked_inputs(x1, x2)
+    first, second, training = one_batch(*checked_inputs(x1, x2), statistics)
     network, numbers = split(network)
     if first.ndim == 4:
         _check_memory(network, first, first if second is None else second)
@@ -88,7 +96,7 @@ def infinite_kernel(
     norm = None if exact or network.homogeneous else _one_norm(first, second)
     traced = is_traced(first, second)
     zeros = traced and may_hold_zeros(first, second)
-    kernel = _propagate(network, exact, norm, zeros, numbers, first, second)
+    kernel = _propagate(network, exact, norm, zeros, training, numbers, first, second)
     if not (traced or numbers):
         _check_finite(kernel)
     return kernel
@@ -105,31 +113,47 @@ def _one_norm(x1: jax.Array, x2: jax.Array | None) -> float | None:
     return largest if 0 < largest <= least * (1 + EQUAL * float(np.finfo(x1.dtype).eps)) else None
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def one_batch(
+    x1: jax.Array, x2: jax.Array | None, statistics: str | None
+) -> tuple[jax.Array, jax.Array | None, int | None]:
+    """The inputs, joined if x1 is a training batch, and then its size; errors are those of `infinite_kernel`."""
+    if statistics is None:
+        return x1, x2, None
+    if statistics != "x1":
+        raise ValueError(f"got statistics={statistics!r}, expected 'x1', the training batch, or None")
+    if x2 is None:
+        raise ValueError("statistics='x1' needs new points x2, got none: for the training batch alone leave it out")
+    return jnp.concatenate([x1, x2]), None, len(x1)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _propagate(
     network: HasKernel,
     exact: bool,
     norm: float | None,
     zeros: bool,
+    training: int | None,
     numbers: Numbers,
     x1: jax.Array,
     x2: jax.Array | None,
 ) -> Kernel:
     """Kernel of the network without its traced numbers, which are given by themselves.
 
-    `norm` is that of all inputs, None where they differ or need not be looked at; `zeros`: see `zero_inputs`.
+    `norm` is that of all inputs, None where they differ or need not be looked at; `zeros`: see `zero_inputs`;
+    `training`: see `Kernel`.
     """
     _check_numbers(network)
     numbers = tuple(number.astype(x1.dtype) for number in numbers)
     pairs = len(x1) * len(x1 if x2 is None else x2)
     by_angle = norm is not None or (network.homogeneous and not exact)
     if not by_angle or x1.ndim != 2 or pairs < FEWEST_PAIRS:
-        return _recursion(network, zeros, numbers, x1, x2)
+        return _recursion(network, zeros, training, numbers, x1, x2)
     function = angular_function(network, str(x1.dtype), norm or 1.0)
     if function is None:
-        return _recursion(network, zeros, numbers, x1, x2)
+        return _recursion(network, zeros, training, numbers, x1, x2)
     arrays = _angular(network, function, zeros, x1, x2)
-    return Kernel(**arrays, law=function.law, joint=x2 is None, approximation_error=function.error)
+    known: dict[str, Any] = {"law": function.law, "joint": x2 is None, "training": training}
+    return Kernel(**arrays, **known, approximation_error=function.error)
 
 
 def _check_numbers(network: HasKernel) -> None:
@@ -139,28 +163,38 @@ def _check_numbers(network: HasKernel) -> None:
         _check_numbers(part)
 
 
-def _recursion(network: HasKernel, zeros: bool, numbers: Numbers, x1: jax.Array, x2: jax.Array | None) -> Kernel:
+def _recursion(
+    network: HasKernel,
+    zeros: bool,
+    training: int | None,
+    numbers: Numbers,
+    x1: jax.Array,
+    x2: jax.Array | None,
+) -> Kernel:
     """Every pair through all layers."""
-    kernel_of = partial(_through_layers, network)
+    kernel_of = partial(_through_layers, network, training)
     return with_derivatives_at_zeros(kernel_of, numbers, x1, x2) if zeros else kernel_of(numbers, x1, x2)
 
 
-def _through_layers(network: HasKernel, numbers: Numbers, x1: jax.Array, x2: jax.Array | None) -> Kernel:
+def _through_layers(
+    network: HasKernel, training: int | None, numbers: Numbers, x1: jax.Array, x2: jax.Array | None
+) -> Kernel:
     """Many pairs tile by tile, where layers treat each by itself."""
     paired, second = network.pairs_positions, x1 if x2 is None else x2
     apart = network.couples_batch is False
     network = joined(network, numbers)
     if apart:
         if x1.ndim == 2 and max(len(x1), len(second)) > TILE:
-            return propagate_in_tiles(network.kernel, input_kernel(x1, x2))
+            return replace(propagate_in_tiles(network.kernel, input_kernel(x1, x2)), training=training)
         places = len(x1) * len(second) * math.prod(x1.shape[1:-1])
         if x1.ndim == 4 and not paired and places > PLACES:
 
             def tile(first: jax.Array, second: jax.Array, identical: jax.Array) -> Kernel:
                 return network.kernel(replace(input_kernel(first, second), identical=identical))
 
-            return kernel_in_tiles(tile, x1, x2)
-    return replace(network.kernel(input_kernel(x1, x2, paired=paired)), identical=None)
+            return replace(kernel_in_tiles(tile, x1, x2), training=training)
+    start = replace(input_kernel(x1, x2, paired=paired), training=training)
+    return replace(network.kernel(start), identical=None)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
@@ -179,7 +213,7 @@ def _arrays(kernel: Kernel) -> dict[str, Any]:
 @_angular.defjvp
 def _angular_jvp(network: HasKernel, function: AngularFunction, zeros: bool, primals: Any, tangents: Any) -> Any:
     """The recursion's values and derivatives: series are good for values only, and at angle 0 not differentiable."""
-    return jax.jvp(lambda x1, x2: _arrays(_recursion(network, zeros, (), x1, x2)), primals, tangents)
+    return jax.jvp(lambda x1, x2: _arrays(_recursion(network, zeros, None, (), x1, x2)), primals, tangents)
 
 
 def checked_inputs(x1: AnyArray, x2: AnyArray | None) -> tuple[jax.Array, jax.Array | None]:
@@ -262,6 +296,12 @@ def _why_not_finite(kernel: Kernel) -> str:
         return f"the NTK left {kernel.ntk_scaled.dtype}'s range within one layer; use a smaller w_var, or float64"
     if not kernel.joint:
         return ""
+    if kernel.training is not None:
+        return (
+            f"at eps = 0 statistics of {kernel.training} training inputs give a kernel of new points only if their "
+            "centered covariance has rank >= 5 and no input lies at the mean of the batch; use at least 6 distinct "
+            "training inputs, or eps > 0"
+        )
     return (
         f"at eps = 0 a batch normalisation of {len(kernel.variance1)} has a kernel only if the centered covariance of "
         "its inputs has rank >= 3 and no input lies at the mean of the batch; use at least 4 distinct inputs, more of "

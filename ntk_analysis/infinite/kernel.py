@@ -23,8 +23,9 @@ Law: TypeAlias = Literal["inputs", "gaussian", "batch normalized", "activated"]
 SAVED_FORMAT = "ntk-analysis kernel 1"
 SAVED = (
     *("variance1", "variance2", "distance", "mean1", "mean2", "ntk_scaled", "log_scale", "relative_error"),
-    *("within1", "within2", "law", "joint", "approximation_error"),
+    *("within1", "within2", "law", "joint", "approximation_error", "training"),
 )
+NOT_ALWAYS = {"within1", "within2", "training"}
 LARGEST_SCALED_NTK = 2.0**40  # the NTK is rescaled before it leaves this range; float32 still holds its square
 
 
@@ -86,6 +87,8 @@ class Kernel:
             for some pair of near-duplicates, in this dtype; above 1, that some pair cannot be told apart in direction.
         law: what the units are: "inputs", "gaussian" or "batch normalized" pre-activations, or "activated".
         joint: whether the second inputs are the first (one batch with itself), as batch normalisation needs.
+        training: number of the first inputs, if their statistics are those of every batch normalisation and the other
+            inputs are new points behind them; None: statistics of all inputs.
         within1: (n1, *positions, *positions) cosine distance within each first input; None unless all positions are
             paired.
         within2: (n2, *positions, *positions) the same on the second inputs.
@@ -107,6 +110,7 @@ class Kernel:
     relative_error: HeldArray
     law: Law = field(metadata={"static": True})
     joint: bool = field(default=False, metadata={"static": True})
+    training: int | None = field(default=None, metadata={"static": True})
     within1: HeldArray | None = None
     within2: HeldArray | None = None
     before: BatchNormalized | None = None
@@ -225,7 +229,38 @@ class Kernel:
         if self.paired:
             within1, within2 = self.within
             cut |= {"within1": within1.distance[first], "within2": within2.distance[second]}
-        return replace(self, **cut, joint=self.joint and np.array_equal(first, second), before=None)
+        joint = self.joint and np.array_equal(first, second)
+        return replace(self, **cut, joint=joint, before=None, training=None)
+
+    @property
+    def train(self) -> "Kernel":
+        """The kernel (n1, n1) of the training inputs with themselves, of an `infinite_kernel` with `statistics`.
+
+        Raises:
+            AttributeError: the kernel is of one set of inputs, or of one against another.
+        """
+        n = self._trained_on()
+        return self[:n, :n]
+
+    @property
+    def cross(self) -> "Kernel":
+        """The kernel (n2, n1) of the new points with the training inputs, as prediction needs it; errors as `train`."""
+        n = self._trained_on()
+        return self[n:, :n]
+
+    @property
+    def test(self) -> "Kernel":
+        """The kernel (n2, n2) of the new points with themselves; errors as `train`."""
+        n = self._trained_on()
+        return self[n:, n:]
+
+    def _trained_on(self) -> int:
+        if self.training is None:
+            raise AttributeError(
+                "this kernel does not say which of its inputs are training inputs: compute it by "
+                'infinite_kernel(network, x1, x2, statistics="x1"), or cut it, as in kernel[:10, :10]'
+            )
+        return self.training
 
     def save(self, path: str | Path) -> None:
         """Writes the kernel into an .npz file, which `open_kernel` reads.
@@ -261,16 +296,19 @@ class Kernel:
                 raise ValueError("it is no .npz file")
             with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 found: dict[str, Any] = {name: file[name] for name in (*SAVED, "format") if name in file}
-            if str(found.pop("format", "")) != SAVED_FORMAT or {*SAVED} - {*found} - {"within1", "within2"}:
+            if str(found.pop("format", "")) != SAVED_FORMAT or {*SAVED} - {*found} - NOT_ALWAYS:
                 raise ValueError("it holds no kernel of this version")
         except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
             raise ValueError(f"{path} cannot be read as a kernel ({error}): save one by kernel.save") from error
-        plain = {"law": str(found["law"]), "joint": bool(found["joint"])}
+        plain: dict[str, Any] = {"law": str(found["law"]), "joint": bool(found["joint"])}
+        if "training" in found:
+            plain["training"] = int(found["training"])
         return cls(**found | plain | {"approximation_error": float(found["approximation_error"])})
 
     def __repr__(self) -> str:
         n1, n2, *pairs = self.distance.shape
         which = f"{n1} inputs with themselves" if self.joint else f"{n1} x {n2} inputs"
+        which += f", the first {self.training} of them training inputs" * (self.training is not None)
         places = f" at {' x '.join(map(str, pairs))} {'pairs of ' * self.paired}positions" if pairs else ""
         return f"<Kernel of {which}{places}, {self.distance.dtype}, units {self.law}>"
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ntk_analysis import activations, batch_norm
 from ntk_analysis.activations.angles import no_second_derivative, safe_divide
 from ntk_analysis.common.importable import PickledByName
-from ntk_analysis.common.pytrees import NumbersAsData, compiled_by_structure, has_traced_numbers
+from ntk_analysis.common.pytrees import Number, NumbersAsData, compiled_by_structure, has_traced_numbers
 from ntk_analysis.infinite import covariances
 from ntk_analysis.infinite.kernel import BatchNormalized, Kernel, add_ntk, map_covariance, rounding
 from ntk_analysis.layers.base import Params, Shape, SingleLayer
@@ -86,16 +87,29 @@ class Activation(PickledByName, SingleLayer):
         )
 
 
-# traced, so that it follows the ambient dtype and gives NaN where eager code would raise an error
-_propagate = compiled_by_structure(batch_norm.propagate, static=("activation", "eps"))
+@functools.partial(compiled_by_structure, static=("phi", "eps", "training"))
+def _propagate(
+    sigma: jax.Array,
+    theta: jax.Array,
+    apart: jax.Array,
+    *,
+    phi: activations.Activation,
+    eps: Number,
+    training: int | None,
+) -> batch_norm.Propagated:
+    """`batch_norm.propagate`, traced: it follows the ambient dtype and gives NaN where eager code raises an error."""
+    weights = None if training is None else np.where(np.arange(len(sigma)) < training, 1 / training, 0.0)
+    return batch_norm.propagate(sigma, theta, phi, eps, apart=apart, weights=weights)
 
 
 def batch_normalized(kernel: Kernel, before: BatchNormalized, phi: activations.Activation, **changes: object) -> Kernel:
     """Kernel of phi(gamma xhat + beta) at gamma = 1, beta = 0, for batch-normalised pre-activations xhat, `before`."""
-    result = _propagate(before.sigma, before.ntk_scaled, activation=phi, eps=before.eps, apart=before.apart)
+    training = kernel.training
+    result = _propagate(before.sigma, before.ntk_scaled, before.apart, phi=phi, eps=before.eps, training=training)
     # units are NaN where all inputs coincide: they become 0, as in the finite network; the tangent kernel stays NaN
     variance = jnp.nan_to_num(jnp.diagonal(result.nngp))
-    quadrature = batch_norm.rule_error(len(variance) - 1)
+    # new points take 2 from the rank
+    quadrature = batch_norm.rule_error(len(variance) - 1 if training is None else training - 3)
     new = replace(
         kernel,
         variance1=variance,

@@ -45,7 +45,8 @@ class BatchNorm(_Normalization):
     """gamma (x - mean) / sqrt(var + eps) + beta of each unit over the batch (and positions), with the biased variance.
 
     A unit that is constant over the batch becomes 0. At infinite width the kernel is that of one joint batch, exact at
-    every batch size, before an activation that is piecewise linear with its kink at 0; see `batch_norm`.
+    every batch size, before an activation that is piecewise linear with its kink at 0; see `batch_norm`. For a network
+    that predicts, mean and variance are those of the training batch: `infinite_kernel(..., statistics="x1")`.
 
     Attributes:
         eps: number added to the variance.
@@ -90,7 +91,12 @@ class BatchNorm(_Normalization):
         if not kernel.joint:
             raise NotImplementedError(
                 f"the kernel of {self} is that of one joint batch, whose inputs share their statistics: x1 against "
-                "another x2 would need two batches with their own. Compute the kernel of both together (x2=None)"
+                "another x2 would need two batches with their own. Compute the kernel of both together (x2=None), or, "
+                'where x2 is behind the statistics of x1 as in prediction, use infinite_kernel(..., statistics="x1")'
+            )
+        if kernel.training == 1:
+            raise ValueError(
+                f"{self} needs a training batch of at least 2 inputs, got 1: its statistics have no variance"
             )
         if kernel.law != "gaussian":
             after = " behind an activation see batch_norm.after_activation;" if kernel.law == "activated" else ""

@@ -2,6 +2,8 @@
 
 import functools
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +11,17 @@ from jaxtyping import Float
 
 from ntk_analysis.common.precision import AnyArray, numpy_in_float64
 from ntk_analysis.common.pytrees import compiled_by_structure
-from ntk_analysis.infinite.compute import checked_inputs, input_kernel
+from ntk_analysis.infinite.compute import checked_inputs, input_kernel, one_batch
 from ntk_analysis.infinite.kernel import Kernel
 from ntk_analysis.layers import Layer
 
 
 def kernels_by_depth(
-    network: Layer, x1: Float[AnyArray, "n1 *features"], x2: Float[AnyArray, "n2 *features"] | None = None
+    network: Layer,
+    x1: Float[AnyArray, "n1 *features"],
+    x2: Float[AnyArray, "n2 *features"] | None = None,
+    *,
+    statistics: Literal["x1"] | None = None,
 ) -> Iterator[tuple[Layer, Kernel]]:
     """Every layer of an infinitely wide network with the kernel behind it, from the inputs on.
 
@@ -28,6 +34,7 @@ def kernels_by_depth(
         network: a layer or a composition of layers.
         x1: (n1, d) vectors or (n1, height, width, channels) images, as for `infinite_kernel`.
         x2: (n2, ...) inputs of the same features and dtype, or None.
+        statistics: "x1" for batch normalisation by the statistics of x1, as for `infinite_kernel`.
 
     Yields:
         (layer, kernel), kernels of NumPy arrays where the inputs are NumPy's.
@@ -36,16 +43,16 @@ def kernels_by_depth(
         ValueError: wrong shapes, no inputs, NaN or infinite inputs.
         NotImplementedError: a layer has no infinite-width kernel here; the message says why.
     """
-    kernel = _start(network, x1, x2)
+    kernel = _start(network, x1, x2, statistics)
     for layer in network.in_order():
         kernel = _behind(layer, kernel)
         yield layer, kernel
 
 
 @numpy_in_float64
-def _start(network: Layer, x1: AnyArray, x2: AnyArray | None) -> Kernel:
-    first, second = checked_inputs(x1, x2)
-    return _input_kernel(network.pairs_positions, first, second)
+def _start(network: Layer, x1: AnyArray, x2: AnyArray | None, statistics: str | None) -> Kernel:
+    first, second, training = one_batch(*checked_inputs(x1, x2), statistics)
+    return replace(_input_kernel(network.pairs_positions, first, second), training=training)
 
 
 @functools.partial(jax.jit, static_argnums=0)
