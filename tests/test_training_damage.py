@@ -234,8 +234,13 @@ def test_sums_are_those_of_sha256sum(tmp_path):
     assert damage(tmp_path) is None
     (tmp_path / "more").write_bytes(b"")
     assert damage(tmp_path) == "more is not in SHA256SUMS"
-    (tmp_path / "SHA256SUMS").write_bytes(b"\xff")
-    assert damage(tmp_path) == "SHA256SUMS is damaged"
+    (tmp_path / "more").unlink()
+    sums = (tmp_path / "SHA256SUMS").read_bytes()
+    for changed in (sums[:-1], sums + b"\n", sums[:-1] + b"\v", sums + b"\xff"):
+        (tmp_path / "SHA256SUMS").write_bytes(changed)
+        assert damage(tmp_path) is not None
+    (tmp_path / "SHA256SUMS").write_bytes(b"")
+    assert damage(tmp_path) == "deep/file is not in SHA256SUMS"
     (tmp_path / "SHA256SUMS").unlink()
     assert damage(tmp_path) == "SHA256SUMS is missing"
 

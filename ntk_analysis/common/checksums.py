@@ -16,8 +16,7 @@ def write_sums(folder: Path) -> None:
 
     The lines are those of the command `sha256sum`, so that `sha256sum --check SHA256SUMS` checks them, too.
     """
-    lines = [f"{digest}  {name}\n" for name, digest in _sums(folder).items()]
-    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+    (folder / SUMS).write_bytes(_text(_sums(folder)))
     for path in _files(folder):
         with path.open("r+b") as file:
             os.fsync(file.fileno())
@@ -26,13 +25,16 @@ def write_sums(folder: Path) -> None:
 def damage(folder: Path) -> str | None:
     """What is wrong with a folder whose sums were written; None if it has the same files with the same bytes."""
     try:
-        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+        text = (folder / SUMS).read_bytes()
     except FileNotFoundError:
         return f"{SUMS} is missing"
-    except (IsADirectoryError, UnicodeDecodeError):
-        return f"{SUMS} is damaged"
-    written = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    except IsADirectoryError:
+        return f"{SUMS} is a folder"
     found = _sums(folder)
+    if text == _text(found):
+        return None
+    lines = text.decode(errors="replace").split("\n")
+    written = {name: digest for digest, _, name in (line.partition("  ") for line in lines) if name}
     for name in sorted(written | found):
         if name not in found:
             return f"{name} is missing"
@@ -40,7 +42,7 @@ def damage(folder: Path) -> str | None:
             return f"{name} is not in {SUMS}"
         if written[name] != found[name]:
             return f"{name} has other bytes than were written"
-    return None
+    return f"{SUMS} has other bytes than were written"
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,6 +64,10 @@ def unsealed(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _digest(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _text(sums: Mapping[str, str]) -> bytes:
+    return "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode()
 
 
 def _files(folder: Path) -> list[Path]:
