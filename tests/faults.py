@@ -34,7 +34,7 @@ OUT = "out"
 PATIENCE = 300  # seconds that no command needs
 SIGNALS = 20  # trials of each signal
 FLIPS = 2  # trials for each file
-SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the space that a whole run needs
+SHARES = (0.1, 0.4, 0.8)  # of the space that a whole run needs
 
 
 @dataclass(frozen=True)
