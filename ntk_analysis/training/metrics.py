@@ -84,9 +84,9 @@ class Epoch:
         names = [field.name for field in fields(cls)]
         if not isinstance(record, dict) or sorted(record) != sorted(names):
             raise ValueError(f"an epoch has the fields {', '.join(names)}")
-        epoch = cls(**{name: _readable(value) for name, value in record.items()})
-        _check(epoch)
-        return epoch
+        values = {name: _readable(value) for name, value in record.items()}
+        _check(values)
+        return cls(**values)
 
 
 def epoch_record(number: int, metrics: Metrics, ignorant_loss: float, seconds: float) -> Epoch:
@@ -121,22 +121,22 @@ def _readable(value: Any) -> Any:
     return float(value) if value in ("nan", "inf", "-inf") else value
 
 
-def _check(epoch: Epoch) -> None:
+def _check(values: dict[str, Any]) -> None:
     """Raises ValueError for what no training gives: other types, accuracies above 1, NaN where nothing diverged."""
-    variances = () if epoch.last_bn_variance is None else epoch.last_bn_variance
-    if type(epoch.epoch) is not int or epoch.epoch < 1 or type(epoch.diverged) is not bool:
-        raise ValueError(f"got epoch={epoch.epoch!r} and diverged={epoch.diverged!r}: expected 1, 2, ... and a bool")
+    epoch, diverged = values["epoch"], values["diverged"]
+    variances = () if values["last_bn_variance"] is None else values["last_bn_variance"]
+    if type(epoch) is not int or epoch < 1 or type(diverged) is not bool:
+        raise ValueError(f"got epoch={epoch!r} and diverged={diverged!r}: expected 1, 2, ... and a bool")
     if type(variances) is not tuple:
-        raise ValueError(f"got last_bn_variance={variances!r} in epoch {epoch.epoch}: expected a list, or null")
-    limited = {name: (getattr(epoch, name), 1.0) for name in ("train_accuracy", "test_accuracy")}
-    limited["seconds"] = epoch.seconds, math.inf
-    for name, (value, most) in limited.items():
-        if type(value) not in (int, float) or not 0 <= value <= most + ROUNDING or math.isinf(value):
-            expected = "a number in [0, 1]" if most == 1 else "a positive number"
-            raise ValueError(f"got {name}={value!r} in epoch {epoch.epoch}: expected {expected}")
-    names = ("learning_rate", "train_loss", "test_loss")
-    for name, value in [(name, getattr(epoch, name)) for name in names] + [("last_bn_variance", v) for v in variances]:
-        if type(value) not in (int, float) or not (epoch.diverged or math.isfinite(value)):
+        raise ValueError(f"got last_bn_variance={variances!r} in epoch {epoch}: expected a list, or null")
+    for name, most in (("train_accuracy", 1 + ROUNDING), ("test_accuracy", 1 + ROUNDING), ("seconds", math.inf)):
+        value = values[name]
+        if type(value) not in (int, float) or not 0 <= value <= most or math.isinf(value):
+            expected = "a positive number" if name == "seconds" else "a number in [0, 1]"
+            raise ValueError(f"got {name}={value!r} in epoch {epoch}: expected {expected}")
+    numbers = [(name, values[name]) for name in ("learning_rate", "train_loss", "test_loss")]
+    for name, value in numbers + [("last_bn_variance", value) for value in variances]:
+        if type(value) not in (int, float) or not (diverged or math.isfinite(value)):
             raise ValueError(
-                f"got {name}={value!r} in epoch {epoch.epoch}: expected a number, finite where training did not diverge"
+                f"got {name}={value!r} in epoch {epoch}: expected a number, finite where training did not diverge"
             )
