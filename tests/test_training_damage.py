@@ -172,17 +172,22 @@ def test_damage_of_any_file_of_a_checkpoint_is_found(name, trainer, trained, fol
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("gone", ["3", "3/state", "3/state/d", "3 and metrics", "all", "folder and metrics"])
+@pytest.mark.parametrize(
+    "gone", ["3", "3 a file", "3/state", "3/state/d", "3 and metrics", "all", "folder and metrics"]
+)
 def test_what_is_missing_is_done_again(gone, trainer, trained, folder):
     checkpoints = folder / "checkpoints"
     if gone in ("all", "folder and metrics"):
         shutil.rmtree(checkpoints)
     else:
         shutil.rmtree(checkpoints / gone.split()[0])
+    if "file" in gone:
+        (checkpoints / "3").write_text("")
     if "metrics" in gone:
         (folder / "metrics.jsonl").unlink()
     told = {
         "3": None,
+        "3 a file": r"3 is damaged \(3 is a file\): going on from epoch 2",
         "3/state": "3 is damaged .* is missing",
         "3/state/d": "3 is damaged .* is missing",
         "3 and metrics": "metrics.jsonl is damaged: written anew up to epoch 2",
@@ -196,11 +201,26 @@ def test_what_is_missing_is_done_again(gone, trainer, trained, folder):
 
 @pytest.mark.full
 def test_what_a_kill_leaves_is_removed(trainer, trained, folder):
+    (folder / ".writing-def").mkdir()
     left = folder / "checkpoints" / ".writing-abc" / "new"
     left.mkdir(parents=True)
     (left / "half").write_text("half")
     assert_same_run(fit(trainer, folder=folder, resume=True), trained[0])
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["2", "3"]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "checkpoints", "metrics.jsonl", "run.json"]
+
+
+@pytest.mark.full
+def test_every_checkpoint_that_is_kept_can_be_gone_on_from(trainer, trained, tmp_path):
+    """Two of three are damaged: the third is taken, and one line says so."""
+    folder = tmp_path / "run"
+    fit(trainer, folder=folder, keep_every=1)
+    for epoch in ("2", "3"):
+        flip(largest(folder / "checkpoints" / epoch))
+    with pytest.warns(UserWarning, match=r"3 is damaged .*; .*2 is damaged .*: going on from epoch 1$") as told:
+        found = fit(trainer, folder=folder, resume=True)
+    assert len(told) == 1
+    assert_same_run(found, trained[0])
 
 
 @pytest.mark.full

@@ -30,6 +30,8 @@ def damage(folder: Path) -> str | None:
         return f"{SUMS} is missing"
     except IsADirectoryError:
         return f"{SUMS} is a folder"
+    except NotADirectoryError:
+        return f"{folder.name} is a file"
     found = _sums(folder)
     if text == _text(found):
         return None

@@ -107,11 +107,12 @@ class RunFolder:
         Raises:
             ValueError: no checkpoint is intact, or the run went further than this recipe.
         """
-        for left in self.checkpoints.glob(f"{SCRATCH}*"):
-            shutil.rmtree(left)
+        for left in (*self.path.glob(f"{SCRATCH}*"), *self.checkpoints.glob(f"{SCRATCH}*")):
+            _remove(left)
+        last = max(self._saved(), default=0)
         done = self._intact()
         lines = (self._checkpoint(done) / "metrics.jsonl").read_bytes() if done else b""
-        self._write_metrics(lines, done)
+        self._write_metrics(lines, last)
         epochs = [Epoch.from_json(line) for line in lines.decode().splitlines()]
         if not done:
             return start, epochs
@@ -183,18 +184,26 @@ class RunFolder:
             raise ValueError(f"no checkpoint is left: {damaged}; delete {self.checkpoints} to begin again at epoch 1")
         warnings.warn(f"{damaged}: going on from epoch {epoch}", stacklevel=2)
         for number in wrong:
-            shutil.rmtree(self._checkpoint(number))
+            _remove(self._checkpoint(number))
         return epoch
 
-    def _write_metrics(self, lines: bytes, done: int) -> None:
-        """Makes metrics.jsonl these lines; what a kill cannot have left there, a line too few or too many, is told."""
+    def _write_metrics(self, lines: bytes, last: int) -> None:
+        """Makes metrics.jsonl these lines. A kill may have left one more than checkpoints; anything else is told."""
         found = self.metrics.read_bytes() if self.metrics.exists() else b""
+        done = lines.count(b"\n")
         if not found.startswith(lines):
             warnings.warn(f"{self.metrics} is damaged: written anew up to epoch {done}", stacklevel=2)
-        elif (last := found.count(b"\n")) > done + 1:
-            told = f"{self.metrics} goes up to epoch {last}, the checkpoints up to {done}: going on from there"
+        elif (epochs := found.count(b"\n")) > last + 1:
+            told = f"{self.metrics} goes up to epoch {epochs}, the checkpoints up to {last}: going on from there"
             warnings.warn(told, stacklevel=2)
         write_whole(self.metrics, lambda temporary: temporary.write_bytes(lines))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _named(tree: Any) -> dict[str, jax.Array]:
