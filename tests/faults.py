@@ -107,13 +107,19 @@ def python(command: Command) -> list[str]:
     return [sys.executable, "-m", "ntk_analysis.cli", *command.words.split()]
 
 
+def environment(folder: Path) -> dict[str, str]:
+    """With a cache of programs for all trials in this folder: most of a process's time is compilation."""
+    return os.environ | {"NTK_ANALYSIS_CACHE": str(folder / "cache")}
+
+
 def started(command: Command, folder: Path) -> "subprocess.Popen[str]":
-    """The command as a process, to which Ctrl-C means what it means in a terminal."""
+    """The command as a process, to which Ctrl-C means what it means in a terminal; compiled programs are kept."""
     default = "import signal, sys, os; signal.signal(signal.SIGINT, signal.default_int_handler); "
     default += "os.execv(sys.argv[1], sys.argv[1:])"
     return subprocess.Popen(
         [sys.executable, "-c", default, *python(command)],
         cwd=folder,
+        env=environment(folder.parent),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -264,7 +270,9 @@ def full_disk(command: Command, folder: Path, shares: tuple[float, ...] = SHARES
             mount -o remount,size=1g {disk}; {again} >/dev/null || exit 98
             cp -r {OUT} {folder}/kept{share}; exit $status
         """
-        process = subprocess.Popen(["unshare", "-rm", "sh", "-c", script], stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            ["unshare", "-rm", "sh", "-c", script], env=environment(folder), stderr=subprocess.PIPE, text=True
+        )
         status, err = ended(process, 0, 2)
         assert (status == 0) or "no space left" in err.lower(), err
         assert_same(command.result(folder / f"kept{share}"), expected)
