@@ -1,7 +1,7 @@
 """Batch normalisation of finite batches: growth of gradients per layer, and the condition number it leaves the NTK.
 
-At every batch size gradients grow faster than under weight centring, whose rate is the limit of large batches (Yang et
-al. 2019, 1902.08129); and where weight centring takes the condition number to 1, batch normalisation keeps a constant
+At every batch size gradients grow faster than under weight centering, whose rate is the limit of large batches (Yang et
+al. 2019, 1902.08129); and where weight centering takes the condition number to 1, batch normalisation keeps a constant
 mode below all others. In a shallow network that mode is the largest: on its way down it passes through the others, and
 the condition number dips.
 """
@@ -15,11 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ntk_analysis import batch_norm, spectrum
+from ntk_analysis.common.progress import Track
 from ntk_analysis.meanfield import analyse
 from ntk_analysis.networks import fully_connected
 
 from .condition_number import condition_numbers, depths_up_to
-from .config import Config, Result, Track, describe_inputs, load_inputs
+from .config import Config, Result, describe_inputs, load_inputs
 from .style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION, note, panels
 
 ACTIVATIONS = {"relu": BLACK, "identity": ORANGE}
@@ -100,7 +101,7 @@ def network_growth(x: np.ndarray, width: int, layers: int, draws: int, seed: int
 def compute(config: Config, track: Track) -> Result:
     """Computes rates in closed form, by the exact recursion on images, and of finite networks (widths, batch sizes)."""
     chosen = settings(config)
-    inputs = load_inputs(config, chosen.sizes[-1])
+    inputs = load_inputs(config, chosen.sizes[-1], image_centering="dataset")
     x, count, depths = inputs.x, len(inputs.x), depths_up_to(chosen.layers)
     sizes, network_sizes = ([B for B in s if count >= B] for s in (chosen.sizes, chosen.network_sizes))
     if not network_sizes:

@@ -1,4 +1,4 @@
-"""Condition number of the NTK by depth: straight networks grow an outlier of order m, weight-centred ones lose it."""
+"""Condition number of the NTK by depth: straight networks grow an outlier of order m, weight-centered ones lose it."""
 
 import warnings
 from collections.abc import Sequence
@@ -7,9 +7,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ntk_analysis import Kernel, spectrum
+from ntk_analysis.common.progress import Track
 from ntk_analysis.depth_study.kernels import readouts
 
-from .config import Config, Inputs, Result, Track, describe_inputs, load_inputs
+from .config import Config, Inputs, Result, describe_inputs, load_inputs
 from .style import BLACK, BLUE, GREEN, ORANGE, VERMILION, note, panels
 
 NORMALIZATIONS = ("none", "weight_mean")
@@ -49,7 +50,7 @@ def _condition_number(kernel: Kernel) -> float:
 def compute(config: Config, track: Track) -> Result:
     """Computes condition numbers of infinitely wide networks, (normalisations, sizes, depths)."""
     sizes, largest = settings(config)
-    inputs: Inputs = load_inputs(config, sizes[-1])
+    inputs: Inputs = load_inputs(config, sizes[-1], image_centering="dataset")
     sizes = tuple(size for size in sizes if size <= len(inputs.x))
     depths = depths_up_to(largest)
     rows = [condition_numbers(inputs.x, name, depths, sizes) for name in track(NORMALIZATIONS, "condition_number")]
@@ -58,7 +59,7 @@ def compute(config: Config, track: Track) -> Result:
 
 
 def draw(result: Result) -> Figure:
-    """Draws straight networks on the left, with their limits (m + 3)/3, and on the right weight-centred ones less 1."""
+    """Draws straight networks on the left, with their limits (m + 3)/3, weight-centered ones less 1 on the right."""
     a = result.arrays
     figure, (left, right) = panels(2, height=2.9, share=False)
     depths, (straight, centered) = a["depths"], a["condition_number"]

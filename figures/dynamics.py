@@ -15,12 +15,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from ntk_analysis import spectrum
+from ntk_analysis.common.progress import Track
 from ntk_analysis.descent import ScaleInvariance, against_linearised, scale_invariance
 from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.layers import Serial
 from ntk_analysis.networks import fully_connected
 
-from .config import Config, Result, Track, describe_inputs, load_inputs
+from .config import Config, Result, describe_inputs, load_inputs
 from .style import BLACK, BLUE, GREEN, ORANGE, VERMILION, note, panels
 
 LOOKS = {"none": ("none", VERMILION, "o"), "weight_mean": ("weight mean", BLUE, "s")}
@@ -65,7 +66,7 @@ def settings(config: Config) -> Settings:
 def compute(config: Config, track: Track) -> Result:
     """Computes distances and loss (networks, widths, draws), norms and variances (rates, steps + 1)."""
     chosen = settings(config)
-    inputs = load_inputs(replace(config, data=config.data or "digits"), chosen.images)
+    inputs = load_inputs(replace(config, data=config.data or "digits"), chosen.images, image_centering="dataset")
     y = np.random.default_rng(config.seed).choice([-1.0, 1.0], (len(inputs.x), 1))
     arrays: dict[str, np.ndarray] = {"widths": np.array(chosen.widths), "rates": np.array(chosen.rates)}
     laws, times = {}, {}
@@ -79,8 +80,8 @@ def compute(config: Config, track: Track) -> Result:
             make,
             inputs.x.astype(np.float32),
             y,
-            chosen.widths,
-            chosen.draws,
+            widths=chosen.widths,
+            draws=chosen.draws,
             learning_rate=rate,
             steps=chosen.steps,
             seed=config.seed,

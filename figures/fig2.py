@@ -3,8 +3,10 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from ntk_analysis.common.progress import Track
+
 from . import channels
-from .config import Config, Result, Track, describe_inputs, load_inputs
+from .config import Config, Result, describe_inputs, load_inputs
 from .style import note, panels
 
 
@@ -12,7 +14,7 @@ def compute(config: Config, track: Track) -> Result:
     """Computes quantiles of 30 random channels at two layers, and the predicted correlation there."""
     depth, width, batch = channels.settings(config)
     layers = [2 * depth // 5, depth]
-    inputs = load_inputs(config, batch)
+    inputs = load_inputs(config, batch, image_centering="dataset")
     quantiles = channels.box_quantiles(config, inputs, "none", layers)
     predicted = [channels.predicted_correlation(inputs, "none", layer) for layer in track(layers, "fig2: theory")]
     arrays = {"quantiles": quantiles, "predicted_correlation": np.array(predicted), "layers": np.array(layers)}

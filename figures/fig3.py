@@ -3,8 +3,10 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from ntk_analysis.common.progress import Track
+
 from . import channels
-from .config import Config, Result, Track, describe_inputs, load_inputs
+from .config import Config, Result, describe_inputs, load_inputs
 from .style import note, panels
 
 NORMALIZATIONS = ("batch", "weight_mean")
@@ -13,7 +15,7 @@ NORMALIZATIONS = ("batch", "weight_mean")
 def compute(config: Config, track: Track) -> Result:
     """Computes quantiles of 30 random channels of the last hidden layer for both normalisations."""
     depth, width, batch = channels.settings(config)
-    inputs = load_inputs(config, batch)
+    inputs = load_inputs(config, batch, image_centering="dataset")
     quantiles = [
         channels.box_quantiles(config, inputs, name, [depth])[0] for name in track(NORMALIZATIONS, "fig3: networks")
     ]

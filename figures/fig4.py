@@ -5,10 +5,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ntk_analysis import activations
+from ntk_analysis.common.progress import Track
 from ntk_analysis.layers import Activation, Dense, Serial
 from ntk_analysis.meanfield import analyse
 
-from .config import Config, Result, Track
+from .config import Config, Result
 from .style import BLUE, VERMILION, note, panels
 
 NORMALIZATIONS = ("none", "weight_mean")

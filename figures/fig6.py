@@ -8,12 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ntk_analysis.common.progress import Track
 from ntk_analysis.training.dataset import Dataset, load_dataset
 from ntk_analysis.training.recipe import Recipe
 from ntk_analysis.training.run_file import Curve
 from ntk_analysis.training.sweep import Grid, sweep
 
-from .config import Config, Result, Track
+from .config import Config, Result
 from .learning_rates import LOOKS, PARTS, of_seeds, result_of, standard_error, top
 from .style import BLACK, note, panels
 

@@ -1,6 +1,6 @@
 """Test accuracy of infinitely wide networks by depth: what trains fastest need not be what generalises.
 
-Every network here fits its training images perfectly at the end of training, the weight-centred one ever faster: its
+Every network here fits its training images perfectly at the end of training, the weight-centered one ever faster: its
 condition number goes to 1. It does so because its kernel becomes the identity, and what is learnt of one image says
 nothing of another: the mean prediction on test images, over infinitely many networks, vanishes. Two accuracies come of
 it. The mean prediction's own (kernel regression) asks only for the order of the classes, which is left in outputs
@@ -16,10 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ntk_analysis import data
+from ntk_analysis.common.progress import Track
 from ntk_analysis.depth_study.generalisation import DRAWS, Measures, measure
 from ntk_analysis.depth_study.kernels import kernels
 
-from .config import Config, Inputs, Result, Track, load_images, prepare
+from .config import Config, Inputs, Result, load_images, prepare
 from .kernel_matrices import KERNELS, TWINS
 from .style import BLACK, BLUE, VERMILION, note, panels
 
@@ -77,7 +78,10 @@ def by_split(pairs: np.ndarray, labels: np.ndarray, splits: int, seed: int) -> n
     generator, half = np.random.default_rng(seed), len(labels) // 2
     orders = [generator.permutation(len(labels)) for _ in range(splits)]
     found = [
-        [[measure(pair[0], kernel, labels, order[:half], order[half:], seed) for order in orders] for kernel in pair]
+        [
+            [measure(pair[0], kernel, labels, train=order[:half], test=order[half:], seed=seed) for order in orders]
+            for kernel in pair
+        ]
         for pair in pairs
     ]
     return np.moveaxis(np.array(found), -1, 0)
@@ -91,7 +95,7 @@ def compute(config: Config, track: Track) -> Result:
     for images in sets:
         total = min(2 * chosen.images, len(images.images))
         pool = images.subset(total, config.seed)
-        inputs = prepare(pool, config)
+        inputs = prepare(pool, config, image_centering="dataset")
         described[images.name] = inputs.facts | {"layer norm": twin_differences(inputs, depths)}
         found.append(
             [
@@ -156,7 +160,7 @@ def draw(result: Result) -> Figure:
         panel.set_xlabel("hidden layers")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     described = next(iter(facts["data sets"].values()))
-    centered = "mean image subtracted" if described["centering of images"] == "dataset" else "not centred"
+    centered = "mean image subtracted" if described["centering of images"] == "dataset" else "not centered"
     note(
         figure,
         f"ReLU, infinite width, stable gain, no bias, trained to the end on {facts['training images']} images "

@@ -1,7 +1,7 @@
 """NNGP and NTK matrices of one batch of images through the depth, and their spectra, by normalisation.
 
 Six networks, four pictures. With equal variances of all inputs a layer norm before a ReLU only rescales, and one behind
-it is weight centring up to a constant: `compute` measures both. Behind the last batch norm the tangent kernel is
+it is weight centering up to a constant: `compute` measures both. Behind the last batch norm the tangent kernel is
 P Theta P / s^2 for the outputs of one draw (see `last_batch_norm`); there is no NNGP of inputs alone, and P K P / s^2
 stands in its place: as K is the tangent kernel of training only the read-out, so is this, behind the last batch norm.
 """
@@ -20,10 +20,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ntk_analysis import last_batch_norm, spectrum
+from ntk_analysis.common.progress import Track
 from ntk_analysis.depth_study.kernels import kernels, unit_diagonal
 
 from .condition_number import ROUNDING
-from .config import Config, Inputs, Result, Track, describe_inputs, load_images, prepare
+from .config import Config, Inputs, Result, describe_inputs, load_images, prepare
 from .style import BLACK, PAGE, note
 
 TITLES = {
@@ -83,7 +84,7 @@ def sorted_images(config: Config, count: int) -> tuple[Inputs, np.ndarray]:
         images = replace(images, images=images.images[chosen], labels=images.labels[chosen])
     else:
         images = images.subset(min(count, len(images.images)), config.seed)
-    return prepare(images, config), images.labels
+    return prepare(images, config, image_centering="dataset"), images.labels
 
 
 def balanced_choice(labels: np.ndarray, count: int, seed: int) -> np.ndarray:

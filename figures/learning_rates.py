@@ -11,12 +11,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ntk_analysis.common.progress import Track
 from ntk_analysis.training.dataset import Dataset, hold_out, load_dataset
 from ntk_analysis.training.recipe import Recipe
 from ntk_analysis.training.run_file import Curve
 from ntk_analysis.training.sweep import Grid, Table, sweep
 
-from .config import Config, Result, Track
+from .config import Config, Result
 from .style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, note, panels
 
 LOOKS = {

@@ -48,7 +48,7 @@ def draw_pairs(axes: Axes, measured: np.ndarray) -> None:
 
 
 def draw_band(axes: Axes, center: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
-    """Draws a centre line, predicted or measured, and the edges of its band on top of the pairs."""
+    """Draws a center line, predicted or measured, and the edges of its band on top of the pairs."""
     layers = np.arange(1, len(center) + 1)
     axes.fill_between(layers, low, high, color=SKY, alpha=0.25, linewidth=0, zorder=1)
     axes.plot(layers, center, color=ORANGE, zorder=3)

@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from ntk_analysis.common.progress import Track
 from ntk_analysis.meanfield import critical_line, phase_diagram
 
-from .config import Config, Result, Track
+from .config import Config, Result
 from .style import BLACK, note, panels
 
 ACTIVATIONS = ("relu", "gelu")

@@ -1,9 +1,9 @@
-"""Is weight centring's kernel batch normalisation's? One pair at a time yes, as matrices no, behind a last BN nearly.
+"""Is weight centering's kernel batch normalisation's? One pair at a time yes, as matrices no, behind a last BN nearly.
 
 The maps of one pair's correlation agree in a large batch of uncorrelated inputs. What inputs have in common, batch
-normalisation removes in one layer, weight centring a factor at a time. And batch normalisation's NTK keeps a constant
+normalisation removes in one layer, weight centering a factor at a time. And batch normalisation's NTK keeps a constant
 mode. A last batch normalisation removes that, and the straight network's outlier as well; what then singles out weight
-centring is the rate. Batch normalisation slows down: it remembers unequal distances from the batch's mean.
+centering is the rate. Batch normalisation slows down: it remembers unequal distances from the batch's mean.
 """
 
 import warnings
@@ -15,11 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ntk_analysis import batch_norm, spectrum
+from ntk_analysis.common.progress import Track
 from ntk_analysis.depth_study.kernels import kernels
 from ntk_analysis.meanfield import analyse
 
 from .condition_number import ROUNDING, depths_up_to
-from .config import Config, Result, Track, load_inputs
+from .config import Config, Result, load_inputs
 from .kernel_matrices import behind_last_batch_norm
 from .style import BLACK, BLUE, GREEN, PURPLE, VERMILION, note, panels
 
@@ -79,7 +80,7 @@ def compute(config: Config, track: Track) -> Result:
             for common, row in track(list(zip(COMMON, arrays["before"], strict=True)), "same_kernel: pairs")
         ]
     )
-    images = {name: load_inputs(replace(config, center=name), chosen.images) for name in ("dataset", "none")}
+    images = {name: load_inputs(replace(config, image_centering=name), chosen.images) for name in ("dataset", "none")}
     found = {
         (name, center): kernels(images[center].x, name, depths)
         for name, center in track([(n, c) for n in COLORS for c in images], "same_kernel: kernels")
@@ -97,13 +98,13 @@ def compute(config: Config, track: Track) -> Result:
         "limit with batch norm": analyse(
             "relu", normalization="batch", batch_size=len(images["dataset"].x)
         ).condition_number,
-        "mean initial correlation, not centred": images["none"].facts["mean initial correlation"],
+        "mean initial correlation, not centered": images["none"].facts["mean initial correlation"],
     }
     return Result(arrays, facts | images["dataset"].facts)
 
 
 def draw(result: Result) -> Figure:
-    """Draws the map of pairs, condition numbers of centred and of raw images, and those behind a last batch norm."""
+    """Draws the map of pairs, condition numbers of centered and of raw images, and those behind a last batch norm."""
     facts = result.facts
     figure, (left, middle, right) = panels(3, height=3.2, share=False)
     draw_pairs(left, result)
@@ -114,7 +115,7 @@ def draw(result: Result) -> Figure:
         f"ReLU, infinite width, stable gain, no bias, eps = 0. Left: circles from the exact kernel of a batch of "
         f"{facts['batch of the map of pairs']}, lines from weight mean's T̄. Others: {facts['images']} images of "
         f"{facts['data set']}, one batch, scaled to |x|² = d; mean correlation {facts['mean initial correlation']:.2f} "
-        f"centred, {facts['mean initial correlation, not centred']:.2f} raw. "
+        f"centered, {facts['mean initial correlation, not centered']:.2f} raw. "
         "Right: one output drawn, null space left out.",
     )
     return figure
@@ -136,7 +137,7 @@ def draw_pairs(axes: Axes, result: Result) -> None:
 
 
 def draw_condition_numbers(axes: Axes, result: Result) -> None:
-    """Draws condition numbers by depth, of centred images (solid) and of raw ones (dotted)."""
+    """Draws condition numbers by depth, of centered images (solid) and of raw ones (dotted)."""
     a = result.arrays
     for row, name in enumerate(COLORS):
         if name == "none":

@@ -2,9 +2,7 @@
 
 import io
 import json
-import platform
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ntk_analysis.common.files import write_together
+from ntk_analysis.common.provenance import versions
 
 from .config import Config, Result
 
@@ -27,7 +26,7 @@ def provenance(name: str, config: Config, result: Result) -> dict[str, Any]:
         "figure": name,
         "config": asdict(config),
         "facts": result.facts,
-        "versions": {"python": platform.python_version(), **{library: version(library) for library in libraries}},
+        "versions": versions(*libraries),
     }
 
 

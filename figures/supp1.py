@@ -3,15 +3,17 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from ntk_analysis.common.progress import Track
+
 from . import pairs
-from .config import Config, Result, Track, describe_inputs, load_inputs
+from .config import Config, Result, describe_inputs, load_inputs
 from .style import note, panels
 
 
 def compute(config: Config, track: Track) -> Result:
     """Computes measured and predicted correlations of the same pairs, by layer."""
     depth, width, count, batch, draws = pairs.settings(config)
-    inputs = load_inputs(config, batch)
+    inputs = load_inputs(config, batch, image_centering="dataset")
     (measured,) = [pairs.measure(config, inputs, "none") for _ in track([0], "supp1: networks")]
     predicted = pairs.predicted_activation_correlation("none", measured.initial, depth)
     arrays = {

@@ -8,19 +8,20 @@ formula here, and the band drawn is measured.
 import numpy as np
 from matplotlib.figure import Figure
 
+from ntk_analysis.common.progress import Track
 from ntk_analysis.correlation import predicted_spread
 
 from . import pairs
-from .config import Config, Result, Track, describe_inputs, load_inputs
+from .config import Config, Result, describe_inputs, load_inputs
 from .style import note, panels
 
 NORMALIZATIONS = ("batch", "weight_mean")
 
 
 def compute(config: Config, track: Track) -> Result:
-    """Returns correlations of the same pairs under both normalisations, with their centre and spread in each layer."""
+    """Returns correlations of the same pairs under both normalisations, with their center and spread in each layer."""
     depth, width, count, batch, draws = pairs.settings(config)
-    inputs = load_inputs(config, batch)
+    inputs = load_inputs(config, batch, image_centering="dataset")
     measured = {name: pairs.measure(config, inputs, name) for name in track(NORMALIZATIONS, "supp2: networks")}
     predicted = pairs.predicted_activation_correlation("weight_mean", measured["weight_mean"].initial, depth)
     arrays = {f"measured_{name}": result.values for name, result in measured.items()}

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from ntk_analysis.common.progress import Track
+from ntk_analysis.common.provenance import made_by
 from ntk_analysis.training.dataset import Dataset, hold_out, load_dataset
 from ntk_analysis.training.loop import Trainer
 from ntk_analysis.training.recipe import Recipe
-from ntk_analysis.training.run_file import hardware_and_versions
+from ntk_analysis.training.run_file import LIBRARIES
 from ntk_analysis.training.surge import variance_by_step
 
-from .config import Config, Result, Track
+from .config import Config, Result
 from .style import BLUE, GREEN, VERMILION, note, panels
 
 EPOCHS = 2
@@ -46,7 +48,7 @@ def compute(config: Config, track: Track) -> Result:
         "recipes": {name: vars(recipe) for name, recipe in recipes.items()},
         "trained on": f"{len(dataset.train.images)} images of {dataset.name}",
         "images, SHA-256": dataset.digest,
-        "made by": hardware_and_versions(),
+        "made by": made_by(*LIBRARIES),
         "largest running variance, geometric mean over classes": {
             name: float(values.max()) for name, values in means.items()
         },

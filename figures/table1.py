@@ -8,9 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ntk_analysis.common.progress import Track
 from ntk_analysis.training.memory import TABLE_1, account
 
-from .config import Config, Result, Track
+from .config import Config, Result
 from .style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, note, panels
 
 CLASSES = 100

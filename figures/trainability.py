@@ -1,8 +1,8 @@
 """Does decorrelation make a network trainable? The NTK's largest eigenvalue by depth, and rates of finite ones.
 
-Weight centring takes the outlier of order m out of the tangent kernel of m inputs, and with it the condition number to
+Weight centering takes the outlier of order m out of the tangent kernel of m inputs, and with it the condition number to
 1. The largest learning rate is another matter: it is 2/lambda_max, and while the outlier goes, the diagonal grows by
-chi_1 = 1.4669 a layer. So centring allows larger rates in shallow networks on many inputs, and rates smaller by orders
+chi_1 = 1.4669 a layer. So centering allows larger rates in shallow networks on many inputs, and rates smaller by orders
 of magnitude in deep ones, sooner for a mini-batch, whose outlier is small, than for the full set.
 """
 
@@ -15,10 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ntk_analysis import spectrum
+from ntk_analysis.common.progress import Track
 from ntk_analysis.depth_study.kernels import tangent_kernels
 from ntk_analysis.depth_study.trainability import first_depth, largest_eigenvalues, mini_batches, stability
 
-from .config import Config, Result, Track, describe_inputs, load_inputs
+from .config import Config, Result, describe_inputs, load_inputs
 from .style import BLACK, BLUE, VERMILION, note, panels
 
 NETWORKS = ("none", "weight_mean")
@@ -62,7 +63,7 @@ def settings(config: Config) -> Settings:
 def compute(config: Config, track: Track) -> Result:
     """Computes largest eigenvalues (networks, depths, full set or mini-batch) and rates (networks, depths, draws)."""
     chosen = settings(config)
-    inputs = load_inputs(replace(config, data=config.data or "digits"), chosen.images)
+    inputs = load_inputs(replace(config, data=config.data or "digits"), chosen.images, image_centering="dataset")
     x, depths = inputs.x, np.array(chosen.depths)
     batch = min(chosen.batch, len(x))
     parts = mini_batches(len(x), batch, chosen.batches, config.seed)
@@ -74,7 +75,7 @@ def compute(config: Config, track: Track) -> Result:
     keys = jax.random.split(jax.random.key(config.seed), chosen.draws)
     cases = [(name, depth) for name in NETWORKS for depth in chosen.trained_depths]
     measured = [
-        [stability(trained, name, depth, chosen.width, chosen.steps, key) for key in keys]
+        [stability(trained, name, depth=depth, width=chosen.width, steps=chosen.steps, key=key) for key in keys]
         for name, depth in track(cases, "trainability: networks")
     ]
     shape = (len(NETWORKS), len(chosen.trained_depths), chosen.draws)
@@ -94,11 +95,11 @@ def compute(config: Config, track: Track) -> Result:
 
 def facts_of(a: dict[str, np.ndarray], chosen: Settings, trained: int) -> dict[str, object]:
     """Returns the numbers that decide the question."""
-    straight, centred = a["largest"]
+    straight, centered = a["largest"]
     ratio = a["rate"] / a["bound"] - 1
     return {
         "first depth at which weight mean has the larger lambda_max, full set and mini-batch": [
-            first_depth(a["depths"], centred[:, column] > straight[:, column]) for column in (0, 1)
+            first_depth(a["depths"], centered[:, column] > straight[:, column]) for column in (0, 1)
         ],
         "lambda_max of the full set at the largest depth": {
             name: float(values[-1, 0]) for name, values in zip(NETWORKS, a["largest"], strict=True)

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from ntk_analysis.common.progress import Track
 from ntk_analysis.layers import Serial
 from ntk_analysis.networks import fully_connected
 from ntk_analysis.width_study import (
@@ -25,7 +26,7 @@ from ntk_analysis.width_study import (
     width_study,
 )
 
-from .config import Config, Result, Track, describe_inputs, load_inputs
+from .config import Config, Result, describe_inputs, load_inputs
 from .style import BLACK, BLUE, GREEN, ORANGE, VERMILION, note, panels
 
 LOOKS = {
@@ -79,7 +80,7 @@ def in_their_span(x: np.ndarray) -> np.ndarray:
 def compute(config: Config, track: Track) -> Result:
     """Computes distance, squared bias and fluctuation by width, and the fluctuation of deeper networks."""
     chosen = settings(config)
-    inputs = load_inputs(config, chosen.images)
+    inputs = load_inputs(config, chosen.images, image_centering="dataset")
     x = in_their_span(inputs.x).astype(np.float32)
     arrays = {"widths": np.array(chosen.widths), "draws": np.array(chosen.draws), "deep": np.array(chosen.deep)}
     ratios = np.array([DEPTH / width for width in chosen.widths] + [depth / width for depth, width in chosen.deep])

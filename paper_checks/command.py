@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ntk_analysis.common.progress import Track
+
 from . import judge
-from .contract import Relation, Row, Setting, Track
+from .contract import Relation, Row, Setting
 from .judge import Judged
 from .papers import Check, chosen, claim_checks, network_checks
 from .report import prepare_folder, write_report

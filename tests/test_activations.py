@@ -232,6 +232,9 @@ def test_dtype_follows_the_caller():
         assert batched.shape == (4,)
 
 
+NUMBERS = itertools.count(1)
+
+
 def test_activations_are_values():
     assert activations.leaky_relu(0.2) == get("leaky_relu(0.2)")
     assert hash(get("gelu")) == hash(activations.Gelu())
@@ -246,7 +249,30 @@ def test_activations_are_values():
         ("leaky_relu(x)", ValueError, "finite number"),
         (3, TypeError, "expected a name"),
         (lambda x: x.sum(), TypeError, "same shape"),
+        (lambda x: (x, x), TypeError, "same shape.*got tuple"),
         (lambda x: x @ x.T @ x["no"], TypeError, "failed"),
+        (np.exp, TypeError, r"pass jax\.numpy\.exp$"),
+        (np.sinc, TypeError, r"pass jax\.numpy\.sinc$"),
+        (lambda x: np.tanh(x), TypeError, r"TracerArrayConversionError.*write it with functions of jax\.numpy$"),
+        (lambda x: jnp.tanh(x) * np.random.default_rng().normal(), ValueError, "changes from call to call"),
+        (lambda x: jnp.tanh(x) * next(NUMBERS), ValueError, "changes from call to call"),
+        (jax.nn.softmax, ValueError, "every number by itself"),
+        (jnp.sort, ValueError, "every number by itself"),
+    ],
+    ids=[
+        "unknown",
+        "slope",
+        "number",
+        "sum",
+        "tuple",
+        "fails",
+        "ufunc",
+        "function",
+        "calls",
+        "random",
+        "counter",
+        "softmax",
+        "sort",
     ],
 )
 def test_bad_activations_are_named(bad, error, words):

@@ -121,7 +121,7 @@ BAD = [
     (["meanfield", "--normalization", "batch", "--batch-size", "3"], "batch_size"),
     (["kernel", "IMAGES", "--out", "k.npz", "--w-var", "-1"], "w_var=-1"),
     (["kernel", "IMAGES", "--out", "k.npz", "--count", "99"], "99"),
-    (["kernel", "IMAGES", "--out", "k.npz", "--raw", "--center", "dataset"], "contradict"),
+    (["kernel", "IMAGES", "--out", "k.npz", "--raw", "--image-centering", "dataset"], "contradict"),
     (["meanfield", "--b-var", "1"], "b_var=1"),
     (["meanfield", "--w-var", "nan"], "nan"),
     (["phase", "--w-var", "1:2"], "FIRST:LAST:POINTS"),

@@ -1,6 +1,7 @@
 """Whether outputs depend on the rest of their batch, their place or its size: found on outputs and derivatives."""
 
 import itertools
+import time
 
 import flax.linen as nn
 import jax
@@ -35,6 +36,8 @@ from ntk_analysis.layers import (
     Serial,
 )
 from ntk_analysis.networks import fully_connected
+
+CALLS = itertools.count(1)
 
 
 def draw(*shape, seed=0):
@@ -140,6 +143,13 @@ def test_half_precision(name):
             assert bool(coupling(f, params, draw(6, 3, seed=3).astype(dtype))) == (name != "none")
 
 
+@pytest.mark.parametrize("number", [lambda: next(CALLS), time.time, *full(np.random.default_rng().normal)])
+def test_what_changes_from_call_to_call_is_refused(number):
+    """Programs for batches of two sizes hold two numbers: that is no coupling."""
+    with pytest.raises(ValueError, match="changes from call to call"):
+        coupling(lambda p, x: net(p, x) * number(), PARAMS, draw(6, 3))
+
+
 def late(params, x):
     return net(params, x) * column(x, 1 + (np.arange(len(x)) >= 18))
 
@@ -195,7 +205,7 @@ INTEGERS = {
 @pytest.mark.parametrize("name", ["sorted categories", *full(*list(INTEGERS)[1:])])
 def test_equal_first_inputs_hide_no_coupling(name):
     f, params, x = INTEGERS[name]
-    found = empirical_ntk(f, params, x, outputs="trace", method="jacobian")
+    found = empirical_ntk(f, params, x, layout="trace", method="jacobian")
     assert found.coupled
     if name in ("sorted categories", "black frames"):
         assert_close(found.ntk, np.einsum("abcc->ab", dense(f, params, x)))

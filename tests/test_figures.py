@@ -52,7 +52,7 @@ def test_picture_data_and_provenance(drawn, name):
     assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (folder / f"{name}.svg").read_text()[:2000]
     record = json.loads((folder / f"{name}.json").read_text())
-    assert record["config"] == {"data": None, "center": "dataset", "seed": 0, "full": False}
+    assert record["config"] == {"data": None, "image_centering": None, "seed": 0, "full": False}
     assert {"jax", "numpy", "ntk-analysis"} <= set(record["versions"])
     with np.load(folder / f"{name}.npz") as arrays:
         for values in arrays.values():
@@ -114,7 +114,7 @@ def test_condition_numbers_of_parts_are_those_of_each_part(drawn):
     folder, _ = drawn("condition_number")
     with np.load(folder / "condition_number.npz") as arrays:
         found, sizes, depths = (arrays[key] for key in ("condition_number", "sizes", "depths"))
-    x = load_inputs(SMALL, int(sizes[-1])).x
+    x = load_inputs(SMALL, int(sizes[-1]), image_centering="dataset").x
     few = [int(depth) for depth in depths[:6]]
     alone = condition_numbers(x[: sizes[0]], "none", few, [int(sizes[0])])[0]
     np.testing.assert_allclose(found[0, 0, :6], alone, rtol=1e-11)

@@ -323,6 +323,8 @@ def test_weight_standardization_is_weight_centering():
     [
         ({"w_var": -1.0}, "got w_var=-1.0, expected finite numbers >= 0"),
         ({"w_var": math.nan}, "got w_var=nan"),
+        ({"w_var": 1e-308}, "got w_var=1e-308, expected 0 or at least 1e-290"),
+        ({"w_var": 1.0, "b_var": 5e-324}, "got b_var=5e-324, expected 0 or at least"),
         ({"b_var": -0.1}, "got b_var=-0.1"),
         ({"b_var": math.inf}, "got b_var=inf"),
         ({"b_var": 1.0}, "pass w_var explicitly"),

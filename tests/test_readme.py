@@ -3,6 +3,9 @@
 import contextlib
 import io
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,8 @@ import pytest
 from ntk_analysis.figures.names import NAMES
 from ntk_analysis.paper_checks.papers import claim_checks
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.full
@@ -23,9 +27,28 @@ def test_the_examples_print_what_it_says():
     assert f"```\n{printed.getvalue()}```" in README
 
 
+@pytest.mark.full
+def test_the_command_lines_run(tmp_path):
+    """Those of the section on the command line, one after the other, in an empty folder."""
+    section = README[README.index("## On the command line") :]
+    lines = re.findall(r"^uv run (\S+) (.*?)(?: +#.*)?$", section.split("```")[1], re.MULTILINE)
+    assert len(lines) == 5
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    printed = []
+    for program, arguments in lines:
+        module = ["-m", "ntk_analysis.cli"] if program == "ntk-analysis" else []
+        command = [sys.executable, *module, *shlex.split(arguments)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout)
+    assert "ordered" in printed[2]
+    assert "chaotic" in printed[3]
+
+
 def test_every_figure_is_described():
+    page = (ROOT / "docs" / "figures.md").read_text(encoding="utf-8")
     for name in NAMES:
-        assert f"| `{name}` |" in README
+        assert f"| `{name}` |" in page
 
 
 @pytest.mark.full

@@ -161,6 +161,7 @@ def test_the_command_tells_of_divergence(run):
     ("arguments", "told"),
     [
         (["--resume"], "--resume needs --out DIR"),
+        (["--keep-every", "2"], "--keep-every needs --out DIR"),
         (["--decay-at", "3,x"], "got --decay-at '3,x': expected whole numbers"),
         (["--momentum", "2"], "got momentum=2.0"),
         (["--data", "nothing"], "no data set 'nothing'"),

@@ -38,6 +38,7 @@ from ntk_analysis.common.precision import (
     numpy_in_float64,
     wants_float64,
 )
+from ntk_analysis.common.pytrees import NumbersAsData
 
 CLOSE = {"float64": 0.02, "float32": 0.3}  # difference of variances below which their mismatch is integrated
 # what arguments of these names can be, and by how much the rounding of a caller's may pass it
@@ -51,7 +52,7 @@ class Moment(NamedTuple):
 
     Attributes:
         value: E[f(u) f(v)].
-        distance: 1 - corr(f(u), f(v)), uncentred.
+        distance: 1 - corr(f(u), f(v)), uncentered.
         distance_error: bound of the absolute error of `distance`.
         error: bound of the error of `value`, relative to sqrt(E[f(u)^2] E[f(v)^2]).
     """
@@ -99,7 +100,7 @@ def known(method: Callable[P, R]) -> Callable[P, R]:
 
 
 class Dual(abc.ABC):
-    """Second moments of f(u), f(v) for centred Gaussians u, v of variances q1, q2 and correlation rho.
+    """Second moments of f(u), f(v) for centered Gaussians u, v of variances q1, q2 and correlation rho.
 
     All arguments broadcast against each other. Python numbers and NumPy arrays are computed in float64 and answered in
     NumPy float64.
@@ -139,7 +140,7 @@ class Dual(abc.ABC):
     @numpy_in_float64
     @compiled
     def cosine_distance(self, variance1: Real, variance2: Real, distance: Real) -> jax.Array:
-        """1 - corr(f(u), f(v)), uncentred, where distance = 1 - corr(u, v) is in [0, 2].
+        """1 - corr(f(u), f(v)), uncentered, where distance = 1 - corr(u, v) is in [0, 2].
 
         With equal variances this is 1 - fhat(rho)/fhat(1), to full relative precision for distance -> 0. At variance
         0, where it is 0/0, the limit of a linear f stands: `distance` itself.
@@ -162,7 +163,7 @@ class Dual(abc.ABC):
 
 
 @dataclass(frozen=True)
-class ClosedForm(Dual):
+class ClosedForm(NumbersAsData, Dual):
     """A dual given by its value for rho = 1 and by how far it falls from there.
 
     Attributes:
@@ -173,6 +174,7 @@ class ClosedForm(Dual):
         value: (q1, q2, distance) -> E[f(u) f(v)], where that costs less than the difference.
         mismatch: (q1, q2) -> sqrt(E[f(u)^2] E[f(v)^2]) - coincident without cancellation, where it is known; unless
             `whole`.
+        of: the activation whose numbers the functions use, None where they use none.
     """
 
     coincident: Callable[[jax.Array, jax.Array], jax.Array]
@@ -180,6 +182,7 @@ class ClosedForm(Dual):
     whole: bool = False
     value: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
     mismatch: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+    of: NumbersAsData | None = None
 
     def _second_moment(self, variance: jax.Array) -> jax.Array:
         return self.coincident(variance, variance)
@@ -289,5 +292,5 @@ class Numerical(Dual):
         return quadrature.averages(self.function, self.kinks, variance).square[int(self.slope)]
 
     def _moment(self, variance1: jax.Array, variance2: jax.Array, distance: jax.Array) -> Moment:
-        found, _ = quadrature.pair(self.function, self.kinks, variance1, variance2, distance)
+        found, _ = quadrature.pair(self.function, self.kinks, variance1, variance2, distance=distance)
         return Moment(*(part[int(self.slope)] for part in found))

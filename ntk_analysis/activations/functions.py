@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,8 @@ from ntk_analysis.common.precision import (
     numpy_in_float64,
     wants_float64,
 )
+from ntk_analysis.common.purity import is_pure
+from ntk_analysis.common.pytrees import Number, NumbersAsData, is_known
 
 Elementwise: TypeAlias = Callable[[jax.Array], jax.Array]
 
@@ -152,30 +154,31 @@ class Activation(abc.ABC):
         means = self.mean(variance1), self.mean(variance2)
         return Joint(self.dual.moment(*arguments), self.derivative_dual.moment(*arguments), squares, means)
 
-    def stable_gain(self, b_var: float = 0.0, *, centered: bool = False) -> float:
+    def stable_gain(self, b_var: Number = 0.0, *, centered: bool = False) -> Number:
         """Weight variance that keeps a pre-activation variance of 1: (1 - b_var) / E[phi(z)^2], z ~ N(0, 1).
 
-        Centred weights see Var[phi(z)] in place of the second moment: 2 / (1 - 1/pi) = 2.93388 for ReLU (MimicNorm,
+        Centered weights see Var[phi(z)] in place of the second moment: 2 / (1 - 1/pi) = 2.93388 for ReLU (MimicNorm,
         Theorem 3.2, n -> infinity). The gain is the edge of chaos for homogeneous activations only.
 
         Raises:
             ValueError: b_var is not in [0, 1), or phi has no variance to keep.
         """
-        if not 0 <= b_var < 1:
+        if is_known(b_var) and not 0 <= b_var < 1:
             raise ValueError(
                 f"b_var={b_var} leaves no room for the weights: the stable gain needs 0 <= b_var < 1; "
                 "pass w_var explicitly for a larger bias"
             )
-        kept = float(self.dual.second_moment(1.0))
+        kept = self.dual.second_moment(1.0)
         if centered:
-            kept -= float(self.mean(1.0)) ** 2
-        if not kept > 0:
+            kept = kept - self.mean(1.0) ** 2
+        if is_known(kept) and not kept > 0:
             raise ValueError(
                 f"activation {self.name!r} is constant{' after centering' * centered}: no gain keeps q = 1"
             )
-        return (1 - b_var) / kept
+        gain: Any = (1 - b_var) / (float(kept) if is_known(kept) else kept)
+        return gain
 
-    def stable_gain_error(self, b_var: float = 0.0, *, centered: bool = False) -> float:
+    def stable_gain_error(self, b_var: Number = 0.0, *, centered: bool = False) -> float:
         """Bound on the absolute error of `stable_gain`, which divides by E[phi^2], less E[phi]^2 if `centered`."""
         gain, square = self.stable_gain(b_var, centered=centered), float(self.dual.second_moment(1.0))
         relative = max(float(self.quadrature_error(1.0)), 4 * float(np.finfo(np.float64).eps))
@@ -192,7 +195,6 @@ def _in_variance(phi: Activation, variance: jax.Array) -> list[jax.Array]:
     return [jax.jvp(average, (variance,), (jnp.ones_like(variance),))[1] for average in averages]
 
 
-@dataclass(frozen=True)
 class PiecewiseLinear(Activation):
     """phi(x) = linear x + bent |x|: identity (1, 0), |x| (0, 1), ReLU (1/2, 1/2), leaky ReLU in between.
 
@@ -202,19 +204,15 @@ class PiecewiseLinear(Activation):
     and the cross terms vanish by symmetry.
     """
 
+    __match_args__ = ("linear", "bent")
+    homogeneous = True
+
     linear: float
     bent: float
-    label: str
-
-    homogeneous = True
 
     @property
     def kinked(self) -> bool:
         return self.bent != 0
-
-    @property
-    def name(self) -> str:
-        return self.label
 
     def __call__(self, x: jax.Array) -> jax.Array:
         # the form with maximum and minimum is exact on each side, where linear x + bent |x| would round
@@ -222,11 +220,15 @@ class PiecewiseLinear(Activation):
 
     @property
     def dual(self) -> Dual:
-        return ClosedForm(self._coincident, self._drop, whole=True)
+        return ClosedForm(self._coincident, self._drop, whole=True, of=self._numbers)
 
     @property
     def derivative_dual(self) -> Dual:
-        return ClosedForm(self._derivative_coincident, self._derivative_drop, whole=True)
+        return ClosedForm(self._derivative_coincident, self._derivative_drop, whole=True, of=self._numbers)
+
+    @property
+    def _numbers(self) -> NumbersAsData | None:
+        return self if isinstance(self, NumbersAsData) else None
 
     def _mean(self, variance: jax.Array) -> jax.Array:
         return self.bent * math.sqrt(2 / math.pi) * safe_sqrt(variance)
@@ -243,6 +245,50 @@ class PiecewiseLinear(Activation):
 
     def _derivative_drop(self, q1: jax.Array, q2: jax.Array, distance: jax.Array) -> jax.Array:
         return self.bent**2 * (2 / math.pi) * angle(distance) * jnp.ones_like(q1 + q2)
+
+
+@dataclass(frozen=True)
+class Bent(PiecewiseLinear):
+    """One of the named piecewise linear functions: identity, ReLU or |x|, which have no number to change."""
+
+    linear: float
+    bent: float
+    label: str
+
+    @property
+    def name(self) -> str:
+        return self.label
+
+
+@dataclass(frozen=True)
+class LeakyRelu(NumbersAsData, PiecewiseLinear):
+    """phi(x) = max(x, 0) + slope min(x, 0); the slope is a number by which networks can be differentiated.
+
+    Raises:
+        ValueError: the slope is not finite.
+    """
+
+    slope: Number = 0.01
+
+    def __post_init__(self) -> None:
+        if is_known(self.slope) and not math.isfinite(self.slope):
+            raise ValueError(f"got slope {self.slope} for leaky_relu, expected a finite number")
+
+    @property
+    def linear(self) -> Number:  # type: ignore[override]
+        return (1 + self.slope) / 2
+
+    @property
+    def bent(self) -> Number:  # type: ignore[override]
+        return (1 - self.slope) / 2
+
+    @property
+    def kinked(self) -> bool:
+        return not is_known(self.slope) or self.slope != 1
+
+    @property
+    def name(self) -> str:
+        return f"leaky_relu({self.slope:g})" if is_known(self.slope) else "leaky_relu"
 
 
 @dataclass(frozen=True)
@@ -374,7 +420,7 @@ class Quadrature(PickledByName, Activation):
 
     @known
     def joint(self, variance1: jax.Array, variance2: jax.Array, distance: jax.Array) -> Joint:
-        found, sides = quadrature.pair(self.function, self.kinks, variance1, variance2, distance)
+        found, sides = quadrature.pair(self.function, self.kinks, variance1, variance2, distance=distance)
         phi, slope = (Moment(*(part[i] for part in found)) for i in range(2))
         squares, means = ((getattr(sides[0], name)[0], getattr(sides[1], name)[0]) for name in ("square", "mean"))
         return Joint(phi, slope, squares, means)
@@ -409,9 +455,9 @@ class Quadrature(PickledByName, Activation):
         return jnp.max(quadrature.averages(self.function, self.kinks, variance).error, axis=0)
 
 
-identity = PiecewiseLinear(1.0, 0.0, "identity")
-relu = PiecewiseLinear(0.5, 0.5, "relu")
-absolute = PiecewiseLinear(0.0, 1.0, "abs")
+identity = Bent(1.0, 0.0, "identity")
+relu = Bent(0.5, 0.5, "relu")
+absolute = Bent(0.0, 1.0, "abs")
 erf = Erf()
 gelu = Gelu()
 sine = Sine()
@@ -426,11 +472,9 @@ relu6 = Quadrature(jax.nn.relu6, (0.0, 6.0), "relu6")
 softsign = Quadrature(jax.nn.soft_sign, (0.0,), "softsign")
 
 
-def leaky_relu(slope: float = 0.01) -> Activation:
+def leaky_relu(slope: Number = 0.01) -> Activation:
     """The activation max(x, 0) + slope min(x, 0); `slope` is any finite number."""
-    if not math.isfinite(slope):
-        raise ValueError(f"got slope {slope} for leaky_relu, expected a finite number")
-    return PiecewiseLinear((1 + slope) / 2, (1 - slope) / 2, f"leaky_relu({slope:g})")
+    return LeakyRelu(slope)
 
 
 NAMED: dict[str, Activation] = {
@@ -476,9 +520,10 @@ def get(activation: object) -> Activation:
     """The activation of this name ("leaky_relu(0.2)" with its slope), or of this elementwise JAX function.
 
     Raises:
-        ValueError: no activation has this name; the message lists the existing names.
         TypeError: the argument is neither a name nor a function of one array that returns one of the same shape and
-            dtype.
+            dtype, or it is a function of NumPy.
+        ValueError: no activation has this name; the message lists the existing names. Or the function gives other
+            values at the next call, or its values depend on the other numbers of the array.
     """
     if isinstance(activation, Activation):
         return activation
@@ -517,16 +562,30 @@ def _of_function(function: Callable[..., object]) -> Activation | None:
         return gelu if settings.get("approximate") is False else None
     name = next((name for known, name in FUNCTIONS if known is function), None)
     if name == "leaky_relu" and settings.keys() == {"negative_slope"}:
-        return leaky_relu(float(cast(float, settings["negative_slope"])))
+        return leaky_relu(cast(float, settings["negative_slope"]))
     return NAMED[name] if name is not None and not settings else None
 
 
+@functools.lru_cache(maxsize=256)
 def _check_elementwise(function: Elementwise) -> None:
     name = getattr(function, "__name__", repr(function))
-    probe = jnp.asarray(np.linspace(-2, 2, 5), jnp.float32)
+    if (isinstance(function, np.ufunc) or getattr(np, name, None) is function) and hasattr(jnp, name):
+        raise TypeError(f"got numpy.{name} as activation, which JAX cannot follow: pass jax.numpy.{name}")
+    probe = jnp.asarray([-2, 1, -1, 2, 0.5], jnp.float32)
     try:
         values = jax.eval_shape(function, probe)
-    except Exception as error:
-        raise TypeError(f"activation {name} failed on a float32 array: {type(error).__name__}: {error}") from error
+    except Exception as error:  # a user's function may raise anything
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise TypeError(
+            f"activation {name} failed on a float32 JAX array ({reason}): write it with functions of jax.numpy"
+        ) from error
     if getattr(values, "shape", None) != probe.shape or values.dtype != probe.dtype:
-        raise TypeError(f"activation {name} must map an array to one of the same shape and dtype, got {values}")
+        got = f"{values.dtype}{list(values.shape)}" if hasattr(values, "dtype") else type(values).__name__
+        raise TypeError(f"activation {name} must map an array to one of the same shape and dtype, got {got}")
+    if not is_pure(function, probe):
+        raise ValueError(f"activation {name} changes from call to call: use no counter and no random numbers")
+    with jax.ensure_compile_time_eval():
+        together = function(probe)
+        alone = jnp.concatenate([function(probe[i : i + 1]) for i in range(len(probe))])
+    if not np.allclose(together, alone, rtol=1e-5, atol=1e-5, equal_nan=True):
+        raise ValueError(f"activation {name} must act on every number by itself, but its values depend on the others")

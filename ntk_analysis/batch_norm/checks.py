@@ -9,6 +9,7 @@ import numpy as np
 from ntk_analysis.batch_norm.damping import Array, center, zero_mean_basis
 from ntk_analysis.common.arrays import concrete
 from ntk_analysis.common.precision import AnyArray, Real
+from ntk_analysis.common.pytrees import Number, is_known
 
 ROUNDINGS = 16  # eigenvalues and distances below this many roundings of Sigma's diagonal (times B) are 0
 
@@ -35,7 +36,7 @@ def rounding_limit(sigma: Array, apart: Array | None, rounding: Real) -> Any:
 
 
 def centered_covariance(sigma: Array, apart: Array | None) -> Array:
-    """The centred covariance G sigma G; from Var[x_i - x_j] alone if that is known."""
+    """The centered covariance G sigma G; from Var[x_i - x_j] alone if that is known."""
     source = sigma if apart is None else apart / -2
     return center((source + source.T) / 2)
 
@@ -47,9 +48,9 @@ def rank_of(sigma: np.ndarray, rounding: float, apart: np.ndarray | None = None)
     return int(np.sum(values > rounding_limit(sigma, apart, rounding)))
 
 
-def check_eps(eps: float) -> None:
-    """Raises ValueError unless eps is a finite number >= 0."""
-    if not (math.isfinite(eps) and eps >= 0):
+def check_eps(eps: Number) -> None:
+    """Raises ValueError unless eps is a finite number >= 0, as far as it is known."""
+    if is_known(eps) and not (math.isfinite(eps) and eps >= 0):
         raise ValueError(f"got eps={eps}, expected a finite number >= 0: it is added to the variance")
 
 
@@ -103,6 +104,6 @@ def check_rank(rank: int, B: int, needed: int) -> None:
     if rank < needed:
         cure = "a larger batch, distinct inputs, or eps > 0" if needed > 1 else "a larger batch or distinct inputs"
         raise ValueError(
-            f"this batch of {B} has a centred covariance of rank {rank}, but the integral is finite only from rank "
+            f"this batch of {B} has a centered covariance of rank {rank}, but the integral is finite only from rank "
             f"{needed}: use {cure}"
         )

@@ -1,4 +1,4 @@
-"""The centred covariance under damping: s S (I + 2 s S)^-1 and det(I + 2 s S), with gradients at equal eigenvalues."""
+"""The centered covariance under damping: s S (I + 2 s S)^-1 and det(I + 2 s S), with gradients at equal eigenvalues."""
 
 import functools
 from typing import Any, TypeAlias, TypeVar
@@ -15,7 +15,7 @@ Array = TypeVar("Array", jax.Array, np.ndarray)
 
 
 def center(matrix: Array) -> Array:
-    """The centred matrix G A G, with the row means subtracted first; of NumPy or JAX."""
+    """The centered matrix G A G, with the row means subtracted first; of NumPy or JAX."""
     rows = matrix - matrix.mean(axis=1, keepdims=True)
     return rows - rows.mean(axis=0, keepdims=True)
 

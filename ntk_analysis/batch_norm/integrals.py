@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ntk_analysis.activations import PiecewiseLinear
-from ntk_analysis.activations.angles import safe_divide, safe_sqrt
+from ntk_analysis.activations.angles import no_derivative, safe_divide, safe_sqrt
 from ntk_analysis.batch_norm.checks import centered_covariance, rounding_limit
 from ntk_analysis.batch_norm.damping import Matrix, center, damped, eigen, half_log_det, matmul
 from ntk_analysis.batch_norm.rules import Rule, nodes_and_log_weights
@@ -23,6 +23,7 @@ from ntk_analysis.batch_norm.separation import (
     entries_apart,
 )
 from ntk_analysis.common.precision import HeldArray, Real
+from ntk_analysis.common.pytrees import compiled_by_structure
 
 Result = TypeVar("Result")
 Vector = Float[jax.Array, " B"]
@@ -51,7 +52,7 @@ class Batch(NamedTuple):
     """A batch in units in which the mean eigenvalue of S on the zero-mean space is 1; `unit` is its size before that.
 
     Attributes:
-        S: centred covariance; `values` and `vectors` are its eigenvalues and eigenvectors on the zero-mean space.
+        S: centered covariance; `values` and `vectors` are its eigenvalues and eigenvectors on the zero-mean space.
         apart: variances Var[x_i - x_j].
         close: near-duplicates, for which `apart` says more than the entries of S; None without `apart`.
         floor: number eps times B that is added to |G x|^2.
@@ -95,7 +96,7 @@ class Moments(NamedTuple):
         return self.size[:, None] * self.size[None, :] * (1 - self.distance)
 
 
-_compiled = functools.partial(jax.jit, static_argnames=("phi", "rule", "needed"))
+_compiled = functools.partial(compiled_by_structure, static=("phi", "rule", "needed"))
 
 
 @_compiled
@@ -103,7 +104,7 @@ def nngp_integral(sigma: Matrix, eps: Real, rounding: Real, *, phi: PiecewiseLin
     """`kernels.nngp` without its checks; like all functions here it gives NaN where the checks would raise an error."""
     batch = _prepare(sigma, None, eps, rounding)
     total = _integrate(lambda m: m.value, batch, phi, rule)
-    return _where(batch.rank >= needed, len(sigma) * total)
+    return _where(_exists(batch, needed), len(sigma) * total)
 
 
 @_compiled
@@ -163,11 +164,16 @@ def propagate_integrals(
     q, H, size, pushed = _integrate(integrand, batch, phi, rule)
     exists, differentiable = batch.rank >= 1, _differentiable(batch, phi, needed)
     distance = jnp.where(batch.apart > 0, cosine_distances(q, 2 * H), 0)
+
+    def by_eps(needed: int) -> jax.Array:
+        """1, with a derivative by eps = 0 that is NaN where it is infinite: it needs one more moment of 1/|G x|^2."""
+        return no_derivative(jnp.asarray(eps, sigma.dtype), (jnp.asarray(eps) == 0) & (batch.rank < needed))
+
     return Propagated(
-        nngp=_where(exists, B * ((q[:, None] + q[None, :]) / 2 - H)),
-        distance=_where(exists, distance),
-        pushed=_where(differentiable, B * pushed / batch.unit),
-        mean=_where(exists, phi.bent * (2 * math.sqrt(2 * B) / math.pi) * size),
+        nngp=_where(exists, B * ((q[:, None] + q[None, :]) / 2 - H)) * by_eps(3),
+        distance=_where(exists, distance) * by_eps(3),
+        pushed=_where(differentiable, B * pushed / batch.unit) * by_eps(5),
+        mean=_where(exists, by_eps(3) * phi.bent * (2 * math.sqrt(2 * B) / math.pi) * size),
         slope=_where(exists & _off_kink(batch, phi), _slope_of_xhat(batch, phi)),
     )
 
@@ -204,11 +210,16 @@ def _where(condition: jax.Array, result: jax.Array) -> jax.Array:
 
 
 def _off_kink(batch: Batch, phi: PiecewiseLinear) -> Bool[jax.Array, ""]:
-    return ~batch.on_kink if phi.bent != 0 else jnp.array(True)
+    return ~batch.on_kink if phi.kinked else jnp.array(True)
+
+
+def _exists(batch: Batch, needed: int) -> Bool[jax.Array, ""]:
+    """Whether the integral is finite: at eps = 0 from the rank `needed` on, else from 1 on."""
+    return batch.rank >= jnp.where(batch.floor == 0, needed, 1)
 
 
 def _differentiable(batch: Batch, phi: PiecewiseLinear, needed: int) -> Bool[jax.Array, ""]:
-    return (batch.rank >= needed) & _off_kink(batch, phi)
+    return _exists(batch, needed) & _off_kink(batch, phi)
 
 
 def _prepare(sigma: Matrix, apart: Matrix | None, eps: Real, rounding: Real) -> Batch:
@@ -263,7 +274,7 @@ def _integrate(integrand: Callable[[Moments], Result], batch: Batch, phi: Piecew
 def _moments(batch: Batch, s: jax.Array, phi: PiecewiseLinear) -> Moments:
     kappa = damped(batch.S, batch.values, batch.vectors, s)
     q = jnp.maximum(jnp.diagonal(kappa), 0)
-    apart = cosine_distances(q, damped_apart(kappa, s, batch.S, batch.apart, batch.close))
+    apart = cosine_distances(q, damped_apart(kappa, s, batch.S, batch.apart, close=batch.close))
     row, column, root = q[:, None], q[None, :], safe_sqrt(q)
     bend = (2 / math.pi) * phi.bent**2 * root[:, None] * root[None, :] * safe_sqrt(apart * (2 - apart))
     return Moments(

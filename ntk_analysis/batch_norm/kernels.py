@@ -26,6 +26,7 @@ from ntk_analysis.batch_norm.integrals import (
 )
 from ntk_analysis.batch_norm.rules import Rule, automatic
 from ntk_analysis.common.precision import AnyArray, HeldArray, float_array, is_traced, numpy_in_float64
+from ntk_analysis.common.pytrees import Number, is_known
 
 Square: TypeAlias = Float[AnyArray, "B B"]
 HeldSquare: TypeAlias = Float[HeldArray, "B B"]
@@ -80,7 +81,7 @@ def propagate(
     sigma: Square,
     theta: Square,
     activation: str | Activation = "relu",
-    eps: float = 0.0,
+    eps: Number = 0.0,
     *,
     apart: Square | None = None,
     rule: Rule | None = None,
@@ -154,7 +155,7 @@ def _dispatch(
     compute: Compute,
     arrays: dict[str, Any],
     activation: str | Activation,
-    eps: float,
+    eps: Number,
     rule: Rule | None,
     needed: int,
 ) -> Any:
@@ -169,11 +170,12 @@ def _dispatch(
             "activation (relu, leaky_relu, abs, identity), or large_batch_nngp for the NNGP at large batches"
         )
     check_eps(eps)
-    needed = needed if eps == 0 else 1
-    if is_traced(arrays):
+    # the integrals themselves ask for this rank where eps turns out to be 0, too
+    surely = needed if is_known(eps) and eps == 0 else 1
+    if is_traced(arrays, eps, phi):
         traced: dict[str, Any] = {name: None if array is None else float_array(array) for name, array in arrays.items()}
         B = len(traced["sigma"])
-        check_rank(B - 1, B, needed)
+        check_rank(B - 1, B, surely)
         rule = rule or automatic(B - 1)
         return compute(*traced.values(), eps, rounding_of(traced["sigma"]), phi=phi, rule=rule, needed=needed)
     held: dict[str, Any] = {name: None if array is None else checked(array, name) for name, array in arrays.items()}
@@ -183,6 +185,6 @@ def _dispatch(
             raise ValueError(f"sigma has shape {sigma.shape}, {name} {array.shape}: they must be the same")
     if apart is not None:
         check_apart(sigma, apart, rounding)
-    check_covariance(sigma, needed, rounding, kink=len(held) > 1 and phi.bent != 0, apart=apart)
+    check_covariance(sigma, surely, rounding, kink=len(held) > 1 and phi.bent != 0, apart=apart)
     rule = rule or automatic(rank_of(sigma, rounding, apart))
     return numpy_in_float64(compute)(*held.values(), eps, rounding, phi=phi, rule=rule, needed=needed)

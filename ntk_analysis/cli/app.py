@@ -12,6 +12,7 @@ from typer import Option
 from ntk_analysis.cli.check import check
 from ntk_analysis.cli.empirical import empirical
 from ntk_analysis.cli.figures import figures
+from ntk_analysis.cli.groups import GroupedCommand, grouped
 from ntk_analysis.cli.kernels import compare, kernel
 from ntk_analysis.cli.memory import memory
 from ntk_analysis.cli.network import diagnose
@@ -19,6 +20,7 @@ from ntk_analysis.cli.progress import Interrupted
 from ntk_analysis.cli.sweep import sweep
 from ntk_analysis.cli.theory import meanfield, phase
 from ntk_analysis.cli.train import train
+from ntk_analysis.common.messages import one_line
 
 INTERRUPTED = 130  # exit status after Ctrl-C, the same as in shells
 
@@ -45,7 +47,7 @@ def keeping_programs(command: Callable[..., None]) -> Callable[..., None]:
 
 
 for command in (figures, kernel, compare, empirical, meanfield, phase, diagnose, check, train, sweep, memory):
-    app.command()(keeping_programs(command))
+    app.command(cls=GroupedCommand)(keeping_programs(grouped(command)))
 
 
 def show_version(wanted: bool) -> bool:
@@ -67,11 +69,6 @@ def options(
     """What normalisation does to the neural tangent kernel: theory, measurement, figures."""
 
 
-def one_line(message: object) -> str:
-    """A message without line breaks."""
-    return " ".join(str(message).split())
-
-
 def main() -> None:
     """Runs the command line; every error is one line on stderr and exit status 2, never a traceback."""
     warnings.showwarning = lambda message, *_args, **_kwargs: print(f"warning: {one_line(message)}", file=sys.stderr)
@@ -80,7 +77,7 @@ def main() -> None:
     except typer.TyperException as error:
         fail(getattr(error, "format_message", lambda: error)())
     except (ArithmeticError, ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
-        fail(one_line(error) or type(error).__name__)
+        fail(one_line(error))
     except Interrupted as told:
         interrupted(told)
     except (KeyboardInterrupt, typer.Abort):

@@ -15,6 +15,7 @@ def check(
         list[str] | None,
         Option(metavar="ID", help="Check this claim only; may be given several times.", show_default=False),
     ] = None,
+    *,
     quick: Annotated[
         bool, Option("--quick", help="Use small sizes, about 3 minutes for all claims: the default.")
     ] = False,

@@ -16,6 +16,7 @@ def diagnose(
             ".py file, such as examples/hand_written.py:network.",
         ),
     ],
+    *,
     count: Annotated[
         int | None, Option(help="Use this many of the inputs, chosen with the seed; default: all up to 256.")
     ] = None,

@@ -12,6 +12,7 @@ from ntk_analysis.cli.options import Activation, BiasVariance, NormalizationName
 def meanfield(
     activation: Activation = "relu",
     normalization: NormalizationName = "none",
+    *,
     w_var: WeightVariance = None,
     b_var: BiasVariance = 0.0,
     batch_size: Annotated[
@@ -40,6 +41,7 @@ def meanfield(
 def phase(
     activation: Activation = "tanh",
     normalization: NormalizationName = "none",
+    *,
     w_var: Annotated[str, Option(help="Weight variances as FIRST:LAST:POINTS.")] = "0.1:4:40",
     b_var: Annotated[str, Option(help="Bias variances as FIRST:LAST:POINTS.")] = "0:1:21",
     out: Annotated[Path | None, Option(help="File for the whole diagram, .npz.")] = None,

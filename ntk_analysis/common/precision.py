@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_analysis.common.arrays import real_array
+from ntk_analysis.common.pytrees import has_traced_numbers
 
 AnyArray: TypeAlias = jax.Array | np.ndarray
 Real: TypeAlias = AnyArray | np.floating | float | int
@@ -62,7 +63,8 @@ def numpy_in_float64(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        if is_traced(args, kwargs) or not wants_float64(args, kwargs):
+        leaves = jax.tree.leaves((args, kwargs))
+        if is_traced(leaves) or not wants_float64(leaves):
             return function(*args, **kwargs)
         with jax.enable_x64(True):
             return cast(R, to_numpy(function(*args, **kwargs)))
@@ -73,9 +75,16 @@ def numpy_in_float64(function: Callable[P, R]) -> Callable[P, R]:
 def compiled(method: Callable[P, R]) -> Callable[P, R]:
     """Decorator that compiles a method as one program for an instance and its arguments' shapes, not one for each step.
 
-    The instance has to be hashable, and the arguments numbers or arrays. Inside a JAX transformation nothing changes.
+    The instance has to be hashable, and the arguments numbers or arrays. Inside a JAX transformation nothing changes,
+    and an instance with traced numbers is part of one.
     """
-    return cast(Callable[P, R], functools.wraps(method)(jax.jit(method, static_argnums=0, inline=True)))
+    program = jax.jit(method, static_argnums=0, inline=True)
+
+    @functools.wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        return cast(R, (method if has_traced_numbers(args[0]) else program)(*args, **kwargs))
+
+    return call
 
 
 def float_array(value: Any, name: str = "the argument") -> jax.Array:

@@ -1,7 +1,6 @@
 """How a network's hidden layers are seen: each reduced to a statistic before the next one is computed."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -10,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_analysis.common.precision import float_array
-from ntk_analysis.infinite.kernel import Kernel
-from ntk_analysis.layers import Activation, BatchNorm, Layer, LayerNorm, Repeat, Residual, ResidualChain, Serial
-from ntk_analysis.layers.base import Params, Shape, SingleLayer
+from ntk_analysis.layers import Activation, BatchNorm, Layer, LayerNorm
+from ntk_analysis.layers.base import Params, as_params_dtype
 
 LayersOf: TypeAlias = Callable[[jax.Array, Any], Iterable[Any]]
 Statistic: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
@@ -27,7 +25,7 @@ class Seen(NamedTuple):
 
 
 def hidden_layers(
-    network: Layer | LayersOf, statistic: Statistic, place: str, key: jax.Array, x: Any, chosen: Any
+    network: Layer | LayersOf, statistic: Statistic, place: str, *, key: jax.Array, x: Any, chosen: Any
 ) -> Iterator[Seen]:
     """Yields one network's hidden layers from first to last, each reduced by statistic(layer, chosen)."""
     if not isinstance(network, Layer):
@@ -37,7 +35,7 @@ def hidden_layers(
     params = network.init(key, array.shape)[1]  # not jitted: its draws are compiled once a shape, for all networks
     seen, record = jax.tree.map(np.asarray, _run(network, statistic, params, array, jnp.asarray(chosen)))
     last = unnormalized = seen
-    for layer, seen in _reducing(network, lambda y: y).walk(record):
+    for layer, seen in network.walk(record):
         if isinstance(layer, Activation):
             yield {"pre_activation": last, "before_normalization": unnormalized}.get(place, seen)
         last = seen
@@ -63,47 +61,5 @@ def _run(network: Layer, statistic: Statistic, params: Params, x: jax.Array, cho
     def see(y: jax.Array) -> Seen:
         return _see(statistic, y, chosen)
 
-    return see(x), _reducing(network, see).activations(params, x)
-
-
-def _reducing(layer: Layer, see: Callable[[jax.Array], Any]) -> Layer:
-    if isinstance(layer, Serial):
-        return Serial(*(_reducing(part, see) for part in layer.layers))
-    if isinstance(layer, Repeat):
-        return Repeat(_reducing(layer.block, see), layer.times)
-    if isinstance(layer, Residual):
-        shortcut = None if layer.shortcut is None else _reducing(layer.shortcut, see)
-        return _Reducing(Residual(_reducing(layer.branch, see), layer.scale, shortcut), see)
-    if isinstance(layer, ResidualChain):
-        return _Reducing(ResidualChain(_reducing(layer.branch, see), layer.scales), see)
-    return _Reducing(layer, see)
-
-
-@dataclass(frozen=True)
-class _Reducing(Layer):
-    """A layer that computes as before and records `see` of its outputs, within the scan of a `Repeat` around it."""
-
-    layer: Layer
-    see: Callable[[jax.Array], Any]
-
-    def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
-        return self.layer.init(key, input_shape)
-
-    def forward(self, params: Params, x: jax.Array, *, record: bool) -> tuple[jax.Array, Any]:
-        y, outputs = self.layer.forward(params, x, record=record)
-        if not record:
-            return y, None
-        if isinstance(self.layer, Residual | ResidualChain):  # the layers inside have reduced their own outputs
-            *inside, sums = outputs
-            see = jax.vmap(self.see) if isinstance(self.layer, ResidualChain) else self.see
-            return y, (*inside, see(sums))
-        return y, jax.tree.map(self.see, outputs)
-
-    def kernel(self, kernel: Kernel) -> Kernel:
-        return self.layer.kernel(kernel)
-
-    def walk(self, outputs: Any) -> Iterator[tuple[Layer, Any]]:
-        if isinstance(self.layer, SingleLayer):
-            yield self.layer, outputs
-        else:
-            yield from self.layer.walk(outputs)
+    x = as_params_dtype(params, x)
+    return see(x), network.forward(params, x, record=see)[1]

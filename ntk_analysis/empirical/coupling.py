@@ -13,34 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ntk_analysis.common.purity import is_pure
 from ntk_analysis.empirical.cost import described, program_cost
 from ntk_analysis.empirical.directions import random_direction
-from ntk_analysis.empirical.functions import count_outputs, flattened, precise
+from ntk_analysis.empirical.functions import count_outputs, flattened, name_of, precise
 from ntk_analysis.empirical.methods import forward_mode
 from ntk_analysis.empirical.roundings import one_rounding_off, program_rounding
-from ntk_analysis.layers import (
-    Activation,
-    AvgPool,
-    BatchNorm,
-    Conv,
-    Dense,
-    Flatten,
-    GlobalAvgPool,
-    LastBatchNorm,
-    Layer,
-    LayerNorm,
-    Repeat,
-    Residual,
-    ResidualChain,
-    Serial,
-)
+from ntk_analysis.layers import Layer
 from ntk_analysis.layers.base import Params
 
 Respond: TypeAlias = Callable[[Params, Params, Any], Any]
 """Function respond(params, direction, x) -> (2, n, C): outputs, and their derivatives by params along the direction."""
 
-BY_THEMSELVES = {Activation, AvgPool, Conv, Dense, Flatten, GlobalAvgPool, LayerNorm}
-"""Layers that treat each input by itself; a class derived from one of them may not."""
 OTHERS = "its outputs depend on the other inputs of the batch"
 PLACE = "its outputs depend on their place in the batch"
 SIZE = "its outputs depend on the size of the batch"
@@ -59,21 +43,8 @@ SAME_PLACE = 1e-3  # fraction of the scale, at most, for the same program and pl
 
 
 def known_coupling(network: Layer | Callable[..., Any]) -> bool | None:
-    """Whether a network of this library's layers normalises over the batch; None if that must be tried out."""
-    match network:
-        case BatchNorm() | LastBatchNorm():
-            return True
-        case Serial(layers=layers):
-            parts = [known_coupling(layer) for layer in layers]
-        case Repeat(block=block):
-            parts = [known_coupling(block)]
-        case ResidualChain(branch=branch):
-            parts = [known_coupling(branch)]
-        case Residual(branch=branch, shortcut=shortcut):
-            parts = [known_coupling(layer) for layer in (branch, shortcut) if layer is not None]
-        case _:
-            return False if type(network) in BY_THEMSELVES else None
-    return True if True in parts else None if None in parts else False
+    """Whether a network of layers normalises over the batch, as they state; None if that must be tried out."""
+    return network.couples_batch if isinstance(network, Layer) else None
 
 
 def coupling(
@@ -91,10 +62,24 @@ def coupling(
         x2: second inputs, or None.
         which: kernel, "ntk" or "nngp"; "nngp" does without derivatives where f has none.
         budget: memory in bytes, within which f is also run on all inputs as one batch where that is quick.
+
+    Raises:
+        ValueError: f changes from call to call.
     """
     known = known_coupling(f)
     if known is not None:
         return BY_LAYERS if known else ""
+    why = _coupling_of_function(f, params, x1, x2, which, budget)
+    if why and not is_pure(flattened(f), params, few_that_differ(x1, x2)):
+        raise ValueError(
+            f"{name_of(f)} changes from call to call: use no counter, no clock and no random numbers in it"
+        )
+    return why
+
+
+def _coupling_of_function(
+    f: Layer | Callable[..., Any], params: Params, x1: Any, x2: Any, which: str, budget: int
+) -> str:
     few, whole = few_that_differ(x1, x2), x1 if x2 is None or len(x1) > len(x2) else x2
     for size in (len(few), 1):
         if not _accepts(f, params, x1, size):
@@ -121,7 +106,7 @@ def _tried_within(budget: int, respond: Respond, params: Params, few: np.ndarray
     batch = described(whole.shape, jax.dtypes.canonicalize_dtype(whole.dtype))
     cost, _ = program_cost(respond, params, direction, batch)
     affordable = cost.memory_bytes <= budget and cost.flops <= WORK
-    return tried_coupling(respond, params, direction, few, whole if affordable else None)
+    return tried_coupling(respond, params, direction, few, whole=whole if affordable else None)
 
 
 @lru_cache(maxsize=64)
@@ -173,7 +158,7 @@ def _spread(x: np.ndarray, count: int = CANDIDATES) -> np.ndarray:
 
 
 def tried_coupling(
-    respond: Respond, params: Params, direction: Params, few: np.ndarray, whole: np.ndarray | None = None
+    respond: Respond, params: Params, direction: Params, few: np.ndarray, *, whole: np.ndarray | None = None
 ) -> str:
     """Text that says what couples the outputs of a batch, tried out on a few inputs, and on the whole batch if given.
 

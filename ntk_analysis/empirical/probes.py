@@ -5,7 +5,7 @@ and records its input. The combinators run as they are, scans included; derivati
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -13,8 +13,8 @@ import jax.numpy as jnp
 
 from ntk_analysis.empirical.functions import Side, nan_with_derivatives
 from ntk_analysis.empirical.methods import unit_cotangents
-from ntk_analysis.layers import Layer, Repeat, Residual, ResidualChain, Serial
-from ntk_analysis.layers.base import Params, Shape, SingleLayer, as_params_dtype
+from ntk_analysis.layers import Layer
+from ntk_analysis.layers.base import Params, Record, Shape, SingleLayer, as_params_dtype
 
 
 class Place(NamedTuple):
@@ -66,25 +66,17 @@ class Probed(SingleLayer):
         y = self.layer.compute(own, x)
         return y if probe is None else y + probe
 
-    def forward(self, params: Params, x: jax.Array, *, record: bool) -> tuple[jax.Array, Any]:
-        return self.compute(params, x), (Seen(self.number, x) if record else None)
+    def forward(self, params: Params, x: jax.Array, *, record: Record | None) -> tuple[jax.Array, Any]:
+        return self.compute(params, x), (None if record is None else Seen(self.number, x))
 
 
 def probed(network: Layer, places: list[Place], stacks: int = 0) -> Layer:
     """The network made of probed layers; appends the single layers to `places`, in the order of their parameters."""
-    match network:
-        case Serial(layers=layers):
-            return Serial(*(probed(layer, places, stacks) for layer in layers))
-        case Repeat(block=block):
-            return replace(network, block=probed(block, places, stacks + 1))
-        case ResidualChain(branch=branch):
-            return replace(network, branch=probed(branch, places, stacks + 1))
-        case Residual(branch=branch, shortcut=shortcut):
-            branch = probed(branch, places, stacks)
-            return replace(network, branch=branch, shortcut=shortcut and probed(shortcut, places, stacks))
-        case SingleLayer():
-            places.append(Place(network, stacks))
-            return Probed(network, len(places) - 1)
+    if isinstance(network, SingleLayer):
+        places.append(Place(network, stacks))
+        return Probed(network, len(places) - 1)
+    if network.parts:
+        return network.rebuilt([probed(part, places, stacks + network.stacked) for part in network.parts])
     raise NotImplementedError(f"method 'layerwise' does not know how {type(network).__name__} is made of layers")
 
 
@@ -101,7 +93,7 @@ def flows(template: Layer, places: list[Place], params: Params, side: Side) -> l
 
     def run(probes: list[jax.Array | None]) -> tuple[jax.Array, dict[int, jax.Array]]:
         merged = jax.tree.unflatten(tree, list(zip(own, probes, strict=True)))
-        y, records = template.forward(merged, x, record=True)
+        y, records = template.forward(merged, x, record=lambda y: y)
         seen = [node for node in jax.tree.leaves(records, is_leaf=_is_seen) if _is_seen(node)]
         return nan_with_derivatives(y.reshape(y.shape[0], -1)), {node.number: node.inputs for node in seen}
 

@@ -67,11 +67,10 @@ def angular_function(network: HasKernel, dtype: str, norm: float = 1.0) -> Angul
 
 
 def _best(network: HasKernel, dtype: str, norm: float) -> AngularFunction | None:
+    if network.couples_batch is not False:  # single pairs do not have the statistics of a batch
+        return None
     with jax.enable_x64(True):
-        try:
-            found = [fitted(network, dtype, widest, norm) for widest in (math.pi, math.pi / 2)]
-        except NotImplementedError:  # statistics over the batch, which single pairs do not have
-            return None
+        found = [fitted(network, dtype, widest, norm) for widest in (math.pi, math.pi / 2)]
         fits = [fit for fit in found if fit is not None]
         if not fits:
             return None

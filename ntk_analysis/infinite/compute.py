@@ -13,13 +13,14 @@ from jaxtyping import Float
 from ntk_analysis.common.finite import require_finite
 from ntk_analysis.common.memory import require_memory
 from ntk_analysis.common.precision import AnyArray, float_array, is_traced, numpy_in_float64
+from ntk_analysis.common.pytrees import filled, joined, split
 from ntk_analysis.infinite.angle_fit import angular_function
 from ntk_analysis.infinite.angle_series import AngularFunction, angular_kernel
 from ntk_analysis.infinite.distances import channel_distance, rounding_error, unit_vectors, vector_distance
 from ntk_analysis.infinite.image_tiles import PLACES, kernel_in_tiles
 from ntk_analysis.infinite.kernel import HasKernel, Kernel
 from ntk_analysis.infinite.vector_tiles import TILE, propagate_in_tiles
-from ntk_analysis.infinite.zero_inputs import may_hold_zeros, with_derivatives_at_zeros
+from ntk_analysis.infinite.zero_inputs import Numbers, may_hold_zeros, with_derivatives_at_zeros
 
 # arrays of the kernel's size that are alive at once while convolutions are computed: most that XLA was seen to hold is
 # 20 at equal positions (residual blocks), of a tile where there are several, and 10 at all pairs; a quadrature's nodes
@@ -54,6 +55,11 @@ def infinite_kernel(
     `approximation_error` says how exact the function is: 2e-6 at most in float32, 2e-12 in float64. Derivatives are
     those of the recursion through all layers.
 
+    It can also be differentiated by the network's numbers, compiled with the network as an argument and mapped over
+    them: a network is a pytree (see `pytrees`), and where numbers are traced the kernel is taken through all layers.
+    Derivatives by a bias variance of 0 are NaN if an input, or a patch, is all zeros: behind an activation they are
+    infinite there; so are those by a weight variance of 0 without biases.
+
     Derivatives by the inputs are right at inputs of zeros and at black pixels too. Where an input or a whole patch of
     zeros is a kink, as for ReLU without biases, the first derivative is the symmetric one, that of central differences,
     and a second derivative, which does not exist, is NaN. The NTK of an activation whose slope jumps (ReLU) has a kink
@@ -75,19 +81,23 @@ def infinite_kernel(
         NotImplementedError: the network has a layer without an infinite-width kernel here; the message says why.
     """
     first, second = checked_inputs(x1, x2)
+    network, numbers = split(network)
     if first.ndim == 4:
         _check_memory(network, first, first if second is None else second)
+    exact = exact or bool(numbers)  # a fit needs to know all numbers
     norm = None if exact or network.homogeneous else _one_norm(first, second)
-    zeros = is_traced(first, second) and may_hold_zeros(first, second)
-    kernel = _propagate(network, exact, norm, zeros, first, second)
-    if not is_traced(kernel):
+    traced = is_traced(first, second)
+    zeros = traced and may_hold_zeros(first, second)
+    kernel = _propagate(network, exact, norm, zeros, numbers, first, second)
+    if not (traced or numbers):
         _check_finite(kernel)
     return kernel
 
 
 def _one_norm(x1: jax.Array, x2: jax.Array | None) -> float | None:
     """|x|^2 / d of all these vectors if it is the same and they are many."""
-    if is_traced(x1, x2) or x1.ndim != 2 or len(x1) * len(x1 if x2 is None else x2) < FEWEST_AT_ONE_NORM:
+    pairs = len(x1) * len(x1 if x2 is None else x2)
+    if x1.ndim != 2 or pairs < FEWEST_AT_ONE_NORM or is_traced(x1, x2):
         return None
     arrays = [np.asarray(x) for x in (x1, x2) if x is not None]
     norms = np.concatenate([np.einsum("nd,nd->n", x, x, dtype=np.float64) for x in arrays]) / x1.shape[1]
@@ -97,42 +107,60 @@ def _one_norm(x1: jax.Array, x2: jax.Array | None) -> float | None:
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _propagate(
-    network: HasKernel, exact: bool, norm: float | None, zeros: bool, x1: jax.Array, x2: jax.Array | None
+    network: HasKernel,
+    exact: bool,
+    norm: float | None,
+    zeros: bool,
+    numbers: Numbers,
+    x1: jax.Array,
+    x2: jax.Array | None,
 ) -> Kernel:
-    """`norm` is that of all inputs, None where they differ or need not be looked at; `zeros`: see `zero_inputs`."""
+    """Kernel of the network without its traced numbers, which are given by themselves.
+
+    `norm` is that of all inputs, None where they differ or need not be looked at; `zeros`: see `zero_inputs`.
+    """
+    _check_numbers(network)
+    numbers = tuple(number.astype(x1.dtype) for number in numbers)
     pairs = len(x1) * len(x1 if x2 is None else x2)
     by_angle = norm is not None or (network.homogeneous and not exact)
     if not by_angle or x1.ndim != 2 or pairs < FEWEST_PAIRS:
-        return _recursion(network, zeros, x1, x2)
+        return _recursion(network, zeros, numbers, x1, x2)
     function = angular_function(network, str(x1.dtype), norm or 1.0)
     if function is None:
-        return _recursion(network, zeros, x1, x2)
+        return _recursion(network, zeros, numbers, x1, x2)
     arrays = _angular(network, function, zeros, x1, x2)
     return Kernel(**arrays, law=function.law, joint=x2 is None, approximation_error=function.error)
 
 
-def _recursion(network: HasKernel, zeros: bool, x1: jax.Array, x2: jax.Array | None) -> Kernel:
+def _check_numbers(network: HasKernel) -> None:
+    """Raises what the layers raise when they are made: a step of `jax.tree.map` passes by their checks."""
+    getattr(network, "__post_init__", lambda: None)()
+    for part in getattr(network, "parts", ()):
+        _check_numbers(part)
+
+
+def _recursion(network: HasKernel, zeros: bool, numbers: Numbers, x1: jax.Array, x2: jax.Array | None) -> Kernel:
     """Every pair through all layers."""
     kernel_of = partial(_through_layers, network)
-    return with_derivatives_at_zeros(kernel_of, x1, x2) if zeros else kernel_of(x1, x2)
+    return with_derivatives_at_zeros(kernel_of, numbers, x1, x2) if zeros else kernel_of(numbers, x1, x2)
 
 
-def _through_layers(network: HasKernel, x1: jax.Array, x2: jax.Array | None) -> Kernel:
+def _through_layers(network: HasKernel, numbers: Numbers, x1: jax.Array, x2: jax.Array | None) -> Kernel:
     """Many pairs tile by tile, where layers treat each by itself."""
-    second = x1 if x2 is None else x2
-    try:
+    paired, second = network.pairs_positions, x1 if x2 is None else x2
+    apart = network.couples_batch is False
+    network = joined(network, numbers)
+    if apart:
         if x1.ndim == 2 and max(len(x1), len(second)) > TILE:
             return propagate_in_tiles(network.kernel, input_kernel(x1, x2))
         places = len(x1) * len(second) * math.prod(x1.shape[1:-1])
-        if x1.ndim == 4 and not network.pairs_positions and places > PLACES:
+        if x1.ndim == 4 and not paired and places > PLACES:
 
             def tile(first: jax.Array, second: jax.Array, identical: jax.Array) -> Kernel:
                 return network.kernel(replace(input_kernel(first, second), identical=identical))
 
             return kernel_in_tiles(tile, x1, x2)
-    except NotImplementedError:  # statistics over the batch: computed, or refused, as a whole
-        pass
-    return replace(network.kernel(input_kernel(x1, x2, paired=network.pairs_positions)), identical=None)
+    return replace(network.kernel(input_kernel(x1, x2, paired=paired)), identical=None)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
@@ -151,7 +179,7 @@ def _arrays(kernel: Kernel) -> dict[str, Any]:
 @_angular.defjvp
 def _angular_jvp(network: HasKernel, function: AngularFunction, zeros: bool, primals: Any, tangents: Any) -> Any:
     """The recursion's values and derivatives: series are good for values only, and at angle 0 not differentiable."""
-    return jax.jvp(lambda x1, x2: _arrays(_recursion(network, zeros, x1, x2)), primals, tangents)
+    return jax.jvp(lambda x1, x2: _arrays(_recursion(network, zeros, (), x1, x2)), primals, tangents)
 
 
 def checked_inputs(x1: AnyArray, x2: AnyArray | None) -> tuple[jax.Array, jax.Array | None]:
@@ -204,11 +232,10 @@ def _check_memory(network: HasKernel, x1: jax.Array, x2: jax.Array) -> None:
 @lru_cache(maxsize=64)
 def _positions_left(network: HasKernel, shape: tuple[int, ...], dtype: str) -> int | None:
     """Positions of images of this shape behind a network that takes tiles of them; None where it takes all at once."""
-    image: Any = jax.ShapeDtypeStruct((1, *shape), dtype)  # type: ignore[no-untyped-call]
-    try:
-        pairs = jax.eval_shape(lambda x: network.kernel(input_kernel(x, x)).distance, image)
-    except NotImplementedError:
+    if network.couples_batch is not False:
         return None
+    image: Any = jax.ShapeDtypeStruct((1, *shape), dtype)  # type: ignore[no-untyped-call]
+    pairs = jax.eval_shape(lambda x: filled(network).kernel(input_kernel(x, x)).distance, image)
     return math.prod(pairs.shape)
 
 
@@ -236,7 +263,7 @@ def _why_not_finite(kernel: Kernel) -> str:
     if not kernel.joint:
         return ""
     return (
-        f"at eps = 0 a batch normalisation of {len(kernel.variance1)} has a kernel only if the centred covariance of "
+        f"at eps = 0 a batch normalisation of {len(kernel.variance1)} has a kernel only if the centered covariance of "
         "its inputs has rank >= 3 and no input lies at the mean of the batch; use at least 4 distinct inputs, more of "
         "them, or eps > 0; without one, check the inputs and the activations there"
     )

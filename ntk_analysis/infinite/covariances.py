@@ -17,10 +17,12 @@ from ntk_analysis.activations.angles import (
     geometric_mean,
     into_range,
     nearly_equal,
+    no_derivative,
     safe_quotient,
     safe_sqrt,
     zero_where,
 )
+from ntk_analysis.common.pytrees import Number, is_known
 
 
 class Covariance(NamedTuple):
@@ -36,23 +38,45 @@ class Covariance(NamedTuple):
         return geometric_mean(self.variance1, self.variance2) * (1 - self.distance)
 
 
-def scale(covariance: Covariance, factor: float | jax.Array) -> Covariance:
+def scale(covariance: Covariance, factor: Number | jax.Array) -> Covariance:
     """The covariance times a factor >= 0."""
     return Covariance(covariance.variance1 * factor, covariance.variance2 * factor, covariance.distance)
 
 
-def add(left: Covariance, right: Covariance) -> Covariance:
-    """Sum K + P of two covariances."""
-    q1, q2 = left.variance1 + right.variance1, left.variance2 + right.variance2
+def add(left: Covariance, right: Covariance, factor: Number | jax.Array = 1.0) -> Covariance:
+    """Sum K + factor P of two covariances, for a factor >= 0, by which it can be differentiated at 0 too."""
+    q1, q2 = left.variance1 + factor * right.variance1, left.variance2 + factor * right.variance2
     root1, root2 = safe_sqrt(q1), safe_sqrt(q2)
-    lost = _lost(left, root1, root2) + _lost(right, root1, root2)
+    lost = _lost(left, root1, root2) + _lost(right, root1, root2, factor)
     return Covariance(q1, q2, into_range(jnp.where((root1 > 0) & (root2 > 0), lost, left.distance)))
 
 
-def add_constant(covariance: Covariance, variance: float) -> Covariance:
-    """Sum of the covariance and a constant variance: a random bias shared by all inputs."""
-    constant = jnp.full_like(covariance.variance1, variance), jnp.full_like(covariance.variance2, variance)
-    return add(covariance, Covariance(*constant, jnp.zeros_like(covariance.distance)))
+def add_constant(covariance: Covariance, variance: Number | jax.Array, factor: Number | jax.Array = 1.0) -> Covariance:
+    """Sum factor K + variance of a covariance and a constant: a random bias shared by all inputs.
+
+    It has its derivatives by both numbers, where one of them is 0 too: neither goes through a root. Where nothing is
+    left of a variance, derivatives by a number that is 0 are NaN: behind an activation they are infinite.
+    """
+    if is_known(variance) and variance == 0:
+        scaled = scale(covariance, factor)
+        return scaled._replace(distance=_without_derivative(scaled.distance, factor, jnp.array(True)))
+    q1, q2 = factor * covariance.variance1 + variance, factor * covariance.variance2 + variance
+    root1, root2 = safe_sqrt(q1), safe_sqrt(q2)
+    apart = _difference(safe_quotient(jnp.ones_like(root1), root1), safe_quotient(jnp.ones_like(root2), root2))
+    # the variance comes first: the square of one over a small root may leave the range of numbers
+    lost = _lost(covariance, root1, root2, factor) + variance / 2 * apart * apart
+    some = (root1 > 0) & (root2 > 0)
+    distance = into_range(jnp.where(some, lost, covariance.distance))
+    for number in (variance, factor):
+        distance = _without_derivative(distance, number, ~some)
+    return Covariance(q1, q2, distance)
+
+
+def _without_derivative(distance: jax.Array, number: Number | jax.Array, where: jax.Array) -> jax.Array:
+    """The distance, with derivatives by a number that are NaN `where` the number is 0."""
+    if is_known(number):
+        return distance
+    return distance * no_derivative(jnp.asarray(number, distance.dtype), where & (number == 0))
 
 
 def mean(covariance: Covariance, axes: tuple[int, ...]) -> Covariance:
@@ -62,11 +86,12 @@ def mean(covariance: Covariance, axes: tuple[int, ...]) -> Covariance:
     return Covariance(jnp.squeeze(q1, axes), jnp.squeeze(q2, axes), into_range(lost))
 
 
-def _lost(part: Covariance, root1: jax.Array, root2: jax.Array) -> jax.Array:
-    """This part's share of 1 - correlation of a sum with deviations root1 and root2: two terms, neither negative."""
+def _lost(part: Covariance, root1: jax.Array, root2: jax.Array, factor: Number | jax.Array = 1.0) -> jax.Array:
+    """Share of factor * part in 1 - correlation of a sum with deviations root1, root2: two terms, neither negative."""
     share1 = safe_quotient(safe_sqrt(part.variance1), root1)
     share2 = safe_quotient(safe_sqrt(part.variance2), root2)
-    return _half_square(share1, share2) + share1 * share2 * part.distance
+    apart = _difference(share1, share2)
+    return factor / 2 * apart * apart + factor * share1 * share2 * part.distance
 
 
 def subtract_means(moment: Covariance, mean1: jax.Array, mean2: jax.Array) -> Covariance:
@@ -87,5 +112,9 @@ def _shares(moment: jax.Array, centered: jax.Array, mean: jax.Array) -> tuple[ja
 
 
 def _half_square(share1: jax.Array, share2: jax.Array) -> jax.Array:
-    """Half square (share1 - share2)^2 / 2, and 0 within rounding: another loop may compute a duplicate's share."""
-    return zero_where(nearly_equal(share1, share2), share1 - share2) ** 2 / 2
+    return _difference(share1, share2) ** 2 / 2
+
+
+def _difference(share1: jax.Array, share2: jax.Array) -> jax.Array:
+    """Difference of two shares, and 0 within rounding: another loop may compute a duplicate's share."""
+    return zero_where(nearly_equal(share1, share2), share1 - share2)

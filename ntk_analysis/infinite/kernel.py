@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from ntk_analysis.common.files import write_whole
 from ntk_analysis.common.precision import HeldArray, float_array, is_traced, numpy_in_float64
+from ntk_analysis.common.pytrees import Number
 from ntk_analysis.infinite.covariances import Covariance
 
 Law: TypeAlias = Literal["inputs", "gaussian", "batch normalized", "activated"]
@@ -54,7 +55,7 @@ class BatchNormalized:
     sigma: HeldArray
     apart: HeldArray
     ntk_scaled: HeldArray
-    eps: float = field(metadata={"static": True})
+    eps: Number
     train_scale: bool = field(metadata={"static": True})
     train_shift: bool = field(metadata={"static": True})
 
@@ -74,7 +75,7 @@ class Kernel:
     Attributes:
         variance1: (n1, *positions) variance of each unit on the first inputs (second moment, after an activation).
         variance2: (n2, *positions) the same on the second inputs.
-        distance: (n1, n2, *pairs) cosine distance 1 - correlation, uncentred after an activation; pairs are () for
+        distance: (n1, n2, *pairs) cosine distance 1 - correlation, uncentered after an activation; pairs are () for
             vectors, (h, w) for images at equal positions, (h, w, h, w) at all pairs of positions.
         mean1: (n1, *positions) mean across channels, which weight centering removes.
         mean2: (n2, *positions) the same on the second inputs.
@@ -299,6 +300,10 @@ class HasKernel(Protocol):
     @property
     def homogeneous(self) -> bool:
         """Whether the units on s x, s > 0, are s times those on x: a kernel of vectors is one of their angles."""
+
+    @property
+    def couples_batch(self) -> bool | None:
+        """Whether the kernel of two inputs depends on the others of the batch; None if that is not known."""
 
 
 def rounding(kernel: Kernel) -> float:

@@ -14,11 +14,13 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from ntk_analysis.activations.angles import no_derivative, safe_sqrt
 from ntk_analysis.infinite.kernel import Kernel
 
-KernelOf: TypeAlias = Callable[[jax.Array, jax.Array | None], Kernel]
+Numbers: TypeAlias = tuple[jax.Array, ...]
+KernelOf: TypeAlias = Callable[[Numbers, jax.Array, jax.Array | None], Kernel]
 
 # step |s| in units of the largest entry: second derivatives are good to a rounding over it, first ones to its square
 SHIFT = {"float64": 1e-7, "float32": 1e-6}
@@ -40,30 +42,33 @@ def may_hold_zeros(*arrays: jax.Array | None) -> bool:
         return True
 
 
-def with_derivatives_at_zeros(kernel_of: KernelOf, x1: jax.Array, x2: jax.Array | None) -> Kernel:
-    """kernel_of(x1, x2), with derivatives by inputs that are right at zeros, too.
+def with_derivatives_at_zeros(kernel_of: KernelOf, numbers: Numbers, x1: jax.Array, x2: jax.Array | None) -> Kernel:
+    """kernel_of(numbers, x1, x2), with derivatives by inputs that are right at zeros, too.
 
-    Where a pair's variance is 0, the derivative of `distance` is minus that of the covariance, for `Kernel.nngp`.
+    A network's traced `numbers` are an argument of their own, for what has derivatives of its own must not close over
+    them. Where a pair's variance is 0, the derivative of `distance` by inputs is minus that of the covariance, for
+    `Kernel.nngp`.
     """
 
-    def arrays_at(x1: jax.Array, x2: jax.Array | None) -> tuple[list[jax.Array], _Structure]:
-        leaves, tree = jax.tree.flatten(kernel_of(x1, x2))
+    def arrays_at(numbers: Numbers, x1: jax.Array, x2: jax.Array | None) -> tuple[list[jax.Array], _Structure]:
+        leaves, tree = jax.tree.flatten(kernel_of(numbers, x1, x2))
         return leaves, _Structure(tree)
 
     arrays = jax.custom_jvp(arrays_at)
 
-    @arrays.defjvp
-    def _(primals: Any, tangents: Any) -> tuple[Any, Any]:
-        shifts = [_beside_zeros(x, side) for side, x in enumerate(primals)]
+    def jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+        numbers, *inputs = primals
+        input_tangents = [None if x is None else _instantiated(t, x) for t, x in zip(tangents[1:], inputs, strict=True)]
+        shifts = [_beside_zeros(x, side) for side, x in enumerate(inputs)]
         any_zero = jnp.any(jnp.stack([jnp.any(shift != 0) for shift in shifts if shift is not None]))
 
         def with_covariance(x1: jax.Array, x2: jax.Array | None) -> tuple[list[jax.Array], _Structure, jax.Array]:
-            leaves, structure = arrays_at(x1, x2)
+            leaves, structure = arrays_at(numbers, x1, x2)
             return leaves, structure, _kernel(leaves, structure).covariance.value
 
         def at(sign: jax.Array) -> tuple[Any, Any]:
-            moved = [x if shift is None else x + sign * shift for x, shift in zip(primals, shifts, strict=True)]
-            return jax.jvp(with_covariance, tuple(moved), tuple(tangents))
+            moved = [x if shift is None else x + sign * shift for x, shift in zip(inputs, shifts, strict=True)]
+            return jax.jvp(with_covariance, tuple(moved), tuple(input_tangents))
 
         def side(_: None, sign: jax.Array) -> tuple[None, Any]:
             # without zeros there is no other side
@@ -78,7 +83,7 @@ def with_derivatives_at_zeros(kernel_of: KernelOf, x1: jax.Array, x2: jax.Array 
         without = _root(jax.lax.stop_gradient(kernel)) == 0
         found = _kernel([jnp.where(any_zero, x.sum(0) / 2, x[0]) for x in slopes[0]], structure)
         by_covariance = -slopes[2].sum(0) / 2
-        inputs = sum((jnp.sum(x) for x in primals if x is not None), jnp.zeros((), x1.dtype))
+        total = sum((jnp.sum(x) for x in inputs if x is not None), jnp.zeros((), x1.dtype))
         root, step = _root(right), SHIFT[x1.dtype.name]
         bent_distance = jnp.where(
             without,
@@ -89,13 +94,27 @@ def with_derivatives_at_zeros(kernel_of: KernelOf, x1: jax.Array, x2: jax.Array 
         bent_ntk = _bent(kernel.ntk_scaled, right.ntk_scaled, left.ntk_scaled, size)
         found = replace(
             found,
-            distance=jnp.where(without, by_covariance, found.distance)
-            * no_derivative(inputs, any_zero & bent_distance),
-            ntk_scaled=found.ntk_scaled * no_derivative(inputs, any_zero & bent_ntk),
+            distance=jnp.where(without, by_covariance, found.distance) * no_derivative(total, any_zero & bent_distance),
+            ntk_scaled=found.ntk_scaled * no_derivative(total, any_zero & bent_ntk),
         )
-        return (leaves, structure), (jax.tree.leaves(found), structure)
+        moving = jax.tree.leaves(found)
+        # by numbers at the inputs themselves, and by no number that stays: a derivative that is NaN times 0 is NaN
+        moved = {i: t for i, t in enumerate(tangents[0]) if not isinstance(t, SymbolicZero)}
+        if moved:
 
-    return _kernel(*arrays(x1, x2))
+            def at_numbers(changed: dict[int, jax.Array]) -> list[jax.Array]:
+                return arrays_at(tuple(changed.get(i, number) for i, number in enumerate(numbers)), *inputs)[0]
+
+            by_numbers = jax.jvp(at_numbers, ({i: numbers[i] for i in moved},), (moved,))[1]
+            moving = [jnp.add(*pair) for pair in zip(moving, by_numbers, strict=True)]
+        return (leaves, structure), (moving, structure)
+
+    arrays.defjvp(jvp, symbolic_zeros=True)
+    return _kernel(*arrays(numbers, x1, x2))
+
+
+def _instantiated(tangent: Any, x: jax.Array) -> jax.Array:
+    return jnp.zeros_like(x) if isinstance(tangent, SymbolicZero) else tangent
 
 
 def _kernel(leaves: list[jax.Array], structure: _Structure) -> Kernel:

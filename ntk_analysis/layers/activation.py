@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from ntk_analysis import activations, batch_norm
 from ntk_analysis.activations.angles import no_second_derivative, safe_divide
 from ntk_analysis.common.importable import PickledByName
+from ntk_analysis.common.pytrees import NumbersAsData, compiled_by_structure, has_traced_numbers
 from ntk_analysis.infinite import covariances
 from ntk_analysis.infinite.kernel import BatchNormalized, Kernel, add_ntk, map_covariance, rounding
 from ntk_analysis.layers.base import Params, Shape, SingleLayer
@@ -26,8 +27,12 @@ class Activation(PickledByName, SingleLayer):
 
     function: str | Callable[[jax.Array], jax.Array] | activations.Activation = "relu"
 
+    couples_batch = False
+
     def __post_init__(self) -> None:
-        activations.get(self.function)  # an unknown name fails where it is written
+        phi = activations.get(self.function)  # an unknown name fails where it is written
+        if isinstance(phi, NumbersAsData) and (isinstance(self.function, str) or has_traced_numbers(phi)):
+            object.__setattr__(self, "function", phi)  # a slope that is given by name is a number all the same
 
     @property
     def activation(self) -> activations.Activation:
@@ -82,12 +87,12 @@ class Activation(PickledByName, SingleLayer):
 
 
 # traced, so that it follows the ambient dtype and gives NaN where eager code would raise an error
-_propagate = jax.jit(batch_norm.propagate, static_argnames=("activation", "eps"))
+_propagate = compiled_by_structure(batch_norm.propagate, static=("activation", "eps"))
 
 
 def batch_normalized(kernel: Kernel, before: BatchNormalized, phi: activations.Activation, **changes: object) -> Kernel:
     """Kernel of phi(gamma xhat + beta) at gamma = 1, beta = 0, for batch-normalised pre-activations xhat, `before`."""
-    result = _propagate(before.sigma, before.ntk_scaled, phi, before.eps, apart=before.apart)
+    result = _propagate(before.sigma, before.ntk_scaled, activation=phi, eps=before.eps, apart=before.apart)
     # units are NaN where all inputs coincide: they become 0, as in the finite network; the tangent kernel stays NaN
     variance = jnp.nan_to_num(jnp.diagonal(result.nngp))
     quadrature = batch_norm.rule_error(len(variance) - 1)

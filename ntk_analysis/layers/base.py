@@ -1,32 +1,45 @@
 """What a layer is: one object, three views of the same network."""
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import jax
 
 from ntk_analysis.common.precision import AnyArray
+from ntk_analysis.common.pytrees import NumbersAsData
 from ntk_analysis.infinite.kernel import Kernel
 
 Params: TypeAlias = Any
 Shape: TypeAlias = tuple[int, ...]
+Record: TypeAlias = Callable[[jax.Array], Any]
 
 
-class Layer(abc.ABC):
+class Layer(NumbersAsData):
     """A frozen, hashable description of a layer: its finite network and its infinite-width kernel.
 
     Shapes include the batch axis, as in (-1, 784); its size does not matter. Parameters are drawn from N(0, 1), and the
     gains are in the forward pass (NTK parametrisation).
+
+    A layer is a JAX pytree: its numbers (variances, eps, scales, a slope) are data, and all else is structure; see
+    `pytrees`. So `infinite_kernel` can be differentiated by them, compiled once for all of their values, and mapped
+    over them.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # what a base class states of its own computation is not known of another one
+        stated = isinstance(cls.couples_batch, bool) and "couples_batch" not in vars(cls)
+        if stated and {"compute", "forward", "kernel"} & vars(cls).keys():
+            cls.couples_batch = None  # type: ignore[assignment,method-assign]
 
     @abc.abstractmethod
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
         """Output shape and parameters, in JAX's default float dtype, for inputs of this shape."""
 
     @abc.abstractmethod
-    def forward(self, params: Params, x: jax.Array, *, record: bool) -> tuple[jax.Array, Any]:
-        """Output of the finite network, and the outputs of all its layers if `record` (else None)."""
+    def forward(self, params: Params, x: jax.Array, *, record: Record | None) -> tuple[jax.Array, Any]:
+        """Output of the finite network, and record(output) of all its layers, nested as the network is; or None."""
 
     @abc.abstractmethod
     def kernel(self, kernel: Kernel) -> Kernel:
@@ -46,17 +59,51 @@ class Layer(abc.ABC):
         """Whether the units on s x, s > 0, are s times those on x: a kernel of vectors is then one of their angles."""
         return False
 
+    @property
+    def couples_batch(self) -> bool | None:
+        """Whether the output on an input depends on the other inputs of the batch; None if that is not known.
+
+        Every layer states it. A class of the user's that does not, and computes something of its own, is tried out
+        where its finite side is used, and its kernel is computed as a whole.
+        """
+        return None
+
+    @property
+    def parts(self) -> tuple["Layer", ...]:
+        """The layers that this layer is made of, in the order of their parameters; () for a single layer."""
+        return ()
+
+    @property
+    def part_keys(self) -> tuple[tuple[int, ...], ...]:
+        """Where the parameters of each part stand within this layer's: (2,) is params[2], () is params itself."""
+        return ()
+
+    @property
+    def stacked(self) -> bool:
+        """Whether the parts run several times, with parameters and outputs along one more first axis."""
+        return False
+
+    def rebuilt(self, parts: Sequence["Layer"]) -> "Layer":
+        """The same composition of other parts."""
+        if parts:
+            raise TypeError(f"{self} is not made of layers, got {len(parts)} to make it of")
+        return self
+
+    def in_order(self) -> Iterator["Layer"]:
+        """The layers one after another, each pass of a `Repeat` by itself; a residual layer counts as one."""
+        yield self
+
     @abc.abstractmethod
     def walk(self, outputs: Any) -> Iterator[tuple["Layer", jax.Array]]:
         """The single layers in the order of execution, each with its output as recorded by `activations`."""
 
     def apply(self, params: Params, x: AnyArray) -> jax.Array:
         """Output of the finite network on x, (batch, ...); x takes the dtype of the parameters."""
-        return self.forward(params, as_params_dtype(params, x), record=False)[0]
+        return self.forward(params, as_params_dtype(params, x), record=None)[0]
 
     def activations(self, params: Params, x: AnyArray) -> Any:
         """Every layer's output, nested as the network is; the outputs of a `Repeat` are stacked along a first axis."""
-        return self.forward(params, as_params_dtype(params, x), record=True)[1]
+        return self.forward(params, as_params_dtype(params, x), record=lambda y: y)[1]
 
 
 class SingleLayer(Layer):
@@ -66,9 +113,9 @@ class SingleLayer(Layer):
     def compute(self, params: Params, x: jax.Array) -> jax.Array:
         """Output of the finite layer."""
 
-    def forward(self, params: Params, x: jax.Array, *, record: bool) -> tuple[jax.Array, Any]:
+    def forward(self, params: Params, x: jax.Array, *, record: Record | None) -> tuple[jax.Array, Any]:
         y = self.compute(params, x)
-        return y, (y if record else None)
+        return y, (None if record is None else record(y))
 
     def walk(self, outputs: jax.Array) -> Iterator[tuple[Layer, jax.Array]]:
         yield self, outputs

@@ -1,20 +1,51 @@
 """Layers made of layers: one after another, one many times, one beside the identity."""
 
+import abc
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from ntk_analysis.common.pytrees import Number, is_known
 from ntk_analysis.infinite import covariances
 from ntk_analysis.infinite.kernel import Kernel, add_ntk
-from ntk_analysis.layers.base import Layer, Params, Shape
+from ntk_analysis.layers.base import Layer, Params, Record, Shape
+
+
+class Combinator(Layer):
+    """A layer made of layers, which is what they are: what it says of itself follows from its parts."""
+
+    @property
+    @abc.abstractmethod
+    def parts(self) -> tuple[Layer, ...]: ...
+
+    @property
+    @abc.abstractmethod
+    def part_keys(self) -> tuple[tuple[int, ...], ...]: ...
+
+    @abc.abstractmethod
+    def rebuilt(self, parts: Sequence[Layer]) -> Layer: ...
+
+    @property
+    def pairs_positions(self) -> bool:
+        return any(part.pairs_positions for part in self.parts)
+
+    @property
+    def homogeneous(self) -> bool:
+        return all(part.homogeneous for part in self.parts)
+
+    @property
+    def couples_batch(self) -> bool | None:
+        found = {part.couples_batch for part in self.parts}
+        return True if True in found else None if None in found else False
 
 
 @dataclass(frozen=True, init=False)
-class Serial(Layer):
+class Serial(Combinator):
     """Layers one after another: Serial(Dense(512), Activation("relu"), Dense(1))."""
 
     layers: tuple[Layer, ...]
@@ -28,12 +59,19 @@ class Serial(Layer):
         object.__setattr__(self, "layers", layers)
 
     @property
-    def pairs_positions(self) -> bool:
-        return any(layer.pairs_positions for layer in self.layers)
+    def parts(self) -> tuple[Layer, ...]:
+        return self.layers
 
     @property
-    def homogeneous(self) -> bool:
-        return all(layer.homogeneous for layer in self.layers)
+    def part_keys(self) -> tuple[tuple[int, ...], ...]:
+        return tuple((index,) for index in range(len(self.layers)))
+
+    def rebuilt(self, parts: Sequence[Layer]) -> "Serial":
+        return Serial(*parts)
+
+    def in_order(self) -> Iterator[Layer]:
+        for layer in self.layers:
+            yield from layer.in_order()
 
     def __repr__(self) -> str:
         return f"Serial({', '.join(map(repr, self.layers))})"
@@ -45,12 +83,12 @@ class Serial(Layer):
             params.append(layer_params)
         return shape, tuple(params)
 
-    def forward(self, params: Params, x: jax.Array, *, record: bool) -> tuple[jax.Array, Any]:
+    def forward(self, params: Params, x: jax.Array, *, record: Record | None) -> tuple[jax.Array, Any]:
         outputs = []
         for layer, layer_params in zip(self.layers, params, strict=True):
             x, output = layer.forward(layer_params, x, record=record)
             outputs.append(output)
-        return x, (tuple(outputs) if record else None)
+        return x, (None if record is None else tuple(outputs))
 
     def kernel(self, kernel: Kernel) -> Kernel:
         for layer in self.layers:
@@ -63,7 +101,7 @@ class Serial(Layer):
 
 
 @dataclass(frozen=True)
-class Repeat(Layer):
+class Repeat(Combinator):
     """The same block, `times` times with its own parameters each time, as one scan.
 
     Compile time and program size do not depend on `times`. The block's output shape must be its input shape.
@@ -76,13 +114,23 @@ class Repeat(Layer):
         if self.times < 1:
             raise ValueError(f"Repeat needs times >= 1, got {self.times}")
 
-    @property
-    def pairs_positions(self) -> bool:
-        return self.block.pairs_positions
+    stacked = True
 
     @property
-    def homogeneous(self) -> bool:
-        return self.block.homogeneous
+    def parts(self) -> tuple[Layer, ...]:
+        return (self.block,)
+
+    @property
+    def part_keys(self) -> tuple[tuple[int, ...], ...]:
+        return ((),)
+
+    def rebuilt(self, parts: Sequence[Layer]) -> "Repeat":
+        (block,) = parts
+        return replace(self, block=block)
+
+    def in_order(self) -> Iterator[Layer]:
+        for _ in range(self.times):
+            yield from self.block.in_order()
 
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
         output_shape: Shape = ()
@@ -100,7 +148,7 @@ class Repeat(Layer):
             )
         return input_shape, params
 
-    def forward(self, params: Params, x: jax.Array, *, record: bool) -> tuple[jax.Array, Any]:
+    def forward(self, params: Params, x: jax.Array, *, record: Record | None) -> tuple[jax.Array, Any]:
         def step(carry: jax.Array, block_params: Params) -> tuple[jax.Array, Any]:
             return self.block.forward(block_params, carry, record=record)
 
@@ -123,7 +171,7 @@ class Repeat(Layer):
 
 
 @dataclass(frozen=True)
-class Residual(Layer):
+class Residual(Combinator):
     """y = x + scale * branch(x), or shortcut(x) + scale * branch(x).
 
     At infinite width the branch must end in a Dense or Conv layer: its fresh zero-mean weights make it uncorrelated
@@ -136,16 +184,23 @@ class Residual(Layer):
     """
 
     branch: Layer
-    scale: float = 1.0
+    scale: Number = 1.0
     shortcut: Layer | None = None
 
-    @property
-    def pairs_positions(self) -> bool:
-        return self.branch.pairs_positions or (self.shortcut is not None and self.shortcut.pairs_positions)
+    def __post_init__(self) -> None:
+        _check_scales("Residual", self.scale)
 
     @property
-    def homogeneous(self) -> bool:
-        return self.branch.homogeneous and (self.shortcut is None or self.shortcut.homogeneous)
+    def parts(self) -> tuple[Layer, ...]:
+        return (self.branch,) if self.shortcut is None else (self.branch, self.shortcut)
+
+    @property
+    def part_keys(self) -> tuple[tuple[int, ...], ...]:
+        return ((),) if self.shortcut is None else ((0,), (1,))
+
+    def rebuilt(self, parts: Sequence[Layer]) -> "Residual":
+        branch, *shortcut = parts
+        return Residual(branch, self.scale, *shortcut)
 
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
         if self.shortcut is None:
@@ -154,14 +209,14 @@ class Residual(Layer):
         shape, shortcut_params = self.shortcut.init(shortcut_key, input_shape)
         return shape, (_init_branch(self.branch, key, input_shape, shape), shortcut_params)
 
-    def forward(self, params: Params, x: jax.Array, *, record: bool) -> tuple[jax.Array, Any]:
+    def forward(self, params: Params, x: jax.Array, *, record: Record | None) -> tuple[jax.Array, Any]:
         skip, skipped = x, None
         if self.shortcut is not None:
             params, shortcut_params = params
             skip, skipped = self.shortcut.forward(shortcut_params, x, record=record)
         y, outputs = self.branch.forward(params, x, record=record)
         y = skip + self.scale * y
-        return y, ((skipped, outputs, y) if record else None)
+        return y, (None if record is None else (skipped, outputs, record(y)))
 
     def kernel(self, kernel: Kernel) -> Kernel:
         skip = kernel if self.shortcut is None else self.shortcut.kernel(kernel)
@@ -176,43 +231,48 @@ class Residual(Layer):
 
 
 @dataclass(frozen=True)
-class ResidualChain(Layer):
+class ResidualChain(Combinator):
     """Residual blocks one after another, x + scales[l] * branch_l(x), as one scan: `Repeat` with a scale for each.
 
     The branches are alike but have their own parameters. MimicNorm scales branch l by 1/sqrt(l).
     """
 
     branch: Layer
-    scales: tuple[float, ...]
+    scales: tuple[Number, ...]
 
     def __post_init__(self) -> None:
-        if not self.scales or not all(isinstance(s, int | float) and math.isfinite(s) for s in self.scales):
-            raise ValueError(f"ResidualChain needs a finite number for each block, got scales={self.scales!r}")
+        _check_scales("ResidualChain", *self.scales)
+
+    stacked = True
 
     @property
-    def pairs_positions(self) -> bool:
-        return self.branch.pairs_positions
+    def parts(self) -> tuple[Layer, ...]:
+        return (self.branch,)
 
     @property
-    def homogeneous(self) -> bool:
-        return self.branch.homogeneous
+    def part_keys(self) -> tuple[tuple[int, ...], ...]:
+        return ((),)
+
+    def rebuilt(self, parts: Sequence[Layer]) -> "ResidualChain":
+        (branch,) = parts
+        return replace(self, branch=branch)
 
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
         keys = jax.random.split(key, len(self.scales))
         return input_shape, jax.vmap(lambda k: _init_branch(self.branch, k, input_shape, input_shape))(keys)
 
-    def forward(self, params: Params, x: jax.Array, *, record: bool) -> tuple[jax.Array, Any]:
+    def forward(self, params: Params, x: jax.Array, *, record: Record | None) -> tuple[jax.Array, Any]:
         def step(carry: jax.Array, block: tuple[jax.Array, Params]) -> tuple[jax.Array, Any]:
             scale, branch_params = block
             y, outputs = self.branch.forward(branch_params, carry, record=record)
             y = carry + scale * y
-            return y, ((None, outputs, y) if record else None)
+            return y, (None if record is None else (None, outputs, record(y)))
 
         return jax.lax.scan(step, x, (jnp.asarray(self.scales, x.dtype), params))
 
     def kernel(self, kernel: Kernel) -> Kernel:
         # the first block is outside the scan: it may change the law, as in Repeat
-        kernel = _add_branch(kernel, self.branch.kernel(kernel), float(self.scales[0]))
+        kernel = _add_branch(kernel, self.branch.kernel(kernel), self.scales[0])
         if len(self.scales) == 1:
             return kernel
 
@@ -227,6 +287,12 @@ class ResidualChain(Layer):
             yield from Residual(self.branch, scale).walk(block)
 
 
+def _check_scales(layer: str, *scales: Any) -> None:
+    known = [scale for scale in scales if is_known(scale)]
+    if not scales or not all(isinstance(s, int | float | np.number | jax.Array) and math.isfinite(s) for s in known):
+        raise ValueError(f"{layer} needs a finite number for each block, got scales={scales!r}")
+
+
 def _init_branch(branch: Layer, key: jax.Array, input_shape: Shape, expected: Shape) -> Params:
     shape, params = branch.init(key, input_shape)
     if shape != expected:
@@ -235,7 +301,7 @@ def _init_branch(branch: Layer, key: jax.Array, input_shape: Shape, expected: Sh
     return params
 
 
-def _add_branch(skip: Kernel, branch: Kernel, scale: float | jax.Array) -> Kernel:
+def _add_branch(skip: Kernel, branch: Kernel, scale: Number | jax.Array) -> Kernel:
     """Kernel of skip + scale * branch, which are uncorrelated."""
     if branch.law != "gaussian":
         raise NotImplementedError(
@@ -245,16 +311,17 @@ def _add_branch(skip: Kernel, branch: Kernel, scale: float | jax.Array) -> Kerne
     shapes = skip.distance.shape, branch.distance.shape
     if shapes[0] != shapes[1]:
         raise ValueError(f"a residual branch must have the positions of the skip, got {shapes[1]} against {shapes[0]}")
-    total = covariances.add(skip.covariance, covariances.scale(branch.covariance, scale**2))
+    square = scale**2
+    total = covariances.add(skip.covariance, branch.covariance, square)
     within1, within2 = skip.within1, skip.within2
     if skip.paired:
         ((left1, left2), (right1, right2)) = skip.within, branch.within
-        within1 = covariances.add(left1, covariances.scale(right1, scale**2)).distance
-        within2 = covariances.add(left2, covariances.scale(right2, scale**2)).distance
+        within1 = covariances.add(left1, right1, square).distance
+        within2 = covariances.add(left2, right2, square).distance
     summed = replace(
         skip,
-        variance1=skip.variance1 + scale**2 * branch.variance1,
-        variance2=skip.variance2 + scale**2 * branch.variance2,
+        variance1=skip.variance1 + square * branch.variance1,
+        variance2=skip.variance2 + square * branch.variance2,
         distance=total.distance,
         within1=within1,
         within2=within2,
@@ -262,4 +329,4 @@ def _add_branch(skip: Kernel, branch: Kernel, scale: float | jax.Array) -> Kerne
         law="activated" if skip.law == "batch normalized" else skip.law,
         relative_error=jnp.maximum(skip.relative_error, branch.relative_error),
     )
-    return add_ntk(summed, scale**2 * branch.ntk_scaled, branch.log_scale)
+    return add_ntk(summed, square * branch.ntk_scaled, branch.log_scale)

@@ -8,13 +8,15 @@ import jax.numpy as jnp
 from ntk_analysis import activations
 from ntk_analysis.activations.angles import safe_divide, safe_sqrt
 from ntk_analysis.batch_norm.checks import check_eps
+from ntk_analysis.common.pytrees import Number
 from ntk_analysis.infinite import covariances
 from ntk_analysis.infinite.kernel import BatchNormalized, Kernel, map_covariance, rounding
 from ntk_analysis.layers.activation import batch_normalized
 from ntk_analysis.layers.base import Params, Shape, SingleLayer
 
 
-def _standardize(x: jax.Array, axis: int | tuple[int, ...], eps: float) -> jax.Array:
+def _standardize(x: jax.Array, axis: int | tuple[int, ...], eps: Number) -> jax.Array:
+    check_eps(eps)
     centered = x - jnp.mean(x, axis=axis, keepdims=True)
     deviation = safe_sqrt(jnp.mean(centered**2, axis=axis, keepdims=True) + eps)
     return safe_divide(centered, deviation, 0.0)  # a constant channel becomes 0, not NaN
@@ -28,7 +30,7 @@ class _Normalization(SingleLayer):
         eps: number added to the variance.
     """
 
-    eps: float = 0.0
+    eps: Number = 0.0
 
     def __post_init__(self) -> None:
         check_eps(self.eps)
@@ -53,6 +55,8 @@ class BatchNorm(_Normalization):
 
     train_scale: bool = False
     train_shift: bool = False
+
+    couples_batch = True
 
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
         del key
@@ -115,11 +119,13 @@ class LayerNorm(_Normalization):
     The variance is biased, and there are no affine parameters; an input whose units are all equal becomes 0. At
     infinite width, with mean m and variance v across channels, K' = (K - m m') / sqrt((v + eps)(v' + eps)), and Theta'
     = Theta / the same root, because the Jacobian projects away only one direction of many. Behind a ReLU the
-    correlation map of the pair is that of weight centring, T_bar.
+    correlation map of the pair is that of weight centering, T_bar.
 
     Attributes:
         eps: number added to the variance.
     """
+
+    couples_batch = False
 
     def compute(self, params: Params, x: jax.Array) -> jax.Array:
         del params
@@ -158,6 +164,8 @@ class LastBatchNorm(_Normalization):
     Attributes:
         eps: number added to the variance.
     """
+
+    couples_batch = True
 
     def compute(self, params: Params, x: jax.Array) -> jax.Array:
         return BatchNorm(self.eps).compute(params, x)

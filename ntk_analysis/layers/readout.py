@@ -13,7 +13,7 @@ from ntk_analysis.infinite import covariances
 from ntk_analysis.infinite.kernel import Kernel, map_covariance, rounding, tall, wide
 from ntk_analysis.layers.base import Params, Shape, SingleLayer, check_image
 from ntk_analysis.layers.convolution import with_windowed_error
-from ntk_analysis.layers.windows import Axes, Window, window
+from ntk_analysis.layers.windows import Axes, Padding, Window, window
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Flatten(SingleLayer):
     At infinite width it takes the mean over equal positions, K' = mean_p K(p, p), and likewise for Theta and the
     channel means. The features at different positions have different laws, so a dense layer must come next.
     """
+
+    couples_batch = False
 
     @property
     def homogeneous(self) -> bool:
@@ -82,7 +84,9 @@ class AvgPool(SingleLayer):
 
     window: int | tuple[int, int] = 2
     stride: int | tuple[int, int] | None = None
-    padding: str = "valid"
+    padding: Padding = "valid"
+
+    couples_batch = False
 
     def __post_init__(self) -> None:
         _ = self.moving
@@ -118,6 +122,8 @@ class GlobalAvgPool(SingleLayer):
 
     At infinite width K' = mean_{p, p'} K(p, p'), so all pairs of positions are kept up to here.
     """
+
+    couples_batch = False
 
     @property
     def pairs_positions(self) -> bool:

@@ -1,4 +1,4 @@
-"""Gaussian weights and biases, straight, centred or standardised: what dense layers and convolutions share."""
+"""Gaussian weights and biases, straight, centered or standardised: what dense layers and convolutions share."""
 
 import math
 from collections.abc import Callable
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ntk_analysis.activations.angles import safe_divide, safe_sqrt
+from ntk_analysis.common.pytrees import Number, is_known
 from ntk_analysis.infinite import covariances
 from ntk_analysis.infinite.kernel import Kernel, add_ntk, map_covariance, rounding
 
@@ -15,8 +16,8 @@ from ntk_analysis.infinite.kernel import Kernel, add_ntk, map_covariance, roundi
 class Weights(NamedTuple):
     """Gains of a linear layer and its operation on each unit's weights; see `Dense` for the fields."""
 
-    w_var: float
-    b_var: float
+    w_var: Number
+    b_var: Number
     center: bool
     standardize: bool
 
@@ -26,13 +27,13 @@ class Weights(NamedTuple):
         return self.center or self.standardize
 
     def init(self, key: jax.Array, shape: tuple[int, ...], layer: object) -> dict[str, jax.Array]:
-        """Weights of this shape, with units on the last axis, and biases if there are any."""
+        """Weights of this shape, with units on the last axis, and biases unless it is known that b_var = 0."""
         fan_in = math.prod(shape[:-1])
         if self.centered and fan_in < 2:
-            raise ValueError(f"{layer} cannot be centred over a fan-in of {fan_in}: one weight minus its mean is zero")
+            raise ValueError(f"{layer} cannot be centered over a fan-in of {fan_in}: one weight minus its mean is zero")
         w_key, b_key = jax.random.split(key)
         params = {"w": jax.random.normal(w_key, shape)}
-        if self.b_var > 0:
+        if not is_known(self.b_var) or self.b_var > 0:
             params["b"] = jax.random.normal(b_key, shape[-1:])
         return params
 
@@ -50,6 +51,7 @@ class Weights(NamedTuple):
     def apply(self, params: Any, product: Callable[[jax.Array], jax.Array]) -> jax.Array:
         """Outputs sqrt(w_var / fan-in) product(weights) + sqrt(b_var) biases."""
         w = params["w"]
+        check_weights(w.shape[-1], self)  # of a network that a step of its numbers made
         fan_in, axes = w.size // w.shape[-1], tuple(range(w.ndim - 1))
         if self.centered:
             w = w - jnp.mean(w, axes, keepdims=True)
@@ -58,7 +60,7 @@ class Weights(NamedTuple):
         elif self.center:
             fan_in -= 1
         y = product(w) * (self.w_var / fan_in) ** 0.5
-        if self.b_var == 0:
+        if "b" not in params:
             return y
         return y + self.b_var**0.5 * params["b"].reshape((1,) * (y.ndim - 1) + (-1,))
 
@@ -73,7 +75,7 @@ class Weights(NamedTuple):
         def propagate(covariance: covariances.Covariance, mean1: jax.Array, mean2: jax.Array) -> covariances.Covariance:
             if self.centered:
                 covariance = covariances.subtract_means(covariance, mean1, mean2)
-            return covariances.add_constant(covariances.scale(covariance, self.w_var), self.b_var)
+            return covariances.add_constant(covariance, self.b_var, self.w_var)
 
         propagated = map_covariance(
             kernel,
@@ -88,10 +90,10 @@ class Weights(NamedTuple):
 
 
 def check_weights(width: int, weights: Weights) -> None:
-    """Raises ValueError for fewer than 1 unit and for variances that are negative or not finite."""
+    """Raises ValueError for fewer than 1 unit and for known variances that are negative or not finite."""
     if width < 1:
         raise ValueError(f"got width {width}, expected at least 1 unit")
     for name in ("w_var", "b_var"):
         value = getattr(weights, name)
-        if not 0 <= value < float("inf"):
+        if is_known(value) and not 0 <= value < float("inf"):
             raise ValueError(f"got {name}={value}, expected a finite variance >= 0")

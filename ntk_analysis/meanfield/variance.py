@@ -40,7 +40,8 @@ def settled_variance(phi: Activation, centered: bool, w: Vector, b: Vector) -> V
     low, high = np.ones_like(q), np.ones_like(q)
     kept_up, kept_down = kept_variance(phi, centered, up), kept_variance(phi, centered, DOWNWARD)
     for i in np.flatnonzero(start > NOISE):
-        ends = np.flatnonzero(w[i] * kept_up + b[i] - up < -NOISE * up)
+        with np.errstate(over="ignore"):  # infinite growth is growth
+            ends = np.flatnonzero(w[i] * kept_up + b[i] - up < -NOISE * up)
         if ends.size:
             low[i], high[i] = up[ends[0] - 1], up[ends[0]]
         elif len(up) < len(UPWARD) and not (len(up) > 20 and kept_up[-1] / up[-1] >= 0.99 * kept_up[-20] / up[-20]):
@@ -84,5 +85,5 @@ def unbounded(phi: Activation, centered: bool, w: float, b: float) -> str:
     growth = w * kept
     rate = f"a factor {growth:.12g}" if growth > 1 + NOISE else f"b_var = {b:g}"
     cure = f"a w_var below {1 / kept:.6g} keeps it bounded" if kept < 1e6 else "lower w_var, or bound the activation"
-    setting = f"{phi} with {'centred weights, ' * centered}w_var={w:.12g}, b_var={b:g}"
+    setting = f"{phi} with {'centered weights, ' * centered}w_var={w:.12g}, b_var={b:g}"
     return f"{setting}: the variance grows without bound, by {rate} per layer; {cure}"

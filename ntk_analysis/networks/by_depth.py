@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from ntk_analysis.common.precision import AnyArray, numpy_in_float64
+from ntk_analysis.common.pytrees import compiled_by_structure
 from ntk_analysis.infinite.compute import checked_inputs, input_kernel
 from ntk_analysis.infinite.kernel import Kernel
-from ntk_analysis.layers import Layer, Repeat, Serial
+from ntk_analysis.layers import Layer
 
 
 def kernels_by_depth(
@@ -36,21 +37,9 @@ def kernels_by_depth(
         NotImplementedError: a layer has no infinite-width kernel here; the message says why.
     """
     kernel = _start(network, x1, x2)
-    for layer in _in_order(network):
+    for layer in network.in_order():
         kernel = _behind(layer, kernel)
         yield layer, kernel
-
-
-def _in_order(network: Layer) -> Iterator[Layer]:
-    match network:
-        case Serial(layers=layers):
-            for layer in layers:
-                yield from _in_order(layer)
-        case Repeat(block=block, times=times):
-            for _ in range(times):
-                yield from _in_order(block)
-        case _:
-            yield network
 
 
 @numpy_in_float64
@@ -66,9 +55,9 @@ def _input_kernel(paired: bool, x1: jax.Array, x2: jax.Array | None) -> Kernel:
 
 @numpy_in_float64
 def _behind(layer: Layer, kernel: Kernel) -> Kernel:
-    return _after(layer, jax.tree.map(jnp.asarray, kernel))
+    return _after(jax.tree.map(jnp.asarray, kernel), layer=layer)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _after(layer: Layer, kernel: Kernel) -> Kernel:
+@functools.partial(compiled_by_structure, static=("layer",))
+def _after(kernel: Kernel, *, layer: Layer) -> Kernel:
     return layer.kernel(kernel)

@@ -19,7 +19,6 @@ from ntk_analysis.layers import (
     GlobalAvgPool,
     Layer,
     LayerNorm,
-    Repeat,
     Residual,
     ResidualChain,
     Serial,
@@ -42,7 +41,7 @@ def translate(network: Layer) -> Triple:
     use its two-dimensional Gauss-Hermite quadrature with 64 nodes a side, whose relative error for tanh at variance 1
     is 1e-8 in the NNGP and 1e-7 in the NTK.
 
-    neural-tangents has no weight centring. So an activation right before a centred (or standardised) Dense becomes the
+    neural-tangents does not center weights. So an activation right before a centered or standardised Dense becomes the
     activation minus its mean, with the closed form written below; kernel_fn is then exact, while apply_fn raises an
     error.
 
@@ -51,7 +50,7 @@ def translate(network: Layer) -> Triple:
         NotImplementedError: neural-tangents has no such layer; the message says which one.
     """
     stax = load().stax
-    return stax.serial(*[_translated(stax, layer) for layer in _uncentered(_single_layers(network))])
+    return stax.serial(*[_translated(stax, layer) for layer in _uncentered(network.in_order())])
 
 
 def _translated(stax: Any, layer: Layer) -> Triple:
@@ -59,28 +58,14 @@ def _translated(stax: Any, layer: Layer) -> Triple:
     if row is None:
         known = sorted(kind.__name__ for kind in TRANSLATIONS if kind is not _Centered)
         raise NotImplementedError(
-            f"neural-tangents has no {type(layer).__name__}: it can check networks of {', '.join(known)}, in Serial, "
-            "Repeat and ResidualChain"
+            f"neural-tangents has no {type(layer).__name__}: it can check networks of {', '.join(known)}, in Serial "
+            "and Repeat"
         )
     return row(stax, layer)
 
 
-def _single_layers(network: Layer) -> Iterator[Layer]:
-    match network:
-        case Serial():
-            for layer in network.layers:
-                yield from _single_layers(layer)
-        case Repeat():  # unrolled: a centred block looks back across its border
-            for _ in range(network.times):
-                yield from _single_layers(network.block)
-        case ResidualChain():
-            yield from (Residual(network.branch, scale) for scale in network.scales)
-        case _:
-            yield network
-
-
 def _uncentered(layers: Iterator[Layer]) -> list[Layer]:
-    """The layers with the centring of each Dense moved into the activation before it, as W P phi = W (P phi).
+    """The layers with the centering of each Dense moved into the activation before it, as W P phi = W (P phi).
 
     A convolution subtracts its mean over positions, too, which no activation can do.
     """
@@ -127,13 +112,17 @@ def _layer_norm(stax: Any, layer: LayerNorm) -> Triple:
 
 def _residual(stax: Any, layer: Residual) -> Triple:
     """neural-tangents' residual layer: it cannot scale a branch, but the gains of the branch's last weights can."""
-    branch = list(_single_layers(layer.branch))
+    branch = list(layer.branch.in_order())
     last, square = branch[-1], layer.scale**2
     if not isinstance(last, Dense | Conv):
         raise NotImplementedError(f"neural-tangents needs a residual branch that ends in Dense or Conv, got {last}")
     branch[-1] = replace(last, w_var=square * last.w_var, b_var=square * last.b_var)
     shortcut = stax.Identity() if layer.shortcut is None else translate(layer.shortcut)
     return stax.serial(stax.FanOut(2), stax.parallel(translate(Serial(*branch)), shortcut), stax.FanInSum())
+
+
+def _residual_chain(stax: Any, layer: ResidualChain) -> Triple:
+    return stax.serial(*[_residual(stax, Residual(layer.branch, scale)) for scale in layer.scales])
 
 
 def _activation(stax: Any, layer: Activation) -> Triple:
@@ -208,4 +197,5 @@ TRANSLATIONS: dict[type[Layer], Callable[[Any, Any], Triple]] = {
     GlobalAvgPool: lambda stax, _: stax.GlobalAvgPool(),
     Flatten: lambda stax, _: stax.Flatten(),
     Residual: _residual,
+    ResidualChain: _residual_chain,
 }

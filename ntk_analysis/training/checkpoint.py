@@ -12,14 +12,12 @@ last one that is not damaged; what metrics.jsonl has beyond it is cut off, and t
 
 import json
 import os
-import platform
 import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ import orbax.checkpoint as ocp
 from ntk_analysis.common.checksums import damage, sealed, unsealed, write_sums
 from ntk_analysis.common.files import FULL, append_lines, write_whole
 from ntk_analysis.common.lock import LOCK, locked
+from ntk_analysis.common.provenance import made_by
 from ntk_analysis.training.dataset import Dataset
 from ntk_analysis.training.metrics import Epoch
 from ntk_analysis.training.recipe import Recipe
@@ -233,11 +232,7 @@ def _description(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
         "recipe": json.loads(recipe.to_json()),
         "digest": recipe.digest,
         "data": {"name": dataset.name, "sha256": dataset.digest},
-        "made by": {
-            **{name: version(name) for name in LIBRARIES},
-            "python": platform.python_version(),
-            "device": jax.local_devices()[0].device_kind,
-        },
+        "made by": made_by(*LIBRARIES),
     }
 
 

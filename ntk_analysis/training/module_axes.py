@@ -10,7 +10,7 @@ from flax import nnx
 from ntk_analysis.flax_networks.linen import LinenFunction
 from ntk_analysis.flax_networks.modes import arguments as mode_arguments
 from ntk_analysis.flax_networks.nnx import NNXFunction
-from ntk_analysis.layers import BatchNorm, Conv, Dense, Layer, Repeat, Residual, ResidualChain, Serial
+from ntk_analysis.layers import BatchNorm, Conv, Dense, Layer
 from ntk_analysis.training.fan_in import NOT_SUMMED, Axes, FanIn, Path, by_shape, from_table, given, stacked
 
 Read: TypeAlias = Callable[[tuple[int, ...]], FanIn | None]
@@ -68,19 +68,9 @@ def axes_of(network: Any, x: Any, axes: Any = None) -> Axes:
 
 def _of_layers(network: Layer, path: Path, deep: int = 0) -> Iterator[tuple[Path, Read]]:
     """Path and fan-in of the weights of our layers, which have `deep` leading axes of stacked layers."""
+    for part, key in zip(network.parts, network.part_keys, strict=True):
+        yield from _of_layers(part, (*path, *map(str, key)), deep + network.stacked)
     match network:
-        case Serial(layers=layers):
-            for index, layer in enumerate(layers):
-                yield from _of_layers(layer, (*path, str(index)), deep)
-        case Repeat(block=block):
-            yield from _of_layers(block, path, deep + 1)
-        case ResidualChain(branch=branch):
-            yield from _of_layers(branch, path, deep + 1)
-        case Residual(branch=branch, shortcut=None):
-            yield from _of_layers(branch, path, deep)
-        case Residual(branch=branch, shortcut=Layer() as shortcut):
-            yield from _of_layers(branch, (*path, "0"), deep)
-            yield from _of_layers(shortcut, (*path, "1"), deep)
         case Dense() | Conv():
             yield (*path, "w"), lambda shape: FanIn(tuple(range(deep, len(shape) - 1)), isinstance(network, Conv))
             yield (*path, "b"), lambda shape: NOT_SUMMED

@@ -1,17 +1,11 @@
 """Finished runs, and the file that keeps them: runs.jsonl, a line for each."""
 
 import json
-import os
-import platform
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import jax
 
 from ntk_analysis.common.checksums import SEAL, sealed, unsealed
 from ntk_analysis.common.files import FULL, append_lines
@@ -20,6 +14,8 @@ from ntk_analysis.training.metrics import Epoch
 from ntk_analysis.training.recipe import Recipe
 
 LIBRARIES = ("ntk-analysis", "jax", "flax", "optax")
+"""Packages whose versions a run is recorded with."""
+
 FIELDS = {"recipe", "data", "made by", "epochs"}  # of a line, and the seal behind them
 
 
@@ -30,7 +26,7 @@ class Curve:
     Attributes:
         recipe: recipe that was trained.
         epochs: measured epochs; the last one is the recipe's last, or the one in which training diverged.
-        made_by: `hardware_and_versions` of the process that trained it.
+        made_by: `common.provenance.made_by` in the process that trained it.
     """
 
     recipe: Recipe
@@ -123,17 +119,6 @@ def _run(record: Any) -> tuple[Curve, str]:
     if not all(isinstance(value, str) for value in made_by.values()):
         raise ValueError(f"got {made_by!r} as versions and devices, expected texts")
     return Curve(recipe, epochs, made_by), dataset
-
-
-@cache
-def hardware_and_versions() -> dict[str, str]:
-    """Versions of the software and names of the devices that this process trains with."""
-    device = jax.local_devices()[0]
-    return {
-        **{name: version(name) for name in LIBRARIES},
-        "python": platform.python_version(),
-        "device": f"{device.device_kind} ({platform.machine()}, {os.cpu_count()} cores)",
-    }
 
 
 def _runs(folder: Path) -> Path:

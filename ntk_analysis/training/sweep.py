@@ -31,7 +31,7 @@ class Grid:
         recipe: recipe of all runs; its learning rate, seed and normalisation are replaced.
         learning_rates: learning rates, each once.
         seeds: seeds, each once.
-        normalizations: names of normalisations, keys of `normalization.NORMALIZATIONS`, each once.
+        normalizations: names or aliases of `normalizations.TABLE` that models have, each once.
 
     Raises:
         ValueError: one of the lists is empty or has a value twice, or a value is one that no recipe takes.
