@@ -60,6 +60,16 @@ def interrupted(path, tiles=5, **options):
     return len(list((path / "done").iterdir()))
 
 
+def test_a_second_process_is_refused_while_the_first_computes(tmp_path):
+    def second(steps, description):
+        with pytest.raises(BlockingIOError, match=r"another process writes to .*k: wait until it ends"):
+            empirical_ntk(net, PARAMS, X, store=tmp_path / "k", **SMALL)
+        return steps
+
+    found = empirical_ntk(net, PARAMS, X, store=tmp_path / "k", track=second, **SMALL)
+    assert np.isfinite(np.asarray(found.values)).all()
+
+
 @pytest.mark.parametrize("layout", ["full", *full("diagonal", "trace")])
 def test_store_holds_what_memory_holds(tmp_path, layout):
     options = SMALL | {"layout": layout}

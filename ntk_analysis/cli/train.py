@@ -51,6 +51,12 @@ def train(
         Option(metavar="DIR", help="Folder for metrics and checkpoints; default: nothing is kept.", show_default=False),
     ] = None,
     resume: Annotated[bool, Option("--resume", help="Go on with the run in --out, if there is one.")] = False,
+    keep_every: Annotated[
+        int | None,
+        Option(
+            metavar="N", help="Keep the checkpoint of every N-th epoch. [default: only the last two are kept]", min=1
+        ),
+    ] = None,
     paper: Annotated[
         bool,
         Option(
@@ -76,10 +82,12 @@ def train(
         given["decay_at"] = numbers("--decay-at", given["decay_at"])
     if resume and out is None:
         raise ValueError("--resume needs --out DIR, the folder of the run")
+    if keep_every is not None and out is None:
+        raise ValueError("--keep-every needs --out DIR, the folder of the checkpoints")
     from ntk_analysis.training.recipe import Recipe
 
     recipe = (Recipe.cifar100 if paper else Recipe)(**given)
-    execute(recipe, data, out=out, resume=resume, tensorboard=tensorboard)
+    execute(recipe, data, out=out, resume=resume, keep_every=keep_every, tensorboard=tensorboard)
 
 
 def numbers(option: str, text: str) -> tuple[int, ...]:
@@ -94,7 +102,9 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
         raise ValueError(f"got {option} {text!r}: expected whole numbers with commas, such as 80,110,135") from None
 
 
-def execute(recipe: Any, source: str, *, out: Path | None, resume: bool, tensorboard: Path | None) -> None:
+def execute(
+    recipe: Any, source: str, *, out: Path | None, resume: bool, keep_every: int | None, tensorboard: Path | None
+) -> None:
     """Trains; prints the plan, a line for each epoch, and the result.
 
     Raises:
@@ -122,7 +132,7 @@ def execute(recipe: Any, source: str, *, out: Path | None, resume: bool, tensorb
             log(epoch)
 
         try:
-            run = fit(trainer, folder=out, resume=resume, each=told)
+            run = fit(trainer, folder=out, resume=resume, keep_every=keep_every, each=told)
         except KeyboardInterrupt:
             if out is None or not done:
                 raise

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ntk_analysis.common.arrays import concrete
+from ntk_analysis.common.lock import locked
 from ntk_analysis.common.memory import available_bytes, gib
 from ntk_analysis.common.precision import AnyArray, numpy_in_float64
 from ntk_analysis.common.progress import Track, untracked
@@ -224,9 +225,10 @@ def _compute(
         on.run(job, list(cut.tiles), held, track)
         return EmpiricalKernel(held.values, cut)
     kept = open_store(path, manifest(job))
-    if todo := kept.todo:
-        on.run(job, todo, kept, track)
-        kept.tidy()
+    if kept.todo:
+        with locked(path):  # another process would compute the same tiles, and tidy away the files of this one
+            on.run(job, kept.todo, kept, track)
+            kept.tidy()
     return EmpiricalKernel(kept.values, cut)
 
 

@@ -13,6 +13,7 @@ epoch, so that a run that is resumed behind any epoch is the run that was never 
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -233,6 +234,7 @@ def fit(
     *,
     folder: Path | None = None,
     resume: bool = False,
+    keep_every: int | None = None,
     each: Callable[[Epoch], None] = lambda epoch: None,
 ) -> Run:
     """Trains for the recipe's epochs, or until training diverges, which is recorded and is not an error.
@@ -241,25 +243,32 @@ def fit(
         trainer: trainer with recipe and data set.
         folder: folder for checkpoints and metrics.jsonl, written after each epoch; None: nothing is written.
         resume: whether to go on with the run in the folder, if there is one.
+        keep_every: number of epochs; the checkpoints of its multiples are kept. None: only the last two are.
         each: function that is called with each epoch that this call trains, once the epoch is on the disk.
 
     Raises:
         FileExistsError: the folder has a run that is not to be resumed.
-        ValueError: the run to be resumed has another recipe or other images.
+        ValueError: the run to be resumed has another recipe or other images, or no checkpoint that is intact.
+        BlockingIOError: another process trains in the folder.
+        OSError: the disk is full; what was trained before stays.
     """
-    from ntk_analysis.training.checkpoint import RunFolder  # orbax takes seconds to import
-
     recipe = trainer.recipe
-    state, done = trainer.init(recipe.seed), list[Epoch]()
-    kept = None if folder is None else RunFolder(folder, recipe, trainer.dataset, resume=resume)
-    if kept is not None:
-        state, done = kept.restore(state)
-    for now, epoch in epochs(trainer, recipe, state, done):
-        state = now
-        done.append(epoch)
+    with ExitStack() as stack:
+        kept = None
+        if folder is not None:
+            from ntk_analysis.training.checkpoint import run_folder  # orbax takes seconds to import
+
+            context = run_folder(folder, recipe, trainer.dataset, resume=resume, keep_every=keep_every)
+            kept = stack.enter_context(context)
+        state, done = trainer.init(recipe.seed), list[Epoch]()
         if kept is not None:
-            kept.save(state, epoch)
-        each(epoch)
+            state, done = kept.restore(state)
+        for now, epoch in epochs(trainer, recipe, state, done):
+            state = now
+            done.append(epoch)
+            if kept is not None:
+                kept.save(state, epoch)
+            each(epoch)
     return Run(trainer, state, tuple(done))
 
 

@@ -121,6 +121,10 @@ class Recipe:
         if not isinstance(found, dict) or not set(found) <= known:
             wrong = ", ".join(sorted(set(found) - known)) if isinstance(found, dict) else type(found).__name__
             raise ValueError(f"not a recipe: got {wrong}, expected an object with fields of {', '.join(sorted(known))}")
+        for field in fields(cls):
+            value = found.get(field.name, field.default)
+            if isinstance(field.default, str | bool) and type(value) is not type(field.default):
+                raise ValueError(f"got {field.name}={value!r}: expected a {type(field.default).__name__}")
         given: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in found.items()
         }
