@@ -96,7 +96,7 @@ def test_second_moments_of_test_points_grow_with_depth():
     ]
     assert ratios[0] == pytest.approx(17 / 13, rel=1e-10)
     np.testing.assert_allclose(
-        [ratios[i - 1] for i in (1, 3, 10, 20, 30)], [1.308, 1.905, 12.98, 1380, 2.97e5], rtol=1e-3
+        [ratios[i - 1] for i in (1, 3, 10, 20, 30)], [1.308, 1.905, 12.98, 1380, 2.97e5], rtol=2e-3
     )
     c = -1 / 15
     dual = (np.sqrt(1 - c**2) + c * (np.pi - np.arccos(c))) / np.pi
@@ -210,7 +210,9 @@ BATCH = networks.fully_connected(2, 1, "batch")
     [
         pytest.param(BATCH, inputs(), None, "x1", "statistics='x1' needs new points x2, got none", id="no x2"),
         pytest.param(BATCH, inputs(), inputs(), "x2", "statistics='x2', expected 'x1'|Type-check error", id="x2"),
-        pytest.param(BATCH, inputs(), inputs()[:, :3], "x1", "x2 must have the features", id="features"),
+        pytest.param(
+            BATCH, inputs(), inputs()[:, :3], "x1", "x2 must have the features|Type-check error", id="features"
+        ),
         pytest.param(BATCH, inputs()[:1], inputs()[1:], "x1", "at least 2 inputs, got 1", id="one"),
         pytest.param(BATCH, inputs()[:3], inputs()[3:], "x1", "3 samples with a weight have .*eps > 0", id="three"),
         pytest.param(BATCH, inputs()[:5], inputs()[5:], "x1", "statistics of 5 training inputs .*rank >= 5.*6", id="5"),
