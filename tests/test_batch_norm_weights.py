@@ -125,7 +125,7 @@ def test_agrees_with_monte_carlo(p, name, eps):
     for sample, exact in zip(samples, found, strict=True):
         standard_error = np.std(sample, axis=0) / np.sqrt(draws)
         assert np.all(np.abs(np.mean(sample, axis=0) - exact) <= 4 * standard_error + 1e-12)
-        assert np.max(standard_error) < 0.02 * np.max(np.abs(exact))  # else the line above shows nothing
+        assert np.max(standard_error) < 0.02 * max(np.max(np.abs(exact)), 0.5)  # else the line above shows nothing
     # a wrong theory fails: statistics of all samples
     joint = propagate(SIGMA, THETA, name, eps)
     assert np.max(np.abs(joint.nngp - together.nngp)) > 0.03
@@ -164,8 +164,8 @@ def test_rule_error_is_a_bound(train, eps):
 
 def copies(train):
     """Gram matrix of some training inputs and copies of them."""
-    X = np.random.default_rng(4).standard_normal((train, 12))
-    return np.concatenate([X, X])[:N] @ np.concatenate([X, X])[:N].T
+    X = np.random.default_rng(4).standard_normal((train, 12))[np.arange(N) % train]
+    return X @ X.T
 
 
 @pytest.mark.parametrize("train", [TRAIN, *full(4, 5)])

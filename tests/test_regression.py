@@ -14,6 +14,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from tiers import full
 
 from ntk_analysis import data, spectrum
 from ntk_analysis.empirical import empirical_nngp, empirical_ntk
@@ -421,22 +422,61 @@ def test_the_trace_of_an_empirical_kernel_stands_for_the_average_output(problem)
         KernelRegressor(nngp, which="nngp").fit(x, y)
 
 
+def test_a_last_batch_normalisation_is_refused(problem):
+    x, _, _ = problem
+    for model in (KernelRegressor, KernelClassifier):
+        with pytest.raises(NotImplementedError, match="depends on the outputs drawn"):
+            model(fully_connected(2, 8, last_batch_norm=True)).fit(x, np.arange(N) % 2)
+
+
 @pytest.mark.parametrize(
     "network",
     [
-        fully_connected(2, 8, "batch"),
-        fully_connected(2, 8, last_batch_norm=True),
-        residual(2, 8, "batch"),
-        Serial(Dense(8), Residual(Serial(BatchNorm(), Dense(8))), Dense(1)),
+        fully_connected(1, 8, "batch", eps=0.1),
+        *full(
+            fully_connected(2, 8, "batch", eps=0.1),
+            residual(2, 8, "batch", eps=0.1),
+            Serial(Dense(8), Residual(Serial(BatchNorm(0.1), Dense(8))), Dense(1)),
+        ),
     ],
-    ids=["batch", "last", "residual", "branch"],
 )
-def test_batch_normalisation_is_refused(network, problem):
-    x, _, _ = problem
-    for model in (KernelRegressor(network), KernelClassifier(network)):
-        with pytest.raises(NotImplementedError, match="is not that of a network that predicts") as refused:
-            model.fit(x, np.arange(N) % 2)
-        assert "precomputed" not in str(refused.value)
+def test_batch_normalisation_predicts_behind_the_training_batch(network, problem):
+    """Statistics are those of the training inputs; training and test inputs as one batch predict something else."""
+    x, y, x_test = problem
+    model = KernelRegressor(network, regularization=1e-3).fit(x, y)
+    mean, covariance = model.predict(x_test, return_cov=True)
+    kernel = infinite_kernel(network, x, x_test, statistics="x1")
+
+    def predicted(own, cross):
+        ridge = 1e-3 * np.mean(np.diag(own)) * np.eye(len(own))
+        return cross @ np.linalg.solve(own + ridge, y)
+
+    np.testing.assert_allclose(mean, predicted(kernel.train.ntk, kernel.cross.ntk), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(np.sqrt(np.diag(covariance)), model.predict(x_test, return_std=True)[1], rtol=1e-9)
+    joint = infinite_kernel(network, np.concatenate([x, x_test]))
+    cut = predicted(joint[:N, :N].ntk, joint[N:, :N].ntk)
+    assert np.max(np.abs(mean - cut)) > 1e-3
+
+
+@pytest.mark.full
+def test_new_points_of_batch_normalised_networks_do_not_see_one_another(problem):
+    x, y, x_test = problem
+    model = KernelRegressor(fully_connected(2, 8, "batch", eps=0.1)).fit(x, y)
+    np.testing.assert_allclose(model.predict(x_test[:1]), model.predict(x_test)[:1], rtol=0, atol=1e-9)
+    # what was trained on is met: training inputs as new points lie in the span of the batch
+    np.testing.assert_allclose(model.predict(x), y, atol=1e-6)
+    labels = np.arange(N) % 3
+    classifier = KernelClassifier(fully_connected(2, 8, "batch", eps=0.1)).fit(x, labels)
+    np.testing.assert_array_equal(classifier.predict(x), labels)
+
+
+@pytest.mark.full
+def test_at_eps_0_batch_normalised_networks_need_six_training_inputs(problem):
+    x, y, x_test = problem
+    network = fully_connected(1, 8, "batch")
+    with pytest.raises(ValueError, match="rank >= 5 .* at least 6 distinct training inputs, or eps > 0"):
+        KernelRegressor(network, regularization=1e-3).fit(x[:5], y[:5]).predict(x_test)
+    assert np.all(np.isfinite(KernelRegressor(network, regularization=1e-3).fit(x, y).predict(x_test)))
 
 
 @pytest.mark.full

@@ -71,7 +71,7 @@ class _KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has
     ) -> Any:
         check_is_fitted(self)
         X = self._validated(X, reset=False)
-        kernel = kernel_between(self.kernel, X, self.X_fit_)
+        kernel = kernel_between(self.kernel, X, self.X_fit_, batch=self.X_fit_)
         options: Any = {"time": self.time if time is None else time, "relative": self.relative_time}
         matrix = input_by_input(kernel, self.which)
         shape = (*np.shape(options["time"]), len(X), *self._targets_shape)
@@ -91,7 +91,8 @@ class _KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has
         """Covariance or standard deviation of the predictions."""
         if not isinstance(kernel, Kernel) or self.nngp_ is None:
             raise ValueError("variances need an NNGP beside the kernel: give a network, or use GradientFlow.covariance")
-        start = kernel_between(self.kernel, X).nngp if return_cov else kernel.variance1  # type: ignore[union-attr]
+        own: Any = kernel_between(self.kernel, X, batch=self.X_fit_) if return_cov else None
+        start = own.nngp if return_cov else kernel.variance1
         spread = self.flow_.covariance(kernel, self.nngp_, kernel.nngp, start, **options)
         return [spread if return_cov else np.sqrt(spread)]
 
@@ -109,8 +110,10 @@ class KernelRegressor(RegressorMixin, _KernelEstimator):  # type: ignore[misc]
 
     With which="ntk" all layers train; with which="nngp" only the read-out trains, which ends, for an infinite network,
     in the posterior of its Gaussian process. For a network linearised where it started, fit y - f(x) and add f to
-    predictions. A network with batch normalisation is refused: in training mode its outputs are functions of a whole
-    batch, and the kernel of training and test inputs as one batch, cut in two, belongs to no network that predicts.
+    predictions. An infinite network with batch normalisation has the mean and variance of the training inputs, as one
+    batch, for test inputs too: `infinite_kernel(..., statistics="x1")`. At eps = 0 it takes 6 training inputs. The
+    kernel of training and test inputs as one batch, cut in two, belongs to no network that predicts, and a finite
+    network in training mode is refused.
 
     Predictions are exact for the given kernel up to rounding, which small regularisations of singular kernels amplify;
     `predict` states by how much if asked for, and warns if it is more than 0.01 of the largest target.
@@ -144,7 +147,8 @@ class KernelRegressor(RegressorMixin, _KernelEstimator):  # type: ignore[misc]
 
         Raises:
             ValueError: the kernel is not positive definite, see `GradientFlow.on`; or inputs or targets do not fit.
-            NotImplementedError: the network has no kernel between two sets of inputs.
+            NotImplementedError: the network has no kernel between two sets of inputs, as behind a last batch
+                normalisation.
         """
         X, y = self._validated(X, y if y is None else _readable(y, "y"), multi_output=True, y_numeric=True)
         self._fit(X, y)

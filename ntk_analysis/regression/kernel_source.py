@@ -16,8 +16,8 @@ from ntk_analysis.layers import Layer
 
 COUPLED = (
     "the network's outputs depend on the other inputs of their batch, as behind a batch normalisation in training "
-    "mode: the kernel of one joint batch is not that of a network that predicts, and no other is known here yet; use "
-    "a network without batch normalisation, such as normalization='weight_mean', or of a finite one its evaluation mode"
+    "mode: the kernel of one joint batch is not that of a network that predicts; give the infinite network itself, "
+    "whose new points stand behind the statistics of the training batch, or a finite one in evaluation mode"
 )
 
 
@@ -26,19 +26,27 @@ def is_precomputed(source: Any) -> bool:
     return isinstance(source, str) and source == "precomputed"
 
 
-def kernel_between(source: Any, x1: np.ndarray, x2: np.ndarray | None = None) -> AnyKernel:
+def kernel_between(
+    source: Any, x1: np.ndarray, x2: np.ndarray | None = None, *, batch: np.ndarray | None = None
+) -> AnyKernel:
     """Kernel of x1 with x2, or of x1 with itself.
+
+    A batch-normalised network has the statistics of its training batch, which is x1, or `batch` where x1 are new
+    points; then x2 is this batch, too, or None.
 
     Raises:
         ValueError: the source has none of the three forms, or its kernel is not finite.
-        NotImplementedError: outputs of the network, or of the empirical kernel, depend on the other inputs of the
-            batch; or the network has no kernel between two sets of inputs.
+        NotImplementedError: outputs of the empirical kernel depend on the other inputs of the batch; or the network has
+            no kernel between two sets of inputs.
     """
     if is_precomputed(source):
         return x1
     if isinstance(source, HasKernel):
         if isinstance(source, Layer) and known_coupling(source):
-            raise NotImplementedError(COUPLED)
+            if batch is None:
+                return infinite_kernel(source, x1)
+            joined = infinite_kernel(source, batch, x1, statistics="x1")
+            return joined.test if x2 is None else joined.cross
         if x2 is None:  # a network that only has a joint kernel refuses here, not after the work
             jax.eval_shape(lambda a, b: infinite_kernel(source, a, b).distance, x1[:1], x1[:1])
         return infinite_kernel(source, x1, x2)
