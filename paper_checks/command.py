@@ -94,6 +94,13 @@ def run_jobs(jobs: Sequence[Job], setting: Setting, progress: Progress) -> Itera
         yield judged
 
 
+def claims_listed() -> str:
+    """Lists the claims by id, with their titles, where they are made and the verdicts on record."""
+    claims = [check.load().CLAIM for check in claim_checks().values()]
+    width = max(len(claim.id) for claim in claims)
+    return "\n".join(f"{claim.id:<{width}}  {claim.title} ({claim.source}): {claim.recorded}" for claim in claims)
+
+
 def table(judged: Iterable[Judged]) -> str:
     """Returns a table of the verdicts, and of the numbers in the rows that decided them."""
     lines = [("", "verdict", "recorded", "expected", "measured", "tolerance", "miss")]

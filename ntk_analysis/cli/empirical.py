@@ -87,7 +87,7 @@ def empirical(
     elsewhere: PlanOptions,
     cluster: ClusterOptions,
 ) -> None:
-    """Tangent kernel of a finite network, on disk; repeat the command to go on after a kill.
+    """Computes the tangent kernel of a finite network, on disk; repeat the command to go on after a kill.
 
     The network is your own, MODULE:FUNCTION, or a fully connected one on --images, drawn with the seed in float32.
     --plan --layout trace --for-inputs 1000000 --on-devices 64 --memory 80GiB --flops-per-second 1e13

@@ -16,7 +16,7 @@ def kernel(
     layers: NetworkOptions,
     images: ImageOptions,
 ) -> None:
-    """NNGP and NTK of a fully connected network on images, float64, with the NTK's spectrum."""
+    """Computes NNGP and NTK of a fully connected network on images, in float64, with the NTK's spectrum."""
     from ntk_analysis.cli.output import kernel_record, write_kernel
     from ntk_analysis.common.files import require_suffix, write_whole
     from ntk_analysis.infinite import infinite_kernel
@@ -45,7 +45,7 @@ def compare(
     seed: Annotated[int, Option(help="Seed of the subset.", min=0)] = 0,
     layers: NetworkOptions,
 ) -> None:
-    """NNGP and NTK against neural-tangents: their largest relative differences.
+    """Compares NNGP and NTK with those of neural-tangents, and shows their largest relative differences.
 
     Both are computed in float64, on images scaled to |x|^2 = d. The command needs neural-tangents (extra `reference`,
     installed by uv), which has no batch norm. Expect 1e-14 per kernel, and on the NTK's diagonal 5e-9 per ReLU layer:

@@ -53,7 +53,7 @@ def memory(
     out: Annotated[Path | None, Option(help="File for all accounts, .json.")] = None,
     sizes: SizeOptions,
 ) -> None:
-    """Memory that training needs, by normalisation and kind of layer; found from shapes, without a run.
+    """Tells the memory that training needs, by normalisation and kind of layer: from shapes, without a run.
 
     The command counts the arrays that JAX hands from forward to backward pass, in MiB and float32,
     which is a bound before compilation.
