@@ -145,14 +145,14 @@ def test_errors_are_one_line_and_status_2(run, images, monkeypatch, arguments, w
     assert [path.name for path in images.parent.iterdir()] == [images.name]
 
 
-class Mine(Exception):
+class Mine(Exception):  # noqa: N818
     """An exception of a user's own class."""
 
 
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (Mine("first\nsecond"), "Mine: first; NTK_ANALYSIS_TRACEBACK=1 shows where"),
+        (Mine("first\nsecond"), "Mine: first second; NTK_ANALYSIS_TRACEBACK=1 shows where"),
         (StopIteration(), "StopIteration; NTK_ANALYSIS_TRACEBACK=1 shows where"),
         (KeyError("w"), "KeyError: 'w'; NTK_ANALYSIS_TRACEBACK=1 shows where"),
         (ValueError("got 3"), "got 3"),

@@ -1,6 +1,6 @@
 """python -m ntk_analysis.cli."""
 
-from ntk_analysis.cli import main
+from ntk_analysis.cli import start
 
 if __name__ == "__main__":
-    main()
+    start()

@@ -14,6 +14,7 @@ from ntk_analysis.cli.check import check
 from ntk_analysis.cli.empirical import empirical
 from ntk_analysis.cli.figures import figures
 from ntk_analysis.cli.groups import GroupedCommand, grouped
+from ntk_analysis.cli.interrupts import INTERRUPTED
 from ntk_analysis.cli.kernels import compare, kernel
 from ntk_analysis.cli.memory import memory
 from ntk_analysis.cli.network import diagnose
@@ -25,7 +26,6 @@ from ntk_analysis.common.messages import one_line
 
 TRACEBACK = "NTK_ANALYSIS_TRACEBACK"
 HINT = f"{TRACEBACK}=1 shows where"
-INTERRUPTED = 130  # exit status after Ctrl-C, the same as in shells
 
 app = typer.Typer(
     help="What normalisation does to the neural tangent kernel: theory, measurement, figures.",
@@ -109,8 +109,8 @@ def described(error: Exception) -> str:
     ours = isinstance(error, ArithmeticError | ImportError | MemoryError | OSError | TypeError | ValueError)
     if ours and str(error):
         return one_line(error)
-    name = type(error).__name__
-    return f"{name}: {one_line(error)}; {HINT}" if str(error) else f"{name}; {HINT}"
+    words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return f"{one_line(words)}; {HINT}"
 
 
 def unavailable_platform() -> str:
