@@ -396,3 +396,28 @@ def test_wrong_shapes_without_the_shape_checks_of_the_tests(monkeypatch):
     ):
         with pytest.raises(ValueError, match=words):
             infinite_kernel(Dense(3), *inputs)
+
+
+X = np.random.default_rng(0).standard_normal((4, 8))
+
+
+@pytest.mark.parametrize(
+    ("network", "x", "words"),
+    [
+        (fully_connected(1, 8), 1e-160 * X, r"^x1\[0\] has no number above .*e-160, and float64"),
+        *full(
+            (fully_connected(1, 8), np.float32(2e-19) * X.astype(np.float32), r"^x1\[0\] has no number .* and float32"),
+            (fully_connected(1302, 8, activation="gelu", w_var=2.0), X, "variance of x1.0. is 0, which float64"),
+            (fully_connected(1100, 8, w_var=0.5), X, "variance of x1.0. is 0, which float64 does not resolve"),
+        ),
+    ],
+)
+def test_what_underflows_is_refused(network, x, words):
+    with pytest.raises(ValueError, match=words) as refusal:
+        infinite_kernel(network, x)
+    assert "\n" not in str(refusal.value)
+
+
+def test_variances_of_0_are_right_where_a_layer_multiplies_by_0():
+    kernel = infinite_kernel(fully_connected(1, 8, w_var=0.0), X)
+    assert np.all(kernel.nngp == 0)

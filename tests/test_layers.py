@@ -1,5 +1,6 @@
 """Layers: averages over finite networks against infinite-width kernels, and the finite side by itself."""
 
+import re
 from functools import cache
 
 import jax
@@ -342,7 +343,7 @@ def test_finite_networks_compute_in_the_dtype_of_their_parameters():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Dense(0), "got width 0"),
+        (lambda: Dense(0), "got width=0, expected at least 1"),
         (lambda: Dense(3, -1.0), "w_var=-1.0"),
         (lambda: Dense(3, 1.0, -0.1), "b_var=-0.1"),
         (lambda: Dense(3, float("nan")), "w_var=nan"),
@@ -350,14 +351,14 @@ def test_finite_networks_compute_in_the_dtype_of_their_parameters():
         (lambda: BatchNorm(-1.0), "eps=-1.0"),
         (lambda: Activation("rleu"), "choose one of relu"),
         (lambda: Serial(), "at least one layer"),
-        (lambda: Repeat(Dense(3), 0), "times >= 1, got 0"),
+        (lambda: Repeat(Dense(3), 0), "got times=0, expected 1 to 1,000,000"),
         (lambda: Dense(3, center=True).init(jax.random.key(0), (-1, 1)), "fan-in of 1"),
         (lambda: Repeat(Dense(3), 2).init(jax.random.key(0), (-1, 4)), "keeps the shape"),
         (lambda: Residual(Dense(3)).init(jax.random.key(0), (-1, 4)), "give Residual a shortcut"),
         (lambda: Dense(3).apply({"w": jnp.ones((4, 3))}, np.ones(4)), "flattens"),
         (lambda: Dense(3).apply({"w": jnp.ones((4, 3))}, np.ones((2, 2, 4))), "flattens"),
         (lambda: BatchNorm().apply((), np.ones((2, 2, 4))), "flattens"),
-        (lambda: Conv(0), "got width 0"),
+        (lambda: Conv(0), "got width=0, expected at least 1"),
         (lambda: Conv(3, 0), "kernel_size or window=0"),
         (lambda: Conv(3, (3, 0)), "a tuple"),
         (lambda: Conv(3, 3, 0), "stride=0"),
@@ -380,3 +381,27 @@ def test_an_activation_needs_gaussian_units():
     for network in (Activation("relu"), Serial(Dense(3), Activation("relu"), Activation("relu"))):
         with pytest.raises(NotImplementedError, match="put a Dense layer before it"):
             infinite_kernel(network, pairs())
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: fully_connected(2.5, 16), "got depth=2.5, expected a whole number"),
+        (lambda: fully_connected("3", 16), "got depth='3', expected a whole number"),
+        (lambda: fully_connected(3, True), "got width=True, expected a whole number"),
+        (lambda: fully_connected(3, 16, w_var="2"), "got w_var='2', expected a number"),
+        (lambda: Dense(3, 1j), "got w_var=1j, expected a number"),
+        (lambda: Dense(3, b_var=True), "got b_var=True, expected a number"),
+        (lambda: Repeat(3, 3), "Repeat is made of layers, got 3"),
+        (lambda: Residual(Dense), "Residual is made of layers, got <class"),
+        (lambda: ResidualChain("relu", (1.0,)), "ResidualChain is made of layers, got 'relu'"),
+    ],
+)
+def test_what_is_no_number_and_no_layer_is_refused(make, words):
+    with pytest.raises(TypeError, match=f"^{re.escape(words)}[^\n]*$"):
+        make()
+
+
+def test_depths_beyond_a_million_are_slips():
+    with pytest.raises(ValueError, match="got depth=1000000000, expected 1 to 1,000,000"):
+        fully_connected(10**9, 16)

@@ -320,9 +320,9 @@ def test_kernels_that_do_not_exist_say_so():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"depth": 0}, "got depth 0"),
-        ({"width": 0}, "got width 0"),
-        ({"outputs": 0}, "got width 0"),
+        ({"depth": 0}, "got depth=0"),
+        ({"width": 0}, "got width=0"),
+        ({"outputs": 0}, "got width=0"),
         (
             {"normalization": "group"},
             "choose one of none, weight_mean, weight_standardization, batch, layer, layer_post",
@@ -353,10 +353,10 @@ def test_centering_over_one_unit_is_an_error():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: convolutional(0, 4), "got depth 0"),
+        (lambda: convolutional(0, 4), "got depth=0"),
         (lambda: convolutional(1, 4, padding="full"), "choose one of same, valid, circular"),
         (lambda: convolutional(1, 4, readout="max"), "choose one of flatten, pool"),
-        (lambda: residual(0, 4), "got blocks 0"),
+        (lambda: residual(0, 4), "got blocks=0"),
         (lambda: residual(2, 4, scale="1/l"), r"give a number or one of 1/sqrt\(l\), 1/sqrt\(L\)"),
         (lambda: residual(2, 4, scale=math.nan), "a finite number for each block"),
     ],

@@ -62,6 +62,20 @@ def concrete(value: Any, name: str) -> np.ndarray:
     return np.asarray(real_array(value, name))
 
 
+def whole_number(value: Any, name: str, most: int | None = None) -> int:
+    """A whole number >= 1, of Python or NumPy, as an int.
+
+    Raises:
+        TypeError: it is no integer; True and False are none.
+        ValueError: it is below 1, or above `most`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"got {name}={value!r}, expected a whole number")
+    if value < 1 or (most is not None and value > most):
+        raise ValueError(f"got {name}={value}, expected {f'1 to {most:,}' if most else 'at least 1'}")
+    return int(value)
+
+
 def check_dense(value: Any, name: str) -> None:
     """Raises NotRealNumbersError for a sparse matrix or a masked array, even if no entry is masked.
 

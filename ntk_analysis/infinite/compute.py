@@ -99,6 +99,7 @@ def infinite_kernel(
     kernel = _propagate(network, exact, norm, zeros, training, numbers, first, second)
     if not (traced or numbers):
         _check_finite(kernel)
+        _check_underflow(network, kernel, first, second)
     return kernel
 
 
@@ -289,6 +290,37 @@ def _check_finite(kernel: Kernel) -> None:
     for values, name in ((kernel.distance, "cosine distance"), (kernel.ntk_scaled, "scaled NTK")):
         if not bool(jnp.all(jnp.isfinite(values))):  # asked where the array lies; it may be large
             require_finite(values, f"the {name} of this network", why=lambda row, column: _why_not_finite(kernel))
+
+
+def _check_underflow(network: HasKernel, kernel: Kernel, x1: jax.Array, x2: jax.Array | None) -> None:
+    """Raises where the squares of inputs, or variances behind the layers, are so small that they have lost digits."""
+    dtype = np.finfo(x1.dtype)
+    resolved = float(dtype.tiny / dtype.eps)
+    for x, variance, name in ((x1, kernel.variance1, "x1"), (x2, kernel.variance2, "x2")):
+        if x is None:
+            continue
+        largest = np.max(np.abs(np.asarray(x).reshape(len(x), -1)), axis=1, initial=0)
+        small = (largest > 0) & (largest < math.sqrt(resolved))
+        if small.any():
+            row = int(np.argmax(small))
+            raise ValueError(
+                f"{name}[{row}] has no number above {largest[row]:.3g}, and {x1.dtype} does not resolve the square of "
+                "that: multiply the inputs by a constant"
+            )
+        left = np.asarray(variance).reshape(len(x), -1).max(axis=1)
+        lost = (largest > 0) & (left < resolved)
+        if lost.any() and not _has_zeros(network):
+            row = int(np.argmax(lost))
+            raise ValueError(
+                f"behind the layers the variance of {name}[{row}] is {left[row]:.3g}, which {x1.dtype} does not "
+                "resolve: use a larger w_var (None is the stable gain), a bias, or fewer layers"
+            )
+
+
+def _has_zeros(network: Any) -> bool:
+    """Whether a layer multiplies by 0, so that variances of 0 are right."""
+    own = getattr(network, "w_var", 1) == 0 or getattr(network, "scale", 1) == 0
+    return own or any(map(_has_zeros, getattr(network, "parts", ())))
 
 
 def _why_not_finite(kernel: Kernel) -> str:

@@ -10,10 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ntk_analysis.common.arrays import whole_number
 from ntk_analysis.common.pytrees import Number, is_known
 from ntk_analysis.infinite import covariances
 from ntk_analysis.infinite.kernel import Kernel, add_ntk
 from ntk_analysis.layers.base import Layer, Params, Record, Shape
+
+MOST = 10**6  # passes of a Repeat: a depth of a thousand million is a slip, and takes days
 
 
 class Combinator(Layer):
@@ -53,10 +56,8 @@ class Serial(Combinator):
     def __init__(self, *layers: Layer) -> None:
         if not layers:
             raise ValueError("Serial needs at least one layer, got none")
-        for layer in layers:
-            if not isinstance(layer, Layer):
-                raise TypeError(f"Serial is made of layers, got {layer!r}")
         object.__setattr__(self, "layers", layers)
+        _check_parts(self)
 
     @property
     def parts(self) -> tuple[Layer, ...]:
@@ -111,8 +112,8 @@ class Repeat(Combinator):
     times: int
 
     def __post_init__(self) -> None:
-        if self.times < 1:
-            raise ValueError(f"Repeat needs times >= 1, got {self.times}")
+        _check_parts(self)
+        whole_number(self.times, "times", MOST)
 
     stacked = True
 
@@ -188,6 +189,7 @@ class Residual(Combinator):
     shortcut: Layer | None = None
 
     def __post_init__(self) -> None:
+        _check_parts(self)
         _check_scales("Residual", self.scale)
 
     @property
@@ -241,6 +243,7 @@ class ResidualChain(Combinator):
     scales: tuple[Number, ...]
 
     def __post_init__(self) -> None:
+        _check_parts(self)
         _check_scales("ResidualChain", *self.scales)
 
     stacked = True
@@ -285,6 +288,12 @@ class ResidualChain(Combinator):
         for index, scale in enumerate(self.scales):
             block = jax.tree.map(lambda stacked, i=index: stacked[i], outputs)
             yield from Residual(self.branch, scale).walk(block)
+
+
+def _check_parts(whole: Combinator) -> None:
+    for part in whole.parts:
+        if not isinstance(part, Layer):
+            raise TypeError(f"{type(whole).__name__} is made of layers, got {part!r}")
 
 
 def _check_scales(layer: str, *scales: Any) -> None:

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ntk_analysis.activations.angles import safe_divide, safe_sqrt
+from ntk_analysis.common.arrays import whole_number
 from ntk_analysis.common.pytrees import Number, is_known
 from ntk_analysis.infinite import covariances
 from ntk_analysis.infinite.kernel import Kernel, add_ntk, map_covariance, rounding
@@ -90,10 +92,13 @@ class Weights(NamedTuple):
 
 
 def check_weights(width: int, weights: Weights) -> None:
-    """Raises ValueError for fewer than 1 unit and for known variances that are negative or not finite."""
-    if width < 1:
-        raise ValueError(f"got width {width}, expected at least 1 unit")
+    """Raises TypeError or ValueError for a width that is no number of units, and variances that are none."""
+    whole_number(width, "width")
     for name in ("w_var", "b_var"):
         value = getattr(weights, name)
-        if is_known(value) and not 0 <= value < float("inf"):
+        if not is_known(value):
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number | jax.Array | np.ndarray):
+            raise TypeError(f"got {name}={value!r}, expected a number, the variance")
+        if not 0 <= value < float("inf"):
             raise ValueError(f"got {name}={value}, expected a finite variance >= 0")

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import jax
 
 from ntk_analysis import activations
+from ntk_analysis.common.arrays import whole_number
 from ntk_analysis.common.normalizations import infinite_name, row_of
 from ntk_analysis.common.pytrees import Number
 from ntk_analysis.layers import (
@@ -24,6 +25,7 @@ from ntk_analysis.layers import (
     Serial,
 )
 from ntk_analysis.layers.base import Params
+from ntk_analysis.layers.combinators import MOST
 from ntk_analysis.layers.windows import Padding
 
 NORMALIZATIONS = ("none", "weight_mean", "weight_standardization", "batch", "layer", "layer_post")
@@ -122,7 +124,7 @@ def fully_connected(
         ValueError: depth or width is below 1, a name is unknown, a variance or eps is negative, or there is no stable
             gain because b_var >= 1.
     """
-    _check_count("depth", depth, "a network has at least 1 hidden layer")
+    depth = whole_number(depth, "depth", MOST)
     style = _style(normalization, activation, w_var, b_var, eps)
     return Serial(
         Dense(width, 1.0, b_var),
@@ -170,7 +172,7 @@ def convolutional(
     Raises:
         ValueError: an argument is refused, as by `fully_connected`; or the padding or read-out is unknown.
     """
-    _check_count("depth", depth, "a network has at least 1 convolution")
+    depth = whole_number(depth, "depth", MOST)
     style = _style(normalization, activation, w_var, b_var, eps)
     first = Conv(channels, kernel_size, padding=padding, b_var=b_var)
     block = Serial(Conv(channels, kernel_size, padding=padding, **style.weights), *style.activated)
@@ -227,7 +229,7 @@ def residual(
     Raises:
         ValueError: an argument is refused, as by `convolutional`; or the scale is unknown.
     """
-    _check_count("blocks", blocks, "a residual network has at least 1")
+    blocks = whole_number(blocks, "blocks", MOST)
     style = _style(normalization, activation, w_var, b_var, eps)
 
     def weights(**options: Any) -> Layer:
@@ -315,8 +317,3 @@ def _readout_named(name: str) -> Layer:
     if name not in READOUTS:
         raise ValueError(f"unknown readout {name!r}: choose one of {', '.join(READOUTS)}")
     return READOUTS[name]()
-
-
-def _check_count(name: str, value: int, least: str) -> None:
-    if value < 1:
-        raise ValueError(f"got {name} {value}: {least}")
