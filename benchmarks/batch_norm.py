@@ -2,11 +2,11 @@
 
     uv run python benchmarks/batch_norm.py
 
-also times one layer behind the statistics of a training batch, 512 inputs of which 384 train, once compiled, and writes
-benchmarks/results/batch_norm.json. The error is that of the quadrature: the distance from the same recursion with a
-rule of finer steps. Monte Carlo draws finite networks; its time to a relative error of 1e-3 is the measured time of a draw
-times (spread / 1e-3)^2. That counts the spread alone: the bias of finite width comes on top. LAPACK has one thread,
-because those of OpenBLAS wait for each other wherever other programs run.
+also times one layer behind the statistics of a training batch, 512 inputs of which 384 train, once compiled, and
+writes benchmarks/results/batch_norm.json. The error is that of the quadrature: the distance from the same recursion
+with a rule of finer steps. Monte Carlo draws finite networks; its time to a relative error of 1e-3 is the measured
+time of a draw times (spread / 1e-3)^2. That counts the spread alone: the bias of finite width comes on top. LAPACK has
+one thread, because those of OpenBLAS wait for each other wherever other programs run.
 """
 
 import os
