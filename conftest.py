@@ -20,7 +20,7 @@ os.environ["NTK_ANALYSIS_CACHE"] = "off"  # no test reads what another run compi
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
-        quick_compilation.WITHOUT_OPTIMISER if "EXACT_BITS" in os.environ else quick_compilation.flags(),
+        quick_compilation.WITHOUT_OPTIMIZER if "EXACT_BITS" in os.environ else quick_compilation.flags(),
     ]
 )
 

@@ -33,7 +33,7 @@ def ratios() -> list[tuple[str, str, float, float]]:
         ("ReLU, depth 50, 2,000 inputs", NT, beside["median_s"], 200.0),
         ("the same with compilation", NT, beside["first_s"], 50.0),
     ]
-    for name, goal in (("straight", 1.0), ("weight-centred", 1 / 1.2)):
+    for name, goal in (("straight", 1.0), ("weight-centered", 1 / 1.2)):
         ratio = large[PRODUCT]["median_s"] / large[f"{name}, depth 50"]["median_s"]
         found.append((f"{name}, depth 50, 10,000 inputs", PRODUCT, ratio, goal))
     for name, goal in (("erf, bias", 8.0), ("relu, bias", 80.0), ("gelu", 80.0)):

@@ -77,7 +77,7 @@ FUNCTIONS: dict[str, tuple[Callable, tuple[float, ...]]] = {
     "softplus": (_softplus, (0.0,)),
     "relu6": (_relu6, (0.0, 6.0)),
 }
-"""Function and slope, and their kinks or, for smooth ones, their centre."""
+"""Function and slope, and their kinks or, for smooth ones, their center."""
 
 
 @functools.cache

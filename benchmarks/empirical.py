@@ -32,13 +32,13 @@ NETWORK = Serial(Dense(512), Activation("relu"), *[Dense(512, 2.0), Activation("
 
 def kernels(implementation: str = "structured") -> dict[tuple[str, str], Call]:
     """By layout and library, a call that returns the finished kernel."""
-    x = data.preprocess(data.load_digits().subset(256, seed=0).images).astype(np.float32)
+    x = data.preprocess(data.load_digits().subset(256, seed=0).images, image_centering="dataset").astype(np.float32)
     params = NETWORK.init(jax.random.key(0), x.shape)[1]
     on_device = jnp.asarray(x)
     calls: dict[tuple[str, str], Call] = {}
     for layout in LAYOUTS:
-        theirs = reference.empirical_ntk_fn(NETWORK.apply, outputs=layout, implementation=implementation)
-        calls[layout, OURS] = lambda layout=layout: empirical_ntk(NETWORK, params, x, outputs=layout).values
+        theirs = reference.empirical_ntk_fn(NETWORK.apply, layout=layout, implementation=implementation)
+        calls[layout, OURS] = lambda layout=layout: empirical_ntk(NETWORK, params, x, layout=layout).values
         calls[layout, THEIRS] = finished(theirs, params, on_device)
     return calls
 

@@ -100,12 +100,12 @@ def calls(network: Layer, count: int, layout: str) -> dict[str, Call]:
     params = network.init(jax.random.key(0), x.shape)[1]
     on_device = jnp.asarray(x)
     found: dict[str, Call] = {
-        OURS: lambda: empirical_ntk(network, params, x, outputs=layout).values,
+        OURS: lambda: empirical_ntk(network, params, x, layout=layout).values,
         TORCH: torch_call(network, params, x, coupled, layout),
     }
     theirs: dict[str, Call] = {}
     for name in THEIR_WAYS:
-        kernel = reference.empirical_ntk_fn(network.apply, outputs=layout, implementation=name, coupled=coupled)
+        kernel = reference.empirical_ntk_fn(network.apply, layout=layout, implementation=name, coupled=coupled)
         theirs[name] = finished(kernel, params, on_device)
     taken = {}
     for name, call in theirs.items():

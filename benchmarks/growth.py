@@ -43,11 +43,11 @@ def batch(network: Layer, count: int) -> Call:
     return lambda: infinite_kernel(network, x).ntk
 
 
-def empirical(network: Layer, *shape: int, outputs: str = "trace") -> Call:
+def empirical(network: Layer, *shape: int, layout: str = "trace") -> Call:
     """NTK of a finite network."""
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     params = network.init(jax.random.key(0), shape)[1]
-    return lambda: empirical_ntk(network, params, x, outputs=outputs).values
+    return lambda: empirical_ntk(network, params, x, layout=layout).values
 
 
 def mlp(width: int = 512, outputs: int = 10, depth: int = 5, normalization: str = "none") -> Layer:

@@ -21,7 +21,7 @@ from ntk_analysis.layers import Layer
 from ntk_analysis.networks import fully_connected
 from ntk_analysis.reference.comparison import permissive
 
-NORMALIZATIONS = {"straight": "none", "weight-centred": "weight_mean"}
+NORMALIZATIONS = {"straight": "none", "weight-centered": "weight_mean"}
 Pair = tuple[jax.Array, jax.Array]
 
 
@@ -75,7 +75,7 @@ def beside_theirs(depth: int, count: int, rounds: int) -> dict[str, object]:
 
 
 def by_depth(count: int, rounds: int) -> dict[str, object]:
-    """Our times at depths 10, 50 and 1,000, straight and weight-centred, beside the product's."""
+    """Our times at depths 10, 50 and 1,000, straight and weight-centered, beside the product's."""
     calls: dict[str, Callable[[jax.Array], Pair]] = {"product and two writes": product}
     for name, normalization in NORMALIZATIONS.items():
         for depth in (10, 50, 1000):

@@ -24,7 +24,7 @@ class Network(nn.Module):
 def network():
     """(f, params, x), as `ntk-analysis diagnose` takes them."""
     model = Network()
-    x = jnp.asarray(preprocess(load_digits().subset(32, seed=0).images), jnp.float32)
+    x = jnp.asarray(preprocess(load_digits().subset(32, seed=0).images, image_centering="dataset"), jnp.float32)
     variables = model.init(jax.random.key(0), x, train=False)  # the collections params and batch_stats
     return from_linen(model, variables, x, mode="eval")  # mode="train": of the batch's own statistics
 

@@ -19,7 +19,7 @@ def network():
         nnx.relu,
         nnx.Linear(128, 10, rngs=rngs),
     )
-    x = jnp.asarray(preprocess(load_digits().subset(32, seed=0).images), jnp.float32)
+    x = jnp.asarray(preprocess(load_digits().subset(32, seed=0).images, image_centering="dataset"), jnp.float32)
     return from_nnx(model, x, mode="eval")  # mode="train": of the batch's own statistics
 
 

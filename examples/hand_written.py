@@ -25,7 +25,11 @@ def network():
     keys = jax.random.split(jax.random.key(0), len(WIDTHS) - 1)
     sizes = zip(keys, WIDTHS[:-1], WIDTHS[1:], strict=True)
     params = [jax.random.normal(key, (rows, columns)) * (2 / rows) ** 0.5 for key, rows, columns in sizes]
-    return f, params, jnp.asarray(preprocess(load_digits().subset(32, seed=0).images), jnp.float32)
+    return (
+        f,
+        params,
+        jnp.asarray(preprocess(load_digits().subset(32, seed=0).images, image_centering="dataset"), jnp.float32),
+    )
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def f(params, x):
 
 def network():
     """(f, params, x), as `ntk-analysis diagnose` takes them."""
-    x = preprocess(load_digits().subset(32, seed=0).images).astype(np.float32)
+    x = preprocess(load_digits().subset(32, seed=0).images, image_centering="dataset").astype(np.float32)
     return f, {name: jnp.asarray(array) for name, array in state_dict().items()}, jnp.asarray(x)
 
 

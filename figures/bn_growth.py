@@ -1,7 +1,7 @@
 """Batch normalisation of finite batches: growth of gradients per layer, and the condition number it leaves the NTK.
 
-At every batch size gradients grow faster than under weight centring, whose rate is the limit of large batches (Yang et
-al. 2019, 1902.08129); and where weight centring takes the condition number to 1, batch normalisation keeps a constant
+At every batch size gradients grow faster than under weight centering, whose rate is the limit of large batches (Yang et
+al. 2019, 1902.08129); and where weight centering takes the condition number to 1, batch normalisation keeps a constant
 mode below all others. In a shallow network that mode is the largest: on its way down it passes through the others, and
 the condition number dips.
 """
@@ -15,16 +15,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ntk_analysis import batch_norm, spectrum
+from ntk_analysis.common.progress import Track
 from ntk_analysis.meanfield import analyse
 from ntk_analysis.networks import fully_connected
 
 from .condition_number import condition_numbers, depths_up_to
-from .config import Config, Result, Track, describe_inputs, load_inputs
-from .style import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION, note, panels
+from .config import Config, Result, describe_inputs, load_inputs
+from .style import BLACK, DARK, look, note, panels, shades
 
-ACTIVATIONS = {"relu": BLACK, "identity": ORANGE}
-LABELS = {"relu": r"ReLU, $\chi(B)$", "identity": r"identity, $(B-2)/(B-3)$"}
-COLORS = (BLUE, GREEN, VERMILION)
+ACTIVATIONS = {"relu": "-", "identity": ":"}
+LABELS = {"relu": r"batch norm, ReLU: $\chi(B)$", "identity": r"batch norm, identity: $(B-2)/(B-3)$"}
 CURVE = np.unique(np.geomspace(4, 512, 60).round().astype(int))
 
 
@@ -100,7 +100,7 @@ def network_growth(x: np.ndarray, width: int, layers: int, draws: int, seed: int
 def compute(config: Config, track: Track) -> Result:
     """Computes rates in closed form, by the exact recursion on images, and of finite networks (widths, batch sizes)."""
     chosen = settings(config)
-    inputs = load_inputs(config, chosen.sizes[-1])
+    inputs = load_inputs(config, chosen.sizes[-1], image_centering="dataset")
     x, count, depths = inputs.x, len(inputs.x), depths_up_to(chosen.layers)
     sizes, network_sizes = ([B for B in s if count >= B] for s in (chosen.sizes, chosen.network_sizes))
     if not network_sizes:
@@ -157,32 +157,31 @@ def draw(result: Result) -> Figure:
         figure,
         f"Stable gain, no bias, eps = 0; {describe_inputs(facts)}, each batch its first B. Circles: growth of the "
         f"infinite-width NTK over layers {facts['layers'] // 2} to {facts['layers']}; crosses: of squared weight "
-        f"gradients, mean over {facts['networks']} networks of {facts['layers of finite networks']} layers, ± 2 s.e.",
+        f"gradients, mean over {facts['networks']} networks of {facts['layers of finite networks']} layers, ± 2 s.e. "
+        "χ/e₁: growth of the NTK over what one layer adds to the constant mode.",
     )
     return figure
 
 
 def draw_growth(axes: Axes, result: Result) -> None:
     """Draws chi(B), with the points of the exact recursion and of the widest finite networks on it."""
-    a = result.arrays
-    for name, color in ACTIVATIONS.items():
-        axes.plot(
-            a["curve_sizes"], a[f"chi_{name}"], color=color, linewidth=1, marker=".", markersize=3, label=LABELS[name]
-        )
+    a, batch, centered = result.arrays, look("batch"), look("weight_mean")
+    for name, style in ACTIVATIONS.items():
+        axes.plot(a["curve_sizes"], a[f"chi_{name}"], style, color=batch.color, label=LABELS[name])
     limit = result.facts["rate of weight mean"]
-    axes.axhline(limit, color=PURPLE, linestyle="--", label=r"weight mean, $\pi/(\pi-1)$")
+    axes.axhline(limit, color=centered.color, linestyle="--", label=rf"{centered.label}, ReLU: $\pi/(\pi-1)$")
     axes.plot(
-        a["sizes"], a["recursion_growth"], "o", color=BLACK, markerfacecolor="white", label="exact kernels on images"
+        a["sizes"], a["recursion_growth"], "o", color=DARK, markerfacecolor="white", label="exact kernels on images"
     )
     label = f"finite networks, width {a['widths'][-1]}"
     growth, error = a["network_growth"][-1], 2 * a["standard_error"][-1]
-    axes.errorbar(a["network_sizes"], growth, error, fmt="x", capsize=2, linewidth=1, color=VERMILION, label=label)
+    axes.errorbar(a["network_sizes"], growth, error, fmt="x", capsize=2, linewidth=1, color=BLACK, label=label)
     axes.set_xscale("log", base=2)
     ticks = 2 ** np.arange(2, 10)
     axes.set_xticks(ticks, [str(B) for B in ticks])
     axes.set(
         xlabel="batch size $B$",
-        ylabel="growth per layer",
+        ylabel="growth of the gradient per layer",
         ylim=(0.9, 3.2),
         title="gradients grow faster in small batches",
     )
@@ -191,17 +190,20 @@ def draw_growth(axes: Axes, result: Result) -> None:
 
 def draw_condition_numbers(axes: Axes, result: Result) -> None:
     """Draws the condition numbers of every second batch size, from the second on, with their limits."""
-    a = result.arrays
+    a, batch, centered = result.arrays, look("batch"), look("weight_mean")
     shown = slice(1, None, 2)
-    columns = zip(a["sizes"][shown], a["condition_number"][shown], a["condition_limit"][shown], COLORS, strict=False)
-    for B, kappa, limit, color in columns:
-        axes.loglog(a["depths"], kappa, color=color, marker=".", markersize=4, label=f"batch norm, $B = {B}$")
-        axes.axhline(limit, color=color, linestyle="--", linewidth=0.9)
-    axes.plot([], [], color=BLACK, linestyle="--", linewidth=0.9, label=r"limits $\chi/e_1$")
-    centered = a["weight_mean_condition_number"]
-    axes.loglog(
-        a["depths"], centered, color=PURPLE, marker=".", markersize=4, label=f"weight mean, $m = {a['sizes'][-1]}$"
+    sizes = a["sizes"][shown]
+    columns = zip(
+        sizes, a["condition_number"][shown], a["condition_limit"][shown], shades(batch.color, len(sizes)), strict=True
     )
+    for B, kappa, limit, color in columns:
+        axes.loglog(a["depths"], kappa, color=color, marker=".", markersize=4, label=f"{batch.label}, $B = {B}$")
+        axes.axhline(limit, color=color, linestyle="--", linewidth=0.9)
+    axes.plot([], [], color=BLACK, linestyle="--", linewidth=0.9, label=r"their limits $\chi/e_1$")
+    axes.loglog(
+        a["depths"], a["weight_mean_condition_number"], color=centered.color, marker=".", markersize=4,
+        label=f"{centered.label}, $m = {a['sizes'][-1]}$",
+    )  # fmt: skip
     axes.set(
         xlabel="hidden layers", ylabel=r"condition number $\kappa$ of the NTK", title="batch norm keeps a constant mode"
     )

@@ -10,7 +10,7 @@ from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.networks import fully_connected
 
 from .config import Config, Inputs
-from .style import BLUE, ORANGE, SKY
+from .style import BLACK, GREY, PALE
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 NORMAL_QUARTILE = 0.6744897501960817  # of a standard normal
@@ -46,7 +46,7 @@ def predicted_correlation(inputs: Inputs, normalization: str, layer: int) -> flo
     return float((correlation.sum() - m) / (m * (m - 1)))
 
 
-def draw_boxes(axes: Axes, quantiles: np.ndarray, correlation: float | None) -> None:
+def draw_boxes(axes: Axes, quantiles: np.ndarray, correlation: float | None, color: str) -> None:
     """Draws measured boxes, with whiskers at 5 and 95 %, over the band and beside the quartiles that theory predicts.
 
     With correlation c between inputs a channel is sqrt(c) a + sqrt(1 - c) z: a common value a and a spread z, both
@@ -55,22 +55,22 @@ def draw_boxes(axes: Axes, quantiles: np.ndarray, correlation: float | None) -> 
     c = 0.0 if correlation is None else max(correlation, 0.0)
     low, first, median, third, high = quantiles.T
     positions = np.arange(1, len(median) + 1)
-    axes.axhspan(-1.96 * np.sqrt(c), 1.96 * np.sqrt(c), color=SKY, alpha=0.25, linewidth=0)
-    axes.vlines(positions, low, high, color=BLUE, linewidth=0.7)
-    axes.bar(positions, third - first, bottom=first, width=0.6, color="white", edgecolor=BLUE, linewidth=0.8, zorder=2)
-    axes.hlines(median, positions - 0.3, positions + 0.3, color=BLUE, linewidth=1.4, zorder=3)
+    axes.axhspan(-1.96 * np.sqrt(c), 1.96 * np.sqrt(c), color=PALE, alpha=0.5, linewidth=0)
+    axes.vlines(positions, low, high, color=color, linewidth=0.7)
+    axes.bar(positions, third - first, bottom=first, width=0.6, color="white", edgecolor=color, linewidth=0.8, zorder=2)
+    axes.hlines(median, positions - 0.3, positions + 0.3, color=color, linewidth=1.4, zorder=3)
     half = NORMAL_QUARTILE * np.sqrt(1 - c)
-    axes.vlines(positions + 0.42, median - half, median + half, color=ORANGE, linewidth=1.6, zorder=3)
+    axes.vlines(positions + 0.42, median - half, median + half, color=BLACK, linewidth=1.6, zorder=3)
     axes.set_xlim(0, len(median) + 1)
     axes.set_xticks([1, 10, 20, 30])
 
 
-def legend_handles(common_value: bool) -> list[Patch | Line2D]:
-    """Returns entries of a legend that explain the marks of `draw_boxes`."""
+def legend_handles(common_value: bool, color: str = GREY) -> list[Patch | Line2D]:
+    """Returns entries of a legend that explain the marks of `draw_boxes`; grey stands for boxes of several colours."""
     handles: list[Patch | Line2D] = [
-        Patch(facecolor="white", edgecolor=BLUE, label="measured quartiles, 5–95 %"),
-        Line2D([], [], color=ORANGE, linewidth=1.6, label="predicted quartiles (normal)"),
+        Patch(facecolor="white", edgecolor=color, label="measured: median, quartiles, 5–95 %"),
+        Line2D([], [], color=BLACK, linewidth=1.6, label="predicted quartiles, of a normal distribution"),
     ]
     if common_value:
-        handles.append(Patch(facecolor=SKY, alpha=0.4, label="predicted 95 % band of medians"))
+        handles.append(Patch(facecolor=PALE, alpha=0.5, label="predicted 95 % band of medians"))
     return handles

@@ -1,4 +1,4 @@
-"""Condition number of the NTK by depth: straight networks grow an outlier of order m, weight-centred ones lose it."""
+"""Condition number of the NTK by depth: straight networks grow an outlier of order m, weight-centered ones lose it."""
 
 import warnings
 from collections.abc import Sequence
@@ -7,14 +7,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ntk_analysis import Kernel, spectrum
+from ntk_analysis.common.progress import Track
 from ntk_analysis.depth_study.kernels import readouts
 
-from .config import Config, Inputs, Result, Track, describe_inputs, load_inputs
-from .style import BLACK, BLUE, GREEN, ORANGE, VERMILION, note, panels
+from .config import Config, Inputs, Result, describe_inputs, load_inputs
+from .style import BLACK, DARK, GREY, PALE, look, note, panels, shades
 
 NORMALIZATIONS = ("none", "weight_mean")
 ROUNDING = 1e-13  # kappa - 1 below this is rounding of a few hundred layers
-COLORS = (BLUE, ORANGE, GREEN, VERMILION)
 
 
 def settings(config: Config) -> tuple[tuple[int, ...], int]:
@@ -49,7 +49,7 @@ def _condition_number(kernel: Kernel) -> float:
 def compute(config: Config, track: Track) -> Result:
     """Computes condition numbers of infinitely wide networks, (normalisations, sizes, depths)."""
     sizes, largest = settings(config)
-    inputs: Inputs = load_inputs(config, sizes[-1])
+    inputs: Inputs = load_inputs(config, sizes[-1], image_centering="dataset")
     sizes = tuple(size for size in sizes if size <= len(inputs.x))
     depths = depths_up_to(largest)
     rows = [condition_numbers(inputs.x, name, depths, sizes) for name in track(NORMALIZATIONS, "condition_number")]
@@ -58,23 +58,27 @@ def compute(config: Config, track: Track) -> Result:
 
 
 def draw(result: Result) -> Figure:
-    """Draws straight networks on the left, with their limits (m + 3)/3, and on the right weight-centred ones less 1."""
+    """Draws straight networks on the left, with their limits (m + 3)/3, weight-centered ones less 1 on the right."""
     a = result.arrays
     figure, (left, right) = panels(2, height=2.9, share=False)
     depths, (straight, centered) = a["depths"], a["condition_number"]
-    for size, color, kappa in zip(a["sizes"], COLORS, straight, strict=False):
-        left.loglog(depths, kappa, color=color, marker=".", markersize=4, label=f"m = {size}")
+    straight_shades, centered_shades, greys = (
+        shades(color, len(a["sizes"])) for color in (look("none").color, look("weight_mean").color, GREY)
+    )
+    for size, color, grey, kappa in zip(a["sizes"], straight_shades, greys, straight, strict=True):
+        left.loglog(depths, kappa, color=color, marker=".", markersize=4)
+        left.plot([], [], color=grey, marker=".", markersize=4, label=f"m = {size}")
         left.axhline((size + 3) / 3, color=color, linewidth=0.9, linestyle="--")
     left.plot([], [], color=BLACK, linewidth=0.9, linestyle="--", label="limit (m + 3)/3")
-    left.set(title="straight", ylabel=r"condition number $\kappa$ of the NTK", xlabel="hidden layers")
-    for color, kappa in zip(COLORS, centered, strict=False):
+    left.set(title=look("none").label, ylabel=r"condition number $\kappa$ of the NTK", xlabel="hidden layers")
+    for color, kappa in zip(centered_shades, centered, strict=True):
         resolved = kappa - 1 > ROUNDING
         right.loglog(depths[resolved], kappa[resolved] - 1, color=color, marker=".", markersize=4)
     rate = 10 * depths * 2.0**-depths
     right.loglog(depths, rate, color=BLACK, linewidth=0.9, linestyle=":", label=r"proportional to $L\,2^{-L}$")
-    right.axhspan(ROUNDING / 100, ROUNDING, color="#dddddd", linewidth=0)
-    right.text(1.1, ROUNDING / 30, r"$\kappa = 1$ in float64", fontsize=7, color="#444444")
-    right.set(title="weight mean", ylabel=r"$\kappa - 1$", xlabel="hidden layers")
+    right.axhspan(ROUNDING / 100, ROUNDING, color=PALE, linewidth=0)
+    right.text(1.1, ROUNDING / 30, r"$\kappa = 1$ in float64", fontsize=7, color=DARK)
+    right.set(title=look("weight_mean").label, ylabel=r"condition number less 1, $\kappa - 1$", xlabel="hidden layers")
     right.set(xlim=left.get_xlim(), ylim=(ROUNDING / 100, None))
     figure.legend(loc="outside upper center", ncols=len(a["sizes"]) + 2)
     note(figure, f"ReLU, infinite width, stable gain; {describe_inputs(result.facts)}")

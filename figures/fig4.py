@@ -5,15 +5,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ntk_analysis import activations
+from ntk_analysis.common.progress import Track
 from ntk_analysis.layers import Activation, Dense, Serial
 from ntk_analysis.meanfield import analyse
 
-from .config import Config, Result, Track
-from .style import BLUE, VERMILION, note, panels
+from .config import Config, Result
+from .style import DARK, GREY, look, note, panels
 
 NORMALIZATIONS = ("none", "weight_mean")
-LABELS = {"none": "$T$, straight", "weight_mean": r"$\bar T$, weight mean"}
-COLORS = {"none": VERMILION, "weight_mean": BLUE}
+MAPS = {"none": "$T$", "weight_mean": r"$\bar T$"}
 
 
 def measure(rho: np.ndarray, width: int, draws: int, seed: int, track: Track) -> dict[str, np.ndarray]:
@@ -58,10 +58,10 @@ def draw(result: Result) -> Figure:
     """Draws both maps against the diagonal."""
     a, facts = result.arrays, result.facts
     figure, (axes,) = panels(1, height=3.3)
-    axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, linestyle="--")
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle="--")
     for name in NORMALIZATIONS:
-        color = COLORS[name]
-        axes.plot(a["rho"], a[f"transition_{name}"], color=color, label=LABELS[name])
+        label, color, _ = look(name)
+        axes.plot(a["rho"], a[f"transition_{name}"], color=color, label=f"{label}, {MAPS[name]}")
         axes.errorbar(
             a["measured_rho"],
             a[f"measured_{name}"],
@@ -76,9 +76,9 @@ def draw(result: Result) -> Figure:
             # the unstable ring is larger, so that a stable disc at the same place stays visible inside it
             size, fill = (7, color) if stable else (11, "none")
             axes.plot(rho, rho, "o", markersize=size, markerfacecolor=fill, color=color, clip_on=False, zorder=4)
-    axes.plot([], [], "x", color="#444444", markersize=4, label="finite layers, ± 2 s.e.")
-    axes.plot([], [], "o", color="#444444", label="stable fixed point")
-    axes.plot([], [], "o", color="#444444", markerfacecolor="none", markersize=8, label="unstable fixed point")
+    axes.plot([], [], "x", color=DARK, markersize=4, label="finite layers, ± 2 s.e.")
+    axes.plot([], [], "o", color=DARK, label="stable fixed point")
+    axes.plot([], [], "o", color=DARK, markerfacecolor="none", markersize=8, label="unstable fixed point")
     axes.set(xlabel=r"correlation $\rho$ at one layer", ylabel="correlation at the next", aspect="equal")
     axes.set(xlim=(-0.02, 1.03), ylim=(-0.02, 1.03))
     axes.legend(loc="lower right", borderaxespad=0.2)

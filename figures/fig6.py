@@ -8,14 +8,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ntk_analysis.common.progress import Track
 from ntk_analysis.training.dataset import Dataset, load_dataset
 from ntk_analysis.training.recipe import Recipe
 from ntk_analysis.training.run_file import Curve
 from ntk_analysis.training.sweep import Grid, sweep
 
-from .config import Config, Result, Track
-from .learning_rates import LOOKS, PARTS, of_seeds, result_of, standard_error, top
-from .style import BLACK, note, panels
+from .config import Config, Result
+from .learning_rates import PARTS, of_seeds, result_of, standard_error, top
+from .style import legend_above, look, note, panels
 
 NORMALIZATIONS = ("none", "weight_mean", "last_bn", "mimic_norm", "batch_norm")
 WORDS = {"train": "training", "test": "test"}
@@ -50,8 +51,7 @@ def draw(result: Result) -> Figure:
     figure, axes = panels(2)
     for panel, part in zip(axes, PARTS, strict=True):
         draw_panel(panel, result, part)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    legend_above(figure, axes[0])
     recipe, rates = facts["recipe"], result.arrays["learning_rates"]
     rate = f"learning rate {rates[0]:g}" if len(rates) == 1 else "each at the rate of its best test accuracy"
     note(
@@ -71,12 +71,12 @@ def draw_panel(axes: Axes, result: Result, part: str) -> None:
     for name, curves, rate in zip(
         result.facts["normalizations"], result.arrays[f"{part}_accuracy"], chosen, strict=True
     ):
-        label, color, _ = LOOKS.get(name, (name, BLACK, ""))
-        label += f" {rates[rate]:g}" if len(rates) > 1 else ""
+        label, color, marker = look(name)
+        label += f", {rates[rate]:g}" if len(rates) > 1 else ""
         curve = 100 * np.moveaxis(curves[rate], 0, -1)  # (epochs, seeds)
         mean, error, epochs = curve.mean(-1), standard_error(curve), np.arange(1, len(curve) + 1)
-        axes.plot(epochs, mean, color=color, label=label)
+        axes.plot(epochs, mean, color=color, marker=marker, markersize=3, linewidth=1.2, label=label)
         axes.fill_between(epochs, mean - error, mean + error, color=color, alpha=0.2, linewidth=0)
     axes.set(xlabel="epoch", ylim=(0, top(result)), title=f"{WORDS[part]} accuracy", xlim=(0.5, len(epochs) + 0.5))
-    axes.set_ylabel("%")
+    axes.set_ylabel("accuracy, %")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

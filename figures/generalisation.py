@@ -1,6 +1,6 @@
 """Test accuracy of infinitely wide networks by depth: what trains fastest need not be what generalises.
 
-Every network here fits its training images perfectly at the end of training, the weight-centred one ever faster: its
+Every network here fits its training images perfectly at the end of training, the weight-centered one ever faster: its
 condition number goes to 1. It does so because its kernel becomes the identity, and what is learnt of one image says
 nothing of another: the mean prediction on test images, over infinitely many networks, vanishes. Two accuracies come of
 it. The mean prediction's own (kernel regression) asks only for the order of the classes, which is left in outputs
@@ -14,26 +14,26 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ntk_analysis import data
+from ntk_analysis.common.progress import Track
 from ntk_analysis.depth_study.generalisation import DRAWS, Measures, measure
 from ntk_analysis.depth_study.kernels import kernels
 
-from .config import Config, Inputs, Result, Track, load_images, prepare
+from .config import Config, Inputs, Result, load_images, prepare
 from .kernel_matrices import KERNELS, TWINS
-from .style import BLACK, BLUE, VERMILION, note, panels
+from .style import BLACK, GREY, look, note, panels
 
 NETWORKS = ("none", "weight_mean")
-LABELS = {"none": "none", "weight_mean": "weight mean"}
-COLORS = {"none": VERMILION, "weight_mean": BLUE}
 LINES: dict[str, Any] = {
-    "nngp": {"linewidth": 0.7, "linestyle": "--"},
+    "nngp": {"linewidth": 0.9, "linestyle": "--"},
     "ntk": {"linewidth": 1.4, "linestyle": "-", "marker": ".", "markersize": 4},
 }
 PANELS = {
-    "ensemble": "test accuracy of the mean prediction",
-    "single": "test accuracy of one network",
-    "condition_number": r"condition number $\kappa$",
+    "ensemble": ("mean prediction", "test accuracy"),
+    "single": ("one network", "test accuracy"),
+    "condition_number": ("condition of the kernel", r"condition number $\kappa$"),
 }
 TICKS = (1, 2, 5, 10, 20, 50)
 COMPARED = 100  # images on which layer norm's kernels are compared with those they equal
@@ -77,7 +77,10 @@ def by_split(pairs: np.ndarray, labels: np.ndarray, splits: int, seed: int) -> n
     generator, half = np.random.default_rng(seed), len(labels) // 2
     orders = [generator.permutation(len(labels)) for _ in range(splits)]
     found = [
-        [[measure(pair[0], kernel, labels, order[:half], order[half:], seed) for order in orders] for kernel in pair]
+        [
+            [measure(pair[0], kernel, labels, train=order[:half], test=order[half:], seed=seed) for order in orders]
+            for kernel in pair
+        ]
         for pair in pairs
     ]
     return np.moveaxis(np.array(found), -1, 0)
@@ -91,7 +94,7 @@ def compute(config: Config, track: Track) -> Result:
     for images in sets:
         total = min(2 * chosen.images, len(images.images))
         pool = images.subset(total, config.seed)
-        inputs = prepare(pool, config)
+        inputs = prepare(pool, config, image_centering="dataset")
         described[images.name] = inputs.facts | {"layer norm": twin_differences(inputs, depths)}
         found.append(
             [
@@ -146,17 +149,21 @@ def draw(result: Result) -> Figure:
         line = dict(zip(PANELS, axes[len(PANELS) * row :], strict=False))
         for key, panel in line.items():
             draw_lines(panel, a["depths"], a[key][row])
-            panel.set_title(PANELS[key] if row == 0 else "")
+            title, quantity = PANELS[key]
+            panel.set(title=title if row == 0 else "", ylabel=quantity)
         for key in ("ensemble", "single"):
-            line[key].axhline(chance, color=BLACK, linewidth=0.9, linestyle=":", label="chance")
+            line[key].axhline(chance, color=BLACK, linewidth=0.9, linestyle=":")
             line[key].set(ylim=(0, 1.02))
         line["condition_number"].set(yscale="log", ylim=(0.7, None))
-        line["ensemble"].set_ylabel(name)
+        line["ensemble"].set_ylabel(f"{name}\n{PANELS['ensemble'][1]}")
     for panel in axes[-len(PANELS) :]:
         panel.set_xlabel("hidden layers")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    handles = [Line2D([], [], color=look(network).color, label=look(network).label) for network in NETWORKS]
+    handles += [Line2D([], [], color=GREY, label=kernel.upper(), **LINES[kernel]) for kernel in reversed(KERNELS)]
+    handles.append(Line2D([], [], color=BLACK, linewidth=0.9, linestyle=":", label="chance"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     described = next(iter(facts["data sets"].values()))
-    centered = "mean image subtracted" if described["centering of images"] == "dataset" else "not centred"
+    centered = "mean image subtracted" if described["centering of images"] == "dataset" else "not centered"
     note(
         figure,
         f"ReLU, infinite width, stable gain, no bias, trained to the end on {facts['training images']} images "
@@ -164,7 +171,7 @@ def draw(result: Result) -> Figure:
         f"|x|² = d. Mean and standard deviation of {facts['random splits of the same images']} splits of the same "
         "images. Mean prediction: over infinitely many networks (kernel regression), whatever the scale of their "
         "outputs. One network: expected accuracy, which depends on that scale; outputs start with variance 1. Layer "
-        "norm before the ReLU has the kernels of none, behind it those of weight mean.",
+        "norm before the ReLU has the kernels of no normalisation, behind it those of weight mean.",
     )
     return figure
 
@@ -178,8 +185,7 @@ def draw_lines(axes: Axes, depths: np.ndarray, values: np.ndarray) -> None:
                 depths,
                 of_splits.mean(axis=-1),
                 of_splits.std(axis=-1, ddof=1),
-                color=COLORS[network],
-                label=f"{LABELS[network]}, {kernel.upper()}",
+                color=look(network).color,
                 elinewidth=0.7,
                 **LINES[kernel],
             )

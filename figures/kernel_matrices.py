@@ -1,7 +1,7 @@
 """NNGP and NTK matrices of one batch of images through the depth, and their spectra, by normalisation.
 
 Six networks, four pictures. With equal variances of all inputs a layer norm before a ReLU only rescales, and one behind
-it is weight centring up to a constant: `compute` measures both. Behind the last batch norm the tangent kernel is
+it is weight centering up to a constant: `compute` measures both. Behind the last batch norm the tangent kernel is
 P Theta P / s^2 for the outputs of one draw (see `last_batch_norm`); there is no NNGP of inputs alone, and P K P / s^2
 stands in its place: as K is the tangent kernel of training only the read-out, so is this, behind the last batch norm.
 """
@@ -20,23 +20,23 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ntk_analysis import last_batch_norm, spectrum
+from ntk_analysis.common.progress import Track
 from ntk_analysis.depth_study.kernels import kernels, unit_diagonal
 
 from .condition_number import ROUNDING
-from .config import Config, Inputs, Result, Track, describe_inputs, load_images, prepare
-from .style import BLACK, PAGE, note
+from .config import Config, Inputs, Result, describe_inputs, load_images, prepare
+from .style import GREY, PAGE, Look, look, note, shades
 
-TITLES = {
-    "none": ("none", "= layer norm before ReLU"),
-    "weight_mean": ("weight mean", "= layer norm after ReLU"),
-    "batch": ("batch norm", "of this one batch"),
-    "last": ("last batch norm", "behind weight mean"),
+EXPLAINED = {
+    "none": "= layer norm before ReLU",
+    "weight_mean": "= layer norm after ReLU",
+    "batch": "of this one batch",
+    "last": "behind a last batch norm",
 }
 TWINS = {"layer": "none", "layer_post": "weight_mean"}  # the same kernels, up to a constant
 COMPUTED = ("none", "weight_mean", "batch")
 KERNELS = ("nngp", "ntk")
 CONSTANT = 0.9  # the constant mode is an eigenvector with more than this share of its square along the ones
-SHADES = ("#fdbb2f", "#e8603c", "#9c2a6b", "#2b0f54")  # light to dark in grey, too
 
 
 def _signed_root(values: np.ndarray) -> np.ndarray:
@@ -83,7 +83,7 @@ def sorted_images(config: Config, count: int) -> tuple[Inputs, np.ndarray]:
         images = replace(images, images=images.images[chosen], labels=images.labels[chosen])
     else:
         images = images.subset(min(count, len(images.images)), config.seed)
-    return prepare(images, config), images.labels
+    return prepare(images, config, image_centering="dataset"), images.labels
 
 
 def balanced_choice(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -153,10 +153,10 @@ def compute(config: Config, track: Track) -> Result:
     found["last"] = np.stack([pair for pair, _ in behind])
     measured = [[measure(matrix, None) for matrix in pair] for name in COMPUTED for pair in found[name]]
     measured += [[measure(matrix, null_space) for matrix in pair] for pair, null_space in behind]
-    arrays = {"matrices": np.stack([found[name] for name in TITLES])}
+    arrays = {"matrices": np.stack([found[name] for name in EXPLAINED])}
     for key in Measures._fields:
         values = np.array([[getattr(measures, key) for measures in pair] for pair in measured])
-        arrays[key] = values.reshape(len(TITLES), len(chosen.depths), *values.shape[1:])
+        arrays[key] = values.reshape(len(EXPLAINED), len(chosen.depths), *values.shape[1:])
     arrays["depths"], arrays["labels"] = np.array(chosen.depths), labels
     differences = {
         f"{twin} and {name}": float(np.max(np.abs(found[twin] - found[name]))) for twin, name in TWINS.items()
@@ -170,7 +170,7 @@ def facts_of(arrays: dict[str, np.ndarray], differences: dict[str, float]) -> di
     def by_network(key: str) -> dict[str, dict[str, list[float]]]:
         return {
             name: {kernel: values[:, column].tolist() for column, kernel in enumerate(KERNELS)}
-            for name, values in zip(TITLES, arrays[key], strict=True)
+            for name, values in zip(EXPLAINED, arrays[key], strict=True)
         }
 
     return {
@@ -193,7 +193,7 @@ def draw(result: Result) -> Figure:
     The NNGP is above the diagonal of a matrix, the NTK on and below it.
     """
     a = result.arrays
-    rows, columns = len(a["depths"]), len(TITLES)
+    rows, columns = len(a["depths"]), len(EXPLAINED)
     figure = plt.figure(figsize=(PAGE, 9.4))
     figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.0, rect=(0, 0, 1, 0.996))
     grid = figure.add_gridspec(rows + 1, columns, height_ratios=[1] * rows + [0.95])
@@ -209,18 +209,24 @@ def draw(result: Result) -> Figure:
         mark_classes(axes, a["labels"], named=column == 0)
     for leftmost, depth in zip(squares[:, 0], a["depths"], strict=True):
         leftmost.set_ylabel(f"depth {depth}", fontsize=8.5, labelpad=6)
-    for top, (title, explanation) in zip(squares[0], TITLES.values(), strict=True):
-        top.set_title(title, pad=19, fontweight="bold")
+    for top, (name, explanation) in zip(squares[0], EXPLAINED.items(), strict=True):
+        top.set_title(look_of(name).label, pad=19, fontweight="bold")
         put(top, explanation, (0.5, 1), 11, "center", 7)
     draw_scale(figure, squares)
     draw_spectra([figure.add_subplot(grid[-1, column]) for column in range(columns)], result)
     note(
         figure,
         f"ReLU, infinite width, stable gain, no bias; {describe_inputs(result.facts)}, sorted by class. Matrices over "
-        "their mean diagonal; κ in brackets: without the constant mode, where that changes it by more than 10 %. Last "
-        "batch norm: one output drawn, no NNGP but PKP, the read-out's part of the NTK; 2 zero eigenvalues left out.",
+        "their mean diagonal; κ in brackets: without the constant mode, where that changes it by more than 10 %. "
+        "MimicNorm: weight mean behind a last batch norm, one output drawn, no NNGP but PKP, the "
+        "read-out's part of the NTK; 2 zero eigenvalues left out.",
     )
     return figure
+
+
+def look_of(name: str) -> Look:
+    """Returns the look of a column: weight mean behind a last batch norm is MimicNorm."""
+    return look("mimic" if name == "last" else name)
 
 
 def draw_matrices(axes: Axes, pair: np.ndarray) -> None:
@@ -283,15 +289,14 @@ def draw_scale(figure: Figure, squares: np.ndarray) -> None:
 
 
 def draw_spectra(panels: list[Axes], result: Result) -> None:
-    """Draws eigenvalues over their mean by index, each depth in its shade, with a circle on the constant mode."""
-    a = result.arrays
-    for axes, network, ranks, (title, _) in zip(
-        panels, a["eigenvalues"], a["constant_mode"], TITLES.values(), strict=True
-    ):
-        for color, pair, pair_ranks in zip(SHADES, network, ranks, strict=True):
+    """Draws eigenvalues over their mean by index, darker with depth, with a circle on the constant mode."""
+    a, depths = result.arrays, len(result.arrays["depths"])
+    for axes, network, ranks, name in zip(panels, a["eigenvalues"], a["constant_mode"], EXPLAINED, strict=True):
+        label, base, _ = look_of(name)
+        for color, pair, pair_ranks in zip(shades(base, depths), network, ranks, strict=True):
             for values, rank, style in zip(pair, pair_ranks, ("--", "-"), strict=True):
                 draw_eigenvalues(axes, values[values > 0], rank, color, style)
-        axes.set_title(title, pad=3, fontsize=7)
+        axes.set_title(label, pad=3, fontsize=7)
         axes.set_xlabel("index", labelpad=1)
         axes.sharey(panels[0])
     for axes in panels[1:]:
@@ -299,13 +304,13 @@ def draw_spectra(panels: list[Axes], result: Result) -> None:
     panels[0].set_ylabel("eigenvalue / mean")
     handles = [
         Line2D([], [], color=color, linewidth=1.5, label=f"depth {depth}")
-        for color, depth in zip(SHADES, a["depths"], strict=True)
+        for color, depth in zip(shades(GREY, depths), a["depths"], strict=True)
     ]
     panels[3].legend(handles=handles, loc="lower left", fontsize=6)
     marks = [
-        Line2D([], [], color=BLACK, linewidth=1, label="NTK"),
-        Line2D([], [], color=BLACK, linewidth=1, linestyle="--", label="NNGP (PKP)"),
-        Line2D([], [], color=BLACK, linewidth=0, label="constant mode", **CIRCLE),
+        Line2D([], [], color=GREY, linewidth=1, label="NTK"),
+        Line2D([], [], color=GREY, linewidth=1, linestyle="--", label="NNGP (PKP)"),
+        Line2D([], [], color=GREY, linewidth=0, label="constant mode", **CIRCLE),
     ]
     panels[1].legend(handles=marks, loc="lower left", fontsize=6)
 

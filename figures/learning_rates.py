@@ -11,25 +11,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ntk_analysis.common.progress import Track
 from ntk_analysis.training.dataset import Dataset, hold_out, load_dataset
 from ntk_analysis.training.recipe import Recipe
 from ntk_analysis.training.run_file import Curve
 from ntk_analysis.training.sweep import Grid, Table, sweep
 
-from .config import Config, Result, Track
-from .style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, note, panels
+from .config import Config, Result
+from .style import legend_above, look, note, panels
 
-LOOKS = {
-    "none": ("none", VERMILION, "o"),
-    "weight_mean": ("weight mean", BLUE, "s"),
-    "last_bn": ("last BN", ORANGE, "^"),
-    "mimic_norm": ("MimicNorm", GREEN, "D"),
-    "batch_norm": ("batch norm", BLACK, "v"),
-    "layer_norm": ("layer norm", PURPLE, "P"),
-    "skip_init": ("SkipInit", SKY, "X"),
-    "fixup": ("Fixup", "#999999", "*"),
-}
-TRAINED_HERE = tuple(LOOKS)[:6]  # the others are for residual networks
+TRAINED_HERE = ("none", "weight_mean", "last_bn", "mimic_norm", "batch_norm", "layer_norm")
 EARLY = 3  # epochs
 PARTS = ("train", "test")
 REPLACED = ("normalization", "learning_rate", "seed")  # fields of the recipe that the grid replaces
@@ -131,8 +122,7 @@ def draw(result: Result) -> Figure:
     for row, epochs in enumerate((early, facts["epochs"])):
         for column, part in enumerate(PARTS):
             draw_panel(axes[2 * row + column], result, part, epochs)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    legend_above(figure, axes[0])
     recipe = facts["recipe"]
     note(
         figure,
@@ -160,7 +150,7 @@ def draw_panel(axes: Axes, result: Result, part: str, epochs: int) -> None:
     rates, curves = result.arrays["learning_rates"], result.arrays[f"{part}_accuracy"][..., :epochs]
     diverged = np.any(result.arrays["diverged_at"] > 0, -1)
     for name, best, gone in zip(result.facts["normalizations"], curves.max(-1), diverged, strict=True):
-        label, color, marker = LOOKS.get(name, (name, BLACK, "x"))
+        label, color, marker = look(name)
         mean, error = 100 * best.mean(-1), 100 * standard_error(best)
         axes.errorbar(rates, mean, error, color=color, linewidth=1, elinewidth=0.7)
         axes.plot(rates[gone], mean[gone], marker, color=color, markerfacecolor="white", markersize=4)
@@ -173,4 +163,4 @@ def draw_panel(axes: Axes, result: Result, part: str, epochs: int) -> None:
     if len(rates) <= FEW:
         axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
         axes.minorticks_off()
-    axes.set_ylabel("%")
+    axes.set_ylabel("accuracy, %")

@@ -10,7 +10,7 @@ from ntk_analysis.meanfield import analyse
 from ntk_analysis.networks import fully_connected
 
 from .config import Config, Inputs
-from .style import BLUE, ORANGE, SKY
+from .style import BLACK, GREY
 
 SHOWN_DRAW = 0
 TWO_SIDED_95 = 1.96
@@ -40,26 +40,26 @@ def predicted_activation_correlation(normalization: str, initial: np.ndarray, de
     return np.asarray(centered.transition(np.clip(paths, -1, 1)))
 
 
-def draw_pairs(axes: Axes, measured: np.ndarray) -> None:
-    """Draws one thin line for each pair; `values` is (depth, pairs)."""
+def draw_pairs(axes: Axes, measured: np.ndarray, color: str) -> None:
+    """Draws one thin line for each pair of `measured`, (depth, pairs)."""
     layers = np.arange(1, len(measured) + 1)
-    axes.plot(layers, measured, color=BLUE, alpha=0.18, linewidth=0.5, rasterized=True)
+    axes.plot(layers, measured, color=color, alpha=0.18, linewidth=0.5, rasterized=True)
     axes.set(xlabel="hidden layer", xlim=(1, len(measured)), ylim=(-0.55, 1.03))
 
 
 def draw_band(axes: Axes, center: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
-    """Draws a centre line, predicted or measured, and the edges of its band on top of the pairs."""
+    """Draws a center line, predicted or measured, and the edges of its band on top of the pairs."""
     layers = np.arange(1, len(center) + 1)
-    axes.fill_between(layers, low, high, color=SKY, alpha=0.25, linewidth=0, zorder=1)
-    axes.plot(layers, center, color=ORANGE, zorder=3)
+    axes.fill_between(layers, low, high, color=GREY, alpha=0.15, linewidth=0, zorder=1)
+    axes.plot(layers, center, color=BLACK, zorder=3)
     for edge in (low, high):
-        axes.plot(layers, edge, color=ORANGE, linewidth=1, linestyle="--", zorder=3)
+        axes.plot(layers, edge, color=BLACK, linewidth=1, linestyle="--", zorder=3)
 
 
-def legend_handles(center: str, band: str) -> list[Line2D | Patch]:
+def legend_handles(color: str, center: str, band: str) -> list[Line2D | Patch]:
     """Returns entries of a legend that explain the marks of `draw_pairs` and `draw_band`."""
     return [
-        Line2D([], [], color=BLUE, linewidth=0.8, alpha=0.6, label="one pair of images, one network"),
-        Line2D([], [], color=ORANGE, label=center),
-        Line2D([], [], color=ORANGE, linewidth=1, linestyle="--", label=band),
+        Line2D([], [], color=color, linewidth=0.8, alpha=0.6, label="one pair of images, one network"),
+        Line2D([], [], color=BLACK, label=center),
+        Line2D([], [], color=BLACK, linewidth=1, linestyle="--", label=band),
     ]

@@ -55,7 +55,7 @@ def side_by_side(
 def _drawn(name: str, config: Config, folder: Path, from_data: Path | None) -> dict[str, object]:
     """Calls `render` without progress bars: the bars of several processes would overwrite each other."""
     # imported here: the first process, which only waits, does without JAX
-    from ntk_analysis.empirical.runs import untracked
+    from ntk_analysis.common.progress import untracked
 
     from .render import render
 

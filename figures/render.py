@@ -4,7 +4,9 @@ import importlib
 from pathlib import Path
 from types import ModuleType
 
-from .config import Config, Track
+from ntk_analysis.common.progress import Track
+
+from .config import Config
 from .store import load, provenance, save
 from .style import house_style
 

@@ -2,9 +2,7 @@
 
 import io
 import json
-import platform
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ntk_analysis.common.files import write_together
+from ntk_analysis.common.provenance import versions
 
 from .config import Config, Result
 
@@ -27,7 +26,7 @@ def provenance(name: str, config: Config, result: Result) -> dict[str, Any]:
         "figure": name,
         "config": asdict(config),
         "facts": result.facts,
-        "versions": {"python": platform.python_version(), **{library: version(library) for library in libraries}},
+        "versions": versions(*libraries),
     }
 
 
@@ -51,7 +50,9 @@ def _write_png(path: Path, figure: Figure) -> None:
     figure.savefig(path)
     if path.stat().st_size > LARGE_PNG:
         with Image.open(path) as picture:
-            picture.convert("RGB").quantize(256).save(path, "PNG", optimize=True)
+            # this method keeps the colours of few pixels, those of thin lines
+            palette = picture.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=3)
+            palette.save(path, "PNG", optimize=True)
 
 
 def _write_text(path: Path, text: str) -> None:

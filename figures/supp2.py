@@ -8,19 +8,20 @@ formula here, and the band drawn is measured.
 import numpy as np
 from matplotlib.figure import Figure
 
+from ntk_analysis.common.progress import Track
 from ntk_analysis.correlation import predicted_spread
 
 from . import pairs
-from .config import Config, Result, Track, describe_inputs, load_inputs
-from .style import note, panels
+from .config import Config, Result, describe_inputs, load_inputs
+from .style import look, note, panels
 
 NORMALIZATIONS = ("batch", "weight_mean")
 
 
 def compute(config: Config, track: Track) -> Result:
-    """Returns correlations of the same pairs under both normalisations, with their centre and spread in each layer."""
+    """Returns correlations of the same pairs under both normalisations, with their center and spread in each layer."""
     depth, width, count, batch, draws = pairs.settings(config)
-    inputs = load_inputs(config, batch)
+    inputs = load_inputs(config, batch, image_centering="dataset")
     measured = {name: pairs.measure(config, inputs, name) for name in track(NORMALIZATIONS, "supp2: networks")}
     predicted = pairs.predicted_activation_correlation("weight_mean", measured["weight_mean"].initial, depth)
     arrays = {f"measured_{name}": result.values for name, result in measured.items()}
@@ -44,17 +45,17 @@ def draw(result: Result) -> Figure:
     """Draws batch norm on the left with its measured band, weight mean on the right with its predicted one."""
     a, facts = result.arrays, result.facts
     figure, axes = panels(2, height=3.1)
-    titles = ("batch norm", "weight mean")
     bands = (
         ("measured mean", f"measured 95 % band, {facts['networks']} networks"),
         ("theory, median pair (width → ∞)", "theory, 95 % band at this width"),
     )
-    for panel, name, title, (center, band) in zip(axes, NORMALIZATIONS, titles, bands, strict=True):
-        pairs.draw_pairs(panel, a[f"measured_{name}"][pairs.SHOWN_DRAW])
+    for panel, name, (center, band) in zip(axes, NORMALIZATIONS, bands, strict=True):
+        label, color, _ = look(name)
+        pairs.draw_pairs(panel, a[f"measured_{name}"][pairs.SHOWN_DRAW], color)
         middle, half = a[f"center_{name}"], pairs.TWO_SIDED_95 * a[f"spread_{name}"]
         pairs.draw_band(panel, middle, middle - half, middle + half)
-        panel.set_title(title)
-        panel.legend(handles=pairs.legend_handles(center, band), loc="upper right")
+        panel.set_title(label)
+        panel.legend(handles=pairs.legend_handles(color, center, band), loc="upper right")
     axes[0].set_ylabel("correlation of activations\n(Pearson, over channels)")
     note(
         figure,

@@ -8,18 +8,20 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from ntk_analysis.common.progress import Track
+from ntk_analysis.common.provenance import made_by
 from ntk_analysis.training.dataset import Dataset, hold_out, load_dataset
 from ntk_analysis.training.loop import Trainer
 from ntk_analysis.training.recipe import Recipe
-from ntk_analysis.training.run_file import hardware_and_versions
+from ntk_analysis.training.run_file import LIBRARIES
 from ntk_analysis.training.surge import variance_by_step
 
-from .config import Config, Result, Track
-from .style import BLUE, GREEN, VERMILION, note, panels
+from .config import Config, Result
+from .style import look, note, panels, shades
 
 EPOCHS = 2
 RATE = 0.1
-LOOKS = {"mlp": ("MLP", GREEN), "vgg11": ("VGG11", BLUE), "resnet18": ("ResNet18", VERMILION)}
+NAMES = {"mlp": "MLP", "vgg11": "VGG11", "resnet18": "ResNet18"}
 
 
 def settings(config: Config) -> tuple[dict[str, Recipe], Dataset]:
@@ -46,7 +48,7 @@ def compute(config: Config, track: Track) -> Result:
         "recipes": {name: vars(recipe) for name, recipe in recipes.items()},
         "trained on": f"{len(dataset.train.images)} images of {dataset.name}",
         "images, SHA-256": dataset.digest,
-        "made by": hardware_and_versions(),
+        "made by": made_by(*LIBRARIES),
         "largest running variance, geometric mean over classes": {
             name: float(values.max()) for name, values in means.items()
         },
@@ -59,15 +61,15 @@ def compute(config: Config, track: Track) -> Result:
 def draw(result: Result) -> Figure:
     """Draws for each network the geometric mean over classes, and a band from the smallest to the largest class."""
     figure, (axes,) = panels(1)
-    for name, values in result.arrays.items():
-        label, color = LOOKS[name]
+    colors = shades(look("mimic_norm").color, len(NAMES))
+    for color, (name, values) in zip(colors, result.arrays.items(), strict=True):
         steps = np.arange(len(values))
         axes.fill_between(steps, values.min(-1), values.max(-1), color=color, alpha=0.2, linewidth=0)
-        axes.semilogy(steps, np.exp(np.log(values).mean(-1)), color=color, label=label)
+        axes.semilogy(steps, np.exp(np.log(values).mean(-1)), color=color, label=NAMES[name])
     recipes = result.facts["recipes"]
     recipe = next(iter(recipes.values()))
-    widths = ", ".join(f"{LOOKS[name][0]} {each['width']}" for name, each in recipes.items())
-    axes.set(xlabel="step", ylabel="running variance", title="last batch norm, first two epochs")
+    widths = ", ".join(f"{NAMES[name]} {each['width']}" for name, each in recipes.items())
+    axes.set(xlabel="step", ylabel="running variance of the outputs", title="last batch norm, first two epochs")
     axes.legend()
     note(
         figure,

@@ -8,20 +8,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ntk_analysis.common.progress import Track
 from ntk_analysis.training.memory import TABLE_1, account
 
-from .config import Config, Result, Track
-from .style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, note, panels
+from .config import Config, Result
+from .style import BLACK, DARK, GREY, PALE, look, note, panels, shades
 
 CLASSES = 100
 PAIR = ("batch_norm", "mimic_norm")
 KINDS = {
-    "convolution": BLUE,
-    "batch norm": ORANGE,
-    "ReLU": SKY,
-    "constants": GREEN,
-    "skip scale": PURPLE,
-}  # the others are small, and shown together
+    "convolution": DARK,
+    "batch norm": look("batch").color,
+    "ReLU": GREY,
+    "constants": PALE,
+    "skip scale": look("mimic").color,
+}  # what a normalisation adds has its colour; the others are small, and shown together
 GIBIBYTE = 2**30
 LABELS = {"squeezenet1_0": "SqueezeNet", "shufflenet_v2_x1_0": "ShuffleNetV2"}
 
@@ -53,9 +54,12 @@ def compute(config: Config, track: Track) -> Result:
 
 def draw(result: Result) -> Figure:
     """Draws the savings on the left, and on the right what is kept, batch norm's bar above MimicNorm's."""
-    figure, (saved, kept) = panels(2, height=3.2)
+    figure, (saved, kept) = panels(2, height=3.4)
     draw_saved(saved, result)
     draw_kept(kept, result)
+    # outside: bars fill all corners
+    figure.legend(*saved.get_legend_handles_labels(), loc="outside upper left")
+    figure.legend(*kept.get_legend_handles_labels(), loc="outside upper right", ncols=3)
     batches = result.facts["batch"]
     note(
         figure,
@@ -72,28 +76,30 @@ def draw_saved(axes: Axes, result: Result) -> None:
     names = result.facts["networks"]
     places = np.arange(len(names))
     of = result.facts["percent that MimicNorm saves of batch norm's"]
-    for offset, what, color in zip((-0.26, 0, 0.26), of, (BLUE, GREEN, BLACK), strict=True):
+    ours = shades(look("mimic").color, 3)[1:]
+    for offset, what, color in zip((-0.26, 0, 0.26), of, (*ours, BLACK), strict=True):
         axes.barh(places + offset, list(of[what].values()), 0.24, color=color, label=what)
     axes.set_yticks(places, [label(name) for name in names])
     axes.invert_yaxis()
-    axes.set(xlabel="saved by MimicNorm, %", xlim=(0, 100), title="memory against batch norm")
-    axes.legend(loc="center right")
+    axes.set(xlabel="saved by MimicNorm, % of batch norm's", title="memory against batch norm")
 
 
 def draw_kept(axes: Axes, result: Result) -> None:
     """Draws the GiB that the backward pass keeps, by kind of layer."""
     kinds, kept = result.arrays["kinds"] / GIBIBYTE, result.arrays["kept"] / GIBIBYTE
     rest = kept - kinds.sum(-1)
-    parts = [*zip(KINDS.items(), np.moveaxis(kinds, -1, 0), strict=True), (("other", "#999999"), rest)]
+    parts = [*zip(KINDS.items(), np.moveaxis(kinds, -1, 0), strict=True), (("other", "white"), rest)]
     left = np.zeros_like(kept)
     for (kind, color), values in parts:
         for index, offset in enumerate((-0.2, 0.2)):
             places = np.arange(len(kept)) + offset
             name = "_" * index + kind  # one entry of the legend for both
-            axes.barh(places, values[:, index], 0.36, left=left[:, index], color=color, label=name)
+            axes.barh(
+                places, values[:, index], 0.36, left=left[:, index], color=color, edgecolor=DARK, linewidth=0.4,
+                label=name,
+            )  # fmt: skip
         left += values
     axes.set(xlabel="kept for the backward pass, GiB", title="batch norm above, MimicNorm below")
-    axes.legend(loc="lower right")
 
 
 def label(name: str) -> str:

@@ -1,8 +1,8 @@
 """Does decorrelation make a network trainable? The NTK's largest eigenvalue by depth, and rates of finite ones.
 
-Weight centring takes the outlier of order m out of the tangent kernel of m inputs, and with it the condition number to
+Weight centering takes the outlier of order m out of the tangent kernel of m inputs, and with it the condition number to
 1. The largest learning rate is another matter: it is 2/lambda_max, and while the outlier goes, the diagonal grows by
-chi_1 = 1.4669 a layer. So centring allows larger rates in shallow networks on many inputs, and rates smaller by orders
+chi_1 = 1.4669 a layer. So centering allows larger rates in shallow networks on many inputs, and rates smaller by orders
 of magnitude in deep ones, sooner for a mini-batch, whose outlier is small, than for the full set.
 """
 
@@ -15,15 +15,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ntk_analysis import spectrum
+from ntk_analysis.common.progress import Track
 from ntk_analysis.depth_study.kernels import tangent_kernels
 from ntk_analysis.depth_study.trainability import first_depth, largest_eigenvalues, mini_batches, stability
 
-from .config import Config, Result, Track, describe_inputs, load_inputs
-from .style import BLACK, BLUE, VERMILION, note, panels
+from .config import Config, Result, describe_inputs, load_inputs
+from .style import BLACK, look, note, panels
 
 NETWORKS = ("none", "weight_mean")
-LABELS = {"none": "none", "weight_mean": "weight mean"}
-COLORS = {"none": VERMILION, "weight_mean": BLUE}
 
 
 class Settings(NamedTuple):
@@ -62,7 +61,7 @@ def settings(config: Config) -> Settings:
 def compute(config: Config, track: Track) -> Result:
     """Computes largest eigenvalues (networks, depths, full set or mini-batch) and rates (networks, depths, draws)."""
     chosen = settings(config)
-    inputs = load_inputs(replace(config, data=config.data or "digits"), chosen.images)
+    inputs = load_inputs(replace(config, data=config.data or "digits"), chosen.images, image_centering="dataset")
     x, depths = inputs.x, np.array(chosen.depths)
     batch = min(chosen.batch, len(x))
     parts = mini_batches(len(x), batch, chosen.batches, config.seed)
@@ -74,7 +73,7 @@ def compute(config: Config, track: Track) -> Result:
     keys = jax.random.split(jax.random.key(config.seed), chosen.draws)
     cases = [(name, depth) for name in NETWORKS for depth in chosen.trained_depths]
     measured = [
-        [stability(trained, name, depth, chosen.width, chosen.steps, key) for key in keys]
+        [stability(trained, name, depth=depth, width=chosen.width, steps=chosen.steps, key=key) for key in keys]
         for name, depth in track(cases, "trainability: networks")
     ]
     shape = (len(NETWORKS), len(chosen.trained_depths), chosen.draws)
@@ -89,16 +88,17 @@ def compute(config: Config, track: Track) -> Result:
             for name in NETWORKS
         ]
     )
-    return Result(arrays, facts_of(arrays, chosen, len(trained)) | {"mini-batch": batch} | inputs.facts)
+    counted = {"mini-batch": batch, "mini-batches": len(parts)}
+    return Result(arrays, facts_of(arrays, chosen, len(trained)) | counted | inputs.facts)
 
 
 def facts_of(a: dict[str, np.ndarray], chosen: Settings, trained: int) -> dict[str, object]:
     """Returns the numbers that decide the question."""
-    straight, centred = a["largest"]
+    straight, centered = a["largest"]
     ratio = a["rate"] / a["bound"] - 1
     return {
         "first depth at which weight mean has the larger lambda_max, full set and mini-batch": [
-            first_depth(a["depths"], centred[:, column] > straight[:, column]) for column in (0, 1)
+            first_depth(a["depths"], centered[:, column] > straight[:, column]) for column in (0, 1)
         ],
         "lambda_max of the full set at the largest depth": {
             name: float(values[-1, 0]) for name, values in zip(NETWORKS, a["largest"], strict=True)
@@ -120,11 +120,11 @@ def draw(result: Result) -> Figure:
     draw_rates(right, result)
     note(
         figure,
-        f"ReLU, stable gain, no bias; {describe_inputs(facts)}. Left: infinite width; mini-batch of "
-        f"{facts['mini-batch']}, mean of several. Right: {facts['trained on images']} of the images; circles: "
-        f"bisection on {facts['networks']} networks of width {facts['width']}, {facts['steps']} steps of "
-        "full-batch gradient descent on ½ Σ|f − y|², y near the first outputs; crosses: "
-        "2/λ_max of the same networks' own NTK.",
+        f"ReLU, stable gain, no bias; {describe_inputs(facts)}. Left: infinite width; mini-batches of "
+        f"{facts['mini-batch']} images, mean over {facts['mini-batches']} random ones. Right: "
+        f"{facts['trained on images']} of the images; circles: bisection on {facts['networks']} networks of width "
+        f"{facts['width']}, {facts['steps']} steps of full-batch gradient descent on ½ Σ|f − y|², y near the first "
+        "outputs; crosses: 2/λ_max of the same networks' own NTK.",
     )
     return figure
 
@@ -133,8 +133,9 @@ def draw_eigenvalues(axes: Axes, result: Result) -> None:
     """Draws lambda_max of the full set, solid, and of mini-batches, dashed."""
     a = result.arrays
     for name, values in zip(NETWORKS, a["largest"], strict=True):
+        label, color, _ = look(name)
         for column, (style, what) in enumerate((("-", "full set"), ("--", "mini-batch"))):
-            axes.semilogy(a["depths"], values[:, column], style, color=COLORS[name], label=f"{LABELS[name]}, {what}")
+            axes.semilogy(a["depths"], values[:, column], style, color=color, label=f"{label}, {what}")
     axes.set(
         xlabel="hidden layers",
         ylabel=r"largest eigenvalue $\lambda_{\max}$ of the NTK",
@@ -147,8 +148,8 @@ def draw_rates(axes: Axes, result: Result) -> None:
     """Draws measured rates on the bounds that the networks' own kernels and infinite width give."""
     a = result.arrays
     for index, name in enumerate(NETWORKS):
-        color = COLORS[name]
-        axes.semilogy(a["depths"], a["rate_infinite"][index], color=color, label=f"{LABELS[name]}, infinite width")
+        label, color, _ = look(name)
+        axes.semilogy(a["depths"], a["rate_infinite"][index], color=color, label=f"{label}, infinite width")
         x = np.broadcast_to(a["trained_depths"][:, None], a["rate"][index].shape)
         axes.semilogy(x, a["rate"][index], "o", color=color, markerfacecolor="white", markersize=5, linewidth=0)
         axes.semilogy(x, a["bound"][index], "x", color=color, markersize=3, linewidth=0)

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from ntk_analysis.common.progress import Track
 from ntk_analysis.layers import Serial
 from ntk_analysis.networks import fully_connected
 from ntk_analysis.width_study import (
@@ -25,15 +26,10 @@ from ntk_analysis.width_study import (
     width_study,
 )
 
-from .config import Config, Result, Track, describe_inputs, load_inputs
-from .style import BLACK, BLUE, GREEN, ORANGE, VERMILION, note, panels
+from .config import Config, Result, describe_inputs, load_inputs
+from .style import BLACK, Look, legend_above, look, note, panels, plain_ticks
 
-LOOKS = {
-    "none": ("none", BLUE, "o"),
-    "weight_mean": ("weight mean", ORANGE, "s"),
-    "batch": ("batch norm", VERMILION, "^"),
-    "layer": ("layer norm", GREEN, "D"),
-}
+NORMALIZATIONS = ("none", "weight_mean", "batch", "layer")
 DEPTH = 3
 
 
@@ -63,9 +59,9 @@ def settings(config: Config) -> Settings:
     The small one leaves layer norm out: its time is that of its programs, one for each width and normalisation.
     """
     if not config.full:
-        return Settings(tuple(LOOKS)[:3], 8, (16, 64), (1000, 200), ((10, 64),), (60,))
+        return Settings(NORMALIZATIONS[:3], 8, (16, 64), (1000, 200), ((10, 64),), (60,))
     deep = ((10, 64), (30, 128))
-    return Settings(tuple(LOOKS), 16, (16, 32, 64, 256, 1024), (6000, 6000, 3000, 300, 32), deep, (1000, 200))
+    return Settings(NORMALIZATIONS, 16, (16, 32, 64, 256, 1024), (6000, 6000, 3000, 300, 32), deep, (1000, 200))
 
 
 def in_their_span(x: np.ndarray) -> np.ndarray:
@@ -79,7 +75,7 @@ def in_their_span(x: np.ndarray) -> np.ndarray:
 def compute(config: Config, track: Track) -> Result:
     """Computes distance, squared bias and fluctuation by width, and the fluctuation of deeper networks."""
     chosen = settings(config)
-    inputs = load_inputs(config, chosen.images)
+    inputs = load_inputs(config, chosen.images, image_centering="dataset")
     x = in_their_span(inputs.x).astype(np.float32)
     arrays = {"widths": np.array(chosen.widths), "draws": np.array(chosen.draws), "deep": np.array(chosen.deep)}
     ratios = np.array([DEPTH / width for width in chosen.widths] + [depth / width for depth, width in chosen.deep])
@@ -111,9 +107,9 @@ def compute(config: Config, track: Track) -> Result:
     return Result(arrays, facts | inputs.facts)
 
 
-def shown(result: Result) -> dict[str, tuple[str, str, str]]:
-    """Returns label, colour and marker of the normalisations that were studied."""
-    return {name: look for name, look in LOOKS.items() if f"distance_{name}" in result.arrays}
+def shown(result: Result) -> dict[str, Look]:
+    """Returns the looks of the normalisations that were studied."""
+    return {name: look(name) for name in NORMALIZATIONS if f"distance_{name}" in result.arrays}
 
 
 def _columns(ntk: Convergence) -> dict[str, np.ndarray]:
@@ -135,8 +131,7 @@ def draw(result: Result) -> Figure:
     draw_distance(left, result)
     draw_bias(middle, result)
     draw_fluctuation(right, result)
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    legend_above(figure, left)
     note(
         figure,
         f"ReLU, stable gain, one output, at initialisation; left and middle {result.facts['depth']} hidden layers, "
@@ -157,7 +152,7 @@ def draw_distance(axes: Axes, result: Result) -> None:
         )  # fmt: skip
     top = max(a[f"distance_{name}"][0] for name in shown(result))
     guide(axes, a["widths"], 1.3 * top, -0.5, r"$\propto n^{-1/2}$")
-    axes.set(title="one draw", ylabel=r"$|\Theta_n - \Theta| \,/\, |\Theta|$")
+    axes.set(title="one draw", ylabel="relative distance of one NTK\n" r"$|\Theta_n - \Theta| \,/\, |\Theta|$")
     _width_axis(axes, a["widths"])
 
 
@@ -175,7 +170,8 @@ def draw_bias(axes: Axes, result: Result) -> None:
         axes.plot(a["widths"][~seen], limit[~seen], marker=7, color=color, linestyle="", markersize=4, alpha=0.45)
         top = max(top, *np.where(seen, np.sqrt(np.maximum(square, 0)), limit))
     guide(axes, a["widths"], 1.3 * top, -1, r"$\propto n^{-1}$")
-    axes.set(title="bias of the mean", ylabel=r"$|\mathrm{E}\,\Theta_n - \Theta| \,/\, |\Theta|$")
+    axes.set(title="bias of the mean")
+    axes.set(ylabel="relative bias of the NTK\n" r"$|\mathrm{E}\,\Theta_n - \Theta| \,/\, |\Theta|$")
     _width_axis(axes, a["widths"])
 
 
@@ -199,7 +195,10 @@ def draw_fluctuation(axes: Axes, result: Result) -> None:
         [], [], "o", color=BLACK, markerfacecolor="white", markersize=4, label=f"$L = {', '.join(map(str, depths))}$"
     )
     axes.set(title=r"fluctuation, $e^{cL/n} - 1$", xlabel="depth / width $L/n$")
-    axes.set(ylabel=r"$\mathrm{Var}\,\Theta_n(x, x) \,/\, \mathrm{E}[\Theta_n(x, x)]^2$")
+    axes.set(
+        ylabel="relative variance on the diagonal\n"
+        r"$\mathrm{Var}\,\Theta_n(x, x) \,/\, \mathrm{E}[\Theta_n(x, x)]^2$"
+    )
     for axis in (axes.xaxis, axes.yaxis):  # labels of powers of ten only
         axis.set_minor_formatter(NullFormatter())
     axes.legend(loc="upper left", borderaxespad=0, labelspacing=0.25, handlelength=1.2)
@@ -209,7 +208,7 @@ def guide(axes: Axes, widths: np.ndarray, first: float, exponent: float, label: 
     """Draws a dashed power of the width, with its name in the middle."""
     values = first * (widths / widths[0]) ** exponent
     axes.loglog(widths, values, color=BLACK, linewidth=0.9, linestyle="--")
-    middle = len(widths) // 2
+    middle = (len(widths) - 1) // 2
     axes.annotate(label, (widths[middle], values[middle]), (4, 3), textcoords="offset points", fontsize=7)
 
 
@@ -218,3 +217,4 @@ def _width_axis(axes: Axes, widths: np.ndarray) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(widths, [str(width) for width in widths])
     axes.minorticks_off()
+    plain_ticks(axes.yaxis)

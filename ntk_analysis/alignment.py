@@ -1,10 +1,10 @@
-"""How alike two kernels are, and how well a kernel fits the targets: distance, change, alignment, centred alignment.
+"""How alike two kernels are, and how well a kernel fits the targets: distance, change, alignment, centered alignment.
 
 They take any kernel (`any_kernel.AnyKernel`): an infinite `Kernel`, an `EmpiricalKernel` in any layout, the path of a
 saved one, an array (n1, n2) or (n1, n2, C, C) of networks with C outputs; all are compared entry by entry in float64.
 Distance and alignments do not see the scale of a kernel, so that an NTK beyond float64 needs no care.
 
-Centring takes away what the entries have in common, which may be all but their last digits. How many of those a kernel
+Centering takes away what the entries have in common, which may be all but their last digits. How many of those a kernel
 has is judged by the dtype in which it arrived: see `centered_alignment`.
 """
 
@@ -21,12 +21,12 @@ from ntk_analysis.common.arrays import concrete
 from ntk_analysis.common.precision import AnyArray
 from ntk_analysis.spectrum.matrix import entry_error, machine_eps
 
-RESOLVED = 0.01  # error of a centred alignment above which it comes with a warning
-ROUNDINGS = 2  # of the largest entry, by which entries count as off; a kernel that centring leaves little of has 1
+RESOLVED = 0.01  # error of a centered alignment above which it comes with a warning
+ROUNDINGS = 2  # of the largest entry, by which entries count as off; a kernel that centering leaves little of has 1
 
 
 class UnresolvedAlignmentWarning(UserWarning):
-    """A centred alignment may be off by more than 0.01, for the rounding of its kernels; the message says how far."""
+    """A centered alignment may be off by more than 0.01, for the rounding of its kernels; the message says how far."""
 
 
 class Direction(NamedTuple):
@@ -86,7 +86,7 @@ def alignment(kernel1: AnyKernel, kernel2: AnyKernel, *, which: str = "ntk") -> 
 def centered_alignment(kernel1: AnyKernel, kernel2: AnyKernel, *, unbiased: bool = False, which: str = "ntk") -> float:
     """Alignment of H K1 H and H K2 H with H = I - 11'/n, as in Cortes et al. 2012.
 
-    Also known as CKA (Kornblith et al. 2019). Centring is over inputs, of each pair of outputs. It takes out the
+    Also known as CKA (Kornblith et al. 2019). Centering is over inputs, of each pair of outputs. It takes out the
     constant mode, which in a deep network without normalisation outweighs everything else and aligns any two kernels.
 
     It is above 0 for kernels that have nothing to do with each other, and the more so the more features and the fewer
@@ -95,8 +95,8 @@ def centered_alignment(kernel1: AnyKernel, kernel2: AnyKernel, *, unbiased: bool
     (2010.15327): 0 on average there, in [-1, 1]. It is the alignment of the kernels without their diagonals, projected
     onto matrices whose rows sum to 0 (Szekely & Rizzo 2014).
 
-    A float32 kernel of nearly equal entries has no digits left once centred. Entries count as off by two roundings of
-    the largest one, in the dtype in which the kernel arrived, and the alignment by what that can turn the centred
+    A float32 kernel of nearly equal entries has no digits left once centered. Entries count as off by two roundings of
+    the largest one, in the dtype in which the kernel arrived, and the alignment by what that can turn the centered
     kernels. What computing the kernel amplified further leaves no trace in it, and is not included.
 
     Args:
@@ -106,7 +106,7 @@ def centered_alignment(kernel1: AnyKernel, kernel2: AnyKernel, *, unbiased: bool
         which: the part of a `Kernel` or `EmpiricalKernel` to take.
 
     Raises:
-        ValueError: as `kernel_distance`; a kernel that is zero once centred, up to rounding; with `unbiased`, one that
+        ValueError: as `kernel_distance`; a kernel that is zero once centered, up to rounding; with `unbiased`, one that
             is not symmetric, has fewer than 4 inputs or pairs of outputs.
 
     Warns:
@@ -132,7 +132,7 @@ def target_alignment(
         kernel: (n, n); (n, n, C, C), which is aligned with the products Y[a, c] Y[b, d]; or (n, n, C), with d = c.
         targets: (n,) integers or booleans are class labels, Y = one-hot - 1/classes; floats (n,) or (n, C) are Y
             itself. Two classes give half the y y' of labels -1 and 1, and so the same alignment.
-        centered: centre both kernels over inputs (Cortes et al. 2012) or not (Cristianini et al. 2001).
+        centered: center both kernels over inputs (Cortes et al. 2012) or not (Cristianini et al. 2001).
         unbiased: whether the estimates are unbiased, see `centered_alignment`; only with `centered`.
         which: the part of a `Kernel` or `EmpiricalKernel` to take.
 
@@ -148,14 +148,14 @@ def target_alignment(
         raise ValueError(f"kernel has shape {values.shape}, expected one set of inputs against itself")
     if unbiased and not centered:
         raise ValueError(
-            "unbiased=True with centered=False, expected one of them: only centring has a bias to take off"
+            "unbiased=True with centered=False, expected one of them: only centering has a bias to take off"
         )
     y = _targets(targets, len(values))
     if values.ndim > 2 and y.shape[1] != values.shape[2]:
         raise ValueError(f"targets of {y.shape[1]} outputs against a kernel of {values.shape[2]}: expected as many")
     if not centered:
         return alignment(values, _products(y, values.ndim))
-    # the targets are centred before they are squared, which leaves them twice the digits
+    # the targets are centered before they are squared, which leaves them twice the digits
     known = _direction(y, lambda given: given - given.mean(axis=0), "targets")
     project = _projection(values, unbiased)
     wanted = _direction(_products(known.unit, values.ndim), project, "targets")
@@ -218,14 +218,14 @@ def _direction(given: np.ndarray, project: Callable[[np.ndarray], np.ndarray], n
     if size <= rounding:
         cure = "" if machine_eps(given.dtype) == machine_eps(np.dtype(np.float64)) else ", or compute it in float64"
         raise ValueError(
-            f"{name} is zero once centred, up to the rounding of {given.dtype}: no direction is left to compare; take "
+            f"{name} is zero once centered, up to the rounding of {given.dtype}: no direction is left to compare; take "
             f"inputs that it tells apart{cure}"
         )
     return Direction(values / size, math.asin(rounding / size))
 
 
 def _projection(kernel: np.ndarray, unbiased: bool) -> Callable[[np.ndarray], np.ndarray]:
-    """The projection that centres kernels of this shape."""
+    """The projection that centers kernels of this shape."""
     if not unbiased:
         return _centered
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or len(kernel) < 4:
@@ -268,7 +268,7 @@ def _resolved_cosine(first: Direction, second: Direction) -> float:
     error = first.error + second.error
     if error > RESOLVED:
         warnings.warn(
-            f"the centred alignment may be off by {min(error, 2.0):.2g}, for the rounding of its kernels, which are "
+            f"the centered alignment may be off by {min(error, 2.0):.2g}, for the rounding of its kernels, which are "
             "nearly the same for all inputs: compute them in float64",
             UnresolvedAlignmentWarning,
             stacklevel=3,

@@ -59,12 +59,12 @@ def entries(kernel: AnyKernel, which: str = "ntk") -> Entries:
         log_scale = float(concrete(kernel.log_scale, "log_scale")) if which == "ntk" else 0.0
     elif isinstance(kernel, EmpiricalKernel):
         values = kernel.ntk if which == "ntk" else kernel.nngp
-        if kernel.outputs == "trace":
-            values = values / np.asarray(kernel.plan.features, values.dtype)
+        if kernel.layout == "trace":
+            values = values / np.asarray(kernel.plan.outputs, values.dtype)
     else:
         values = concrete(kernel, "kernel")
-    outputs = values.shape[2:]
-    if values.ndim not in (2, 3, 4) or outputs[:1] != outputs[-1:] or values.size == 0:
+    over_outputs = values.shape[2:]
+    if values.ndim not in (2, 3, 4) or over_outputs[:1] != over_outputs[-1:] or values.size == 0:
         raise ValueError(
             f"kernel has shape {values.shape}, expected (n1, n2), or (n1, n2, C, C) for C outputs, or (n1, n2, C) for "
             "the diagonal of it"

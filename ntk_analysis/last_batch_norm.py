@@ -126,7 +126,7 @@ def null_space(outputs: AnyArray, eps: float = 0.0, *, weights: AnyArray | None 
     return jnp.concatenate([jax.scipy.linalg.block_diag(*mode.T[:, :, None]) for mode in modes], axis=1)
 
 
-def sample_outputs(kernel: AnyKernel, outputs: int, seed: int = 0) -> Float64[np.ndarray, "B C"]:
+def sample_outputs(kernel: AnyKernel, count: int, seed: int = 0) -> Float64[np.ndarray, "B C"]:
     """Outputs of an infinitely wide network at initialisation: columns drawn from N(0, NNGP), independent of the NTK.
 
     They are drawn by the symmetric square root of the NNGP, which does not depend on the choice of eigenvectors.
@@ -135,19 +135,19 @@ def sample_outputs(kernel: AnyKernel, outputs: int, seed: int = 0) -> Float64[np
 
     Args:
         kernel: `Kernel` of one batch with itself, or its NNGP (B, B).
-        outputs: number C of outputs, at least 1.
+        count: number C of outputs, at least 1.
         seed: seed of the draw.
 
     Raises:
         ValueError: the NNGP is not a covariance (see `spectrum.analyse`), or C < 1.
     """
-    if outputs < 1:
-        raise ValueError(f"got outputs={outputs}, expected at least 1: the number of columns to draw")
+    if count < 1:
+        raise ValueError(f"got count={count}, expected at least 1: the number of columns to draw")
     matrix = checked_matrix(kernel, "nngp")
     values, vectors = np.linalg.eigh(matrix.entries)
     resolved = values > from_eigenvalues(values, matrix, "nngp", "sum").rounding
     root = (vectors * np.sqrt(np.where(resolved, values, 0))) @ vectors.T
-    drawn: np.ndarray = root @ np.random.default_rng(seed).standard_normal((len(values), outputs))
+    drawn: np.ndarray = root @ np.random.default_rng(seed).standard_normal((len(values), count))
     return drawn
 
 

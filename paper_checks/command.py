@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ntk_analysis.common.progress import Track
+
 from . import judge
-from .contract import Relation, Row, Setting, Track
+from .contract import Relation, Row, Setting
 from .judge import Judged
 from .papers import Check, chosen, claim_checks, network_checks
 from .report import prepare_folder, write_report
@@ -90,6 +92,13 @@ def run_jobs(jobs: Sequence[Job], setting: Setting, progress: Progress) -> Itera
             for _ in track(range(1), f"{index + 1} of {len(jobs)}: {name}"):
                 judged = job(replace(setting, track=track))
         yield judged
+
+
+def claims_listed() -> str:
+    """Lists the claims by id, with their titles, where they are made and the verdicts on record."""
+    claims = [check.load().CLAIM for check in claim_checks().values()]
+    width = max(len(claim.id) for claim in claims)
+    return "\n".join(f"{claim.id:<{width}}  {claim.title} ({claim.source}): {claim.recorded}" for claim in claims)
 
 
 def table(judged: Iterable[Judged]) -> str:

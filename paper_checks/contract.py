@@ -8,16 +8,14 @@ A check never says what its verdict is: `judge` reads it off the rows.
 """
 
 import sys
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
-Track: TypeAlias = Callable[[Iterable[Any], str], Iterable[Any]]
-"""track(steps, description): the same steps, with or without a progress bar."""
+from ntk_analysis.common.progress import Track, untracked
 
 
 class Verdict(StrEnum):
@@ -43,12 +41,6 @@ class Relation(StrEnum):
     EQUAL = "="
     AT_MOST = "<="
     AT_LEAST = ">="
-
-
-def untracked(steps: Iterable[Any], description: str) -> Iterable[Any]:
-    """Returns the steps as they are, without a progress bar."""
-    del description
-    return steps
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ntk_analysis import cli
 from ntk_analysis.diagnosis import load_network
 from ntk_analysis.paper_checks.contract import Setting, Verdict
 from ntk_analysis.paper_checks.judge import attempt
-from ntk_analysis.paper_checks.mimicnorm.own_network.centring import check as check_centring
+from ntk_analysis.paper_checks.mimicnorm.own_network.centering import check as check_centering
 from ntk_analysis.paper_checks.mimicnorm.own_network.decorrelation import cosines, mean_off_diagonal
 from ntk_analysis.paper_checks.papers import network_checks
 from ntk_analysis.paper_checks.subject import Subject, subject_of
@@ -45,7 +45,7 @@ def last_batch_norm():
 def hidden_batch_norm():
     return made(Serial(Dense(64), BatchNorm(), Activation("relu"), Dense(2)), "float64")
 
-def centred_weights():
+def centered_weights():
     f, params, x = made(fully_connected(1, 64, outputs=2), "float64")
     params = jax.tree.map(lambda w: w - w.mean(0) if np.ndim(w) > 1 else w, params)
     return f.apply, params, x
@@ -100,9 +100,9 @@ def judged(tmp_path_factory):
         pytest.param("last_batch_norm", "scaling", Verdict.HOLDS, marks=pytest.mark.full),  # no biases: every array
         ("hidden_batch_norm", "scaling", Verdict.CONDITIONS),  # the array before the norm, not the one behind
         # plain gradient descent only
-        pytest.param("hidden_batch_norm", "centring", Verdict.CONDITIONS, marks=pytest.mark.full),
+        pytest.param("hidden_batch_norm", "centering", Verdict.CONDITIONS, marks=pytest.mark.full),
         ("scalars", "scaling", Verdict.OPEN),
-        ("scalars", "centring", Verdict.OPEN),
+        ("scalars", "centering", Verdict.OPEN),
         pytest.param("scalars", "conditioning", Verdict.OPEN, marks=pytest.mark.full),
         ("scalars", "phase", Verdict.OPEN),
     ],
@@ -125,8 +125,8 @@ def test_scaling_names_the_arrays(judged):
 
 
 @pytest.mark.full  # the verdict of the same network is shown by default
-def test_centring_finds_where_the_three_ways_part(judged):
-    rows = judged("hidden_batch_norm", "centring").evidence.rows
+def test_centering_finds_where_the_three_ways_part(judged):
+    rows = judged("hidden_batch_norm", "centering").evidence.rows
     held = {
         (row.condition.partition(",")[0], "own" in row.condition): row.held
         for row in rows
@@ -140,8 +140,8 @@ def test_centring_finds_where_the_three_ways_part(judged):
 
 
 @pytest.mark.full  # one more network
-def test_centred_weights_are_seen(judged):
-    rows = judged("centred_weights", "centring").evidence.rows
+def test_centered_weights_are_seen(judged):
+    rows = judged("centered_weights", "centering").evidence.rows
     assert all(row.held for row in rows if "mean of a unit" in row.quantity)
     assert all(row.held for row in rows if "own start" in row.condition)
 
@@ -170,7 +170,7 @@ def test_the_fan_in_comes_from_the_modules(tmp_path):
     network, params, x = load_network(f"{ROOT}/examples/pytorch_weights.py:network")
     subject = Subject(network, network, params, x, None, axes_of(network, x))
     assert set(subject.fan_ins.values()) == {None}
-    told = check_centring(Setting(), subject)
+    told = check_centering(Setting(), subject)
     assert "fan-in above 1" in told.open
     assert told.notes[0].startswith("Left as they are, as their fan-in is not known: 0.weight (128, 64), 2.weight")
     subject = subject._replace(axes=axes_of(network, x, {"weight": (1,)}))
@@ -180,9 +180,9 @@ def test_the_fan_in_comes_from_the_modules(tmp_path):
 
 @pytest.mark.full  # three networks measured
 @pytest.mark.parametrize("name", ["repeated", "flax"])
-def test_centring_of_stacked_layers(judged, name):
-    rows = judged(name, "centring").evidence.rows
-    held = [row.held for row in rows if row.condition == "gradient descent, centred start"]
+def test_centering_of_stacked_layers(judged, name):
+    rows = judged(name, "centering").evidence.rows
+    held = [row.held for row in rows if row.condition == "gradient descent, centered start"]
     assert held == [True, True]
     assert sum("mean of a unit" in row.quantity for row in rows) == (3 if name == "repeated" else 2)
 
@@ -230,4 +230,4 @@ def test_an_unknown_check_is_told(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 2
-    assert "choose from decorrelation, phase, conditioning, scaling, centring" in capsys.readouterr().err
+    assert "choose from decorrelation, phase, conditioning, scaling, centering" in capsys.readouterr().err

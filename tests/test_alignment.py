@@ -80,7 +80,7 @@ def test_invariances(seed, log_scale):
         assert compare(b, a) == pytest.approx(value, abs=ROUNDING)
         assert compare(scale * a, b) == pytest.approx(value, abs=ROUNDING)
         assert compare(a[np.ix_(order, order)], b[np.ix_(order, order)]) == pytest.approx(value, abs=ROUNDING)
-    for compare in (kernel_distance, alignment, relative_change):  # centring singles out the vector of ones
+    for compare in (kernel_distance, alignment, relative_change):  # centering singles out the vector of ones
         assert compare(Q @ a @ Q.T, Q @ b @ Q.T) == pytest.approx(compare(a, b), rel=1e-10)
     assert centered_alignment(a + 5 * a.max(), b) == pytest.approx(centered_alignment(a, b), abs=1e-11)
     assert relative_change(scale * a, scale * b) == pytest.approx(relative_change(a, b), rel=1e-10)
@@ -110,7 +110,7 @@ def test_targets():
     assert target_alignment(perfect, labels) == pytest.approx(1, rel=ROUNDING)
 
 
-def test_centring_takes_out_the_constant_mode_that_aligns_any_two_kernels():
+def test_centering_takes_out_the_constant_mode_that_aligns_any_two_kernels():
     a, b = (random_kernel(seed) + 1000 for seed in (6, 7))
     assert alignment(a, b) > 0.999
     assert centered_alignment(a, b) < 0.9
@@ -130,13 +130,13 @@ def outcome(exact, rounded, unbiased):
         try:
             error = abs(1 - centered_alignment(exact, rounded, unbiased=unbiased))
         except ValueError as reason:
-            return "refused" if "zero once centred, up to the rounding of" in str(reason) else str(reason)
+            return "refused" if "zero once centered, up to the rounding of" in str(reason) else str(reason)
     stated = float(str(caught[0].message).split("off by ")[1].split(",")[0]) if caught else 0.01
     return f"wrong by {error}" if error > stated else "stated" if caught else "good"
 
 
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float32, np.float64], ids=lambda t: t.__name__)
-def test_what_rounding_leaves_of_a_centred_kernel_is_refused_or_stated_or_good(dtype):
+def test_what_rounding_leaves_of_a_centered_kernel_is_refused_or_stated_or_good(dtype):
     limits = jnp.finfo(dtype)
     offsets = np.geomspace(1e-2, 4, 9) / float(limits.eps) ** 0.5  # entries of offset^2 against a spread of about 1
     held = [offset_kernels(dtype, offset) for offset in offsets if 32 * offset**2 < float(limits.max)]
@@ -167,7 +167,7 @@ def test_the_float32_kernel_of_a_network_to_which_all_inputs_are_one():
         assert centered_alignment(exact, exact, which=which) == pytest.approx(1, abs=1e-12)
 
 
-def test_targets_are_centred_before_they_are_squared():
+def test_targets_are_centered_before_they_are_squared():
     a = random_kernel(5)
     y = np.random.default_rng(0).standard_normal((8, 2))
     known = target_alignment(a, y)
@@ -176,7 +176,7 @@ def test_targets_are_centred_before_they_are_squared():
     with pytest.warns(UnresolvedAlignmentWarning, match="may be off by 0"):
         target_alignment(a, (y + 3e4).astype(np.float32))
     for constant in (np.full(8, 5.1), np.full((8, 2), 1 / 3), (y + 1e9).astype(np.float32)):
-        with pytest.raises(ValueError, match="targets is zero once centred"):
+        with pytest.raises(ValueError, match="targets is zero once centered"):
             target_alignment(a, constant)
     assert target_alignment(a, y[:, 0] > 0) == target_alignment(a, (y[:, 0] > 0).astype(int))  # booleans are labels
 
@@ -270,7 +270,7 @@ def test_bad_input():
     a = random_kernel(0)
     with pytest.raises(ValueError, match="not a kernel"):
         alignment(a, a, which="gram")
-    with pytest.raises(ValueError, match="zero once centred"):
+    with pytest.raises(ValueError, match="zero once centered"):
         centered_alignment(a, np.ones((8, 8)))
     with pytest.raises(ValueError, match=r"at least 4 inputs, got shape \(3, 3\)"):
         centered_alignment(a[:3, :3], a[:3, :3], unbiased=True)
@@ -279,7 +279,7 @@ def test_bad_input():
             centered_alignment(other, other, unbiased=True)
     with pytest.raises(ValueError, match="not symmetric"):
         centered_alignment(a, np.triu(a), unbiased=True)
-    with pytest.raises(ValueError, match="zero once centred"):
+    with pytest.raises(ValueError, match="zero once centered"):
         centered_alignment(a, np.eye(8), unbiased=True)  # nothing but a diagonal
     with pytest.raises(ValueError, match="unbiased=True with centered=False"):
         target_alignment(a, np.arange(8) % 2, centered=False, unbiased=True)

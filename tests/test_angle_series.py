@@ -20,19 +20,19 @@ NETWORKS = {
     "relu 1": fully_connected(1, 1),
     "relu 50": fully_connected(50, 1),
     "relu 200": fully_connected(200, 1),
-    "centred relu 1": fully_connected(1, 1, "weight_mean"),
-    "centred relu 10": fully_connected(10, 1, "weight_mean"),
-    "centred relu 50": fully_connected(50, 1, "weight_mean"),
-    "centred relu 200": fully_connected(200, 1, "weight_mean"),
+    "centered relu 1": fully_connected(1, 1, "weight_mean"),
+    "centered relu 10": fully_connected(10, 1, "weight_mean"),
+    "centered relu 50": fully_connected(50, 1, "weight_mean"),
+    "centered relu 200": fully_connected(200, 1, "weight_mean"),
     "leaky 20": fully_connected(20, 1, activation="leaky_relu(0.2)"),
-    "centred leaky 20": fully_connected(20, 1, "weight_mean", "leaky_relu(0.2)"),
+    "centered leaky 20": fully_connected(20, 1, "weight_mean", "leaky_relu(0.2)"),
     "abs 10": fully_connected(10, 1, activation="abs"),
     "identity 5": fully_connected(5, 1, activation="identity"),
     "residual 10": residual(10, 1),
-    "centred residual 10": residual(10, 1, "weight_mean"),
+    "centered residual 10": residual(10, 1, "weight_mean"),
     "activated": Serial(Dense(1, 3.0), Activation("relu"), Dense(1, 0.7), Activation("relu")),
 }
-IN_FULL = ("centred relu 10", "centred relu 200", "centred leaky 20")
+IN_FULL = ("centered relu 10", "centered relu 200", "centered leaky 20")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -101,7 +101,7 @@ def test_float64_kernels_are_those_of_the_recursion(name, crossed):
     assert_alike(fast, slow, 2 * TOLERANCE["float64"])
 
 
-@pytest.mark.parametrize(("name", "x64"), full(("relu 50", True), ("centred relu 10", False)))
+@pytest.mark.parametrize(("name", "x64"), full(("relu 50", True), ("centered relu 10", False)))
 def test_float32_kernels_with_and_without_x64(name, x64):
     """The recursion rounds 4 eps in each of up to 50 layers (2e-5), chaotic ones grow it; the distances are alike."""
     with jax.enable_x64(x64):
@@ -144,7 +144,7 @@ def test_chaotic_depths(depth, dtype):
     np.testing.assert_allclose(cross.distance, 1, atol=2 * TOLERANCE[np.dtype(dtype).name])
 
 
-@pytest.mark.parametrize("name", full("activated", "relu 50", "centred relu 50"))
+@pytest.mark.parametrize("name", full("activated", "relu 50", "centered relu 50"))
 def test_tiles_of_a_joint_kernel(name, monkeypatch):
     """20 rows, as in no other test here, in tiles of 7: three by three, the last ones overlapping, mirrored."""
     monkeypatch.setattr("ntk_analysis.infinite.angle_series.TILE", 7)
@@ -172,7 +172,7 @@ def test_derivatives_are_those_of_the_recursion(inputs):
 @pytest.mark.full  # every path once more, transformed
 def test_vmap_and_jit():
     x = jnp.asarray(hard_inputs()[:6].reshape(2, 3, 12))
-    network = NETWORKS["centred relu 10"]
+    network = NETWORKS["centered relu 10"]
     together = jax.vmap(jax.jit(lambda z: infinite_kernel(network, z).ntk))(x)
     alone = [infinite_kernel(network, z, exact=True).ntk for z in x]
     np.testing.assert_allclose(together, np.stack(alone), rtol=2 * TOLERANCE["float64"])
@@ -204,7 +204,7 @@ def approximation_error(network, x):
 ON_ONE_NORM = {
     "bias": fully_connected(10, 1, b_var=0.1),
     "erf": fully_connected(10, 1, activation="erf", b_var=0.1),
-    "centred gelu": fully_connected(5, 1, "weight_mean", "gelu"),
+    "centered gelu": fully_connected(5, 1, "weight_mean", "gelu"),
     "layer norm": Serial(Dense(1), LayerNorm(), Activation("relu"), Dense(1)),
 }
 
@@ -220,10 +220,10 @@ def at_any_number_on_one_norm(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        *full(("erf", np.float32), ("centred gelu", np.float64)),
+        *full(("erf", np.float32), ("centered gelu", np.float64)),
         *(
             pytest.param(name, dtype, marks=pytest.mark.slow)
-            for name, dtype in (("bias", np.float32), ("erf", np.float64), ("centred gelu", np.float32))
+            for name, dtype in (("bias", np.float32), ("erf", np.float64), ("centered gelu", np.float32))
         ),
     ],
 )
@@ -270,7 +270,7 @@ def test_few_inputs_take_the_recursion_and_many_the_angle(at_any_size, monkeypat
     assert not loops(exact=False) & layers
 
 
-@pytest.mark.parametrize("name", full("relu 50", "centred relu 50"))
+@pytest.mark.parametrize("name", full("relu 50", "centered relu 50"))
 def test_the_measured_error_bounds_that_of_any_pair(name):
     """With a degree too low for rounding to matter: measured at 501 angles it is within 2 per cent of the largest."""
     with jax.enable_x64(True):

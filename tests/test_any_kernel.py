@@ -32,7 +32,7 @@ def empirical():
     def kernel(layout):
         network = ONE if layout == "one" else NETWORK
         params = network.init(jax.random.key(0), X.shape)[1]
-        return ntk.empirical_ntk(network, params, X, outputs="full" if layout == "one" else layout)
+        return ntk.empirical_ntk(network, params, X, layout="full" if layout == "one" else layout)
 
     return {layout: kernel(layout) for layout in ("full", "diagonal", "trace", "one")}
 

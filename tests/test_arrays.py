@@ -48,7 +48,7 @@ ENTRIES = {
     "precomputed": (K, lambda k: KernelRegressor("precomputed").fit(k, Y).predict(K)),
     "flow": (K, lambda k: GradientFlow.on(k, Y).mean(K, 1.0)),
     "flow test": (K, lambda k: GradientFlow.on(K, Y).mean(k, 1.0)),
-    "flow covariance": (K, lambda k: GradientFlow.on(K, Y).covariance(K, k, K, np.diag(K), 1.0)),
+    "flow covariance": (K, lambda k: GradientFlow.on(K, Y).covariance(K, k, K, np.diag(K), time=1.0)),
     "layer_correlations": (X, lambda x: layer_correlations(NETWORK, x, [[0, 1]], seed=0).initial),
     "last_batch_norm outputs": (X, lambda x: last_batch_norm.jacobian(x)),
     "last_batch_norm theta": (K, lambda k: last_batch_norm.ntk(k, jnp.asarray(X, float_array(k).dtype))),

@@ -83,7 +83,7 @@ def test_mean_and_slope_agree_with_monte_carlo(B, matrix, eps, name):
         assert np.all(np.abs(np.mean(sample, axis=0) - exact) <= 5 * standard_error + 1e-12)
         worst.append(np.max(standard_error))
     # wrong theories fail: Gaussian units of the mean batch variance (in a large batch they are not wrong enough for
-    # these draws), and signs of the uncentred inputs
+    # these draws), and signs of the uncentered inputs
     if B == 6 and eps == 0:
         centered = sigma - sigma.mean(axis=0) - sigma.mean(axis=1)[:, None] + sigma.mean()
         naive = jax.jit(phi.mean)(np.diag(centered) / (np.trace(centered) / B))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -42,6 +43,9 @@ def test_version_and_help(run):
         ["kernel", "--help"],
         ["meanfield", "--help"],
         ["phase", "--help"],
+        ["-h"],
+        ["check", "-h"],
+        [],
     ):
         status, out, _ = run(*arguments)
         assert status == 0
@@ -121,7 +125,7 @@ BAD = [
     (["meanfield", "--normalization", "batch", "--batch-size", "3"], "batch_size"),
     (["kernel", "IMAGES", "--out", "k.npz", "--w-var", "-1"], "w_var=-1"),
     (["kernel", "IMAGES", "--out", "k.npz", "--count", "99"], "99"),
-    (["kernel", "IMAGES", "--out", "k.npz", "--raw", "--center", "dataset"], "contradict"),
+    (["kernel", "IMAGES", "--out", "k.npz", "--raw", "--image-centering", "dataset"], "contradict"),
     (["meanfield", "--b-var", "1"], "b_var=1"),
     (["meanfield", "--w-var", "nan"], "nan"),
     (["phase", "--w-var", "1:2"], "FIRST:LAST:POINTS"),
@@ -139,6 +143,51 @@ def test_errors_are_one_line_and_status_2(run, images, monkeypatch, arguments, w
     assert err.count("\n") == 1
     assert words in err
     assert [path.name for path in images.parent.iterdir()] == [images.name]
+
+
+class Mine(Exception):
+    """An exception of a user's own class."""
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (Mine("first\nsecond"), "Mine: first; NTK_ANALYSIS_TRACEBACK=1 shows where"),
+        (StopIteration(), "StopIteration; NTK_ANALYSIS_TRACEBACK=1 shows where"),
+        (KeyError("w"), "KeyError: 'w'; NTK_ANALYSIS_TRACEBACK=1 shows where"),
+        (ValueError("got 3"), "got 3"),
+        (ValueError(), "ValueError; NTK_ANALYSIS_TRACEBACK=1 shows where"),
+    ],
+    ids=["own class", "without words", "no refusal of ours", "refusal", "without words of ours"],
+)
+def test_any_exception_is_one_line(run, monkeypatch, error, words):
+    def raising(*_, **__):
+        raise error
+
+    monkeypatch.setattr("ntk_analysis.meanfield.analyse", raising)
+    assert run("meanfield") == (2, "", f"error: {words}\n")
+    monkeypatch.setenv("NTK_ANALYSIS_TRACEBACK", "1")
+    with pytest.raises(type(error)):
+        run("meanfield")
+
+
+def test_a_platform_that_is_not_there(run, monkeypatch):
+    def unknown(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr("ntk_analysis.meanfield.analyse", unknown)
+    monkeypatch.setattr(jax, "devices", unknown)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    status, _, error = run("meanfield")
+    assert (status, error.count("\n")) == (2, 1)
+    assert "no device for JAX_PLATFORMS=cuda" in error
+
+
+def test_the_claims_are_listed(run):
+    status, out, _ = run("check", "--list")
+    assert status == 0
+    assert "\nthm2 " in out
+    assert len(out.splitlines()) > 20
 
 
 def test_a_failed_write_keeps_the_old_result(run, images, tmp_path, monkeypatch):

@@ -64,7 +64,7 @@ def given():
 
 def one_input_a_tile():
     f, params, x = given()
-    options = {"outputs": "trace", "method": "jacobian"}
+    options = {"layout": "trace", "method": "jacobian"}
     return plan(f, params, x[:1], x[:1], memory="1GiB", coupled=False, **options).memory_bytes
 
 
@@ -77,7 +77,7 @@ def test_a_drawn_network(run):
     network += ("--w-var", 1.5, "--b-var", 0.1, "--seed", 5, "--count", 9, "--images", "images.npy")
     network += ("--method", "jacobian")  # whose plan alone is traced, not that of each method
     for name, options in (("float32", ()), ("float64", ("--float64",))):
-        status, out, err = run(*network, "--store", name, "--outputs", "full", *options)
+        status, out, err = run(*network, "--store", name, "--layout", "full", *options)
         assert status == 0, err
         assert f"ntk (9, 9, 3, 3) {name} (full)" in out
         assert f"open_kernel('{name}')" in out
@@ -86,7 +86,7 @@ def test_a_drawn_network(run):
     with jax.enable_x64(False):
         params = made.init(jax.random.key(5), (9, 6))[1]
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    x = data.preprocess(data.read_images("images.npy").subset(9, 5).images, center="none")
+    x = data.preprocess(data.read_images("images.npy").subset(9, 5).images)
     expected = empirical_ntk(made, params, x, method="jacobian").ntk
     exact = open_kernel("float64").ntk
     np.testing.assert_allclose(exact, expected, rtol=0, atol=1e-13 * np.abs(expected).max())
@@ -98,11 +98,11 @@ def test_a_given_network(run):
     f, params, x = given()
     chosen = x[np.random.default_rng(1).choice(30, size=7, replace=False)]
     for kernel, compute in (("ntk", empirical_ntk), ("nngp", empirical_nngp)):
-        call = ("net.py:network", "--kernel", kernel, "--outputs", "diagonal", "--count", 7, "--seed", 1)
+        call = ("net.py:network", "--kernel", kernel, "--layout", "diagonal", "--count", 7, "--seed", 1)
         status, out, err = run(*call, "--store", kernel)
         assert status == 0, err
         assert f"{kernel} (7, 7, 2) float64 (diagonal)" in out
-        expected = compute(f, params, chosen, outputs="diagonal").values
+        expected = compute(f, params, chosen, layout="diagonal").values
         np.testing.assert_allclose(open_kernel(kernel).values, expected, rtol=1e-12, atol=1e-12)
     assert "finished before" in run(*call, "--store", "nngp")[1]
     status, _, err = run(*call, "--store", "nngp", "--count", 8)
@@ -156,7 +156,7 @@ def test_workers_get_the_file_of_the_network(run):
     assert status == 0, err
     assert err.count("\n") == 1, "the plan, and nothing of Dask's"
     f, params, x = given()
-    expected = empirical_ntk(f, params, x, outputs="trace").ntk
+    expected = empirical_ntk(f, params, x, layout="trace").ntk
     for name in ("one", "many"):  # whose tiles may differ
         np.testing.assert_allclose(open_kernel(name).ntk, expected, rtol=1e-12, atol=1e-12)
 
@@ -166,7 +166,18 @@ def test_plans(run, tmp_path):
     status, out, err = run("net.py:network", "--plan", "--workers", 2)
     assert status == 0, err
     assert "about" in out.splitlines()[0]
-    far = ("net.py:network", "--plan", "--for-inputs", 100_000, "--on-devices", 64, "--memory", "1GiB")
+    far = (
+        "net.py:network",
+        "--plan",
+        "--layout",
+        "trace",
+        "--for-inputs",
+        100_000,
+        "--on-devices",
+        64,
+        "--memory",
+        "1GiB",
+    )
     status, out, err = run(*far, "--flops-per-second", "1e6", "--writes-per-second", "1e4")
     assert status == 0, err
     # float64: 8e10 bytes at 1e4 a second are 2222 hours
@@ -193,7 +204,7 @@ BAD = [
     ("net.py:network --store k --count -1", "ask for 1 to 30"),
     ("net.py:network --store k --memory 10", "needs"),
     ("net.py:network --store k --memory much", "'4GiB'"),
-    ("net.py:network --store k --outputs all", "choose one of full, diagonal, trace"),
+    ("net.py:network --store k --layout all", "'all' is not one of 'full', 'diagonal', 'trace'"),
     ("net.py:network --store k --method magic", "choose one of auto, jacobian"),
     ("net.py:network --store k --method layerwise", "network of layers"),
     ("net.py:network --store k --kernel nkt", "--kernel"),
@@ -209,7 +220,7 @@ BAD = [
     ("--images images.npy --store k --classes 0", "0"),
     ("--images images.npy --store k --count 99", "ask for 1 to 12"),
     ("--images images.npy --store k --activation rleu", "choose one of relu"),
-    ("--images images.npy --store k --raw --center dataset", "contradict"),
+    ("--images images.npy --store k --raw --image-centering dataset", "contradict"),
 ]
 
 

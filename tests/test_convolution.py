@@ -179,7 +179,7 @@ LOOPS = {
     "same, even": Serial(Conv(4, 2, b_var=0.1), RELU, Conv(4, (4, 2), center=True)),
     "same, stride": Serial(Conv(4, (3, 2), (2, 1)), RELU, Conv(4, 2, 2, center=True, b_var=0.2)),
     "same, larger than the image": Serial(Conv(4, (6, 1), (1, 3)), RELU, Conv(4, (1, 5), center=True)),
-    "valid": Serial(Conv(4, (3, 2), padding="valid"), RELU, Conv(4, 2, (1, 2), "valid", 2.9, center=True)),
+    "valid": Serial(Conv(4, (3, 2), padding="valid"), RELU, Conv(4, 2, (1, 2), "valid", w_var=2.9, center=True)),
     "circular": Serial(Conv(4, (1, 4), padding="circular"), RELU, Conv(4, 2, 1, "circular", standardize=True)),
     "circular, stride": Serial(Conv(4, (2, 1), (2, 3), "circular"), RELU, Conv(4, 2, 1, "circular", center=True)),
 }
@@ -256,7 +256,7 @@ def test_vectors_against_loops(name, rows):
 def test_convolution_by_hand(padding):
     x = photos()
     for size, stride in (((3, 3), (1, 1)), ((2, 2), (1, 1)), ((3, 2), (2, 1)), ((2, 4), (3, 2))):
-        conv = Conv(6, size, stride, padding, 1.7, 0.4)
+        conv = Conv(6, size, stride, padding, w_var=1.7, b_var=0.4)
         shape, params = conv.init(jax.random.key(0), (-1, *x.shape[1:]))
         w, places = np.asarray(params["w"]), seen(x.shape[1:3], size, stride, padding)
         by_hand = np.zeros((len(x), len(places), len(places[0]), 6)) + np.sqrt(0.4) * np.asarray(params["b"])
@@ -646,7 +646,7 @@ def test_wrong_images_are_one_clear_line(network, shape, words):
 
 TILED = {
     "flatten": convolutional(3, 1, b_var=0.1),
-    "centred": convolutional(3, 1, "weight_mean"),
+    "centered": convolutional(3, 1, "weight_mean"),
     "no read-out, stride": Serial(Conv(1, 3, stride=2), RELU, Conv(1, (1, 2), padding="circular"), RELU),
     "growing": convolutional(40, 1, w_var=4.0),  # the NTK passes 2^40 and is rescaled, in each tile by its own factor
 }
@@ -670,7 +670,7 @@ def tiles_of_three(monkeypatch):
         ("flatten", 5),
         ("no read-out, stride", None),
         *full(("flatten", None), ("no read-out, stride", 5)),
-        *full(*((name, second) for name in ("centred", "growing") for second in (None, 5))),
+        *full(*((name, second) for name in ("centered", "growing") for second in (None, 5))),
     ],
 )
 def test_tiles_are_the_whole_kernel(name, second):

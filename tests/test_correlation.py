@@ -120,12 +120,12 @@ def test_residual_and_activation_first_networks_see_what_enters_the_activation(b
         assert_allclose(result.values[0], expected, atol=1e-12)
 
 
-def test_pearson_is_the_cosine_of_centred_layers_and_ignores_scale_and_shift():
+def test_pearson_is_the_cosine_of_centered_layers_and_ignores_scale_and_shift():
     h = np.random.default_rng(0).normal(size=(6, 9))
     pearson = layer_correlations(lambda key, x: [h, 3e30 * h - 1e30], inputs(6), PAIRS, seed=0)
-    centred = h - h.mean(axis=1, keepdims=True)
+    centered = h - h.mean(axis=1, keepdims=True)
     cosine = layer_correlations(
-        lambda key, x: [centred, 1e-200 * centred], inputs(6), PAIRS, seed=0, observable="cosine"
+        lambda key, x: [centered, 1e-200 * centered], inputs(6), PAIRS, seed=0, observable="cosine"
     )
     assert pearson.observable == "given"
     assert_allclose(pearson.values, cosine.values, atol=1e-12)

@@ -73,24 +73,26 @@ def test_image_set_refuses_what_does_not_fit(change, message):
 # --- preprocess -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("center", ["dataset", "none"])
+@pytest.mark.parametrize("centering", ["dataset", "none"])
 @pytest.mark.parametrize("scale", [1.0, 1e-200, 1e200])
-def test_preprocess_agrees_with_the_definition(center, scale):
+def test_preprocess_agrees_with_the_definition(centering, scale):
     images = some_images(channels=3).images.astype(float)
-    flat = images.reshape(6, 18) - (images.reshape(6, 18).mean(axis=0) if center == "dataset" else 0)
+    flat = images.reshape(6, 18) - (images.reshape(6, 18).mean(axis=0) if centering == "dataset" else 0)
     expected = np.stack([np.sqrt(18) * row / np.linalg.norm(row) for row in flat])
-    np.testing.assert_allclose(data.preprocess(scale * images, center), expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        data.preprocess(scale * images, image_centering=centering), expected, rtol=1e-12, atol=1e-12
+    )
 
 
 @FIXED
 @given(hnp.arrays(np.uint8, (5, 2, 3, 1)), st.sampled_from(["dataset", "none"]))
-def test_preprocessed_rows_have_variance_one_or_are_refused(images, center):
+def test_preprocessed_rows_have_variance_one_or_are_refused(images, centering):
     flat = images.reshape(5, 6).astype(int)
-    if (5 * flat == (flat.sum(axis=0) if center == "dataset" else 0)).all(axis=1).any():
+    if (5 * flat == (flat.sum(axis=0) if centering == "dataset" else 0)).all(axis=1).any():
         with pytest.raises(DataError, match="preprocess: row"):
-            data.preprocess(images, center)
+            data.preprocess(images, image_centering=centering)
     else:
-        x = data.preprocess(images, center)
+        x = data.preprocess(images, image_centering=centering)
         np.testing.assert_allclose((x**2).mean(axis=1), 1, rtol=1e-12)
 
 
@@ -105,15 +107,15 @@ def test_black_images_are_named():
     images = some_images().images.copy()
     images[[1, 4]] = 0
     with pytest.raises(DataError, match="rows 1, 4 are all zero"):
-        data.preprocess(images, "none")
-    data.preprocess(images, "dataset")
+        data.preprocess(images, image_centering="none")
+    data.preprocess(images, image_centering="dataset")
 
 
 @pytest.mark.parametrize("count", [1, 3, 1000])
 def test_copies_of_one_image_are_refused_despite_rounding(count):
     image = RNG().random((1, 4, 4, 1))
     with pytest.raises(DataError, match="equal the mean image"):
-        data.preprocess(np.repeat(image, count, axis=0), "dataset")
+        data.preprocess(np.repeat(image, count, axis=0), image_centering="dataset")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -124,15 +126,15 @@ def test_preprocess_refuses_what_is_not_finite(bad):
         data.preprocess(images)
 
 
-def test_preprocess_refuses_unknown_centres_and_no_images():
-    with pytest.raises(ValueError, match="center='mean' is unknown"):
-        data.preprocess(some_images().images, "mean")
+def test_preprocess_refuses_unknown_centers_and_no_images():
+    with pytest.raises(ValueError, match="image_centering='mean' is unknown"):
+        data.preprocess(some_images().images, image_centering="mean")
     with pytest.raises(DataError, match="give at least one image"):
         data.preprocess(np.zeros((0, 2, 2, 1)))
 
 
 def test_mean_correlation_is_the_mean_off_diagonal_entry():
-    x = data.preprocess(some_images().images, "none")
+    x = data.preprocess(some_images().images, image_centering="none")
     gram = x @ x.T / x.shape[1]
     expected = gram[~np.eye(6, dtype=bool)].mean()
     np.testing.assert_allclose(data.mean_correlation(x), expected, rtol=1e-12)

@@ -63,7 +63,7 @@ def test_the_first_step_leaves_the_prediction_at_second_order():
 
 def test_networks_linear_in_their_weights_are_at_no_distance():
     study = against_linearised(
-        lambda width: Serial(Dense(1)), X, Y[:, :1], (1, 2), 2, learning_rate=0.03, steps=10, seed=1
+        lambda width: Serial(Dense(1)), X, Y[:, :1], widths=(1, 2), draws=2, learning_rate=0.03, steps=10, seed=1
     )
     # 10 steps, each of products of some 10 terms
     assert study.distances.max() < 100 * EPS
@@ -79,8 +79,8 @@ def test_wide_networks_are_closer_to_their_prediction(normalization):
         lambda width: fully_connected(1, width, normalization, "erf"),
         X,
         Y[:, :1],
-        (8, 128),
-        12,
+        widths=(8, 128),
+        draws=12,
         learning_rate=0.05,
         steps=20,
     )

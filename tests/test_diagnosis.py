@@ -38,7 +38,7 @@ def by_trace(monkeypatch):
 
 @pytest.fixture(scope="module")
 def digits():
-    return data.preprocess(data.load_digits().subset(32, seed=0).images).astype(np.float32)
+    return data.preprocess(data.load_digits().subset(32, seed=0).images, image_centering="dataset").astype(np.float32)
 
 
 def drawn(network, x, seed=0):
@@ -98,7 +98,7 @@ def test_the_evidence_tells_the_phases_apart(digits):
         for network in (deep(name)[0] for name in ("ordered relu", "He relu", "weight mean"))
     )
     assert ordered.ntk_ratio > 0.9 > critical.ntk_ratio > 0.15 > abs(chaotic.ntk_ratio)
-    assert ordered.growth.outputs > 0.99 > critical.growth.outputs > 0.5 > abs(chaotic.growth.outputs)
+    assert ordered.growth.outputs_alike > 0.99 > critical.growth.outputs_alike > 0.5 > abs(chaotic.growth.outputs_alike)
     assert ordered.trace.condition_number > critical.trace.condition_number > 3 * chaotic.trace.condition_number
     for found in (ordered, critical, chaotic):
         # one network's correlations wander by some sqrt(depth/width) on the way
@@ -170,7 +170,7 @@ def test_a_linear_map_has_gain_one():
     """|J|^2 / |f|^2 |x|^2 / d is 1 on average over weights, up to the likeness of |w x|^2 over inputs and outputs."""
     found = measured_growth(linear, {"w": draw(40, 200)}, jnp.asarray(draw(9, 40, seed=1)), 0)
     assert abs(found.log_gain) < 3 * math.sqrt(2 / 40 / 9 + 2 / 200)
-    np.testing.assert_allclose(found.outputs, found.inputs, atol=3 / math.sqrt(200))
+    np.testing.assert_allclose(found.outputs_alike, found.inputs_alike, atol=3 / math.sqrt(200))
 
 
 def test_gain_does_not_see_units():
@@ -304,7 +304,7 @@ def test_saturated_and_dead_networks_are_reported(network, changes, likeness, di
     assert found.verdict.phase == "not decidable"
     assert "saturated or dead" in found.verdict.reason
     assert found.trace.largest > 0
-    assert likeness is None or math.isclose(found.growth.outputs, likeness, abs_tol=1e-6)  # float32 roundings
+    assert likeness is None or math.isclose(found.growth.outputs_alike, likeness, abs_tol=1e-6)  # float32 roundings
     text = found.summary()
     assert "derivatives by the inputs are zero" in text
     assert "nan" not in text + json.dumps(found.record(), allow_nan=False)
@@ -358,7 +358,7 @@ def test_float64_mends_kernels_that_underflow(scale, digits):
 def test_layers_of_zeros_have_no_correlation(digits):
     """Not even a warning: conftest makes it an error."""
     network = fully_connected(3, 8, "none", "relu", outputs=2)
-    measured, predicted = layer_correlations(network, altered(network, digits, weights=0.0), digits, None, 0)
+    measured, predicted = layer_correlations(network, altered(network, digits, weights=0.0), digits, field=None, seed=0)
     assert np.isnan(measured).all()
     assert predicted is None
 

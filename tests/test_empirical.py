@@ -53,8 +53,8 @@ def dense(f, params, x1, x2=None):
     return np.einsum("ack,bdk->abcd", rows(x1), rows(x1 if x2 is None else x2))
 
 
-def in_layout(full, outputs):
-    return np.einsum({"full": "abcd->abcd", "diagonal": "abcc->abc", "trace": "abcc->ab"}[outputs], full)
+def in_layout(full, layout):
+    return np.einsum({"full": "abcd->abcd", "diagonal": "abcc->abc", "trace": "abcc->ab"}[layout], full)
 
 
 def assert_close(actual, expected):
@@ -86,16 +86,14 @@ TELLING = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("f", "method", "outputs"), [*TELLING, *full(*(each for each in EVERY if each not in TELLING))]
-)
-def test_every_method_and_layout_is_the_dense_jacobian(f, method, outputs):
+@pytest.mark.parametrize(("f", "method", "layout"), [*TELLING, *full(*(each for each in EVERY if each not in TELLING))])
+def test_every_method_and_layout_is_the_dense_jacobian(f, method, layout):
     x1, x2 = draw(5, 3, seed=3), draw(4, 3, seed=4)
-    options = {"outputs": outputs, "method": method}
+    options = {"layout": layout, "method": method}
     found = empirical_ntk(f, PARAMS, x1, **options)
-    assert (found.method, found.outputs, found.coupled) == (method, outputs, f is coupled)
-    assert_close(found.ntk, in_layout(dense(f, PARAMS, x1), outputs))
-    assert_close(empirical_ntk(f, PARAMS, x1, x2, **options).ntk, in_layout(dense(f, PARAMS, x1, x2), outputs))
+    assert (found.method, found.layout, found.coupled) == (method, layout, f is coupled)
+    assert_close(found.ntk, in_layout(dense(f, PARAMS, x1), layout))
+    assert_close(empirical_ntk(f, PARAMS, x1, x2, **options).ntk, in_layout(dense(f, PARAMS, x1, x2), layout))
 
 
 @jax.custom_jvp
@@ -167,7 +165,7 @@ def test_importing_does_without_scipys_statistics():
 
 
 @pytest.mark.parametrize(
-    ("f", "outputs"),
+    ("f", "layout"),
     [
         (plain, "full"),
         (plain, "trace"),
@@ -175,11 +173,11 @@ def test_importing_does_without_scipys_statistics():
         *full((plain, "diagonal"), (coupled, "full"), (coupled, "trace")),
     ],
 )
-def test_products_of_outputs(f, outputs):
+def test_products_of_outputs(f, layout):
     x1, x2 = draw(5, 3, seed=3), draw(4, 3, seed=4)
     y1, y2 = (np.asarray(jax.jit(f)(PARAMS, x)).reshape(len(x), -1) for x in (x1, x2))
     products = np.einsum("ac,bd->abcd", y1, y2)
-    assert_close(empirical_nngp(f, PARAMS, x1, x2, outputs=outputs).nngp, in_layout(products, outputs))
+    assert_close(empirical_nngp(f, PARAMS, x1, x2, layout=layout).nngp, in_layout(products, layout))
 
 
 def test_one_output_per_input():
@@ -189,45 +187,45 @@ def test_one_output_per_input():
     params, x = {"in": PARAMS["in"]}, draw(3, 3)
     expected = dense(lambda p, x: f(p, x)[:, None], params, x)
     assert empirical_ntk(f, params, x, method="jacobian").ntk.shape == (3, 3, 1, 1)
-    assert_close(empirical_ntk(f, params, x, outputs="trace", method="jacobian").ntk, expected[:, :, 0, 0])
+    assert_close(empirical_ntk(f, params, x, layout="trace", method="jacobian").ntk, expected[:, :, 0, 0])
 
 
 @pytest.mark.parametrize(
-    ("f", "outputs"),
+    ("f", "layout"),
     [
         (plain, "full"),
         *full((plain, "diagonal"), (plain, "trace"), (coupled, "full"), (coupled, "diagonal"), (coupled, "trace")),
     ],
 )
-def test_tiles_agree_with_the_whole_and_are_exactly_symmetric(f, outputs):
+def test_tiles_agree_with_the_whole_and_are_exactly_symmetric(f, layout):
     # to rounding, not bit for bit: the order of sums in a matrix product depends on its shape
     x = draw(11, 3, seed=3)
-    whole = empirical_ntk(f, PARAMS, x, outputs=outputs, method="jacobian")
-    least = budget_of(f, x, outputs, 2)
-    tiled = empirical_ntk(f, PARAMS, x, outputs=outputs, method="jacobian", memory=least)
+    whole = empirical_ntk(f, PARAMS, x, layout=layout, method="jacobian")
+    least = budget_of(f, x, layout, 2)
+    tiled = empirical_ntk(f, PARAMS, x, layout=layout, method="jacobian", memory=least)
     assert 1 < tiled.plan.rows < 6, "11 inputs do not divide into tiles"
     assert tiled.memory_bytes <= least
     assert_close(tiled.ntk, whole.ntk)
     for kernel in (whole.ntk, tiled.ntk):
         np.testing.assert_array_equal(kernel, mirrored(kernel))
     other = draw(7, 3, seed=4)
-    oblong = empirical_ntk(f, PARAMS, x, other, outputs=outputs, method="jacobian", memory=least)
+    oblong = empirical_ntk(f, PARAMS, x, other, layout=layout, method="jacobian", memory=least)
     assert oblong.plan.count > 1
-    assert_close(oblong.ntk, empirical_ntk(f, PARAMS, x, other, outputs=outputs, method="jacobian").ntk)
+    assert_close(oblong.ntk, empirical_ntk(f, PARAMS, x, other, layout=layout, method="jacobian").ntk)
 
 
-def budget_of(f, x, outputs, size):
+def budget_of(f, x, layout, size):
     """Bytes of a tile of that many inputs."""
     some = x if f is coupled else x[:size]
-    few = plan(f, PARAMS, some, some, outputs=outputs, method="jacobian")
+    few = plan(f, PARAMS, some, some, layout=layout, method="jacobian")
     return few.memory_bytes // 2 if f is coupled else few.memory_bytes
 
 
 def test_tiles_are_the_same_bits_in_any_order():
     x = draw(9, 3, seed=3)
     cut = plan(plain, PARAMS, x, memory=budget_of(plain, x, "full", 2), method="jacobian")
-    forward = {tile: Tiles(plain, PARAMS, x, None, cut)(*tile) for tile in cut.tiles}
-    tiles = Tiles(plain, PARAMS, x, None, cut)
+    forward = {tile: Tiles(plain, PARAMS, x, None, plan=cut)(*tile) for tile in cut.tiles}
+    tiles = Tiles(plain, PARAMS, x, None, plan=cut)
     kernel = np.full(cut.shape, np.nan)
     for tile in reversed(list(cut.tiles)):
         np.testing.assert_array_equal(tiles(*tile), forward[tile])
@@ -263,7 +261,7 @@ def test_stated_coupling_takes_the_batch_whole():
 
 @pytest.mark.parametrize("flag", [False, *full(True)])
 def test_dtypes(flag):
-    x, options = draw(3, 3), {"outputs": "trace", "method": "jacobian"}
+    x, options = draw(3, 3), {"layout": "trace", "method": "jacobian"}
     with jax.enable_x64(flag):
         found = empirical_ntk(plain, PARAMS, x, **options)
         assert found.ntk.dtype == np.float64
@@ -280,7 +278,7 @@ def test_plan_of_inputs_not_at_hand():
     shape = jax.ShapeDtypeStruct((1_000_000, 784), np.float32)
     params = jax.eval_shape(lambda: network.init(jax.random.key(0), (1, 784))[1])
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, np.float32), params)
-    far = plan(network, params, shape, outputs="trace", memory="4GiB", coupled=False)
+    far = plan(network, params, shape, layout="trace", memory="4GiB", coupled=False)
     assert far.method == "layerwise"
     assert far.storage_bytes == 4 * 10**12
     assert far.memory_bytes <= far.budget_bytes == 4 * 2**30
@@ -313,15 +311,15 @@ def test_cost_counts_products_and_repeats():
     assert program_cost(lambda a: (a + 1) * 2, x)[0].memory_bytes == 3 * x.nbytes  # argument, sum, product
 
 
-@pytest.mark.parametrize("outputs", ["full", *full("diagonal", "trace")])
-def test_planned_memory_is_no_less_than_what_xla_takes(outputs):
+@pytest.mark.parametrize("layout", ["full", *full("diagonal", "trace")])
+def test_planned_memory_is_no_less_than_what_xla_takes(layout):
     x = draw(6, 3)
-    programs = tile_programs(plain, "jacobian", outputs)
+    programs = tile_programs(plain, "jacobian", layout)
     params, side = jax.tree.map(jnp.asarray, (PARAMS, Side(x)))
-    left = programs.features(params, side)
+    left = programs.prepare(params, side)
     for counted, program in (
         (
-            plan(plain, PARAMS, x, x, outputs=outputs, method="jacobian").memory_bytes,
+            plan(plain, PARAMS, x, x, layout=layout, method="jacobian").memory_bytes,
             programs.contract.lower(params, left, left),
         ),
         (MARGIN * program_cost(programs.square, params, side)[0].memory_bytes, programs.square.lower(params, side)),
@@ -364,7 +362,7 @@ BAD = {
     "x2": (plain, PARAMS, X, draw(3, 4), {}, ValueError, r"got \(4,\) against \(3,\)"),
     "NaN input": (plain, PARAMS, np.where(np.eye(3) > 0, np.nan, 1.0), None, {}, ValueError, "in 3 of 3 inputs, first"),
     "no inputs": (plain, PARAMS, X[:0], None, {}, ValueError, "at least one input"),
-    "layout": (plain, PARAMS, X, None, {"outputs": "sum"}, ValueError, "full, diagonal, trace"),
+    "layout": (plain, PARAMS, X, None, {"layout": "sum"}, ValueError, "full, diagonal, trace"),
     "method": (plain, PARAMS, X, None, {"method": "fast"}, ValueError, "auto, jacobian, products, layerwise"),
     "layerwise": (plain, PARAMS, X, None, {"method": "layerwise"}, ValueError, "needs a network of layers"),
     "coupled": (plain, PARAMS, X, None, {"coupled": "no"}, ValueError, "True, False or 'detect'"),

@@ -15,7 +15,7 @@ from distributed import LocalCluster
 from ntk_analysis.empirical import Cluster, empirical_ntk, plan
 
 WORKERS = 3
-OPTIONS = {"outputs": "trace", "method": "jacobian", "coupled": False}
+OPTIONS = {"layout": "trace", "method": "jacobian", "coupled": False}
 
 
 def draw(*shape, seed=0):
@@ -92,7 +92,7 @@ def test_workers_of_ones_own(tmp_path):
     # JAX arrays, float64 by the flag, which workers do not have; a closure, which pickle alone does not take
     params, x = {key: jnp.asarray(value) for key, value in PARAMS.items()}, jnp.asarray(X)
     scale = 2.0
-    call = {"outputs": "trace", "memory": MEMORY}
+    call = {"layout": "trace", "memory": MEMORY}
     on = Cluster(workers=1)
     assert (on.parallel, on.share) == (1, 1)
     found = empirical_ntk(lambda p, x: scale * Deadly("")(p, x), params, x, store=tmp_path / "k", on=on, **call)

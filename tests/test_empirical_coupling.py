@@ -205,7 +205,7 @@ INTEGERS = {
 @pytest.mark.parametrize("name", ["sorted categories", *full(*list(INTEGERS)[1:])])
 def test_equal_first_inputs_hide_no_coupling(name):
     f, params, x = INTEGERS[name]
-    found = empirical_ntk(f, params, x, outputs="trace", method="jacobian")
+    found = empirical_ntk(f, params, x, layout="trace", method="jacobian")
     assert found.coupled
     if name in ("sorted categories", "black frames"):
         assert_close(found.ntk, np.einsum("abcc->ab", dense(f, params, x)))

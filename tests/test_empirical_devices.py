@@ -18,13 +18,13 @@ assert jax.device_count() == 8
 network = fully_connected(2, 8, outputs=2)
 params = jax.tree.map(np.asarray, network.init(jax.random.key(0), (1, 3))[1])
 x = draw(15, 3)
-for f, p, method, outputs, x2 in (
+for f, p, method, layout, x2 in (
     (net, PARAMS, "jacobian", "full", None),
     (net, PARAMS, "products", "trace", Y),
     (coupled_net, PARAMS, "jacobian", "diagonal", None),
     (network, params, "layerwise", "trace", None),
 ):
-    call = {"outputs": outputs, "method": method, "coupled": f is coupled_net}
+    call = {"layout": layout, "method": method, "coupled": f is coupled_net}
     few = plan(f, p, x, x2, parallel=Devices().parallel, **call)  # 4 tiles or more for each device
     several = empirical_ntk(f, p, x, x2, memory=few.memory_bytes, **call)
     single = empirical_ntk(f, p, x, x2, memory=few.memory_bytes, on=Devices((jax.devices()[3],)), **call)
@@ -74,7 +74,7 @@ def test_a_million_images_on_64_gpus():
     shape = jax.ShapeDtypeStruct((1_000_000, 784), np.float32)
     params = jax.eval_shape(lambda: network.init(jax.random.key(0), (1, 784))[1])
     params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, np.float32), params)
-    cut = plan(network, params, shape, outputs="trace", memory="80GiB", coupled=False, parallel=64, method="layerwise")
+    cut = plan(network, params, shape, layout="trace", memory="80GiB", coupled=False, parallel=64, method="layerwise")
     there = cut.on(64, memory="80GiB", flops_per_second=2e13)
     assert there.tiles >= 4 * 64
     assert there.storage_bytes == 4 * 10**12

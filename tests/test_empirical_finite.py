@@ -76,17 +76,17 @@ def test_faults_are_told(name):
     """Of which function, at which pair, and why."""
     f, params, x, message = FAULTS[name]
     with jax.numpy_dtype_promotion("standard"), pytest.raises(ValueError, match=message) as caught:
-        empirical_ntk(f, params, x, outputs="trace", method="jacobian")
+        empirical_ntk(f, params, x, layout="trace", method="jacobian")
     assert "\n" not in str(caught.value)
     assert f.__qualname__ in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("method", "outputs"), [("products", "diagonal"), *full(("products", "full"), ("jacobian", "full"))]
+    ("method", "layout"), [("products", "diagonal"), *full(("products", "full"), ("jacobian", "full"))]
 )
-def test_every_method_and_layout_tells(method, outputs):
+def test_every_method_and_layout_tells(method, layout):
     """In the last of many tiles, and of second inputs."""
-    few = {"method": method, "outputs": outputs, "coupled": False, "memory": 4 * MEMORY}
+    few = {"method": method, "layout": layout, "coupled": False, "memory": 4 * MEMORY}
     for x2, name in ((None, "x1"), (NEGATIVE, "x2")):
         with pytest.raises(ValueError, match=rf"\(0, 4\) and output.*f\(params, x\) is nan at {name}\[4\].*from log"):
             empirical_ntk(log, PARAMS, NEGATIVE if x2 is None else POSITIVE, x2, **few)
@@ -103,7 +103,7 @@ def test_infinite_outputs_of_no_slope_have_a_tangent_kernel():
     def masked(params, x):
         return jnp.where(x[:, :1] > 1, linear(params, x), -jnp.inf)
 
-    found = empirical_ntk(masked, PARAMS, POSITIVE, outputs="trace", method="jacobian", coupled=False).ntk
+    found = empirical_ntk(masked, PARAMS, POSITIVE, layout="trace", method="jacobian", coupled=False).ntk
     slopes = np.where(POSITIVE[:, :1] > 1, POSITIVE, 0)
     np.testing.assert_allclose(found, 2 * slopes @ slopes.T, rtol=1e-14)
 
@@ -132,7 +132,7 @@ def test_regressors_tell():
     ):
         fitted.predict(draw(2, 3, seed=1))
     with pytest.raises(ValueError, match=r"the NTK of .*log is nan at inputs \(0, 4\)"):
-        KernelRegressor(functools.partial(empirical_ntk, log, PARAMS, outputs="trace", coupled=False)).fit(
+        KernelRegressor(functools.partial(empirical_ntk, log, PARAMS, layout="trace", coupled=False)).fit(
             NEGATIVE, draw(6)
         )
 

@@ -26,7 +26,7 @@ METHODS = {
 }
 
 
-EVERY = [(name, COUNT, outputs) for name in METHODS for outputs in ("full", "trace")]
+EVERY = [(name, COUNT, layout) for name in METHODS for layout in ("full", "trace")]
 EVERY += [(name, 10, "diagonal") for name in METHODS]
 TELLING = [
     ("a coupled batch", COUNT, "trace"),
@@ -36,20 +36,20 @@ TELLING = [
 
 
 @pytest.mark.parametrize(
-    ("name", "count", "outputs"), [*TELLING, *full(*(each for each in EVERY if each not in TELLING))]
+    ("name", "count", "layout"), [*TELLING, *full(*(each for each in EVERY if each not in TELLING))]
 )
-def test_half_of_the_blocks_is_the_whole_tile(name, count, outputs):
+def test_half_of_the_blocks_is_the_whole_tile(name, count, layout):
     network, method_of, coupled = METHODS[name]
     params, x, _ = drawn(network, (3,), count)
     side = Side(x, np.arange(count) if coupled else None)
-    method = method_of(network, outputs)
+    method = method_of(network, layout)
 
     @jax.jit
     def both(params, side):
         """One program: compiling is what takes time."""
-        features = method.features(params, side)
-        whole = arranged(method.contract(params, features, features), outputs)
-        return whole, symmetric_tile(method, outputs, params, side)
+        prepared = method.prepare(params, side)
+        whole = arranged(method.contract(params, prepared, prepared), layout)
+        return whole, symmetric_tile(method, layout, params, side)
 
     whole, tile = jax.device_get(both(params, side))
     np.testing.assert_array_equal(tile, mirrored(tile))

@@ -19,29 +19,29 @@ NETWORKS = {
 }
 
 
-EVERY = [(name, outputs) for name in NETWORKS for outputs in LAYOUTS]
+EVERY = [(name, layout) for name in NETWORKS for layout in LAYOUTS]
 TELLING = [("last", "full"), ("last", "diagonal")]
 
 
-@pytest.mark.parametrize(("name", "outputs"), [*TELLING, *full(*(each for each in EVERY if each not in TELLING))])
-def test_it_is_the_kernel_of_the_dense_jacobian(name, outputs):
+@pytest.mark.parametrize(("name", "layout"), [*TELLING, *full(*(each for each in EVERY if each not in TELLING))])
+def test_it_is_the_kernel_of_the_dense_jacobian(name, layout):
     network, shape = NETWORKS[name]
     params, x, _ = drawn(network, shape, 7)
-    found = empirical_ntk(network, params, x, outputs=outputs, method="last_norm")
+    found = empirical_ntk(network, params, x, layout=layout, method="last_norm")
     assert (found.coupled, found.method) == (True, "last_norm")
-    assert_close(found.ntk, in_layout(dense(network.apply, params, x), outputs))
+    assert_close(found.ntk, in_layout(dense(network.apply, params, x), layout))
 
 
 @pytest.mark.full  # one batch, whole, is shown by default
 def test_two_batches_and_tiles():
     network, shape = NETWORKS["last"]
     params, x, _ = drawn(network, shape, 7)
-    other = x[::-1] + 1  # as many, so that their features are one program
-    found = empirical_ntk(network, params, x, other, outputs="full", method="last_norm").ntk
+    other = x[::-1] + 1  # as many, so that one program prepares both
+    found = empirical_ntk(network, params, x, other, layout="full", method="last_norm").ntk
     assert_close(found, dense(network.apply, params, x, other))
-    whole = empirical_ntk(network, params, x, outputs="trace", method="last_norm")
+    whole = empirical_ntk(network, params, x, layout="trace", method="last_norm")
     cut = replace(whole.plan, rows=3, columns=3)  # which saves no memory: a budget would not ask for it
-    tiled, tiles = np.empty(cut.shape), Tiles(network, params, x, None, cut)
+    tiled, tiles = np.empty(cut.shape), Tiles(network, params, x, None, plan=cut)
     for i, j in cut.tiles:
         cut.place(tiled, i, j, tiles(i, j))
     assert_close(tiled, whole.ntk)
@@ -51,10 +51,10 @@ def test_two_batches_and_tiles():
 def test_auto_takes_it_where_it_can():
     network = Serial(Dense(64), RELU, Dense(5), LastBatchNorm())
     params, x, _ = drawn(network, (8,), 20)
-    assert plan(network, params, x, outputs="trace").method == "last_norm"
+    assert plan(network, params, x, layout="trace").method == "last_norm"
     hidden = fully_connected(1, 16, "batch", outputs=5)
     params, x, _ = drawn(hidden, (8,), 20)
-    assert plan(hidden, params, x, outputs="trace").method != "last_norm"
+    assert plan(hidden, params, x, layout="trace").method != "last_norm"
 
 
 @pytest.mark.parametrize(

@@ -58,16 +58,16 @@ TELLING = [
 ]
 
 
-@pytest.mark.parametrize(("name", "outputs"), [*TELLING, *full(*(each for each in EVERY if each not in TELLING))])
-def test_layerwise_is_the_dense_jacobian(name, outputs):
+@pytest.mark.parametrize(("name", "layout"), [*TELLING, *full(*(each for each in EVERY if each not in TELLING))])
+def test_layerwise_is_the_dense_jacobian(name, layout):
     """Full kernels and traces of a batch with itself, diagonals of two."""
     network, features = NETWORKS[name]
     params, x1, x2 = drawn(network, features)
-    x2 = x2 if outputs == "diagonal" else None
-    found = empirical_ntk(network, params, x1, x2, outputs=outputs, method="layerwise")
+    x2 = x2 if layout == "diagonal" else None
+    found = empirical_ntk(network, params, x1, x2, layout=layout, method="layerwise")
     assert found.method == "layerwise"
     assert found.coupled == ("batch" in name)
-    assert_close(found.ntk, in_layout(dense(network.apply, params, x1, x2), outputs))
+    assert_close(found.ntk, in_layout(dense(network.apply, params, x1, x2), layout))
 
 
 @pytest.mark.full
@@ -89,10 +89,10 @@ def test_batch_larger_than_the_fan_in_takes_the_other_order():
 def test_auto_is_layerwise_for_wide_networks_and_tiles_agree():
     network = fully_connected(2, 32, "weight_mean", outputs=3)
     params, x, _ = drawn(network, VECTORS, 10)
-    whole = empirical_ntk(network, params, x, outputs="trace")
+    whole = empirical_ntk(network, params, x, layout="trace")
     assert whole.method == "layerwise"
     # the parameters alone do not fit into less: activations of 10 inputs come on top
-    tiled = empirical_ntk(network, params, x, outputs="trace", memory=whole.memory_bytes * 3 // 4, method="layerwise")
+    tiled = empirical_ntk(network, params, x, layout="trace", memory=whole.memory_bytes * 3 // 4, method="layerwise")
     assert tiled.plan.rows < 10
     assert_close(tiled.ntk, whole.ntk)
     np.testing.assert_array_equal(tiled.ntk, tiled.ntk.T)

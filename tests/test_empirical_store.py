@@ -33,7 +33,7 @@ def coupled_net(params, x):
 
 PARAMS = {"in": draw(3, 5), "out": draw(5, 2, seed=1)}
 X, Y = draw(11, 3, seed=2), draw(7, 3, seed=3)
-OPTIONS = {"outputs": "trace", "method": "jacobian"}
+OPTIONS = {"layout": "trace", "method": "jacobian"}
 # of a tile of 2 x 2 inputs
 MEMORY = plan(net, PARAMS, X[:2], X[:2], memory="1GiB", **OPTIONS).memory_bytes
 SMALL = OPTIONS | {"memory": MEMORY}
@@ -60,9 +60,19 @@ def interrupted(path, tiles=5, **options):
     return len(list((path / "done").iterdir()))
 
 
-@pytest.mark.parametrize("outputs", ["full", *full("diagonal", "trace")])
-def test_store_holds_what_memory_holds(tmp_path, outputs):
-    options = SMALL | {"outputs": outputs}
+def test_a_second_process_is_refused_while_the_first_computes(tmp_path):
+    def second(steps, description):
+        with pytest.raises(BlockingIOError, match=r"another process writes to .*k: wait until it ends"):
+            empirical_ntk(net, PARAMS, X, store=tmp_path / "k", **SMALL)
+        return steps
+
+    found = empirical_ntk(net, PARAMS, X, store=tmp_path / "k", track=second, **SMALL)
+    assert np.isfinite(np.asarray(found.values)).all()
+
+
+@pytest.mark.parametrize("layout", ["full", *full("diagonal", "trace")])
+def test_store_holds_what_memory_holds(tmp_path, layout):
+    options = SMALL | {"layout": layout}
     options["memory"] = (
         plan(coupled_net, PARAMS, X[:2], X[:2], memory="1GiB", coupled=True, **OPTIONS).memory_bytes * 20
     )

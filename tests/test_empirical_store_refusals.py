@@ -30,7 +30,7 @@ OTHER_CALLS = {
     "inputs": ({"x1": X + 1e-15}, "x1 has other values"),
     "fewer inputs": ({"x1": X[:8]}, "n1 is 11 there and 8 here; n2 is 11 there and 8 here"),
     "second inputs": ({"x2": X}, "symmetric is True there and False here"),
-    "layout": ({"outputs": "diagonal"}, "outputs is trace there and diagonal here"),
+    "layout": ({"layout": "diagonal"}, "layout is trace there and diagonal here"),
     "method": ({"method": "products"}, "method is jacobian there and products here"),
     "dtype": ({"params": jax.tree.map(np.float32, PARAMS), "x1": X.astype(np.float32)}, "dtype is float64 there and"),
     "function": ({"f": other_net}, r"f is another function \(.*:net there, .*:other_net here\)"),
@@ -155,7 +155,7 @@ def test_another_kernel_is_refused(tmp_path, name):
 def test_nngp_does_not_continue_an_ntk(tmp_path):
     interrupted(tmp_path / "k")
     with pytest.raises(ValueError, match="which is ntk there and nngp here"):
-        empirical_nngp(net, PARAMS, X, store=tmp_path / "k", outputs="trace")
+        empirical_nngp(net, PARAMS, X, store=tmp_path / "k", layout="trace")
 
 
 def test_other_versions_are_told(tmp_path):

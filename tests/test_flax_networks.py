@@ -285,7 +285,7 @@ def test_kernels_of_linen_s_modules(name, mode):
     found.pop("intermediates", None)
     f, params, _ = from_linen(module, found, x, mode, rngs=KEY)
     # a cache has the size of the batch, and cannot be tried on one input
-    kernel = empirical_ntk(f, params, x, coupled=True if name == "a cache" else "detect", outputs="trace")
+    kernel = empirical_ntk(f, params, x, coupled=True if name == "a cache" else "detect", layout="trace")
     assert kernel.coupled == (name == "a cache" or (mode == "train" and name != "spectral norm"))
     jacobian = jax.jit(jax.jacrev(lambda p: f(p, x).astype(jnp.float32)))(params)
     flat = np.concatenate(
@@ -320,7 +320,7 @@ def test_nnx_with_arguments(mode):
     expected = hand(X, deterministic=mode == "eval", rngs=nnx.Rngs(dropout=3))
     for _ in range(2):
         np.testing.assert_array_equal(f(params, X), expected)
-    assert empirical_ntk(f, params, X, outputs="trace").coupled == (mode == "train")
+    assert empirical_ntk(f, params, X, layout="trace").coupled == (mode == "train")
 
 
 class Stubborn(nn.Module):
@@ -420,7 +420,7 @@ def test_whole_models_are_refused_with_advice(variables, model, tmp_path):
     # what holds parameters only is none of these
     plain = Plain().init(jax.random.key(0), X)
     for f, params in ((Plain().apply, plain), (lambda p, x: p(x), nnx.Linear(5, 2, rngs=nnx.Rngs(0)))):
-        assert plan(f, params, X, coupled=False, method="jacobian").outputs == "full"
+        assert plan(f, params, X, coupled=False, method="jacobian").layout == "full"
 
 
 def test_functions_of_models_can_be_pickled(variables, model):

@@ -288,20 +288,20 @@ def test_no_output_is_worse_than_the_zero_mean_space(normalization, depth):
     ],
 )
 def test_condition_numbers_by_depth(normalization, depth, all_of_it, zero_mean):
-    """Regression values. After one layer centring changes the constant mode only; behind a last BN both tend to 1."""
+    """Regression values. After one layer centering changes the constant mode only; behind a last BN both tend to 1."""
     _, theta = infinite(depth, normalization)
     assert_allclose(spectrum.condition_number(theta), all_of_it, atol=1e-6)
     assert_allclose(on_the_zero_mean_space(theta), zero_mean, atol=1e-6)
 
 
 @pytest.mark.full
-def test_deep_weight_centring_and_batch_normalisation_agree_behind_a_last_bn():
+def test_deep_weight_centering_and_batch_normalisation_agree_behind_a_last_bn():
     """theory.md section 5: a last BN removes the constant mode, and with it the difference between the two."""
-    centred_nngp, centred = infinite(50, "weight_mean")
+    centered_nngp, centered = infinite(50, "weight_mean")
     normalised_nngp, normalised = infinite(50, "batch")
     assert spectrum.condition_number(normalised) > 5.5
-    assert_allclose(per_output(centred, sample_outputs(centred_nngp, C)), 1, atol=1e-12)
-    # slower than weight centring's 0.73 a layer: the forward map's eigenvalue lam_L is above that at finite batch
+    assert_allclose(per_output(centered, sample_outputs(centered_nngp, C)), 1, atol=1e-12)
+    # slower than weight centering's 0.73 a layer: the forward map's eigenvalue lam_L is above that at finite batch
     assert_allclose(per_output(normalised, sample_outputs(normalised_nngp, C)), 1, atol=1e-3)
 
 
@@ -378,8 +378,8 @@ def test_a_constant_output_under_a_trace_is_nan(constant, n):
     assert np.isnan(jax.jit(jacobian)(jnp.asarray(f))[1]).all()
     with pytest.raises(ValueError, match="output 1 has no deviation to divide by, it is constant over the batch"):
         jacobian(f)
-    centred = jacobian(f, 0.1)[1] * math.sqrt(0.1)
-    assert_allclose(centred, np.eye(n) - 1 / n, atol=1e-13)
+    centered = jacobian(f, 0.1)[1] * math.sqrt(0.1)
+    assert_allclose(centered, np.eye(n) - 1 / n, atol=1e-13)
 
 
 def test_a_variance_beyond_the_dtype_is_not_silent():
@@ -439,7 +439,7 @@ def test_tangent_kernels_that_do_not_fit(theta, words):
 def test_other_refusals():
     with pytest.raises(ValueError, match=r"theta has shape \(3, 3\), expected \(B, B, C, C\)"):
         as_matrix(np.eye(3))
-    with pytest.raises(ValueError, match="outputs=0, expected at least 1"):
+    with pytest.raises(ValueError, match="count=0, expected at least 1"):
         sample_outputs(np.eye(3), 0)
     with pytest.raises(ValueError, match="not positive semi-definite"):
         sample_outputs(np.diag([1.0, -1.0]), 1)

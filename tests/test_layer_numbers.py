@@ -44,7 +44,7 @@ NETWORKS = {
     "many numbers": Serial(
         Dense(4, 1.3), LayerNorm(0.1), LEAKY, Dense(4, 1.2, 0.2), Residual(Dense(4, 0.9), 0.7), Dense(2)
     ),
-    "centred": Serial(Dense(4, 1.1, 0.3), RELU, Dense(4, 1.2, center=True), Activation("gelu"), Dense(2, 2.0, 0.1)),
+    "centered": Serial(Dense(4, 1.1, 0.3), RELU, Dense(4, 1.2, center=True), Activation("gelu"), Dense(2, 2.0, 0.1)),
     "layer norm at eps = 0": Serial(Dense(4, 1.3, 0.1), RELU, LayerNorm(), Dense(2, 1.2, 0.3)),
     "batch norm": Serial(Dense(4, 1.3, 0.1), BatchNorm(0.3, True, True), LEAKY, Dense(4, 1.2, 0.3)),
     "repeated batch norm": Serial(

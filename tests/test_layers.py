@@ -71,7 +71,11 @@ EXACT = [  # one hidden layer, or linear: the average over draws is the kernel a
         ),
         ("BatchNorm", Serial(Dense(8), BatchNorm(0.1, False, True), Dense(5, 1.5)), one_batch),
         ("Conv", Serial(Conv(8, 3, b_var=0.1), RELU, Flatten(), Dense(5, 1.5)), images),
-        ("Conv", Serial(Conv(6, 3, padding="circular"), Conv(7, 3, 2, "same", 1.5, 0.2), Flatten(), Dense(5)), images),
+        (
+            "Conv",
+            Serial(Conv(6, 3, padding="circular"), Conv(7, 3, 2, "same", w_var=1.5, b_var=0.2), Flatten(), Dense(5)),
+            images,
+        ),
         ("AvgPool", Serial(AvgPool(2, 1, "same"), Conv(6, 3), RELU, Flatten(), Dense(5)), images),
         ("GlobalAvgPool", Serial(Conv(8, 3), Activation("gelu"), GlobalAvgPool(), Dense(5, center=True)), images),
     ),

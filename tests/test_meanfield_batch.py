@@ -56,7 +56,7 @@ def test_limits_of_large_batches():
 
 @pytest.mark.parametrize("name", SOME)
 def test_large_batches_grow_like_weight_centering(name):
-    """chi(B) -> chi_1 of weight centring and lam_M -> its T'(0): from there two theories that share no code."""
+    """chi(B) -> chi_1 of weight centering and lam_M -> its T'(0): from there two theories that share no code."""
     centered = analyse(name, normalization="weight_mean")
     found = field(None, name)
     assert found.chi_1 == pytest.approx(centered.chi_1, rel=1e-13)
@@ -92,7 +92,7 @@ def test_wrong_theories_fail(B):
     naive_e1 = (1 - 1 / B - (B - 1) * step / B) / (1 - J)
     assert naive_e1 / found.e1 > 1.4
     assert abs(naive_chi / found.chi_1 - 1) > 0.5 / B
-    # weight centring's rate at finite B, and a constant mode with the rate of the others
+    # weight centering's rate at finite B, and a constant mode with the rate of the others
     assert found.chi_1 - LIMIT > 1.5 / B
     assert found.e1 < 0.2 * found.chi_1
 

@@ -76,7 +76,7 @@ def test_first_steps_of_the_correlation():
 
 @pytest.mark.parametrize(("normalization", "chi"), [("weight_mean", 1 / (1 - 1 / np.pi)), ("none", 1.0)])
 def test_growth_of_the_ntk_diagonal(normalization, chi):
-    """theory.md section 2: Theta' = 1 + chi_1 Theta on the diagonal, chi_1 = 1.466942 centred and 1 straight."""
+    """theory.md section 2: Theta' = 1 + chi_1 Theta on the diagonal, chi_1 = 1.466942 centered and 1 straight."""
     assert chi == pytest.approx(1.466942 if normalization == "weight_mean" else 1.0, abs=5e-7)
     for depth, kernel in by_depth(inputs_with_correlation(0.3, 10), 50, normalization).items():
         assert kernel.ntk[0, 0] == pytest.approx(sum(chi**layer for layer in range(depth + 1)), rel=1e-12)
@@ -298,7 +298,7 @@ def test_every_normalization_has_a_finite_network(normalization, depth):
 
 
 def test_which_layers_are_centered():
-    """No activation stands before the first layer; the read-out is centred unless it is told not to."""
+    """No activation stands before the first layer; the read-out is centered unless it is told not to."""
     first, *_, readout = fully_connected(2, 4, "weight_mean").layers
     assert not first.center
     assert readout.center

@@ -136,7 +136,7 @@ def test_quadrature_agrees_to_its_error():
 
 @pytest.mark.full
 def test_weight_mean_is_the_standardised_relu(nt):
-    """At unit variance, centred ReLU at its stable gain = straight network of (relu - mean) / std, gain 1."""
+    """At unit variance, centered ReLU at its stable gain = straight network of (relu - mean) / std, gain 1."""
     mean, second_moment = 1 / np.sqrt(2 * np.pi), 0.5
     deviation = np.sqrt(second_moment - mean**2)
 

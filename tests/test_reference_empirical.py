@@ -46,26 +46,26 @@ def assert_same(ours, theirs):
 
 @pytest.mark.full  # the peer's own compilation
 @pytest.mark.parametrize(
-    ("implementation", "outputs", "dtype"),
+    ("implementation", "layout", "dtype"),
     [("structured", "full", "float32"), ("products", "trace", "float64")],
 )
 @pytest.mark.parametrize("name", ["mlp", "cnn", "residual", "batch norm"])
-def test_the_same_kernel_as_neural_tangents(name, implementation, outputs, dtype):
+def test_the_same_kernel_as_neural_tangents(name, implementation, layout, dtype):
     network, params, x, _ = drawn(name, dtype)
-    ours = empirical_ntk(network, params, x, outputs=outputs)
+    ours = empirical_ntk(network, params, x, layout=layout)
     assert ours.coupled == (name == "batch norm")
-    options = {"outputs": outputs, "implementation": implementation, "coupled": ours.coupled}
+    options = {"layout": layout, "implementation": implementation, "coupled": ours.coupled}
     assert_same(ours.ntk, reference.empirical_ntk_fn(network.apply, **options)(params, x))
 
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    ("outputs", "method"), [("full", "layerwise"), ("diagonal", "jacobian"), ("trace", "layerwise")]
+    ("layout", "method"), [("full", "layerwise"), ("diagonal", "jacobian"), ("trace", "layerwise")]
 )
-def test_every_layout_on_two_sets_of_inputs(outputs, method):
+def test_every_layout_on_two_sets_of_inputs(layout, method):
     network, params, x1, x2 = drawn("mlp")
-    theirs = reference.empirical_ntk_fn(network.apply, outputs=outputs)(params, x1, x2)
-    assert_same(empirical_ntk(network, params, x1, x2, outputs=outputs, method=method).ntk, theirs)
+    theirs = reference.empirical_ntk_fn(network.apply, layout=layout)(params, x1, x2)
+    assert_same(empirical_ntk(network, params, x1, x2, layout=layout, method=method).ntk, theirs)
 
 
 @pytest.mark.full
@@ -75,7 +75,7 @@ def test_two_coupled_batches():
     assert_same(empirical_ntk(network, params, x1, x2).ntk, kernel(params, x1, x2))
 
 
-@pytest.mark.parametrize("wrong", [{"outputs": "mean"}, {"implementation": "fast"}])
+@pytest.mark.parametrize("wrong", [{"layout": "mean"}, {"implementation": "fast"}])
 def test_unknown_options_are_refused(wrong):
     with pytest.raises(ValueError, match="choose one of"):
         reference.empirical_ntk_fn(lambda params, x: x, **wrong)

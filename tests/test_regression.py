@@ -89,8 +89,8 @@ def test_mean_and_variance_over_sampled_linear_models(which):
     flow = GradientFlow.on(phi @ phi.T, y, which=which)
     mean = flow.mean(phi_test @ phi.T, time)
     nngps = prior @ phi.T, phi_test @ prior.T, phi_test * deviations**2 @ phi_test.T
-    covariance = flow.covariance(phi_test @ phi.T, *nngps, time)
-    variance = flow.covariance(phi_test @ phi.T, *nngps[:2], np.diag(nngps[2]), time)
+    covariance = flow.covariance(phi_test @ phi.T, *nngps, time=time)
+    variance = flow.covariance(phi_test @ phi.T, *nngps[:2], np.diag(nngps[2]), time=time)
     np.testing.assert_allclose(np.diag(covariance), variance, rtol=1e-12)
 
     sampled = np.cov(outputs.T)
@@ -413,11 +413,11 @@ def test_empirical_kernel_of_coupled_outputs_is_the_linearised_network(problem):
 def test_the_trace_of_an_empirical_kernel_stands_for_the_average_output(problem):
     x, y, _ = problem
     network, params = small_network()
-    trace = functools.partial(empirical_ntk, network.apply, params, outputs="trace")
-    average = np.asarray(empirical_ntk(network.apply, params, x, outputs="diagonal").values).mean(axis=-1)
+    trace = functools.partial(empirical_ntk, network.apply, params, layout="trace")
+    average = np.asarray(empirical_ntk(network.apply, params, x, layout="diagonal").values).mean(axis=-1)
     found = KernelRegressor(trace, time=0.4).fit(x, y).flow_
     np.testing.assert_allclose(found.eigenvalues_scaled, np.linalg.eigvalsh(average), rtol=1e-10)
-    nngp = functools.partial(empirical_nngp, network.apply, params, outputs="trace")
+    nngp = functools.partial(empirical_nngp, network.apply, params, layout="trace")
     with pytest.raises(ValueError, match="NNGP of 7 inputs is not positive definite"):  # of rank 2
         KernelRegressor(nngp, which="nngp").fit(x, y)
 
@@ -557,7 +557,7 @@ def test_classes_are_those_of_the_largest_output(problem):
 @pytest.mark.full
 def test_digits():
     images = data.load_digits().subset(300, 0)
-    x = data.preprocess(images.images)
+    x = data.preprocess(images.images, image_centering="dataset")
     model = KernelClassifier(fully_connected(2, 64)).fit(x[:200], images.labels[:200])
     assert model.score(x[:200], images.labels[:200]) == 1
     assert model.score(x[200:], images.labels[200:]) > 0.85  # chance is 0.1

@@ -47,13 +47,13 @@ def equicorrelated(m, diagonal, off):
     return (diagonal - off) * np.eye(m) + off
 
 
-def relu_ntk(correlation, depth, *, centred):
+def relu_ntk(correlation, depth, *, centered):
     """(diagonal, off-diagonal) of the NTK for unit-variance inputs of one common correlation.
 
-    theory.md section 2, K' = w_var (phihat - phihat(0) if centred), Theta' = K' + w_var Step Theta, by scalars.
+    theory.md section 2, K' = w_var (phihat - phihat(0) if centered), Theta' = K' + w_var Step Theta, by scalars.
     """
-    w_var = 2 / (1 - 1 / math.pi) if centred else 2.0
-    mean_squared = 1 / (2 * math.pi) if centred else 0.0
+    w_var = 2 / (1 - 1 / math.pi) if centered else 2.0
+    mean_squared = 1 / (2 * math.pi) if centered else 0.0
 
     def layer(nngp, ntk):
         step = (math.pi - math.acos(min(nngp, 1.0))) / (2 * math.pi)
@@ -70,22 +70,22 @@ def relu_ntk(correlation, depth, *, centred):
 
 # theory.md, section 2: m = 10, common correlation 0.1
 STRAIGHT = {1: 3.683042, 5: 5.574081, 10: 5.782640, 50: 5.043532, 200: 4.574448}
-CENTRED = {1: 1.664473, 5: 1.076572, 10: 1.004055, 50: 1.000000, 200: 1.000000}
+CENTERED = {1: 1.664473, 5: 1.076572, 10: 1.004055, 50: 1.000000, 200: 1.000000}
 
 
 @pytest.mark.parametrize(
-    ("centred", "depth", "golden"),
-    [(False, *item) for item in STRAIGHT.items()] + [(True, *item) for item in CENTRED.items()],
+    ("centered", "depth", "golden"),
+    [(False, *item) for item in STRAIGHT.items()] + [(True, *item) for item in CENTERED.items()],
 )
-def test_condition_number_of_relu_networks(centred, depth, golden):
-    kernel = equicorrelated(10, *relu_ntk(0.1, depth, centred=centred))
+def test_condition_number_of_relu_networks(centered, depth, golden):
+    kernel = equicorrelated(10, *relu_ntk(0.1, depth, centered=centered))
     assert_allclose(spectrum.condition_number(kernel), golden, atol=5.1e-7, rtol=0)  # printed to 6 decimals
 
 
 def test_straight_kernel_tends_to_a_quarter():
     m = 10
     distance = [
-        abs(spectrum.condition_number(equicorrelated(m, *relu_ntk(0.1, depth, centred=False))) - (m + 3) / 3)
+        abs(spectrum.condition_number(equicorrelated(m, *relu_ntk(0.1, depth, centered=False))) - (m + 3) / 3)
         for depth in (100, 1_000, 10_000)
     ]
     assert distance[0] > distance[1] > distance[2]
@@ -94,11 +94,11 @@ def test_straight_kernel_tends_to_a_quarter():
 
 def test_only_the_straight_kernel_has_an_outlier():
     m = 100
-    straight = analyse(equicorrelated(m, *relu_ntk(0.1, 200, centred=False)))
-    centred = analyse(equicorrelated(m, *relu_ntk(0.1, 200, centred=True)))
+    straight = analyse(equicorrelated(m, *relu_ntk(0.1, 200, centered=False)))
+    centered = analyse(equicorrelated(m, *relu_ntk(0.1, 200, centered=True)))
     assert straight.outlier_ratio > m / 4
-    assert_allclose(centred.outlier_ratio, 1, atol=1e-12)
-    assert_allclose(centred.effective_rank, m, rtol=1e-12)
+    assert_allclose(centered.outlier_ratio, 1, atol=1e-12)
+    assert_allclose(centered.effective_rank, m, rtol=1e-12)
 
 
 @pytest.mark.parametrize("m", [1, 2, 10, 50])
@@ -400,8 +400,8 @@ def test_without_the_constant_mode_an_equicorrelated_kernel_is_the_identity(m):
 
 
 def test_a_null_space_is_what_makes_a_condition_number():
-    centre = np.eye(8) - 1 / 8
-    kernel = centre @ random_kernel(1) @ centre
+    center = np.eye(8) - 1 / 8
+    kernel = center @ random_kernel(1) @ center
     with pytest.warns(UnresolvedSpectrumWarning):
         spectrum.condition_number(kernel)
     without = analyse(kernel, without=np.ones(8))

@@ -1,4 +1,4 @@
-"""Weight centering behind an optimiser: which weights, how exactly, and what it does not touch."""
+"""Weight centering behind an optimizer: which weights, how exactly, and what it does not touch."""
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ def means(params):
 
 
 @pytest.mark.parametrize(
-    ("mask", "centred"),
+    ("mask", "centered"),
     [
         (None, {"conv", "dense"}),
         (selected(dense=False), {"conv"}),  # the authors' code
@@ -57,15 +57,15 @@ def means(params):
         (lambda path, array: True, {"conv", "first", "depthwise", "dense", "head"}),  # never fewer than 2 axes
     ],
 )
-def test_selection_by_path_and_fan_in(mask, centred):
+def test_selection_by_path_and_fan_in(mask, centered):
     before = tree()
     after = center(before, mask)
     changed = {name for name in SHAPES if not np.array_equal(before[name]["w"], after[name]["w"])}
-    assert changed == centred
-    assert all(mean < 1e-6 for name, mean in means(after).items() if name in centred)
+    assert changed == centered
+    assert all(mean < 1e-6 for name, mean in means(after).items() if name in centered)
 
 
-OPTIMISERS = {
+OPTIMIZERS = {
     "nesterov": optax.sgd(0.1, momentum=0.9, nesterov=True),
     "adam": optax.adam(1e-2),
     "adamw": optax.adamw(1e-2),
@@ -75,10 +75,10 @@ OPTIMISERS = {
 }
 
 
-@pytest.mark.parametrize("name", full(*OPTIMISERS))
-def test_centred_after_a_thousand_steps_of_any_optimiser(name):
+@pytest.mark.parametrize("name", full(*OPTIMIZERS))
+def test_centered_after_a_thousand_steps_of_any_optimizer(name):
     params = tree()
-    chain = optax.chain(OPTIMISERS[name], center_weights())
+    chain = optax.chain(OPTIMIZERS[name], center_weights())
 
     @jax.jit
     def train(params):
@@ -93,7 +93,7 @@ def test_centred_after_a_thousand_steps_of_any_optimiser(name):
     trained = train(params)
     found = means(trained)
     assert max(found["conv"], found["dense"]) < 1e-6
-    assert min(found["first"], found["head"]) > 1e-3  # what is left out is not centred by chance
+    assert min(found["first"], found["head"]) > 1e-3  # what is left out is not centered by chance
 
 
 def test_vmap_trains_networks_side_by_side():
@@ -109,14 +109,14 @@ def test_vmap_trains_networks_side_by_side():
 
 def test_flax_nnx():
     model = nnx.Linear(64, 8, rngs=nnx.Rngs(0), param_dtype=jnp.float32)
-    optimiser = nnx.Optimizer(model, optax.chain(optax.adam(0.1), center_weights()), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(model, optax.chain(optax.adam(0.1), center_weights()), wrt=nnx.Param)
     x = jnp.ones((4, 64), jnp.float32)
 
     @nnx.jit
-    def train(model, optimiser):
-        optimiser.update(model, nnx.grad(lambda model: jnp.sum(model(x) ** 2))(model))
+    def train(model, optimizer):
+        optimizer.update(model, nnx.grad(lambda model: jnp.sum(model(x) ** 2))(model))
 
-    train(model, optimiser)
+    train(model, optimizer)
     assert float(jnp.max(jnp.abs(jnp.mean(model.kernel[...], axis=0)))) < 1e-7
     assert float(jnp.max(jnp.abs(model.bias[...]))) > 0.05
 

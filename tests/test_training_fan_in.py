@@ -1,4 +1,4 @@
-"""Which axes are the fan-in: a centred layer without biases maps inputs that are all alike to 0, wherever it stands."""
+"""Which axes are the fan-in: a centered layer without biases maps inputs that are all alike to 0."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def as_a_user_has_it():
 
 
 def drawn(init, *args, **options):
-    """Weights of these shapes, far from centred; NumPy, which compiles nothing."""
+    """Weights of these shapes, far from centered; NumPy, which compiles nothing."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda: init(*args, **options))
     return jax.tree.map(lambda leaf: 1 + rng.standard_normal(leaf.shape, np.float32), shapes)
@@ -51,14 +51,14 @@ def test_linen(name):
     module, shape = LINEN[name]
     ones = jnp.ones(shape)
     params = drawn(module.init, jax.random.key(0), ones)["params"]
-    centred = center(params, ALL, axes=fan_in_axes(module, ones))
-    before, after = (jnp.max(jnp.abs(module.apply({"params": p}, ones))) for p in (params, centred))
+    centered = center(params, ALL, axes=fan_in_axes(module, ones))
+    before, after = (jnp.max(jnp.abs(module.apply({"params": p}, ones))) for p in (params, centered))
     assert before > 1
     assert after < 1e-5 * before
 
 
 class Block(nn.Module):
-    """What it carries grows by the outputs of layers on inputs that are all alike: by 0 behind centred ones."""
+    """What it carries grows by the outputs of layers on inputs that are all alike: by 0 behind centered ones."""
 
     attention: bool = False
 
@@ -118,22 +118,22 @@ def by_name(params):
 def test_linen_s_stacked_layers(variables):
     params = variables["params"]
     with pytest.warns(
-        UserWarning, match=r"not centred, as the fan-in of pair \(2, 8, 6\) is not known: give axes="
+        UserWarning, match=r"not centered, as the fan-in of pair \(2, 8, 6\) is not known: give axes="
     ) as told:
-        centred = by_name(center(params, ALL, axes=fan_in_axes(Model(), TOKENS)))
+        centered = by_name(center(params, ALL, axes=fan_in_axes(Model(), TOKENS)))
     assert len(told) == 1
     given = by_name(params)
     assert set(EXPECTED) < set(given)
     for name, leaf in given.items():
         expected = leaf - leaf.mean(EXPECTED[name], keepdims=True) if name in EXPECTED else leaf
-        np.testing.assert_allclose(centred[name], expected, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(centered[name], expected, atol=1e-6, err_msg=name)
     # the same from f of from_linen, and with the collection's name before it
     f, _, _ = from_linen(Model(), variables, TOKENS)
     for axes, tree in ((fan_in_axes(f, TOKENS), {"params": params}), (fan_in_axes(Model().apply, TOKENS), params)):
-        with pytest.warns(UserWarning, match="not centred"):
+        with pytest.warns(UserWarning, match="not centered"):
             again = by_name(center(tree, ALL, axes=axes))
         for name, leaf in again.items():
-            np.testing.assert_array_equal(leaf, centred[name.removeprefix("params/")], err_msg=name)
+            np.testing.assert_array_equal(leaf, centered[name.removeprefix("params/")], err_msg=name)
 
 
 def test_attention_of_linen_and_nnx():
@@ -198,8 +198,8 @@ def test_nnx():
     for axes in (model, fan_in_axes(model), f, fan_in_axes(f, x)):
         found = by_name(nnx.to_pure_dict(center(params, ALL, axes=axes)))
         for name, leaf in by_name(nnx.to_pure_dict(params)).items():
-            centred = leaf - leaf.mean(expected[name], keepdims=True) if name in expected else leaf
-            np.testing.assert_allclose(found[name], centred, atol=1e-6, err_msg=name)
+            centered = leaf - leaf.mean(expected[name], keepdims=True) if name in expected else leaf
+            np.testing.assert_allclose(found[name], centered, atol=1e-6, err_msg=name)
 
 
 NETWORK = Serial(
@@ -229,8 +229,8 @@ def test_our_layers():
     }
     assert {name for name in given if name.endswith("w")} == set(expected)
     for name, leaf in given.items():
-        centred = leaf - leaf.mean(expected[name], keepdims=True) if name in expected else leaf
-        np.testing.assert_allclose(found[name], centred, atol=1e-6, err_msg=name)
+        centered = leaf - leaf.mean(expected[name], keepdims=True) if name in expected else leaf
+        np.testing.assert_allclose(found[name], centered, atol=1e-6, err_msg=name)
     dense = by_name(center(params, selected(min_fan_in=2, convolutions=False, without=()), axes=NETWORK))
     assert {name for name in given if not np.array_equal(dense[name], given[name])} == {
         "3/w", "4/0/w", "5/0/w", "6/0/w", "6/1/w",
@@ -267,14 +267,14 @@ def test_without_a_module_what_is_not_known_stays_and_is_named_once():
     params = tree()
     skipped = "deep/key/kernel (6, 64, 4, 16), embed/embedding (100, 64), images/kernel (5, 3, 3, 8, 16), "
     skipped += "query/kernel (64, 4, 16), stack/bias (6, 32), stack/kernel (6, 64, 32), torch/0/weight (32, 64)"
-    message = f"not centred, as the fan-in of {skipped} is not known: give axes=, as fan_in_axes(model, x)"
+    message = f"not centered, as the fan-in of {skipped} is not known: give axes=, as fan_in_axes(model, x)"
     for mask in (None, selected(), lambda path, array: True):
-        with pytest.warns(UserWarning, match="not centred") as told:
-            centred = center(params, mask)
+        with pytest.warns(UserWarning, match="not centered") as told:
+            centered = center(params, mask)
         assert [str(one.message) for one in told] == [message]
-        assert changed(params, centred) == {"dense/kernel", "conv/kernel"}
+        assert changed(params, centered) == {"dense/kernel", "conv/kernel"}
     chain = optax.chain(optax.sgd(0.1), center_weights())
-    with pytest.warns(UserWarning, match="not centred") as told:
+    with pytest.warns(UserWarning, match="not centered") as told:
         state = chain.init(params)
     assert len(told) == 1
     for _ in range(2):  # no step says it again: warnings are errors here
@@ -302,15 +302,15 @@ def test_axes_that_are_stated(place):
     )
     names |= {"stack/kernel": (1,), "images/kernel": (1, 2, 3), "query/kernel": (0,)}
     mask, axes = (None, STATED) if place == "center" else (selected(axes=STATED), None)
-    centred = by_name(center(params, mask, axes=axes))
+    centered = by_name(center(params, mask, axes=axes))
     for name, leaf in by_name(params).items():
         expected = leaf - leaf.mean(names[name], keepdims=True) if name in names else leaf
-        np.testing.assert_allclose(centred[name], expected, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(centered[name], expected, atol=1e-6, err_msg=name)
     rule = center_weights(mask, axes=axes)
     zero = jax.tree.map(np.zeros_like, params)
     moved = jax.tree.map(np.add, params, rule.update(zero, rule.init(params), params)[0])
     for name, leaf in by_name(moved).items():
-        np.testing.assert_allclose(leaf, centred[name], atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(leaf, centered[name], atol=1e-6, err_msg=name)
 
 
 def test_numpy_in_float64_and_halves_keep_their_precision():
@@ -364,17 +364,17 @@ class Scanned(nnx.Module):
 
 @pytest.mark.full  # draws and compiles a scanned network
 def test_the_model_s_own_mask_and_mimic_see_stacked_layers():
-    """Five layers of fan-in 8, not one of 40: too small for a bound of 9, and each unit centred by itself."""
+    """Five layers of fan-in 8, not one of 40: too small for a bound of 9, and each unit centered by itself."""
     model = Scanned(nnx.Rngs(0))
     params = drawn(lambda: nnx.state(model, nnx.Param))
-    centred = center(params, centering_mask(model, Centering(8)))
+    centered = center(params, centering_mask(model, Centering(8)))
     kernel = params["layers"]["kernel"][...]
-    np.testing.assert_allclose(centred["layers"]["kernel"][...], kernel - kernel.mean(1, keepdims=True), atol=1e-6)
-    np.testing.assert_array_equal(centred["head"]["kernel"][...], params["head"]["kernel"][...])
+    np.testing.assert_allclose(centered["layers"]["kernel"][...], kernel - kernel.mean(1, keepdims=True), atol=1e-6)
+    np.testing.assert_array_equal(centered["head"]["kernel"][...], params["head"]["kernel"][...])
     with pytest.raises(ValueError, match="selects no weights"):
         center(params, centering_mask(model, Centering(9)))
     new, report = mimic(model, rngs=nnx.Rngs(1), centering=Centering(8), gain=2.0)
-    assert "layers: centred weights of gain 2, fan-in 8" in str(report)
+    assert "layers: centered weights of gain 2, fan-in 8" in str(report)
     kernel = np.asarray(new.model.layers.kernel[...])
     np.testing.assert_allclose(kernel.mean(1), 0, atol=1e-7)
     np.testing.assert_allclose(np.mean(kernel**2), 2 / 8, rtol=5 * (2 / 320) ** 0.5)  # of 320 normal numbers

@@ -104,7 +104,7 @@ def test_a_step_is_one_of_gradient_descent(digits, loss):
 
 
 def by_formula(recipe, weights, gradients, rates):
-    """PyTorch's definitions of the optimisers, for one number."""
+    """PyTorch's definitions of the optimizers, for one number."""
     w, mu, decay, m, v = weights, recipe.momentum, recipe.weight_decay, 0.0, 0.0
     for t, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), 1):
         g = gradient + (0 if recipe.optimizer == "adamw" else decay * w)
@@ -119,7 +119,7 @@ def by_formula(recipe, weights, gradients, rates):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "sgd nesterov", "adam", "adamw"])
-def test_optimisers(optimizer):
+def test_optimizers(optimizer):
     name, *nesterov = optimizer.split()
     recipe = Recipe(optimizer=name, nesterov=bool(nesterov), weight_decay=0.2, momentum=0.8)
     rule, w = chain(recipe, None), jnp.asarray(0.7)
@@ -238,7 +238,7 @@ def test_the_last_batch_norm_is_recorded(mimic):
 
 
 @pytest.mark.parametrize("normalization", ["weight_mean", *full("none")])
-def test_weights_stay_centred_under_adam(digits, normalization):
+def test_weights_stay_centered_under_adam(digits, normalization):
     recipe = replace(SMALL, normalization=normalization, optimizer="adam", learning_rate=0.01)
     trainer = Trainer(recipe, digits)
     run = fit(trainer)
@@ -279,7 +279,7 @@ def test_bfloat16_learns_the_same(digits):
 
 @pytest.mark.parametrize("model", ["vgg11", *full("resnet18")])
 def test_image_networks_take_small_grey_images(digits, model):
-    trainer = Trainer(Recipe.cifar100(model, "mimic_norm", batch=40, bfloat16=True), digits)
+    trainer = Trainer(Recipe.cifar100(model, batch=40, bfloat16=True), digits)
     assert trainer.input_shape == (40, 32, 32, 3)
     _, metrics = jax.eval_shape(trainer.epoch, jax.eval_shape(trainer.init, 0), epoch_key(0, 1))
     assert metrics.last_bn_variance.shape == (10,)
@@ -395,7 +395,7 @@ def test_recipes_that_make_no_sense(told):
 def test_recipes_that_do_not_fit_the_data(digits):
     with pytest.raises(ValueError, match="got batch=161: digits has 160 images"):
         Trainer(replace(SMALL, batch=161), digits)
-    with pytest.raises(ValueError, match="selects no weights to centre"):
+    with pytest.raises(ValueError, match="selects no weights to center"):
         Trainer(replace(SMALL, normalization="weight_mean", min_fan_in=51), digits)
     two = ImageSet(np.arange(64, dtype=np.uint8).reshape(4, 4, 2, 2), np.arange(4), "two channels", 4)
     with pytest.raises(ValueError, match="takes images of 1 or 3 channels, two channels has 2"):

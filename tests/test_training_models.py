@@ -92,7 +92,7 @@ def test_parameters_are_those_torchvision_publishes(name, normalization):
     ],
 )
 def test_parameters_at_cifar_size(name, count):
-    options = {"normalization": "none"} if name == "mlp" else {}
+    options = {"normalization": "none" if name == "mlp" else "batch_norm"}
     assert parameters(abstract(name, classes=100, **options)) == count
 
 
@@ -188,7 +188,7 @@ def test_initial_variance(law, gain, shape):
     assert abs(np.mean(squares) - 1) < 4 * error
 
 
-def test_centred_to_rounding():
+def test_centered_to_rounding():
     weights = np.asarray(centered_init()(jax.random.key(0), (3, 3, 64, 100), jnp.float32), np.float64)
     scale = math.sqrt(CENTERED_GAIN / 576)
     assert np.abs(weights.mean((0, 1, 2))).max() < np.finfo(np.float32).eps * scale * 4
@@ -196,7 +196,7 @@ def test_centred_to_rounding():
 
 
 @pytest.mark.parametrize("fan_in", [5, *full(72)])
-def test_a_centred_layer_keeps_the_second_moment_behind_a_relu(fan_in):
+def test_a_centered_layer_keeps_the_second_moment_behind_a_relu(fan_in):
     """E (w.relu(h))^2 over weights and Gaussian h is gain (1/2 - 1/(2 pi)) = 1: exactly, at every fan-in."""
     draws = 10_000
     key, other = jax.random.split(jax.random.key(2))
@@ -259,7 +259,7 @@ def test_last_batch_norm():
 
 # ---- one small network, compiled
 
-TINY = {"blocks": (1, 1), "width": 8}  # 3 x 3 x 8 = 72 weights a unit, enough to be centred
+TINY = {"blocks": (1, 1), "width": 8}  # 3 x 3 x 8 = 72 weights a unit, enough to be centered
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +275,7 @@ def kernels(model):
     }
 
 
-def test_mask_selects_what_starts_centred(tiny):
+def test_mask_selects_what_starts_centered(tiny):
     """Not the stem (27), the projection (8) or the read-out."""
     wanted = {"blocks/0/convs/0", "blocks/0/convs/1", "blocks/1/convs/0", "blocks/1/convs/1"}
     means = {path: np.abs(k.reshape(-1, k.shape[-1]).mean(0)).max() for path, k in kernels(tiny).items()}
@@ -294,7 +294,7 @@ def evaluate(model, images):
 
 
 @nnx.jit
-def train(model, optimiser, images, labels):
+def train(model, optimizer, images, labels):
     """One step; the logits before it."""
 
     def loss(model):
@@ -302,7 +302,7 @@ def train(model, optimiser, images, labels):
         return -jnp.mean(jnp.sum(labels * nnx.log_softmax(logits), 1)), logits
 
     (_, logits), gradient = nnx.value_and_grad(loss, has_aux=True)(model)
-    optimiser.update(model, gradient)
+    optimizer.update(model, gradient)
     return logits
 
 
@@ -315,8 +315,8 @@ def test_evaluation_and_a_step_of_training(tiny):
 
     model.train()
     rule = optax.chain(optax.sgd(0.1, momentum=0.9), center_weights(centering_mask(model)))
-    optimiser = nnx.Optimizer(model, rule, wrt=nnx.Param)
-    logits = train(model, optimiser, images, jnp.eye(8, 5, dtype=jnp.float32))
+    optimizer = nnx.Optimizer(model, rule, wrt=nnx.Param)
+    logits = train(model, optimizer, images, jnp.eye(8, 5, dtype=jnp.float32))
     # logits are sums over some hundred float32 terms of size 1
     np.testing.assert_allclose(logits, (raw - raw.mean(0)) / np.sqrt(raw.var(0) + 1e-5), atol=1e-4)
     np.testing.assert_allclose(model.last.batch_var[...], raw.var(0), rtol=1e-4)
@@ -400,7 +400,7 @@ def test_mimic_of_a_foreign_model():
     assert not any(isinstance(module, nnx.BatchNorm) for _, module in nnx.iter_modules(new))
     assert report.parameters == (parameters(model), parameters(model) - 2 * 8 - 2 * 16)
     by_path = {change.path: change.what for change in report.changes if "weights" in change.what}
-    assert [path for path, what in by_path.items() if "centred" in what] == ["body/layers/0"]  # depthwise: 81 weights
+    assert [path for path, what in by_path.items() if "centered" in what] == ["body/layers/0"]  # depthwise: 81 weights
     assert set(by_path) == {"conv1", "body/layers/0", "depthwise", "fc1", "fc2"}
     kernel = new.model.body.layers[0].kernel[...]
     np.testing.assert_allclose(np.mean(kernel, (0, 1, 2)), 0, atol=1e-7)

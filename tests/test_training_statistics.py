@@ -40,7 +40,7 @@ def training_statistics(monkeypatch):
 ONE_LAYER = [
     pytest.param(
         Serial(Dense(8, 1.0, 0.1), BatchNorm(0.1, True, True), RELU, Dense(5, 1.5, 0.1, center=True)),
-        id="relu, gamma, beta, biases, centred",
+        id="relu, gamma, beta, biases, centered",
     ),
     *(
         pytest.param(network, id=name, marks=pytest.mark.full)

@@ -1,5 +1,6 @@
 """A sweep is its single runs, bit for bit; killed, it goes on and trains nothing twice."""
 
+import errno
 import json
 import os
 import shutil
@@ -138,16 +139,134 @@ def test_what_a_kill_leaves_of_a_line_is_cut_off(digits, swept, folder):
     kept = path.read_text().splitlines(keepends=True)
     path.write_text("".join(kept[:2]) + kept[2][:100])
     assert len(read_runs(folder)) == 2
-    assert path.read_text() == "".join(kept[:2])
     again = sweep(GRID, digits, folder=folder)
     np.testing.assert_array_equal(again.train_accuracy, whole.train_accuracy)
-    assert path.read_text().count("\n") == 4
+    assert path.read_text().startswith("".join(kept[:2]))
+    assert path.read_text().count("\n") == len(read_runs(folder)) == 4
+
+
+def changed(*path, to):
+    """A change of a line of runs.jsonl, which is a run: the value at a path of it, without its checksum."""
+
+    def change(record):
+        del record["sha256"]
+        place = record
+        for name in path[:-1]:
+            place = place[name]
+        place[path[-1]] = to
+
+    return change
+
+
+WRONG = {
+    "accuracy of 365 %": (changed("epochs", 1, "test_accuracy", to=3.65), r"got test_accuracy=3.65 in epoch 2: .*0, 1"),
+    "accuracy below 0": (changed("epochs", 0, "train_accuracy", to=-0.1), "got train_accuracy=-0.1 in epoch 1"),
+    "accuracy NaN": (changed("epochs", 1, "test_accuracy", to="nan"), "got test_accuracy=nan in epoch 2"),
+    "accuracy true": (changed("epochs", 1, "test_accuracy", to=True), "got test_accuracy=True"),
+    "accuracy a text": (changed("epochs", 1, "test_accuracy", to="0.5"), "got test_accuracy='0.5'"),
+    "accuracy null": (changed("epochs", 1, "test_accuracy", to=None), "got test_accuracy=None"),
+    "loss NaN": (changed("epochs", 0, "train_loss", to="nan"), "got train_loss=nan in epoch 1: .*did not diverge"),
+    "loss of JavaScript": (changed("epochs", 0, "test_loss", to=float("nan")), "got test_loss=nan in epoch 1"),
+    "rate infinite": (changed("epochs", 0, "learning_rate", to="inf"), "got learning_rate=inf"),
+    "rate too large": (changed("epochs", 0, "learning_rate", to=10**400), ""),
+    "variance a text": (changed("epochs", 0, "last_bn_variance", to="x"), "got last_bn_variance='x'"),
+    "variances of texts": (changed("epochs", 0, "last_bn_variance", to=["x"]), "got last_bn_variance='x'"),
+    "time negative": (changed("epochs", 0, "seconds", to=-1), "got seconds=-1"),
+    "time infinite": (changed("epochs", 0, "seconds", to="inf"), "got seconds=inf"),
+    "diverged a text": (changed("epochs", 0, "diverged", to="no"), "diverged='no'"),
+    "diverged before the end": (changed("epochs", 0, "diverged", to=True), "it has 2 epochs, its recipe 2"),
+    "epoch a fraction": (changed("epochs", 0, "epoch", to=1.0), "got epoch=1.0"),
+    "epoch twice": (changed("epochs", 1, "epoch", to=1), "its epochs are not 1, 2, ..."),
+    "epochs missing": (changed("epochs", to=[]), "its epochs are not 1, 2, ..."),
+    "epochs too few": (changed("recipe", "epochs", to=3), "it has 2 epochs, its recipe 3"),
+    "epochs no list": (changed("epochs", to=7), ""),
+    "epoch no object": (changed("epochs", 0, to=7), "an epoch has the fields epoch, "),
+    "field of an epoch unknown": (changed("epochs", 0, "loss", to=1.0), "an epoch has the fields epoch, "),
+    "field of a recipe unknown": (changed("recipe", "colour", to="red"), "not a recipe: got colour"),
+    "recipe refused": (changed("recipe", "batch", to=-1), "got batch=-1"),
+    "name in a recipe a list": (changed("recipe", "model", to=[]), r"got model=\[\]: expected a str"),
+    "choice in a recipe a text": (changed("recipe", "augment", to="no"), "got augment='no': expected a bool"),
+    "recipe no object": (changed("recipe", to="x"), "not a recipe: got str"),
+    "field unknown": (changed("note", to="x"), "a run has the fields data, epochs, made by, recipe"),
+    "data no object": (changed("data", to="x"), ""),
+    "data without digest": (changed("data", to={}), ""),
+    "digest no digest": (changed("data", "sha256", to="abc"), "got 'abc' as SHA-256 of its data"),
+    "versions no object": (changed("made by", to=[]), ""),
+    "versions numbers": (changed("made by", to={"jax": 1}), "as versions and devices, expected texts"),
+    "checksum of another": (lambda record: record["epochs"][1].update(test_accuracy=0.5), "has changed since"),
+}
+BROKEN = {
+    "text": b"hello",
+    "empty": b"",
+    "half": b'{"recipe": {',
+    "number": b"7",
+    "bytes": b"\xff\xfe",
+    "deep": b"[" * 10**5,
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_no_sweep_writes_is_told_by_line(name, folder):
+    change, told = WRONG[name]
+    path = folder / "runs.jsonl"
+    lines = path.read_text().splitlines()
+    record = json.loads(lines[2])
+    change(record)
+    path.write_text("\n".join([*lines[:2], json.dumps(record), lines[3]]) + "\n")
+    with pytest.raises(ValueError, match=f"runs.jsonl: line 3 is no finished run.*{told}") as error:
+        read_runs(folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_lines_are_told_by_line(name, folder):
+    path = folder / "runs.jsonl"
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([*lines[:2], BROKEN[name], lines[3]]) + b"\n")
+    with pytest.raises(ValueError, match=r"runs.jsonl: line 3 is no finished run"):
+        read_runs(folder)
+
+
+def test_lines_without_checksum_are_read(folder):
+    """As those of recorded studies, and lines written by hand."""
+    path = folder / "runs.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    before = read_runs(folder)
+    for record in records:
+        del record["sha256"]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert read_runs(folder) == before
+
+
+def test_a_second_sweep_is_refused(digits, folder):
+    def second(curve):
+        with pytest.raises(BlockingIOError, match=r"another process writes to .*: wait until it ends, or give another"):
+            sweep(GRID, digits, folder=folder)
+
+    sweep(GRID, digits, folder=folder, each=second)
+
+
+@pytest.mark.full  # trains again
+def test_a_full_disk_keeps_the_runs(digits, swept, folder, monkeypatch):
+    path = folder / "runs.jsonl"
+    kept = "".join(path.read_text().splitlines(keepends=True)[:2])
+    path.write_text(kept)
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ntk_analysis.common.files.os.fsync", full)
+    with pytest.raises(OSError, match=r"no space left for runs in .*runs.jsonl: those that are there stay") as error:
+        sweep(GRID, digits, folder=folder)
+    assert error.value.errno == errno.ENOSPC
+    assert path.read_text().startswith(kept)
 
 
 def without_times(path):
     """Lines of a file of runs by recipe, without what differs between two runs of the same."""
     found = [json.loads(line) for line in path.read_text().splitlines()]
     for run in found:
+        del run["sha256"]
         for epoch in run["epochs"]:
             del epoch["seconds"]
     return {json.dumps(run["recipe"], sort_keys=True): run for run in found}, len(found)
@@ -216,7 +335,7 @@ def test_folders_and_numbers_that_make_no_sense(digits, tmp_path):
     with pytest.raises(FileExistsError, match="is a file, expected a folder"):
         sweep(GRID, digits, folder=tmp_path / "file")
     (tmp_path / "runs.jsonl").write_text('{"recipe": {}}\n')
-    with pytest.raises(ValueError, match=r"runs.jsonl: line 1 is no finished run \('epochs'\); delete it"):
+    with pytest.raises(ValueError, match=r"runs.jsonl: line 1 is no finished run \(a run has the fields .*; delete it"):
         sweep(GRID, digits, folder=tmp_path)
 
 

@@ -157,7 +157,7 @@ def test_a_worker_says_what_is_wrong_with_a_recipe(threads, digits):
 def test_a_scheduler_that_ends():
     options = {"dashboard_address": "127.0.0.1:0", "silence_logs": "CRITICAL"}
     with LocalCluster(n_workers=1, processes=False, **options) as ends, Workers(ends.scheduler_address).client() as on:
-        found = results(on, time.sleep, [(0.0,), (1.0,)], "run", "rest")
+        found = results(on, time.sleep, [(0.0,), (1.0,)], "run", remedy="rest")
         next(found)
         ends.close()
         with pytest.raises(ConnectionError, match="the scheduler is gone: repeat with one that runs"):

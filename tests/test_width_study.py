@@ -139,7 +139,7 @@ def test_draws_are_the_tangent_kernels_of_networks(inputs):
     network, x = fully_connected(2, 4, "batch", b_var=0.1, outputs=2), inputs.astype(np.float64)
     ((ntk, _),) = draw_kernels([network], x, [4])
     key = jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 4)[2]
-    expected = empirical_ntk(network, network.init(key, x.shape)[1], x, outputs="trace", method="jacobian").ntk / 2
+    expected = empirical_ntk(network, network.init(key, x.shape)[1], x, layout="trace", method="jacobian").ntk / 2
     np.testing.assert_allclose(ntk[2], expected, rtol=1e-9)
 
 

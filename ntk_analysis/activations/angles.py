@@ -1,6 +1,6 @@
 """Mathematics of pairs of Gaussian pre-activations: angles that keep their digits.
 
-A pair of centred Gaussians is described by two variances and the **cosine distance** d = 1 - correlation. Close to
+A pair of centered Gaussians is described by two variances and the **cosine distance** d = 1 - correlation. Close to
 correlation one a float can hold d to full relative precision and 1 - d to none of it, so everything in this library
 that depends on how different two inputs are is a function of d.
 """

@@ -52,7 +52,7 @@ class Moment(NamedTuple):
 
     Attributes:
         value: E[f(u) f(v)].
-        distance: 1 - corr(f(u), f(v)), uncentred.
+        distance: 1 - corr(f(u), f(v)), uncentered.
         distance_error: bound of the absolute error of `distance`.
         error: bound of the error of `value`, relative to sqrt(E[f(u)^2] E[f(v)^2]).
     """
@@ -100,7 +100,7 @@ def known(method: Callable[P, R]) -> Callable[P, R]:
 
 
 class Dual(abc.ABC):
-    """Second moments of f(u), f(v) for centred Gaussians u, v of variances q1, q2 and correlation rho.
+    """Second moments of f(u), f(v) for centered Gaussians u, v of variances q1, q2 and correlation rho.
 
     All arguments broadcast against each other. Python numbers and NumPy arrays are computed in float64 and answered in
     NumPy float64.
@@ -140,7 +140,7 @@ class Dual(abc.ABC):
     @numpy_in_float64
     @compiled
     def cosine_distance(self, variance1: Real, variance2: Real, distance: Real) -> jax.Array:
-        """1 - corr(f(u), f(v)), uncentred, where distance = 1 - corr(u, v) is in [0, 2].
+        """1 - corr(f(u), f(v)), uncentered, where distance = 1 - corr(u, v) is in [0, 2].
 
         With equal variances this is 1 - fhat(rho)/fhat(1), to full relative precision for distance -> 0. At variance
         0, where it is 0/0, the limit of a linear f stands: `distance` itself.
@@ -292,5 +292,5 @@ class Numerical(Dual):
         return quadrature.averages(self.function, self.kinks, variance).square[int(self.slope)]
 
     def _moment(self, variance1: jax.Array, variance2: jax.Array, distance: jax.Array) -> Moment:
-        found, _ = quadrature.pair(self.function, self.kinks, variance1, variance2, distance)
+        found, _ = quadrature.pair(self.function, self.kinks, variance1, variance2, distance=distance)
         return Moment(*(part[int(self.slope)] for part in found))

@@ -157,7 +157,7 @@ class Activation(abc.ABC):
     def stable_gain(self, b_var: Number = 0.0, *, centered: bool = False) -> Number:
         """Weight variance that keeps a pre-activation variance of 1: (1 - b_var) / E[phi(z)^2], z ~ N(0, 1).
 
-        Centred weights see Var[phi(z)] in place of the second moment: 2 / (1 - 1/pi) = 2.93388 for ReLU (MimicNorm,
+        Centered weights see Var[phi(z)] in place of the second moment: 2 / (1 - 1/pi) = 2.93388 for ReLU (MimicNorm,
         Theorem 3.2, n -> infinity). The gain is the edge of chaos for homogeneous activations only.
 
         Raises:
@@ -420,7 +420,7 @@ class Quadrature(PickledByName, Activation):
 
     @known
     def joint(self, variance1: jax.Array, variance2: jax.Array, distance: jax.Array) -> Joint:
-        found, sides = quadrature.pair(self.function, self.kinks, variance1, variance2, distance)
+        found, sides = quadrature.pair(self.function, self.kinks, variance1, variance2, distance=distance)
         phi, slope = (Moment(*(part[i] for part in found)) for i in range(2))
         squares, means = ((getattr(sides[0], name)[0], getattr(sides[1], name)[0]) for name in ("square", "mean"))
         return Joint(phi, slope, squares, means)

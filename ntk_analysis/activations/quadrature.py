@@ -143,7 +143,7 @@ def _derivatives(function: Function, kinks: tuple[float, ...], variance: jax.Arr
 
 
 def pair(
-    function: Function, kinks: tuple[float, ...], variance1: jax.Array, variance2: jax.Array, distance: jax.Array
+    function: Function, kinks: tuple[float, ...], variance1: jax.Array, variance2: jax.Array, *, distance: jax.Array
 ) -> tuple[tuple[jax.Array, ...], tuple[Averages, Averages]]:
     """The fields of `duals.Moment` at 1 - rho = distance, (2, ...), and the averages of u and of v.
 

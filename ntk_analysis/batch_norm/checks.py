@@ -63,7 +63,7 @@ def _at_least_those(weighted: Array, values: Array) -> Any:
 
 
 def centered_covariance(sigma: Array, w: Array, apart: Array | None) -> Array:
-    """The centred covariance H sigma H^T; from Var[x_i - x_j] alone if that is known."""
+    """The centered covariance H sigma H^T; from Var[x_i - x_j] alone if that is known."""
     source = sigma if apart is None else apart / -2
     return center((source + source.T) / 2, w)
 
@@ -174,7 +174,7 @@ def check_rank(rank: int, B: int, needed: int, *, others: int = 0) -> None:
         cure = "a larger batch, distinct inputs, or eps > 0" if needed > 1 else "a larger batch or distinct inputs"
         batch = f"the {B} samples with a weight have" if others else f"this batch of {B} has"
         raise ValueError(
-            f"{batch} a centred covariance of rank {rank}, but the integral is finite only from rank {needed}: use "
+            f"{batch} a centered covariance of rank {rank}, but the integral is finite only from rank {needed}: use "
             f"{cure}"
         )
 
@@ -183,7 +183,7 @@ def _check_rank_beyond(rank: int, count: int, needed: int, sample: int) -> None:
     """Raises ValueError if the integral diverges for samples outside of the span of those with a weight."""
     if rank < needed:
         raise ValueError(
-            f"the {count} samples with a weight have a centred covariance of rank {rank}, but for samples outside of "
+            f"the {count} samples with a weight have a centered covariance of rank {rank}, but for samples outside of "
             f"their span, as sample {sample}, the integral is finite only from rank {needed}: give at least "
             f"{needed + 1} distinct samples a weight, or use eps > 0"
         )

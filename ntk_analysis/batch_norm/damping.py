@@ -1,4 +1,4 @@
-"""The centred covariance under damping: s S (I + 2 s W S)^-1 and det(I + 2 s W S), with gradients at equal eigenvalues.
+"""The centered covariance under damping, with gradients at equal eigenvalues: s S (I + 2 s W S)^-1, det(I + 2 s W S).
 
 The samples have weights w >= 0 in the batch's statistics, in units of the largest, and W = diag(w).
 """
@@ -17,7 +17,7 @@ Array = TypeVar("Array", jax.Array, np.ndarray)
 
 
 def center(matrix: Array, w: Array | None = None) -> Array:
-    """The centred matrix H A H^T, H = I - 1 w^T / sum(w), with the row means subtracted first; of NumPy or JAX."""
+    """The centered matrix H A H^T, H = I - 1 w^T / sum(w), with the row means subtracted first; of NumPy or JAX."""
     xp: Any = matrix.__array_namespace__()
     rows = matrix - xp.average(matrix, axis=1, weights=w, keepdims=True)
     centered: Array = rows - xp.average(rows, axis=0, weights=w, keepdims=True)
@@ -45,7 +45,7 @@ class Modes(NamedTuple):
         values: (B - 1,) eigenvalues of W^(1/2) S W^(1/2) without that of W^(1/2) 1; 0 if within rounding.
         loadings: (B, B - 1) covariances of all samples with these modes, at unit variance; 0 where the value is 0.
         duals: (B - 1, B) the modes, at unit variance, from the samples with a weight; 0 where the value is 0.
-        residual: (B, B) I - loadings duals, on centred matrices: what the modes do not tell.
+        residual: (B, B) I - loadings duals, on centered matrices: what the modes do not tell.
         beyond: (B, B) covariance of the samples given those with a weight. It is exactly 0 in the rows of samples with
             a weight, and of those in their span: else rounding would count as variance where s is large.
         outside: (B,) whether a sample has a part that no sample with a weight has.
@@ -60,7 +60,7 @@ class Modes(NamedTuple):
 
 
 def modes(S: Array, w: Array, limits: Array) -> Modes:
-    """The modes of a centred covariance; `limits` (B,) are the roundings of its diagonal. Of NumPy or JAX."""
+    """The modes of a centered covariance; `limits` (B,) are the roundings of its diagonal. Of NumPy or JAX."""
     xp: Any = S.__array_namespace__()
     root, weighted = w**0.5, w > 0
     basis = _complement(root)
@@ -110,7 +110,7 @@ def half_log_det(S: Matrix, of: Modes, w: jax.Array, s: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def _resolvent(S: Matrix, of: Modes, w: jax.Array, s: jax.Array) -> Matrix:
-    """The resolvent (I + 2 s S W)^-1 on centred matrices."""
+    """The resolvent (I + 2 s S W)^-1 on centered matrices."""
     return of.residual + matmul(of.loadings / (1 + 2 * s * of.values)[None, :], of.duals)
 
 

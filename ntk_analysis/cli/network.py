@@ -16,6 +16,7 @@ def diagnose(
             ".py file, such as examples/hand_written.py:network.",
         ),
     ],
+    *,
     count: Annotated[
         int | None, Option(help="Use this many of the inputs, chosen with the seed; default: all up to 256.")
     ] = None,
@@ -25,7 +26,7 @@ def diagnose(
     seed: Annotated[int, Option(help="Seed of the subset, the shuffles and the probes.", min=0)] = 0,
     out: Annotated[Path | None, Option(help="File for the report, .json.")] = None,
 ) -> None:
-    """Your own network: its NTK's conditioning, its largest stable learning rate, and its phase.
+    """Examines your own network: its NTK's conditioning, its largest stable learning rate, and its phase.
 
     The phase is ordered, critical or chaotic. f(params, x) is a pure JAX function, or f is a network of
     ntk_analysis.layers; params is any tree of float arrays; x holds float inputs, of shape (n, ...).

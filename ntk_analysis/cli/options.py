@@ -1,18 +1,16 @@
-"""Options that several commands share, and what they all make of them."""
+"""Options and groups of options that several commands share, and what they all make of them."""
 
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Option
 
+from ntk_analysis.cli.groups import Group
+from ntk_analysis.common.normalizations import INFINITE, TRAINED
 
-class Centering(StrEnum):
-    """The mean image that is subtracted before images are scaled: the data set's, or none."""
-
-    dataset = "dataset"
-    none = "none"
-
+if TYPE_CHECKING:
+    from ntk_analysis.layers import Serial
 
 Activation = Annotated[
     str,
@@ -22,47 +20,132 @@ Activation = Annotated[
         show_default=True,
     ),
 ]
-NormalizationName = Annotated[
-    str,
-    Option(
-        help="Normalisation: none, weight_mean, weight_standardization, batch, layer or layer_post, or another name "
-        "of these."
-    ),
-]
-Eps = Annotated[float, Option(help="Number added to the variances of batch and layer normalisations.")]
+NormalizationName = Annotated[str, Option(help=f"Normalisation: {', '.join(INFINITE)}, or another name of these.")]
+TRAINED_NAMES = f"{', '.join(TRAINED)}, or another name of these; skip_init and fixup are for ResNets"
 WeightVariance = Annotated[float | None, Option(help="Weight variance; default: the activation's stable gain.")]
 BiasVariance = Annotated[float, Option(help="Bias variance.")]
-Count = Annotated[int | None, Option(help="Use this many inputs, chosen with the seed; default: all.")]
-Center = Annotated[Centering, Option(help="Subtract the data set's mean image, or nothing.")]
-Raw = Annotated[bool, Option("--raw", help="Take the numbers as they are: no centring, no scaling to |x|^2 = d.")]
-WorkerCount = Annotated[int | None, Option("--workers", help="Number of processes that Dask starts here.", min=1)]
-Scheduler = Annotated[
-    str | None, Option(metavar="ADDRESS", help="Address of a running Dask cluster, such as tcp://host:8786.")
+DataSet = Annotated[
+    str,
+    Option(
+        metavar="NAME|PATH",
+        help="Data set: digits, mnist5k, a folder of MNIST, Fashion-MNIST or CIFAR files, or a .npz with labels.",
+    ),
 ]
 
 
-def check_workers(workers: int | None, scheduler: str | None) -> None:
-    """Raises ValueError if both are given, or if the scheduler is not an address."""
-    if workers is not None and scheduler is not None:
-        raise ValueError("--workers starts processes here, --scheduler takes a cluster that runs: give one of them")
-    if scheduler is not None and not scheduler.rpartition(":")[2].isdigit():
-        raise ValueError(f"got --scheduler {scheduler!r}, expected an address such as tcp://host:8786")
+@dataclass(frozen=True)
+class NetworkOptions(Group, title="Network"):
+    """A fully connected network of infinite width."""
+
+    depth: Annotated[int, Option(help="Number of hidden layers.")] = 10
+    activation: Activation = "relu"
+    normalization: NormalizationName = "none"
+    w_var: WeightVariance = None
+    b_var: BiasVariance = 0.0
+    eps: Annotated[float, Option(help="Number added to the variances of batch and layer normalisations.")] = 0.0
+
+    def network(self, width: int = 1, outputs: int = 1) -> "Serial":
+        """The network, with this number of units of a hidden layer."""
+        from ntk_analysis import networks
+
+        return networks.fully_connected(
+            self.depth,
+            width,
+            self.normalization,
+            self.activation,
+            outputs=outputs,
+            w_var=self.w_var,
+            b_var=self.b_var,
+            eps=self.eps,
+        )
 
 
-def read_inputs(path: Path, count: int | None, seed: int, center: Centering, raw: bool) -> tuple[str, Any]:
-    """The name of an image set and its images as inputs: float64 (n, d), scaled to |x|^2 = d unless raw.
+@dataclass(frozen=True)
+class ImageOptions(Group, title="Images"):
+    """The images of a path, as inputs."""
 
-    Raises:
-        DataError: there are no such images, or fewer than `count`.
-        ValueError: the images are to be raw and centred at once.
-    """
-    from ntk_analysis import data
+    count: Annotated[int | None, Option(help="Use this many inputs, chosen with the seed; default: all.")] = None
+    image_centering: Annotated[
+        Literal["none", "dataset"], Option(help="What images lose: nothing, or the data set's mean image.")
+    ] = "none"
+    raw: Annotated[
+        bool, Option("--raw", help="Take the numbers as they are: no centering, no scaling to |x|^2 = d.")
+    ] = False
 
-    if raw and center is not Centering.none:
-        raise ValueError("--raw and --center dataset contradict each other: leave one out")
-    images = data.read_images(path)
-    if count is not None:
-        images = images.subset(count, seed)
-    pixels = images.images
-    x = pixels.reshape(len(pixels), -1).astype("float64") if raw else data.preprocess(pixels, center=center.value)
-    return images.name, x
+    def read(self, path: Path, seed: int) -> tuple[str, Any]:
+        """The name of an image set and its images as inputs: float64 (n, d), scaled to |x|^2 = d unless raw.
+
+        Raises:
+            DataError: there are no such images, or fewer than `count`.
+            ValueError: the images are to be raw and centered at once.
+        """
+        from ntk_analysis import data
+
+        if self.raw and self.image_centering != "none":
+            raise ValueError("--raw and --image-centering dataset contradict each other: leave one out")
+        images = data.read_images(path)
+        if self.count is not None:
+            images = images.subset(self.count, seed)
+        pixels = images.images
+        if self.raw:
+            return images.name, pixels.reshape(len(pixels), -1).astype("float64")
+        return images.name, data.preprocess(pixels, image_centering=self.image_centering)
+
+
+@dataclass(frozen=True)
+class ClusterOptions(Group, title="Several processes or machines"):
+    """Workers of Dask; ValueError if both are given, or if the scheduler is not an address."""
+
+    workers: Annotated[int | None, Option(help="Number of processes that Dask starts here.", min=1)] = None
+    scheduler: Annotated[
+        str | None, Option(metavar="ADDRESS", help="Address of a running Dask cluster, such as tcp://host:8786.")
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.scheduler is not None:
+            raise ValueError("--workers starts processes here, --scheduler takes a cluster that runs: give one of them")
+        if self.scheduler is not None and not self.scheduler.rpartition(":")[2].isdigit():
+            raise ValueError(f"got --scheduler {self.scheduler!r}, expected an address such as tcp://host:8786")
+
+
+@dataclass(frozen=True)
+class ModelOptions(Group, title="Network"):
+    """Fields of a `Recipe` that choose the network; None is the recipe's default."""
+
+    model: Annotated[
+        str | None,
+        Option(help="Network: mlp, vgg16, resnet18, resnet50, squeezenet1_1, shufflenet_v2_x1_0, ... [default: mlp]"),
+    ] = None
+    depth: Annotated[int | None, Option(help="Number of hidden layers, for mlp only. [default: 5]")] = None
+    width: Annotated[
+        int | None,
+        Option(help="Units of a hidden layer of mlp [512]; channels of the first stage of VGGs and ResNets [64]."),
+    ] = None
+    min_fan_in: Annotated[int | None, Option(help="Smallest fan-in of a layer that is centered. [default: 51]")] = None
+    running_variance: Annotated[
+        str | None,
+        Option(help="Running variances of batch norms: unbiased (PyTorch) or biased (Flax). [default: unbiased]"),
+    ] = None
+
+
+@dataclass(frozen=True)
+class StepOptions(Group, title="Steps"):
+    """Fields of a `Recipe` that say how it is trained; None is the recipe's default."""
+
+    optimizer: Annotated[str | None, Option(help="Optimizer: sgd, adam or adamw. [default: sgd]")] = None
+    momentum: Annotated[float | None, Option(help="Momentum of SGD, or beta_1 of Adam. [default: 0.9]")] = None
+    weight_decay: Annotated[float | None, Option(help="Weight decay, the same for all parameters. [default: 0]")] = None
+    batch: Annotated[int | None, Option(help="Number of images in a step. [default: 128]")] = None
+    epochs: Annotated[int | None, Option(help="Number of epochs; a resumed run may have more. [default: 10]")] = None
+    warmup_epochs: Annotated[
+        int | None, Option("--warmup", help="Number of epochs of linear warm-up. [default: 0]")
+    ] = None
+    augment: Annotated[
+        bool | None, Option("--augment/--no-augment", help="Augment images by random crops and flips. [default: no]")
+    ] = None
+
+
+def refuse(names: set[str], reason: str) -> None:
+    """Raises ValueError for options that were given where they have no meaning."""
+    if names:
+        raise ValueError(f"--{min(names).replace('_', '-')} {reason}")

@@ -4,10 +4,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import Any, TypeAlias
-
-Track: TypeAlias = Callable[..., Iterable[Any]]
-"""Function track(steps, description, done=0) that gives the steps, with a bar from `done` to `done` + len(steps)."""
+from typing import Any
 
 
 class Interrupted(BaseException):
@@ -15,8 +12,10 @@ class Interrupted(BaseException):
 
 
 @contextmanager
-def progress(*, transient: bool = False) -> Iterator[Track]:
-    """A `track` whose bars show steps done and time left; they appear on stderr if it is a terminal.
+def progress(*, transient: bool = False) -> Iterator[Callable[..., Iterable[Any]]]:
+    """A `common.progress.Track` whose bars show steps done and time left, on stderr if it is a terminal.
+
+    track(steps, description, done=0) gives the steps, with a bar from `done` to `done` + len(steps).
 
     The time left is an estimate for the steps still to do, from the rate of the steps that this run has done.
 

@@ -5,55 +5,34 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from ntk_analysis.cli.options import Scheduler, WorkerCount, check_workers
+from ntk_analysis.cli.options import TRAINED_NAMES, ClusterOptions, DataSet, ModelOptions, StepOptions
 from ntk_analysis.cli.progress import Interrupted, progress
 
 
 def sweep(
-    data: Annotated[
-        str,
-        Option(
-            metavar="NAME|PATH",
-            help="Data set: digits, mnist5k, a folder of MNIST, Fashion-MNIST or CIFAR files, or a .npz with labels.",
-        ),
-    ] = "digits",
-    model: Annotated[str, Option(help="Network: mlp, vgg16, resnet18, ..., as for train.")] = "mlp",
-    depth: Annotated[int | None, Option(help="Number of hidden layers, for mlp only. [default: 5]")] = None,
-    width: Annotated[
-        int | None,
-        Option(help="Units of a hidden layer of mlp [512]; channels of the first stage of VGGs and ResNets [64]."),
-    ] = None,
+    data: DataSet = "digits",
+    *,
     normalization: Annotated[
-        str, Option(metavar="NAME,NAME,...", help="Normalisations, as for train.")
-    ] = "none,mimic_norm,batch_norm",
+        str, Option(metavar="NAME,NAME,...", help=f"Normalisations: {TRAINED_NAMES}.")
+    ] = "none,mimic,batch",
     lr: Annotated[
         str, Option(metavar="FIRST:LAST:POINTS|RATE,...", help="Learning rates: a geometric range, or a list.")
     ] = "1e-3:1:4",
     seeds: Annotated[int, Option(help="Number of seeds: 0, 1, ...", min=1)] = 3,
-    epochs: Annotated[int, Option(help="Number of epochs of each run.")] = 10,
     first: Annotated[
         int | None, Option(help="Show the best accuracy in this many first epochs. [default: all]", min=1)
     ] = None,
-    batch: Annotated[int, Option(help="Number of images in a step.")] = 128,
-    optimizer: Annotated[str, Option(help="Optimiser: sgd, adam or adamw.")] = "sgd",
-    momentum: Annotated[float, Option(help="Momentum of SGD, or beta_1 of Adam.")] = 0.9,
-    weight_decay: Annotated[float, Option(help="Weight decay, the same for all parameters.")] = 0.0,
-    warmup: Annotated[int, Option(help="Number of epochs of linear warm-up.")] = 0,
-    min_fan_in: Annotated[int | None, Option(help="Smallest fan-in of a layer that is centred. [default: 51]")] = None,
-    running_variance: Annotated[
-        str, Option(help="Running variances of batch norms: unbiased (PyTorch) or biased (Flax).")
-    ] = "unbiased",
-    augment: Annotated[bool, Option("--augment", help="Augment images by random crops and flips.")] = False,
     together: Annotated[
         int | None,
         Option(help="Number of runs at once. [default: one on a CPU, else as many as memory holds]", min=1),
     ] = None,
-    workers: WorkerCount = None,
-    scheduler: Scheduler = None,
     out: Annotated[
         Path | None,
         Option(metavar="DIR", help="Folder for runs.jsonl and figures; default: nothing is kept.", show_default=False),
     ] = None,
+    network: ModelOptions,
+    steps: StepOptions,
+    cluster: ClusterOptions,
 ) -> None:
     """Trains one recipe at many learning rates, seeds and normalisations; shows the best accuracies by rate.
 
@@ -61,21 +40,16 @@ def sweep(
     goes on where it was killed, and with more rates, seeds or normalisations it trains only the missing runs.
     With --workers or --scheduler, runs are tasks of Dask; if a worker dies, another one trains its runs.
     """
-    check_workers(workers, scheduler)
     from ntk_analysis.common.cluster import Workers
     from ntk_analysis.training.recipe import Recipe
     from ntk_analysis.training.sweep import Grid
 
-    given: dict[str, Any] = {} if min_fan_in is None else {"min_fan_in": min_fan_in}
-    recipe = Recipe(
-        model=model, depth=depth, width=width, batch=batch, epochs=epochs, optimizer=optimizer, momentum=momentum,
-        weight_decay=weight_decay, warmup_epochs=warmup, running_variance=running_variance, augment=augment, **given,
-    )  # fmt: skip
-    if first is not None and first > epochs:
-        raise ValueError(f"got --first {first}: expected at most --epochs {epochs}")
+    recipe = Recipe(**network.given(), **steps.given())
+    if first is not None and first > recipe.epochs:
+        raise ValueError(f"got --first {first}: expected at most --epochs {recipe.epochs}")
     grid = Grid(recipe, rates(lr), tuple(range(seeds)), tuple(normalization.split(",")))
-    cluster = None if workers is None and scheduler is None else Workers(scheduler, workers)
-    execute(grid, data, out, together, first, cluster)
+    workers = Workers(cluster.scheduler, cluster.workers) if cluster.given() else None
+    execute(grid, data, out=out, together=together, first=first, cluster=workers)
 
 
 def rates(text: str) -> tuple[float, ...]:
@@ -99,7 +73,7 @@ def rates(text: str) -> tuple[float, ...]:
         ) from None
 
 
-def execute(grid: Any, source: str, out: Path | None, together: int | None, first: int | None, cluster: Any) -> None:
+def execute(grid: Any, source: str, *, out: Path | None, together: int | None, first: int | None, cluster: Any) -> None:
     """Trains all runs with a progress bar, and prints the tables of accuracies.
 
     Raises:

@@ -12,6 +12,7 @@ from ntk_analysis.cli.options import Activation, BiasVariance, NormalizationName
 def meanfield(
     activation: Activation = "relu",
     normalization: NormalizationName = "none",
+    *,
     w_var: WeightVariance = None,
     b_var: BiasVariance = 0.0,
     batch_size: Annotated[
@@ -20,7 +21,7 @@ def meanfield(
     ] = None,
     out: Annotated[Path | None, Option(help="File for the table, .json.")] = None,
 ) -> None:
-    """One layer as a map of variances and correlations: q*, chi_1, phase, fixed points."""
+    """Says whether one layer is ordered, critical or chaotic: q*, chi_1, its phase and its fixed points."""
     from ntk_analysis.cli.output import meanfield_table
     from ntk_analysis.common.files import require_suffix, write_whole
     from ntk_analysis.meanfield import analyse
@@ -40,11 +41,12 @@ def meanfield(
 def phase(
     activation: Activation = "tanh",
     normalization: NormalizationName = "none",
+    *,
     w_var: Annotated[str, Option(help="Weight variances as FIRST:LAST:POINTS.")] = "0.1:4:40",
     b_var: Annotated[str, Option(help="Bias variances as FIRST:LAST:POINTS.")] = "0:1:21",
     out: Annotated[Path | None, Option(help="File for the whole diagram, .npz.")] = None,
 ) -> None:
-    """Phase over weight and bias variance: a map of letters for ordered, critical and chaotic."""
+    """Draws the phase over variances of weights and biases, as a map of letters: ordered, critical, chaotic."""
     from ntk_analysis.cli.output import grid, phase_map, save_phase_diagram
     from ntk_analysis.common.files import require_suffix, write_whole
     from ntk_analysis.meanfield import phase_diagram

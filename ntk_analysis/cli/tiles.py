@@ -7,12 +7,13 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ntk_analysis.cli.options import ClusterOptions
 from ntk_analysis.cli.progress import Interrupted, progress
 from ntk_analysis.common.memory import available_bytes, gib
 from ntk_analysis.diagnosis import load_network
@@ -22,6 +23,9 @@ from ntk_analysis.empirical.kernels import budget
 from ntk_analysis.empirical.runs import Runner
 from ntk_analysis.empirical.store import find_store
 from ntk_analysis.layers import Layer
+
+if TYPE_CHECKING:
+    from ntk_analysis.cli.empirical import PlanOptions
 
 OF_USERS = (AssertionError, AttributeError, LookupError)  # errors that only a user's function raises, never the library
 
@@ -63,11 +67,11 @@ def drawn_network(network: Layer, x: np.ndarray, seed: int, float64: bool) -> Su
     return Subject(network, *_in(dtype, (params, x)))
 
 
-def runner(workers: int | None, scheduler: str | None, target: str | None) -> Runner:
+def runner(cluster: ClusterOptions, target: str | None) -> Runner:
     """The runner: this machine's devices, processes started here, or a cluster, which gets the user's module."""
-    if workers is None and scheduler is None:
+    if not cluster.given():
         return Devices()
-    found = Cluster(scheduler, workers)
+    found = Cluster(cluster.scheduler, cluster.workers)
     if target is not None:
         _send_along(target)
     return found
@@ -82,14 +86,7 @@ def plan_here(subject: Subject, on: Runner, options: dict[str, Any]) -> str:
     return f"{cut.summary()}\n{gib(cut.storage_bytes)} on disk"
 
 
-def plan_elsewhere(
-    subject: Subject,
-    options: dict[str, Any],
-    inputs: int | None,
-    devices: int,
-    flops_per_second: float | None,
-    writes_per_second: float | None,
-) -> str:
+def plan_elsewhere(subject: Subject, options: dict[str, Any], elsewhere: "PlanOptions") -> str:
     """Text on the kernel's tiles and time on other devices, for the given number of inputs like those at hand.
 
     Coupling is detected on the inputs at hand. The rate, if none is given, is measured here on a tile of the same size,
@@ -98,14 +95,15 @@ def plan_elsewhere(
     f, params, x = subject
     at_hand = planned(f, params, x, **options | {"memory": None})
     options = options | {"coupled": at_hand.coupled}
-    like = _described((inputs or len(x), *x.shape[1:]), x.dtype)
+    like = _described((elsewhere.for_inputs or len(x), *x.shape[1:]), x.dtype)
+    devices, flops_per_second = elsewhere.on_devices or 1, elsewhere.flops_per_second
     cut = replace(planned(f, params, like, **options, parallel=devices), coupling=at_hand.coupling)
     if flops_per_second is None:
         rows = np.arange(cut.rows if _fits(cut) else len(x)) % len(x)
         sample = x if _is_described(x) else x[rows]
         here = planned(f, params, sample, **options | {"memory": None}, measure=True)
         flops_per_second = here.flops / (here.seconds or math.inf)
-    found = cut.on(devices, flops_per_second=flops_per_second, writes_per_second=writes_per_second)
+    found = cut.on(devices, flops_per_second=flops_per_second, writes_per_second=elsewhere.writes_per_second)
     return f"{cut.summary()}\n{found.summary()}"
 
 
@@ -143,7 +141,7 @@ def compute(subject: Subject, path: Path, on: Runner, options: dict[str, Any]) -
     how = f"{time.perf_counter() - start:.3g} s" if begun else "finished before"
     plan = found.plan
     return (
-        f"{which} {plan.shape} {plan.dtype} ({plan.outputs}) by {plan.method}, {how}: in {path}; read it with "
+        f"{which} {plan.shape} {plan.dtype} ({plan.layout}) by {plan.method}, {how}: in {path}; read it with "
         f"ntk_analysis.open_kernel({str(path)!r})"
     )
 

@@ -2,27 +2,61 @@
 
 import importlib
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Option
 
+from ntk_analysis.cli.options import TRAINED_NAMES, DataSet, ModelOptions, StepOptions
 from ntk_analysis.cli.progress import Interrupted, progress
 
 
+@dataclass(frozen=True)
+class TrainedModelOptions(ModelOptions, title="Network"):
+    """Further fields of a `Recipe` that choose the network."""
+
+    normalization: Annotated[str | None, Option(help=f"Normalisation: {TRAINED_NAMES}. [default: none]")] = None
+    gain: Annotated[float | None, Option(help="Gain of centered weights behind a ReLU. [default: 2.934]")] = None
+    skip_scale: Annotated[str | None, Option(help="Law of MimicNorm's scalars: paper or authors. [default: paper]")] = (
+        None
+    )
+
+
+@dataclass(frozen=True)
+class TrainedStepOptions(StepOptions, title="Steps"):
+    """Further fields of a `Recipe` that say how it is trained."""
+
+    loss: Annotated[str | None, Option(help="Loss: cross_entropy or squared. [default: cross_entropy]")] = None
+    learning_rate: Annotated[float | None, Option("--lr", help="Largest learning rate. [default: 0.1]")] = None
+    nesterov: Annotated[
+        bool | None, Option("--nesterov/--no-nesterov", help="Use Nesterov's momentum. [default: no]")
+    ] = None
+    decay_at: Annotated[
+        str | None, Option(metavar="E,E,...", help="Epochs at which the learning rate falls. [default: none]")
+    ] = None
+    decay_factor: Annotated[float | None, Option(help="Factor by which the learning rate falls. [default: 0.1]")] = None
+    bfloat16: Annotated[
+        bool | None,
+        Option("--bfloat16/--no-bfloat16", help="Compute products and activations in bfloat16. [default: no]"),
+    ] = None
+    seed: Annotated[int | None, Option(help="Seed of weights, shuffles and augmentation. [default: 0]")] = None
+
+
 def train(
-    data: Annotated[
-        str,
-        Option(
-            metavar="NAME|PATH",
-            help="Data set: digits, mnist5k, a folder of MNIST, Fashion-MNIST or CIFAR files, or a .npz with labels.",
-        ),
-    ] = "digits",
+    data: DataSet = "digits",
+    *,
     out: Annotated[
         Path | None,
         Option(metavar="DIR", help="Folder for metrics and checkpoints; default: nothing is kept.", show_default=False),
     ] = None,
     resume: Annotated[bool, Option("--resume", help="Go on with the run in --out, if there is one.")] = False,
+    keep_every: Annotated[
+        int | None,
+        Option(
+            metavar="N", help="Keep the checkpoint of every N-th epoch. [default: only the last two are kept]", min=1
+        ),
+    ] = None,
     paper: Annotated[
         bool,
         Option(
@@ -31,98 +65,29 @@ def train(
             "decay at 80,110,135, weight decay 5e-4, augmented. Other options change it.",
         ),
     ] = False,
-    model: Annotated[
-        str | None,
-        Option(help="Network: mlp, vgg16, resnet18, resnet50, squeezenet1_1, shufflenet_v2_x1_0, ... [default: mlp]"),
-    ] = None,
-    depth: Annotated[int | None, Option(help="Number of hidden layers, for mlp only. [default: 5]")] = None,
-    width: Annotated[
-        int | None,
-        Option(help="Units of a hidden layer of mlp [512]; channels of the first stage of VGGs and ResNets [64]."),
-    ] = None,
-    normalization: Annotated[
-        str | None,
-        Option(
-            help="Normalisation: none, batch_norm, layer_norm, weight_standardization, weight_mean, last_bn or "
-            "mimic_norm; for ResNets skip_init and fixup as well. [default: batch_norm]"
-        ),
-    ] = None,
-    min_fan_in: Annotated[int | None, Option(help="Smallest fan-in of a layer that is centred. [default: 51]")] = None,
-    gain: Annotated[float | None, Option(help="Gain of centred weights behind a ReLU. [default: 2.934]")] = None,
-    skip_scale: Annotated[
-        str | None, Option(help="Law of MimicNorm's scalars: paper or authors. [default: paper]")
-    ] = None,
-    running_variance: Annotated[
-        str | None,
-        Option(help="Running variances of batch norms: unbiased (PyTorch) or biased (Flax). [default: unbiased]"),
-    ] = None,
-    loss: Annotated[str | None, Option(help="Loss: cross_entropy or squared. [default: cross_entropy]")] = None,
-    optimizer: Annotated[str | None, Option(help="Optimiser: sgd, adam or adamw. [default: sgd]")] = None,
-    lr: Annotated[float | None, Option(help="Largest learning rate. [default: 0.1]")] = None,
-    momentum: Annotated[float | None, Option(help="Momentum of SGD, or beta_1 of Adam. [default: 0.9]")] = None,
-    nesterov: Annotated[
-        bool | None, Option("--nesterov/--no-nesterov", help="Use Nesterov's momentum. [default: no]")
-    ] = None,
-    weight_decay: Annotated[
-        float | None, Option(help="Weight decay, the same for all parameters. [default: 0]")
-    ] = None,
-    batch: Annotated[int | None, Option(help="Number of images in a step. [default: 128]")] = None,
-    epochs: Annotated[int | None, Option(help="Number of epochs; a resumed run may have more. [default: 10]")] = None,
-    warmup: Annotated[int | None, Option(help="Number of epochs of linear warm-up. [default: 0]")] = None,
-    decay_at: Annotated[
-        str | None, Option(metavar="E,E,...", help="Epochs at which the learning rate falls. [default: none]")
-    ] = None,
-    decay_factor: Annotated[
-        float | None, Option(help="Factor by which the learning rate falls. [default: 0.1]")
-    ] = None,
-    augment: Annotated[
-        bool | None, Option("--augment/--no-augment", help="Augment images by random crops and flips. [default: no]")
-    ] = None,
-    bfloat16: Annotated[
-        bool | None,
-        Option("--bfloat16/--no-bfloat16", help="Compute products and activations in bfloat16. [default: no]"),
-    ] = None,
-    seed: Annotated[int | None, Option(help="Seed of weights, shuffles and augmentation. [default: 0]")] = None,
     tensorboard: Annotated[
         Path | None,
         Option(metavar="DIR", help="Write TensorBoard's files there; needs tensorboardX.", show_default=False),
     ] = None,
+    network: TrainedModelOptions,
+    steps: TrainedStepOptions,
 ) -> None:
     """Trains a network with one of the paper's normalisations; shows losses and accuracies by epoch.
 
     Training that diverges is a result: it is reported and recorded, and the exit status is 0. With --out DIR the
     metrics are in DIR/metrics.jsonl, and --resume goes on where a run ended or was killed, to the same numbers.
     """
-    given: dict[str, Any] = {
-        "model": model,
-        "depth": depth,
-        "width": width,
-        "normalization": normalization,
-        "min_fan_in": min_fan_in,
-        "gain": gain,
-        "skip_scale": skip_scale,
-        "running_variance": running_variance,
-        "loss": loss,
-        "optimizer": optimizer,
-        "learning_rate": lr,
-        "momentum": momentum,
-        "nesterov": nesterov,
-        "weight_decay": weight_decay,
-        "batch": batch,
-        "epochs": epochs,
-        "warmup_epochs": warmup,
-        "decay_at": None if decay_at is None else numbers("--decay-at", decay_at),
-        "decay_factor": decay_factor,
-        "augment": augment,
-        "bfloat16": bfloat16,
-        "seed": seed,
-    }
+    given = network.given() | steps.given()
+    if "decay_at" in given:
+        given["decay_at"] = numbers("--decay-at", given["decay_at"])
     if resume and out is None:
         raise ValueError("--resume needs --out DIR, the folder of the run")
+    if keep_every is not None and out is None:
+        raise ValueError("--keep-every needs --out DIR, the folder of the checkpoints")
     from ntk_analysis.training.recipe import Recipe
 
-    make = Recipe.cifar100 if paper else Recipe
-    execute(make(**{name: value for name, value in given.items() if value is not None}), data, out, resume, tensorboard)
+    recipe = (Recipe.cifar100 if paper else Recipe)(**given)
+    execute(recipe, data, out=out, resume=resume, keep_every=keep_every, tensorboard=tensorboard)
 
 
 def numbers(option: str, text: str) -> tuple[int, ...]:
@@ -137,7 +102,9 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
         raise ValueError(f"got {option} {text!r}: expected whole numbers with commas, such as 80,110,135") from None
 
 
-def execute(recipe: Any, source: str, out: Path | None, resume: bool, tensorboard: Path | None) -> None:
+def execute(
+    recipe: Any, source: str, *, out: Path | None, resume: bool, keep_every: int | None, tensorboard: Path | None
+) -> None:
     """Trains; prints the plan, a line for each epoch, and the result.
 
     Raises:
@@ -165,7 +132,7 @@ def execute(recipe: Any, source: str, out: Path | None, resume: bool, tensorboar
             log(epoch)
 
         try:
-            run = fit(trainer, folder=out, resume=resume, each=told)
+            run = fit(trainer, folder=out, resume=resume, keep_every=keep_every, each=told)
         except KeyboardInterrupt:
             if out is None or not done:
                 raise
@@ -202,7 +169,7 @@ def memory(trainer: Any) -> str:
     images = sum(part.images.nbytes for part in (trainer.dataset.train, trainer.dataset.test))
     with jax.numpy_dtype_promotion("standard"):  # as Flax needs it
         kept = sum(kept_by(trainer.shapes, trainer.input_shape).values())
-    return f"{gib(kept)} for the backward pass, {gib(sum(state))} for weights and optimiser, {gib(images)} for images"
+    return f"{gib(kept)} for the backward pass, {gib(sum(state))} for weights and optimizer, {gib(images)} for images"
 
 
 def line(epoch: Any, epochs: int, time_left: str) -> str:

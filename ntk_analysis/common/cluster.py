@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from typing import Any
 
+from ntk_analysis.common.messages import one_line
+
 PATIENCE = "60s"  # time in which a scheduler, and its first worker, must answer
 LOOPBACK = "127.0.0.1"
 ONE_AT_A_TIME = threading.Lock()  # JAX uses all cores for one task, and memory is planned for one task
@@ -67,7 +69,7 @@ class Workers:
 
 
 def results(
-    client: Any, task: Callable[..., Any], calls: Sequence[tuple[Any, ...]], what: str, remedy: str
+    client: Any, task: Callable[..., Any], calls: Sequence[tuple[Any, ...]], what: str, *, remedy: str
 ) -> Iterator[Any]:
     """Yields task(*call) for each call, in the order in which they finish; each once, even if workers die on the way.
 
@@ -98,11 +100,6 @@ def results(
         ) from error
     except distributed.CancelledError as error:
         raise ConnectionError(f"the scheduler is gone: repeat with one that runs ({one_line(error)})") from error
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message without line breaks."""
-    return " ".join(str(error).split())
 
 
 @contextmanager

@@ -1,9 +1,13 @@
 """Results reach the disk whole or not at all."""
 
+import errno
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of the errors of a full disk: no space, no quota, a limit on the size of files."""
 
 
 def write_together(folder: Path, writers: Mapping[str, Callable[[Path], object]]) -> None:
@@ -22,6 +26,19 @@ def write_together(folder: Path, writers: Mapping[str, Callable[[Path], object]]
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Writes one file by `write_together`."""
     write_together(path.parent, {path.name: write})
+
+
+def append_lines(path: Path, lines: Sequence[str]) -> None:
+    """Adds lines to a file; they are on the disk when this returns. An incomplete last line, left by a kill, goes."""
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+        file.write("".join(line + "\n" for line in lines).encode())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def require_suffix(path: Path, suffixes: tuple[str, ...]) -> None:

@@ -33,6 +33,8 @@ TABLE = {
     "skip_init": Row(None, "skip_init", aliases=("skipinit",)),
     "fixup": Row(None, "fixup"),
 }
+INFINITE = tuple(name for name, row in TABLE.items() if row.infinite is not None)
+TRAINED = tuple(name for name, row in TABLE.items() if row.trained is not None)
 _NAMES = {alias: name for name, row in TABLE.items() for alias in (name, *row.aliases)}
 
 
@@ -42,22 +44,20 @@ def row_of(name: str) -> Row:
     Raises:
         ValueError: no row has this name; the message lists the names.
     """
-    return TABLE[_canonical(name, list(TABLE))]
+    return TABLE[_canonical(name, tuple(TABLE))]
 
 
 def infinite_name(name: str) -> str:
     """The name of the hidden layers' normalisation in `networks` and `meanfield`; ValueError where there is none."""
-    possible = [key for key, row in TABLE.items() if row.infinite is not None]
-    return str(TABLE[_canonical(name, possible)].infinite)
+    return str(TABLE[_canonical(name, INFINITE)].infinite)
 
 
 def trained_name(name: str) -> str:
     """The name in `training`; ValueError where no model has it."""
-    possible = [key for key, row in TABLE.items() if row.trained is not None]
-    return str(TABLE[_canonical(name, possible)].trained)
+    return str(TABLE[_canonical(name, TRAINED)].trained)
 
 
-def _canonical(name: str, possible: list[str]) -> str:
+def _canonical(name: str, possible: tuple[str, ...]) -> str:
     key = _NAMES.get(str(name).strip().lower().replace("-", "_").replace(" ", "_"))
     if key not in possible:
         what = f"unknown normalization {name!r}" if key is None else f"normalization {name!r} is not known here"

@@ -5,7 +5,7 @@ the paper. Pairs of the same network share its weights, so the independent unit 
 standard error is over draws. Which correlation is meant decides the number: see `layer_correlations`.
 
 Precision: float64 (NumPy) inputs are computed in float64, flag or no flag; others in JAX's default dtype. Rows are
-centred, then scaled by their largest entry, and only then squared, so that in float32 a correlation is off by some
+centered, then scaled by their largest entry, and only then squared, so that in float32 a correlation is off by some
 1e-7, far less than its spread 1/sqrt(width), and gains of 1e-30 or 1e30 change nothing.
 """
 

@@ -37,7 +37,7 @@ def layer_correlations(
             activation: Pearson correlation over the channels of the activation's output (before a LayerNorm after it).
             pre_activation: Pearson correlation of the activation's input, after the normalisation if one stands there.
             before_normalization: Pearson correlation of that normalisation's input; pre_activation if there is none.
-            cosine: u.v / (|u| |v|) of the activation's output, not centred; near 1/pi for decorrelated ReLUs.
+            cosine: u.v / (|u| |v|) of the activation's output, not centered; near 1/pi for decorrelated ReLUs.
 
     `network` may be your own function `layers(key, x)`, which draws its parameters from the JAX key and returns or
     yields its layers as arrays (batch, channels), of NumPy or JAX. It is called once a draw, not jitted, with x as
@@ -74,7 +74,7 @@ def layer_correlations(
     values: list[list[np.ndarray]] = []
     with _precision_of(x):
         for draw, key in enumerate(jax.random.split(_key(seed), draws)):
-            hidden = list(hidden_layers(network, statistic, place, key, x, index))
+            hidden = list(hidden_layers(network, statistic, place, key=key, x=x, chosen=index))
             _check_layers(hidden, draw, channels=1 if place == "cosine" else 2)
             if values and len(hidden) != len(values[0]):
                 raise ValueError(f"draw {draw} has {len(hidden)} layers, draw 0 had {len(values[0])}: return as many")
@@ -120,7 +120,7 @@ def channel_distributions(
         raise ValueError(f"got {channels} channels at layers {tuple(layers)}, expected at least 1 of each")
     with _precision_of(x):
         network_key, channel_key = jax.random.split(_key(seed))
-        hidden = list(hidden_layers(network, _Channels(channels), place, network_key, x, channel_key))
+        hidden = list(hidden_layers(network, _Channels(channels), place, key=network_key, x=x, chosen=channel_key))
     wrong = [number for number in layers if not 1 <= number <= len(hidden)]
     if wrong:
         raise ValueError(f"no hidden layer {wrong[0]}: layers are numbered 1 to {len(hidden)}")

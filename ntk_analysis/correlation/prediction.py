@@ -7,14 +7,14 @@ from ntk_analysis import activations
 
 
 def predicted_spread(width: int, *, observable: str = "activation", activation: Any = "relu") -> float:
-    """Standard deviation of the correlation of two decorrelated inputs in a deep weight-centred network.
+    """Standard deviation of the correlation of two decorrelated inputs in a deep weight-centered network.
 
-    It is of first order in 1/width and holds for weight centring with its stable gain and no biases. It does not hold
+    It is of first order in 1/width and holds for weight centering with its stable gain and no biases. It does not hold
     for batch normalisation, whose band is wider and grows with depth: measure that one. With lam = T_bar'(0), a layer
     of n channels takes r to lam r + noise of variance 1/n, so that at stationarity it is
         activation:     1 / sqrt(n (1 - lam^2))           = 0.085 for ReLU at n = 300
         pre_activation: sqrt((1 + 1/(1 - lam^2)) / n)     = 0.103, one more layer's noise on top.
-    The band's centre is 0 up to order 1/n (T_bar is convex: about 0.006 for ReLU at n = 300).
+    The band's center is 0 up to order 1/n (T_bar is convex: about 0.006 for ReLU at n = 300).
 
     Args:
         width: number n of channels of every hidden layer.

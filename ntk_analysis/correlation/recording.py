@@ -25,7 +25,7 @@ class Seen(NamedTuple):
 
 
 def hidden_layers(
-    network: Layer | LayersOf, statistic: Statistic, place: str, key: jax.Array, x: Any, chosen: Any
+    network: Layer | LayersOf, statistic: Statistic, place: str, *, key: jax.Array, x: Any, chosen: Any
 ) -> Iterator[Seen]:
     """Yields one network's hidden layers from first to last, each reduced by statistic(layer, chosen)."""
     if not isinstance(network, Layer):

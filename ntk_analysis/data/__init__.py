@@ -4,7 +4,7 @@ from ntk_analysis.data.cifar import read_cifar10, read_cifar100
 from ntk_analysis.data.files import DataError
 from ntk_analysis.data.idx import read_idx, read_mnist
 from ntk_analysis.data.images import ImageSet
-from ntk_analysis.data.preprocessing import mean_correlation, preprocess
+from ntk_analysis.data.preprocessing import ImageCentering, mean_correlation, preprocess
 from ntk_analysis.data.remote import (
     REMOTES,
     Remote,
@@ -19,6 +19,7 @@ from ntk_analysis.data.user import read_images
 __all__ = [
     "REMOTES",
     "DataError",
+    "ImageCentering",
     "ImageSet",
     "Remote",
     "fetch_cifar10",

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, Shaped
 
-from ntk_analysis.data.files import DataError, one_line, read_bytes
+from ntk_analysis.common.messages import one_line
+from ntk_analysis.data.files import DataError, read_bytes
 from ntk_analysis.data.images import Images, ImageSet, without_labels
 
 NPY_MAGIC = b"\x93NUMPY"

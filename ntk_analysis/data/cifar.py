@@ -17,8 +17,8 @@ PIXEL_BYTES = 3 * 32 * 32
 
 
 @dataclass(frozen=True)
-class Layout:
-    """The layout of a CIFAR distribution.
+class Distribution:
+    """A CIFAR distribution: where its files are and what they hold.
 
     Attributes:
         name: name of the data set.
@@ -35,14 +35,14 @@ class Layout:
     classes: tuple[int, ...]
 
 
-CIFAR10 = Layout(
+CIFAR10 = Distribution(
     name="CIFAR-10",
     folder="cifar-10-batches-bin",
     train=tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
     test=("test_batch.bin",),
     classes=(10,),
 )
-CIFAR100 = Layout(
+CIFAR100 = Distribution(
     name="CIFAR-100",
     folder="cifar-100-binary",
     train=("train.bin",),
@@ -89,39 +89,41 @@ def read_cifar100(directory: str | Path, split: str = "train") -> ImageSet:
     return read_cifar(Path(directory), split, CIFAR100)
 
 
-def holds_cifar(directory: Path, layout: Layout) -> bool:
+def holds_cifar(directory: Path, distribution: Distribution) -> bool:
     """Whether a folder, or the archive's folder in it, has a file of this data set."""
-    folders = (directory, directory / layout.folder)
-    return any((folder / name).is_file() for folder in folders for name in layout.train + layout.test)
+    folders = (directory, directory / distribution.folder)
+    return any((folder / name).is_file() for folder in folders for name in distribution.train + distribution.test)
 
 
-def read_cifar(directory: Path, split: str, layout: Layout) -> ImageSet:
+def read_cifar(directory: Path, split: str, distribution: Distribution) -> ImageSet:
     """All files of one split, one after the other."""
-    names = for_split(split, layout.train, layout.test)
-    inside = directory / layout.folder
+    names = for_split(split, distribution.train, distribution.test)
+    inside = directory / distribution.folder
     folder = inside if inside.is_dir() else directory
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise DataError(
-            f"{folder}: {', '.join(missing)} missing; expected the {split} split of {layout.name}, binary version; "
-            "extract the whole archive there"
+            f"{folder}: {', '.join(missing)} missing; expected the {split} split of {distribution.name}, binary "
+            "version; extract the whole archive there"
         )
-    images, labels = zip(*(read_batch(folder / name, layout) for name in names), strict=True)
-    return ImageSet(np.concatenate(images), np.concatenate(labels), layout.name, layout.classes[-1])
+    images, labels = zip(*(read_batch(folder / name, distribution) for name in names), strict=True)
+    return ImageSet(np.concatenate(images), np.concatenate(labels), distribution.name, distribution.classes[-1])
 
 
-def read_batch(path: Path, layout: Layout) -> tuple[UInt8[np.ndarray, "n 32 32 3"], Int64[np.ndarray, " n"]]:
+def read_batch(
+    path: Path, distribution: Distribution
+) -> tuple[UInt8[np.ndarray, "n 32 32 3"], Int64[np.ndarray, " n"]]:
     """Images and labels of one file."""
     content = read_bytes(path)
-    label_bytes = len(layout.classes)
+    label_bytes = len(distribution.classes)
     record = label_bytes + PIXEL_BYTES
     if not content or len(content) % record:
         raise DataError(
-            f"{path}: {len(content)} bytes, expected a multiple of {record} (one {layout.name} record); "
+            f"{path}: {len(content)} bytes, expected a multiple of {record} (one {distribution.name} record); "
             "the file is truncated or foreign, get it again"
         )
     records = np.frombuffer(content, np.uint8).reshape(-1, record)
-    for column, classes in enumerate(layout.classes):
+    for column, classes in enumerate(distribution.classes):
         check_labels(path, records[:, column], classes)
     planes = records[:, label_bytes:].reshape(-1, 3, 32, 32)
     return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), records[:, label_bytes - 1].astype(np.int64)

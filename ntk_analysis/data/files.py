@@ -13,11 +13,6 @@ class DataError(ValueError):
     """Data cannot be read, downloaded or used; one line says what was got, what was expected, and what to do."""
 
 
-def one_line(error: BaseException) -> str:
-    """The text of an exception of another library, on one line; its type if it has no text."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def read_bytes(path: Path) -> bytes:
     """The whole content of a file.
 

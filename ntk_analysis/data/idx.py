@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from ntk_analysis.data.files import DataError, check_labels, for_split, one_line, read_bytes
+from ntk_analysis.common.messages import one_line
+from ntk_analysis.data.files import DataError, check_labels, for_split, read_bytes
 from ntk_analysis.data.images import ImageSet
 
 GZIP_MAGIC = b"\x1f\x8b"

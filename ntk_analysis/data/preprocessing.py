@@ -1,4 +1,6 @@
-"""From images to network inputs: centred by the data set's mean image, then scaled to variance q = |x|^2/d = 1."""
+"""From images to network inputs: the mean image is subtracted if wished, then |x|^2/d is scaled to variance q = 1."""
+
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from jaxtyping import Float, Float64, Real
@@ -6,39 +8,44 @@ from jaxtyping import Float, Float64, Real
 from ntk_analysis.data.files import DataError
 from ntk_analysis.data.images import check_finite, describe_rows
 
+ImageCentering: TypeAlias = Literal["none", "dataset"]
+"""What is subtracted from images before they are scaled: nothing, or the mean of the images given."""
 
-def preprocess(images: Real[np.ndarray, "n h w c"], center: str = "dataset") -> Float64[np.ndarray, "n h*w*c"]:
-    """Inputs x of the theory: each image flattened to d = H*W*C numbers, centred, and scaled to |x|^2 = d.
 
-    The scale of the pixels drops out, so raw grey levels need no division by 255 first. The result depends on which
-    images are given: choose a subset before, not after.
+def preprocess(
+    images: Real[np.ndarray, "n h w c"], *, image_centering: ImageCentering = "none"
+) -> Float64[np.ndarray, "n h*w*c"]:
+    """Inputs x of the theory: each image flattened to d = H*W*C numbers and scaled to |x|^2 = d.
+
+    The scale of the pixels drops out, so raw grey levels need no division by 255 first. With a mean image, the result
+    depends on which images are given: choose a subset before, not after.
 
     Args:
         images: images (N, H, W, C), of any real dtype.
-        center: "dataset" subtracts the mean image (per pixel, over the N images given), "none" subtracts nothing.
+        image_centering: "none" subtracts nothing, "dataset" the mean image (per pixel, over the N images given).
 
     Returns:
         Inputs float64 (N, d), dimensionless, with rows of |x|^2 = d, which is variance q = |x|^2/d = 1.
 
     Raises:
-        ValueError: `center` is unknown.
+        ValueError: `image_centering` is unknown.
         DataError: there are no images, pixels are NaN or infinite, or rows are zero and have no direction to scale:
-            black images, or with center="dataset" images equal to the mean image (one image alone, or N copies of one).
+            black images, or with "dataset" images equal to the mean image (one image alone, or N copies of one).
     """
-    if center not in ("dataset", "none"):
-        raise ValueError(f"center={center!r} is unknown; use 'dataset' or 'none'")
+    if image_centering not in get_args(ImageCentering):
+        raise ValueError(f"image_centering={image_centering!r} is unknown; use 'none' or 'dataset'")
     if images.size == 0:
         raise DataError(f"preprocess: images of shape {images.shape}; give at least one image with at least one pixel")
     check_finite("preprocess", images)
     x = images.reshape(len(images), -1).astype(np.float64)
     x /= max(x.max(), -x.min()) or 1.0  # so that no square below overflows or underflows
     noise = 0.0
-    if center == "dataset":
+    if image_centering == "dataset":
         # the mean of N floats is off by up to N roundings: what is left of an image equal to it is noise, not zero
         noise = len(x) * float(np.finfo(np.float64).eps) * norms(x).max()
         x -= x.mean(axis=0)
     norm = norms(x)
-    refuse_zero_rows(np.flatnonzero(norm <= noise), center)
+    refuse_zero_rows(np.flatnonzero(norm <= noise), image_centering)
     x *= (np.sqrt(x.shape[1]) / norm)[:, None]
     return x
 
@@ -70,12 +77,12 @@ def norms(x: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, " n"]:
     return lengths
 
 
-def refuse_zero_rows(rows: np.ndarray, center: str) -> None:
+def refuse_zero_rows(rows: np.ndarray, image_centering: ImageCentering) -> None:
     """Raise DataError when there are rows that cannot be scaled, saying why they are zero."""
-    if rows.size and center == "dataset":
+    if rows.size and image_centering == "dataset":
         raise DataError(
             f"preprocess: {describe_rows(rows)} equal the mean image, zero cannot be scaled to |x|^2 = d; "
-            "drop them, use center='none', or give different images"
+            "drop them, use image_centering='none', or give different images"
         )
     if rows.size:
         raise DataError(

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ntk_analysis.data.cifar import CIFAR10, CIFAR100, Layout, read_cifar10, read_cifar100
-from ntk_analysis.data.files import DataError, for_split, one_line
+from ntk_analysis.common.messages import one_line
+from ntk_analysis.data.cifar import CIFAR10, CIFAR100, Distribution, read_cifar10, read_cifar100
+from ntk_analysis.data.files import DataError, for_split
 from ntk_analysis.data.idx import read_mnist
 from ntk_analysis.data.images import ImageSet
 
@@ -116,14 +117,14 @@ def fetch_idx(name: str, split: str, data_home: str | Path | None) -> ImageSet:
     return read_mnist(folder, split, name)
 
 
-def fetch_archive(layout: Layout, split: str, data_home: str | Path | None) -> Path:
+def fetch_archive(distribution: Distribution, split: str, data_home: str | Path | None) -> Path:
     """The folder in the data home that holds the extracted folder of a CIFAR archive."""
     for_split(split, train=None, test=None)  # refuses a misspelt split before 170 MB are downloaded
-    remote = REMOTES[layout.name]
+    remote = REMOTES[distribution.name]
     folder = find_data_home(data_home) / remote.folder
-    if not (folder / layout.folder).is_dir():
+    if not (folder / distribution.folder).is_dir():
         [file] = remote.md5
-        extract(download(remote, file, folder), layout)
+        extract(download(remote, file, folder), distribution)
     return folder
 
 
@@ -151,19 +152,19 @@ def download(remote: Remote, file: str, folder: Path) -> Path:
         ) from error
 
 
-def extract(archive: Path, layout: Layout) -> None:
+def extract(archive: Path, distribution: Distribution) -> None:
     """Extract the files of a CIFAR archive, and nothing else of it, into its folder beside the archive.
 
     The folder appears under its name only when it is complete. Paths stored in the archive are never written to.
     """
-    target = archive.parent / layout.folder
+    target = archive.parent / distribution.folder
     try:
         with tempfile.TemporaryDirectory(dir=archive.parent, prefix="extracting-") as scratch:
-            unfinished = Path(scratch) / layout.folder
+            unfinished = Path(scratch) / distribution.folder
             unfinished.mkdir()
             with tarfile.open(archive) as tar:
-                for name in layout.train + layout.test:
-                    copy_member(tar, f"{layout.folder}/{name}", unfinished / name)
+                for name in distribution.train + distribution.test:
+                    copy_member(tar, f"{distribution.folder}/{name}", unfinished / name)
             unfinished.rename(target)
     except (KeyError, OSError, EOFError, tarfile.TarError, zlib.error) as error:
         if not target.is_dir():  # else another process has finished the same work first

@@ -16,7 +16,7 @@ class Measures(NamedTuple):
         ensemble: test accuracy of the mean prediction over infinitely many networks; no scale of the outputs moves it.
         single: expected test accuracy of one network, which starts from outputs of the scale of `nngp`.
         condition_number: condition number of the kernel of the training images.
-        explained: share of the squares of the centred one-hot test targets that the mean prediction explains.
+        explained: share of the squares of the centered one-hot test targets that the mean prediction explains.
         training: training accuracy.
     """
 
@@ -28,7 +28,7 @@ class Measures(NamedTuple):
 
 
 def measure(
-    nngp: np.ndarray, kernel: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int
+    nngp: np.ndarray, kernel: np.ndarray, labels: np.ndarray, *, train: np.ndarray, test: np.ndarray, seed: int
 ) -> Measures:
     """Trains on one part of the images by `kernel` to the end, from outputs of covariance `nngp`, and tests on another.
 

@@ -49,7 +49,7 @@ class Stability(NamedTuple):
     kernel: np.ndarray
 
 
-def stability(x: np.ndarray, normalization: str, depth: int, width: int, steps: int, key: jax.Array) -> Stability:
+def stability(x: np.ndarray, normalization: str, *, depth: int, width: int, steps: int, key: jax.Array) -> Stability:
     """Finds the largest stable rate of one network of inputs x (m, d), in float64, in the linear regime of training.
 
     The targets are as close to its first outputs as the linear regime needs.

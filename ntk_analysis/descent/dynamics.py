@@ -62,7 +62,7 @@ def linearised(
         ValueError: targets do not fit the outputs, the learning rate or steps are out of range, or values are not
             finite.
     """
-    apply = checked(f, params, x, y, steps)
+    apply = checked(f, params, x, y, steps=steps)
     start = np.asarray(_outputs(apply, params, x), np.float64)
     target = np.asarray(y, np.float64)
     curve = training_curve(
@@ -85,7 +85,7 @@ def trained_outputs(
     The arguments are those of `linearised`. The dtype is that of the parameters; outputs are infinite or NaN where
     training diverged.
     """
-    return _trajectory(checked(f, params, x, y, steps), params, x, y, float(learning_rate), steps)
+    return _trajectory(checked(f, params, x, y, steps=steps), params, x, y, float(learning_rate), steps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,9 +127,9 @@ def against_linearised(
     make: Callable[[int], Layer],
     x: AnyArray,
     y: AnyArray,
+    *,
     widths: Sequence[int],
     draws: int,
-    *,
     learning_rate: Real,
     steps: int,
     seed: int = 0,

@@ -100,7 +100,7 @@ def scale_invariance(
     """
     if not (isinstance(network, Serial) and isinstance(network.layers[-1], LastBatchNorm)):
         raise TypeError(f"{network} does not end in LastBatchNorm: fully_connected(..., last_batch_norm=True) does")
-    checked(network, params, x, y, steps)
+    checked(network, params, x, y, steps=steps)
     rate, n = float(learning_rate), len(x)
     if not 0 < rate < np.inf:
         raise ValueError(f"got learning_rate={learning_rate}: expected a positive number")

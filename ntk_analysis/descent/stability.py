@@ -83,7 +83,7 @@ def largest_stable_learning_rate(
     """
     if not 0 < resolution < 1:
         raise ValueError(f"got resolution={resolution}: expected a number in (0, 1)")
-    apply = checked(f, params, x, y, steps)
+    apply = checked(f, params, x, y, steps=steps)
 
     def stable(rate: float) -> bool:
         losses = np.asarray(_losses(apply, params, x, y, rate, steps))
@@ -106,7 +106,7 @@ def loss_curve(
     Arguments and errors are those of `largest_stable_learning_rate`. The loss is infinite or NaN where training
     diverged.
     """
-    return _losses(checked(f, params, x, y, steps), params, x, y, float(learning_rate), steps)
+    return _losses(checked(f, params, x, y, steps=steps), params, x, y, float(learning_rate), steps)
 
 
 Apply = Callable[..., Any]
@@ -122,7 +122,7 @@ class FunctionOf:
         return self.network.apply(params, x)
 
 
-def checked(f: Layer | Apply, params: Params, x: Any, y: Any, steps: int) -> Apply:
+def checked(f: Layer | Apply, params: Params, x: Any, y: Any, *, steps: int) -> Apply:
     """The function f(params, x), after a check that its outputs can be compared with y."""
     if steps < 1:
         raise ValueError(f"got steps={steps}: expected at least 1")

@@ -32,7 +32,7 @@ class LayerCorrelations(NamedTuple):
 
 
 def layer_correlations(
-    network: Layer, params: Params, x: np.ndarray, field: MeanField | BatchNormField | None, seed: int
+    network: Layer, params: Params, x: np.ndarray, *, field: MeanField | BatchNormField | None, seed: int
 ) -> LayerCorrelations:
     """Mean cosine of pairs at the input of every activation, and its mean-field prediction."""
     pairs = jnp.asarray(random_pairs(len(x), min(PAIRS, len(x) * (len(x) - 1) // 2), seed), jnp.int32)

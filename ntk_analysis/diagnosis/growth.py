@@ -25,18 +25,18 @@ class Growth(NamedTuple):
         error: standard deviation of ln G between shuffled networks.
         shuffled: mean ln G of those shuffled networks that have one; if none has, ln G of the network.
         scale: mean square of the outputs / mean square of the inputs.
-        inputs: likeness of the inputs: mean x.x' over pairs / mean |x|^2.
-        outputs: likeness of the outputs, likewise; NaN where they are zero.
-        outputs_error: standard deviation of `outputs` over shuffled networks.
+        inputs_alike: likeness of the inputs: mean x.x' over pairs / mean |x|^2.
+        outputs_alike: likeness of the outputs, in the same way; NaN where they are zero.
+        outputs_alike_error: standard deviation of `outputs_alike` over shuffled networks.
     """
 
     log_gain: float
     error: float
     shuffled: float
     scale: float
-    inputs: float
-    outputs: float
-    outputs_error: float
+    inputs_alike: float
+    outputs_alike: float
+    outputs_alike_error: float
 
     @property
     def typical(self) -> bool:

@@ -62,15 +62,15 @@ def diagnose(
     x = chosen_inputs(x, count, seed)
     with precision_of(params, x):
         flat = checked_function(f, params, x)
-        kernel = tangent(f, params, x, memory, coupled)
+        kernel = tangent(f, params, x, memory=memory, coupled=coupled)
         few = x if kernel.plan.coupled else x[:PERTURBED]
         growth = measured_growth(flat, params, jnp.asarray(few), seed)
         products = products_in_a_row(flat, params, jnp.asarray(few))
         field, reason = field_of(f, len(x))
-        layers = layer_correlations(f, params, few, field, seed) if isinstance(f, Layer) else None
+        layers = layer_correlations(f, params, few, field=field, seed=seed) if isinstance(f, Layer) else None
     return Diagnosis(
         inputs=len(x),
-        outputs=kernel.plan.features,
+        outputs=kernel.plan.outputs,
         parameters=sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params)),
         method=kernel.plan.method,
         coupling=kernel.coupling,

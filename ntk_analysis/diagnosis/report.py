@@ -146,9 +146,9 @@ class Diagnosis:
 
     def _alike_line(self) -> str:
         growth = self.growth
-        if math.isnan(growth.outputs):
+        if math.isnan(growth.outputs_alike):
             return "not defined, outputs are zero"
-        line = f"{growth.outputs:.3f} +- {growth.outputs_error:.3f}, inputs {growth.inputs:.3f}"
+        line = f"{growth.outputs_alike:.3f} +- {growth.outputs_alike_error:.3f}, inputs {growth.inputs_alike:.3f}"
         return f"{line} (mean over pairs; ordered: 1)"
 
     def _layers_line(self) -> str:

@@ -33,39 +33,39 @@ class Tangent(NamedTuple):
     ratio: float
 
 
-def tangent(f: Network, params: Params, x: np.ndarray, memory: str | int | None, coupled: bool | str) -> Tangent:
+def tangent(f: Network, params: Params, x: np.ndarray, *, memory: str | int | None, coupled: bool | str) -> Tangent:
     """Spectra of the kernel of the inputs with themselves: of the whole kernel if it is cheap enough, and of the mean.
 
     Raises:
         ValueError: the kernel is zero, or so small that its entries have no digits left.
         MemoryError: one pair of inputs needs more than `memory`.
     """
-    options: dict[str, Any] = {"memory": memory, "outputs": "trace"}
+    options: dict[str, Any] = {"memory": memory, "layout": "trace"}
     found = plan(f, params, x, coupled=coupled, **options)
     options["coupled"] = found.coupled
-    if found.features * len(x) <= FULL_SIZE and _cheap(f, params, x, options):
-        options["outputs"] = "full"
+    if found.outputs * len(x) <= FULL_SIZE and _cheap(f, params, x, options):
+        options["layout"] = "full"
     kernel = empirical_ntk(f, params, x, **options)
     averaged = _averaged(kernel)
     _check_digits(averaged)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", spectrum.UnresolvedSpectrumWarning)  # the report says ">"
         trace = spectrum.analyse(averaged)
-        full = spectrum.analyse(kernel) if kernel.outputs == "full" else None
+        full = spectrum.analyse(kernel) if kernel.layout == "full" else None
     return Tangent(kernel.plan, found.coupling, trace, full, _off_diagonal_ratio(averaged.astype(np.float64)))
 
 
 def _cheap(f: Network, params: Params, x: np.ndarray, options: dict[str, Any]) -> bool:
     try:
-        return plan(f, params, x, **options | {"outputs": "full"}).flops <= FULL_FLOPS
+        return plan(f, params, x, **options | {"layout": "full"}).flops <= FULL_FLOPS
     except MemoryError:
         return False
 
 
 def _averaged(kernel: EmpiricalKernel) -> np.ndarray:
     """The MEAN of the kernel over outputs, (N, N)."""
-    trace = kernel.ntk if kernel.outputs == "trace" else np.einsum("abcc->ab", kernel.ntk)
-    return trace / np.asarray(kernel.plan.features, trace.dtype)
+    trace = kernel.ntk if kernel.layout == "trace" else np.einsum("abcc->ab", kernel.ntk)
+    return trace / np.asarray(kernel.plan.outputs, trace.dtype)
 
 
 def _off_diagonal_ratio(kernel: np.ndarray) -> float:

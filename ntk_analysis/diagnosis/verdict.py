@@ -38,11 +38,15 @@ def verdict_of(growth: Growth, products: int, ntk_ratio: float, *, threshold: fl
     low, high = center - half, center + half
     interval = f"ln chi_1 in [{low:.3g}, {high:.3g}] over {layers} layers"
     if high < -threshold:
-        against = "outputs are less alike than inputs" if growth.outputs < growth.inputs - growth.outputs_error else ""
+        against = (
+            "outputs are less alike than inputs"
+            if growth.outputs_alike < growth.inputs_alike - growth.outputs_alike_error
+            else ""
+        )
         against = against or ("the NTK is nearly diagonal" if ntk_ratio < 0.25 else "")
         return _unless(against, Verdict("ordered", f"{interval}, below -{threshold:g}: differences die"))
     if low > threshold:
-        against = "outputs are all alike" if growth.outputs > 0.95 else ""
+        against = "outputs are all alike" if growth.outputs_alike > 0.95 else ""
         against = against or ("the NTK is nearly of rank one" if ntk_ratio > 0.75 else "")
         return _unless(against, Verdict("chaotic", f"{interval}, above {threshold:g}: differences grow"))
     if -threshold <= low and high <= threshold:

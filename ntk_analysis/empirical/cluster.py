@@ -18,9 +18,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ntk_analysis.common.cluster import ONE_AT_A_TIME, Workers, one_line, results
+from ntk_analysis.common.cluster import ONE_AT_A_TIME, Workers, results
 from ntk_analysis.common.files import write_whole
-from ntk_analysis.empirical.runs import Job, Runner, Sink, Steps, Tile, Track, description
+from ntk_analysis.common.messages import one_line
+from ntk_analysis.common.progress import Track
+from ntk_analysis.empirical.runs import Job, Runner, Sink, Steps, Tile, description
 from ntk_analysis.empirical.store import JOB, KernelStore
 from ntk_analysis.empirical.tiles import Tiles
 
@@ -57,7 +59,7 @@ class Cluster(Workers, Runner):
             return
         remedy = "give less with memory=; finished tiles are kept"
         with _shared(job, sink) as shared, self.client() as client:
-            finished = results(client, compute_tile, [(str(shared), *tile) for tile in todo], "tile", remedy)
+            finished = results(client, compute_tile, [(str(shared), *tile) for tile in todo], "tile", remedy=remedy)
             for _ in track(Steps(finished, len(todo)), description(job.plan)):
                 pass
 
@@ -82,7 +84,7 @@ def _rebuilt(shared: str) -> tuple[Tiles, KernelStore]:
         raise RuntimeError(
             f"a worker cannot import the function ({one_line(error)}): install its module where the workers run"
         ) from error
-    return Tiles(*job), store
+    return Tiles(**job._asdict()), store
 
 
 @contextmanager

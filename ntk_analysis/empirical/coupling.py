@@ -106,7 +106,7 @@ def _tried_within(budget: int, respond: Respond, params: Params, few: np.ndarray
     batch = described(whole.shape, jax.dtypes.canonicalize_dtype(whole.dtype))
     cost, _ = program_cost(respond, params, direction, batch)
     affordable = cost.memory_bytes <= budget and cost.flops <= WORK
-    return tried_coupling(respond, params, direction, few, whole if affordable else None)
+    return tried_coupling(respond, params, direction, few, whole=whole if affordable else None)
 
 
 @lru_cache(maxsize=64)
@@ -158,7 +158,7 @@ def _spread(x: np.ndarray, count: int = CANDIDATES) -> np.ndarray:
 
 
 def tried_coupling(
-    respond: Respond, params: Params, direction: Params, few: np.ndarray, whole: np.ndarray | None = None
+    respond: Respond, params: Params, direction: Params, few: np.ndarray, *, whole: np.ndarray | None = None
 ) -> str:
     """Text that says what couples the outputs of a batch, tried out on a few inputs, and on the whole batch if given.
 

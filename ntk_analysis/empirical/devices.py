@@ -15,9 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ntk_analysis.common.progress import Track
 from ntk_analysis.empirical.functions import Side
+from ntk_analysis.empirical.layouts import Layout
 from ntk_analysis.empirical.methods import Method
-from ntk_analysis.empirical.runs import Job, Runner, Sink, Steps, Tile, Track, description
+from ntk_analysis.empirical.runs import Job, Runner, Sink, Steps, Tile, description
 from ntk_analysis.empirical.tiles import NETWORKS, Network, Tiles, padded_rows, tile_programs
 
 EACH, ALL = PartitionSpec("tiles"), PartitionSpec()  # type: ignore[no-untyped-call]
@@ -60,7 +62,7 @@ class Devices(Runner):
                 sink.write(i, j, values)
             return
         with jax.default_device(devices[0]):
-            tiles = Tiles(*job)
+            tiles = Tiles(**job._asdict())
             for i, j in track(todo, description(job.plan)):
                 sink.write(i, j, tiles(i, j))
 
@@ -69,16 +71,16 @@ class ShardedTiles(Tiles):
     """The tiles of a plan, computed as many at a time as there are devices."""
 
     def __init__(self, job: Job, devices: Sequence[jax.Device]) -> None:
-        super().__init__(*job)
+        super().__init__(**job._asdict())
         self._mesh = Mesh(np.array(devices), ("tiles",))
-        self._sharded = _sharded(job.f, job.plan.method, job.plan.outputs, self._mesh, job.plan.coupled)
+        self._sharded = _sharded(job.f, job.plan.method, job.plan.layout, self._mesh, job.plan.coupled)
         with jax.enable_x64(self._float64):
             self._params = jax.device_put(self._params, NamedSharding(self._mesh, ALL))
 
     def several(self, todo: Sequence[Tile]) -> Iterator[tuple[Tile, np.ndarray]]:
         """Yields each of these tiles with its values, without padding.
 
-        Every device takes consecutive tiles: as long as it can, it stays in its row, whose features it holds.
+        Every device takes consecutive tiles: as long as it can, it stays in its row, which it holds prepared.
         """
         devices = self._mesh.size
         rounds = -(-len(todo) // devices)
@@ -88,15 +90,15 @@ class ShardedTiles(Tiles):
             batch = [todo[min(device * rounds + step, len(todo) - 1)] for device in range(devices)]
             with jax.enable_x64(self._float64):
                 if rows != [i for i, _ in batch]:
-                    rows, lefts = [i for i, _ in batch], None  # frees the old features before the new ones are made
-                    lefts = self._features(self._x1, rows, self.plan.rows)
-                rights = self._features(self._x2, [j for _, j in batch], self.plan.columns)
+                    rows, lefts = [i for i, _ in batch], None  # frees the old rows before the new ones are prepared
+                    lefts = self._prepared(self._x1, rows, self.plan.rows)
+                rights = self._prepared(self._x2, [j for _, j in batch], self.plan.columns)
                 values = np.asarray(self._sharded.contract(self._params, lefts, rights))
             for device, (i, j) in enumerate(batch):
                 if device * rounds + step < len(todo):
                     yield (i, j), self.finished(i, j, values[device])
 
-    def _features(self, x: np.ndarray, indices: list[int], size: int) -> Any:
+    def _prepared(self, x: np.ndarray, indices: list[int], size: int) -> Any:
         rows = np.stack([padded_rows(index, size, len(x)) for index in indices])
         each = NamedSharding(self._mesh, EACH)
         if self.plan.coupled:
@@ -104,25 +106,25 @@ class ShardedTiles(Tiles):
             side = Side(batch, jax.device_put(rows.astype(np.int32), each))
         else:
             side = Side(jax.device_put(x[rows], each))
-        return self._sharded.features(self._params, side)
+        return self._sharded.prepare(self._params, side)
 
 
 @lru_cache(maxsize=NETWORKS)
-def _sharded(f: Network, name: str, layout: str, mesh: Mesh, coupled: bool) -> Method:
+def _sharded(f: Network, name: str, layout: Layout, mesh: Mesh, coupled: bool) -> Method:
     """The method applied to stacks of tiles, each device computing its own."""
     method = tile_programs(f, name, layout)
     side = Side(ALL, EACH) if coupled else Side(EACH)
     shard: Callable[..., Any] = partial(jax.shard_map, mesh=mesh, out_specs=EACH, check_vma=False)
 
-    def features(params: Any, stacked: Side) -> Any:
+    def prepare(params: Any, stacked: Side) -> Any:
         mine = Side(stacked.x, stacked.rows[0]) if coupled else Side(stacked.x[0])
-        return jax.tree.map(lambda leaf: leaf[None], method.features(params, mine))
+        return jax.tree.map(lambda leaf: leaf[None], method.prepare(params, mine))
 
     def contract(params: Any, left: Any, right: Any) -> jax.Array:
         return method.contract(params, *jax.tree.map(lambda leaf: leaf[0], (left, right)))[None]
 
     return Method(
         name,
-        jax.jit(shard(features, in_specs=(ALL, side))),
+        jax.jit(shard(prepare, in_specs=(ALL, side))),
         jax.jit(shard(contract, in_specs=(ALL, EACH, EACH))),
     )

@@ -45,7 +45,7 @@ class Place(NamedTuple):
     row: int
 
 
-def fault(f: Any, params: Params, pair: tuple[Place, Place], which: str, dtype: np.dtype) -> str:
+def fault(f: Any, params: Params, pair: tuple[Place, Place], *, which: str, dtype: np.dtype) -> str:
     """Text on the cause of a kernel's NaN or infinity at a pair of inputs, and what to do; empty if none is known."""
     flat = flattened(f)
 

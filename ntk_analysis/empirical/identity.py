@@ -102,7 +102,7 @@ def _probe(job: Job) -> Probed:
         x = few_that_differ(job.x1, job.x2)
         x, rows = x[np.linspace(0, len(x) - 1, INPUTS).astype(int)], np.arange(INPUTS)
     directions = random_direction(job.params)
-    weights = _weights(job.plan.features, job.plan.dtype)
+    weights = _weights(job.plan.outputs, job.plan.dtype)
     rows = np.repeat(rows, len(weights) // INPUTS).astype(np.int32)
     arguments = (jax.tree.map(jnp.asarray, directions), jnp.asarray(rows), jnp.asarray(weights))
 

@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 
 from ntk_analysis.common.arrays import concrete
+from ntk_analysis.common.lock import locked
 from ntk_analysis.common.memory import available_bytes, gib
 from ntk_analysis.common.precision import AnyArray, numpy_in_float64
+from ntk_analysis.common.progress import Track, untracked
 from ntk_analysis.empirical.devices import Devices
 from ntk_analysis.empirical.identity import as_it_is
+from ntk_analysis.empirical.layouts import Layout
 from ntk_analysis.empirical.manifest import manifest, read_manifest
 from ntk_analysis.empirical.plans import TilePlan
-from ntk_analysis.empirical.runs import Held, Job, Runner, Track, untracked
+from ntk_analysis.empirical.runs import Held, Job, Runner
 from ntk_analysis.empirical.store import Stored, continued, find_store, open_store
 from ntk_analysis.empirical.tiles import Network, checked_call, computes_in_float64, plan
 from ntk_analysis.infinite.kernel import Kernel
@@ -52,9 +55,9 @@ class EmpiricalKernel:
         return np.asarray(self.values)
 
     @property
-    def outputs(self) -> str:
+    def layout(self) -> Layout:
         """The layout: "full", "diagonal" or "trace" (the SUM over outputs)."""
-        return self.plan.outputs
+        return self.plan.layout
 
     @property
     def method(self) -> str:
@@ -91,7 +94,7 @@ def empirical_ntk(
     x1: AnyArray,
     x2: AnyArray | None = None,
     *,
-    outputs: str = "full",
+    layout: Layout = "full",
     method: str = "auto",
     coupled: bool | str = "detect",
     memory: str | int | None = None,
@@ -117,7 +120,7 @@ def empirical_ntk(
         params: tree of float arrays; the kernel is taken over all of them.
         x1: inputs (N1, ...).
         x2: second inputs (N2, ...) of the same features; None for x1 with itself.
-        outputs: layout of the kernel: "full" (N1, N2, C, C), "diagonal" (N1, N2, C), its entries c = d, or "trace" (N1,
+        layout: layout of the kernel: "full" (N1, N2, C, C), "diagonal" (N1, N2, C), its entries c = d, or "trace" (N1,
             N2), the SUM of the diagonal over outputs.
         method: name of the method, "jacobian", "products", "layerwise" or "last_norm"; or "auto", the one of least time
             by its FLOPs.
@@ -143,7 +146,7 @@ def empirical_ntk(
         FileExistsError: there is something at `store` that is not a store; it is left as it is.
         OSError: the disk is full, or too small for the kernel.
     """
-    options: dict[str, Any] = {"outputs": outputs, "method": method, "coupled": coupled, "memory": memory}
+    options: dict[str, Any] = {"layout": layout, "method": method, "coupled": coupled, "memory": memory}
     return _compute(f, params, x1, x2, options, store, on or Devices(), track)
 
 
@@ -154,7 +157,7 @@ def empirical_nngp(
     x1: AnyArray,
     x2: AnyArray | None = None,
     *,
-    outputs: str = "full",
+    layout: Layout = "full",
     coupled: bool | str = "detect",
     memory: str | int | None = None,
     store: str | Path | None = None,
@@ -165,7 +168,7 @@ def empirical_nngp(
 
     The average over networks and outputs is the NNGP. Arguments and errors are those of `empirical_ntk`.
     """
-    options: dict[str, Any] = {"outputs": outputs, "which": "nngp", "coupled": coupled, "memory": memory}
+    options: dict[str, Any] = {"layout": layout, "which": "nngp", "coupled": coupled, "memory": memory}
     return _compute(f, params, x1, x2, options, store, on or Devices(), track)
 
 
@@ -207,7 +210,7 @@ def _compute(
     path = None if store is None else Path(store)
     begun = None if path is None else read_manifest(path)
     if path is not None:
-        stated = {name: options[name] for name in ("outputs", "which", "method", "coupled") if name in options}
+        stated = {name: options[name] for name in ("layout", "which", "method", "coupled") if name in options}
         f = as_it_is(f, params, checked_call(f, params, x1, x2, **stated)[0])
     free = options["memory"] is None
     cut = plan(f, params, x1, x2, parallel=on.parallel, **options | {"memory": budget(options["memory"], on)})
@@ -222,9 +225,10 @@ def _compute(
         on.run(job, list(cut.tiles), held, track)
         return EmpiricalKernel(held.values, cut)
     kept = open_store(path, manifest(job))
-    if todo := kept.todo:
-        on.run(job, todo, kept, track)
-        kept.tidy()
+    if kept.todo:
+        with locked(path):  # another process would compute the same tiles, and tidy away the files of this one
+            on.run(job, kept.todo, kept, track)
+            kept.tidy()
     return EmpiricalKernel(kept.values, cut)
 
 
@@ -234,5 +238,5 @@ def _room(cut: TilePlan) -> np.ndarray:
     except MemoryError as error:
         raise MemoryError(
             f"the kernel {cut.shape} itself needs {gib(cut.storage_bytes)} on the host: give store=PATH, take "
-            "outputs='trace', or fewer inputs at a time"
+            "layout='trace', or fewer inputs at a time"
         ) from error

@@ -13,13 +13,14 @@ import jax.numpy as jnp
 from ntk_analysis.empirical.coupling import known_coupling
 from ntk_analysis.empirical.functions import Side
 from ntk_analysis.empirical.layerwise import Factors, layerwise_method
+from ntk_analysis.empirical.layouts import Layout
 from ntk_analysis.empirical.methods import Method
 from ntk_analysis.layers import BatchNorm, LastBatchNorm, Layer, Serial
 from ntk_analysis.layers.base import Params, as_params_dtype
 
 
 class Behind(NamedTuple):
-    """The features of the rows of a tile, behind a last batch norm.
+    """The prepared rows of a tile, behind a last batch norm.
 
     Attributes:
         before: factors of the network without the norm, on the whole batch.
@@ -30,7 +31,7 @@ class Behind(NamedTuple):
     jacobian: jax.Array
 
 
-def last_norm_method(network: Layer, layout: str) -> Method:
+def last_norm_method(network: Layer, layout: Layout) -> Method:
     """The kernel of the network without its last batch norm, multiplied by the norm's Jacobian on both sides.
 
     Memory: the kernel of the whole batch without the norm, whatever the tile. FLOPs: those of `layerwise` without the
@@ -43,7 +44,7 @@ def last_norm_method(network: Layer, layout: str) -> Method:
     inner, norm = _parted(network)
     method = layerwise_method(inner, "full" if layout == "full" else "diagonal")
 
-    def features(params: Params, side: Side) -> Behind:
+    def prepare(params: Params, side: Side) -> Behind:
         if side.rows is None:
             raise NotImplementedError("method 'last_norm' is for outputs that are coupled: leave coupled to 'detect'")
         own = params[:-1]
@@ -55,7 +56,7 @@ def last_norm_method(network: Layer, layout: str) -> Method:
         def row(index: jax.Array) -> jax.Array:
             return pull(jnp.zeros_like(outputs).at[index].set(1))[0]  # each output is normalised by itself
 
-        return Behind(method.features(own, Side(side.x)), jax.vmap(row)(side.rows))
+        return Behind(method.prepare(own, Side(side.x)), jax.vmap(row)(side.rows))
 
     def contract(params: Params, left: Behind, right: Behind) -> jax.Array:
         theta = method.contract(params[:-1], left.before, right.before)
@@ -64,7 +65,7 @@ def last_norm_method(network: Layer, layout: str) -> Method:
         half = jnp.einsum("apc,pqc->aqc", left.jacobian, theta)
         return jnp.einsum("aqc,bqc->ab" if layout == "trace" else "aqc,bqc->abc", half, right.jacobian)
 
-    return Method("last_norm", features, contract)
+    return Method("last_norm", prepare, contract)
 
 
 def _parted(network: Layer) -> tuple[Serial, BatchNorm | LastBatchNorm]:

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from ntk_analysis.activations.angles import safe_divide
 from ntk_analysis.empirical.functions import Side
-from ntk_analysis.empirical.layouts import inner, weighted
+from ntk_analysis.empirical.layouts import Layout, inner, weighted
 from ntk_analysis.empirical.methods import Method
 from ntk_analysis.empirical.probes import Flow, Place, flows, over_stacks, probed
 from ntk_analysis.layers import Conv, Dense, Layer
@@ -52,7 +52,7 @@ class Factors(NamedTuple):
         return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size, stacks), self)
 
 
-def layerwise_method(network: Layer, layout: str) -> Method:
+def layerwise_method(network: Layer, layout: Layout) -> Method:
     """The kernel as Grams of activations times Grams of back-propagated signals, summed over layers.
 
     Memory: activations and C signals of both sides. FLOPs of a pair of inputs at a dense layer of m x u weights:
@@ -61,7 +61,7 @@ def layerwise_method(network: Layer, layout: str) -> Method:
     places: list[Place] = []
     template = probed(network, places)
 
-    def features(params: Params, side: Side) -> list[Factors | None]:
+    def prepare(params: Params, side: Side) -> list[Factors | None]:
         coupled = side.rows is not None
 
         def of_layer(place: Place, flow: Flow) -> Factors:
@@ -80,17 +80,17 @@ def layerwise_method(network: Layer, layout: str) -> Method:
         ]
         return sum(parts[1:], parts[0])
 
-    def part(features: list[Factors | None], start: jax.Array, size: int) -> list[Factors | None]:
+    def part(prepared: list[Factors | None], start: jax.Array, size: int) -> list[Factors | None]:
         return [
             None if found is None else found.part(start, size, place.stacks)
-            for place, found in zip(places, features, strict=True)
+            for place, found in zip(places, prepared, strict=True)
         ]
 
-    return Method("layerwise", features, contract, part)
+    return Method("layerwise", prepare, contract, part)
 
 
 def factors(
-    layer: SingleLayer, params: Params, x: jax.Array, signals: jax.Array, *, coupled: bool, layout: str
+    layer: SingleLayer, params: Params, x: jax.Array, signals: jax.Array, *, coupled: bool, layout: Layout
 ) -> Factors:
     """The factors of one layer's gradients, from its inputs (n, ...) and the signals at its output."""
     if not isinstance(layer, Dense | Conv):
@@ -119,7 +119,7 @@ def factors(
     return Factors(None, None, [*added, gradient.reshape(n, outputs, -1)], removed)
 
 
-def summed(left: Factors, right: Factors, stacks: int, layout: str) -> jax.Array:
+def summed(left: Factors, right: Factors, stacks: int, layout: Layout) -> jax.Array:
     """The part of the kernel from layers inside `stacks` scans, with axes as in `inner`."""
     if not stacks:
         return product(left, right, layout)
@@ -132,7 +132,7 @@ def summed(left: Factors, right: Factors, stacks: int, layout: str) -> jax.Array
     return jax.lax.scan(step, jnp.zeros(shape.shape, shape.dtype), (left, right))[0]
 
 
-def product(left: Factors, right: Factors, layout: str) -> jax.Array:
+def product(left: Factors, right: Factors, layout: Layout) -> jax.Array:
     """The part of the kernel from one layer, with axes as in `inner`."""
     parts = [inner(*vectors, layout) for vectors in zip(left.added, right.added, strict=True)]
     parts += [-inner(*vectors, layout) for vectors in zip(left.removed, right.removed, strict=True)]
@@ -144,7 +144,7 @@ def product(left: Factors, right: Factors, layout: str) -> jax.Array:
     return sum(parts[1:], parts[0])
 
 
-def _grams(x1: jax.Array, signals1: jax.Array, x2: jax.Array, signals2: jax.Array, layout: str) -> jax.Array:
+def _grams(x1: jax.Array, signals1: jax.Array, x2: jax.Array, signals2: jax.Array, layout: Layout) -> jax.Array:
     """Gram of inputs times Gram of signals, summed over pairs of positions."""
     (n1, p1, _), (n2, p2, _) = x1.shape, x2.shape
     rows, columns = (s.swapaxes(1, 2).reshape(-1, s.shape[1], s.shape[3]) for s in (signals1, signals2))
@@ -158,7 +158,7 @@ def _grams(x1: jax.Array, signals1: jax.Array, x2: jax.Array, signals2: jax.Arra
     return jnp.sum(products, (1, second + 2))
 
 
-def _coupled(x1: jax.Array, signals1: jax.Array, x2: jax.Array, signals2: jax.Array, layout: str) -> jax.Array:
+def _coupled(x1: jax.Array, signals1: jax.Array, x2: jax.Array, signals2: jax.Array, layout: Layout) -> jax.Array:
     """Gram of inputs times Gram of signals, if all rows share their positions: p1 of one batch and p2 of the other."""
     if len(x1) < x1.shape[1]:  # the Gram of inputs takes the signals of one batch to the other
         gram = jnp.matmul(x1, x2.T, precision="highest")

@@ -11,13 +11,13 @@ Layout: TypeAlias = Literal["full", "diagonal", "trace"]
 LAYOUTS: tuple[str, ...] = get_args(Layout)
 
 
-def outputs_shape(layout: str, outputs: int) -> tuple[int, ...]:
+def outputs_shape(layout: Layout, outputs: int) -> tuple[int, ...]:
     """Shape of the kernel's axes after (N1, N2): (C, C), (C,) or ()."""
     return {"full": (outputs, outputs), "diagonal": (outputs,), "trace": ()}[layout]
 
 
 def inner(
-    left: Float[jax.Array, "n1 C k"], right: Float[jax.Array, "n2 C k"], layout: str
+    left: Float[jax.Array, "n1 C k"], right: Float[jax.Array, "n2 C k"], layout: Layout
 ) -> Float[jax.Array, "n1 *rest"]:
     """Inner products of the vectors of every output on every input: the one contraction that all methods share.
 
@@ -33,14 +33,14 @@ def inner(
 
 
 def weighted(
-    pairs: Float[jax.Array, "n1 n2"], products: Float[jax.Array, "n1 *rest"], layout: str
+    pairs: Float[jax.Array, "n1 n2"], products: Float[jax.Array, "n1 *rest"], layout: Layout
 ) -> Float[jax.Array, "n1 *rest"]:
     """Inner products as `inner` gives them, each times a weight of its pair of inputs."""
     axes = {"full": (1, 3), "diagonal": (2,), "trace": ()}[layout]
     return jnp.expand_dims(pairs, axes) * products
 
 
-def arranged(products: Float[jax.Array, "n1 *rest"], layout: str) -> Float[jax.Array, "n1 n2 *outputs"]:
+def arranged(products: Float[jax.Array, "n1 *rest"], layout: Layout) -> Float[jax.Array, "n1 n2 *outputs"]:
     """Inner products with their axes in the order of the layout."""
     return products.swapaxes(1, 2) if layout == "full" else products
 

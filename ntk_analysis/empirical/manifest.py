@@ -2,26 +2,25 @@
 
 import hashlib
 import json
-import platform
 from dataclasses import asdict, fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
+from ntk_analysis.common.provenance import made_by
 from ntk_analysis.empirical.identity import identity, same_function
 from ntk_analysis.empirical.plans import TilePlan
 from ntk_analysis.empirical.runs import Job
 
 Manifest: TypeAlias = dict[str, Any]
 
-FORMAT = "ntk_analysis kernel store 2"
+FORMAT = "ntk_analysis kernel store 3"
 NAME = "manifest.json"
 ARRAYS = ("params", "x1", "x2")
 # facts that identify a kernel; the rest of a plan is its cost, and tiles are taken over from the store
-FACTS = ("which", "outputs", "method", "coupled", "symmetric", "dtype", "n1", "n2", "features")
+FACTS = ("which", "layout", "method", "coupled", "symmetric", "dtype", "n1", "n2", "outputs")
 
 
 def manifest(job: Job) -> Manifest:
@@ -31,11 +30,7 @@ def manifest(job: Job) -> Manifest:
         "plan": asdict(job.plan) | {"dtype": job.plan.dtype.name},
         "sha256": {name: fingerprint(getattr(job, name)) for name in ARRAYS},
         "f": identity(job),
-        "made by": {
-            **{name: version(name) for name in ("ntk-analysis", "jax", "numpy", "zarr")},
-            "python": platform.python_version(),
-            "device": jax.local_devices()[0].device_kind,
-        },
+        "made by": made_by("ntk-analysis", "jax", "numpy", "zarr"),
     }
 
 

@@ -1,6 +1,6 @@
 """What a method of computing an empirical kernel is, and the methods that need nothing but the function.
 
-A method takes a tile apart: `features` of its rows and of its columns, each computed once, and `contract` of the two.
+A method takes a tile apart: it `prepare`s the rows and the columns, each once, and `contract`s the two.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from ntk_analysis.empirical.functions import Flat, Side
-from ntk_analysis.empirical.layouts import inner
+from ntk_analysis.empirical.layouts import Layout, inner
 from ntk_analysis.layers.base import Params
 
 
@@ -21,15 +21,15 @@ class Method(NamedTuple):
 
     Attributes:
         name: name of the method, as given to `empirical_ntk(method=...)`.
-        features: function (params, side) -> contribution of one side of a tile, a pytree of arrays.
-        contract: function (params, left, right) -> the tile, from the features of its rows and columns; its axes are
-            those of `inner`, for `arranged` to put in order.
-        part: function (features, start, size) -> the features of `size` of the rows from `start` on; None if they are
-            not kept row by row.
+        prepare: function (params, side) -> what one side brings to a tile, a pytree of arrays.
+        contract: function (params, left, right) -> the tile, from its prepared rows and columns; its axes are those of
+            `inner`, for `arranged` to put in order.
+        part: function (prepared, start, size) -> `size` of the prepared rows from `start` on; None if they are not kept
+            row by row.
     """
 
     name: str
-    features: Callable[[Params, Side], Any]
+    prepare: Callable[[Params, Side], Any]
     contract: Callable[[Params, Any, Any], jax.Array]
     part: Callable[[Any, jax.Array, int], Any] | None = None
 
@@ -39,28 +39,28 @@ class Programs(NamedTuple):
 
     Attributes:
         name: name of the method.
-        features: function (params, side) -> features, as in `Method`.
+        prepare: function (params, side) -> the prepared side, as in `Method`.
         contract: function (params, left, right) -> tile (n1, n2, *outputs).
         square: function (params, side) -> tile of inputs with themselves, exactly symmetric, in one program.
     """
 
     name: str
-    features: Callable[[Params, Side], Any]
+    prepare: Callable[[Params, Side], Any]
     contract: Callable[[Params, Any, Any], jax.Array]
     square: Callable[[Params, Side], jax.Array]
 
 
-def outputs_method(f: Flat, layout: str) -> Method:
+def outputs_method(f: Flat, layout: Layout) -> Method:
     """The method of the NNGP: products of outputs."""
 
-    def features(params: Params, side: Side) -> jax.Array:
+    def prepare(params: Params, side: Side) -> jax.Array:
         y = f(params, side.x)
         return y[:, :, None] if side.rows is None else y[side.rows, :, None]
 
-    return Method("outputs", features, lambda params, left, right: inner(left, right, layout), part_of)
+    return Method("outputs", prepare, lambda params, left, right: inner(left, right, layout), part_of)
 
 
-def jacobian_method(f: Flat, layout: str) -> Method:
+def jacobian_method(f: Flat, layout: Layout) -> Method:
     """The method "jacobian": gradients of all outputs of both sides, contracted parameter array by array.
 
     Memory: n C P numbers for each side of the tile. FLOPs of a pair of inputs: 2 C^2 P (full) or 2 C P, P parameters.
@@ -74,9 +74,9 @@ def jacobian_method(f: Flat, layout: str) -> Method:
     return Method("jacobian", lambda params, side: jacobian(f, params, side), contract, part_of)
 
 
-def part_of(features: Any, start: jax.Array, size: int) -> Any:
+def part_of(prepared: Any, start: jax.Array, size: int) -> Any:
     """The given rows of every array."""
-    return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), features)
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), prepared)
 
 
 def _rows(leaf: jax.Array) -> jax.Array:
@@ -98,7 +98,7 @@ def unit_cotangents(y: jax.Array, rows: jax.Array) -> Float[jax.Array, "n C N C"
     return row[:, None, :, None] * output[None, :, None, :]
 
 
-def products_method(f: Flat, layout: str) -> Method:
+def products_method(f: Flat, layout: Layout) -> Method:
     """The method "products": each gradient of the columns' outputs is pushed through the rows' network, as a tangent.
 
     Memory: C P numbers and the rows' activations times C. FLOPs of a pair of inputs: C forward-mode derivatives,
@@ -111,7 +111,7 @@ def products_method(f: Flat, layout: str) -> Method:
 
     def contract(params: Params, left: Side, right: Side) -> jax.Array:
         y, push = jax.linearize(lambda p: f(p, left.x), params)
-        outputs, gradients = jnp.arange(y.shape[1]), _gradients(f, params, right)
+        each, gradients = jnp.arange(y.shape[1]), _gradients(f, params, right)
 
         def column(index: jax.Array) -> jax.Array:
             products = jax.vmap(push)(gradients(index))  # (d, a, c)
@@ -119,7 +119,7 @@ def products_method(f: Flat, layout: str) -> Method:
                 products = products[:, left.rows]
             if layout == "full":
                 return products.transpose(1, 2, 0)
-            diagonal = products[outputs, :, outputs].T
+            diagonal = products[each, :, each].T
             return diagonal if layout == "diagonal" else jnp.sum(diagonal, axis=1)
 
         size = len(right.x) if right.rows is None else len(right.rows)

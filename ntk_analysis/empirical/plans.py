@@ -14,7 +14,7 @@ from ntk_analysis.common.memory import available_bytes, gib
 from ntk_analysis.empirical.cost import described, program_cost, tree_bytes
 from ntk_analysis.empirical.estimate import Estimate
 from ntk_analysis.empirical.functions import Side
-from ntk_analysis.empirical.layouts import mirrored, outputs_shape
+from ntk_analysis.empirical.layouts import Layout, mirrored, outputs_shape
 from ntk_analysis.empirical.methods import Programs
 from ntk_analysis.layers.base import Params
 
@@ -38,8 +38,8 @@ class TilePlan:
     Attributes:
         n1: number of inputs of the rows.
         n2: number of inputs of the columns.
-        features: number C of the function's outputs.
-        outputs: layout of the kernel, "full", "diagonal" or "trace".
+        outputs: number C of the function's outputs.
+        layout: layout of the kernel, "full", "diagonal" or "trace".
         which: kernel, "ntk" or "nngp".
         method: name of the method: "jacobian", "products", "layerwise", "last_norm", or "outputs" (the NNGP's only
             one).
@@ -57,8 +57,8 @@ class TilePlan:
 
     n1: int
     n2: int
-    features: int
-    outputs: str
+    outputs: int
+    layout: Layout
     which: str
     method: str
     coupled: bool
@@ -75,7 +75,7 @@ class TilePlan:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the kernel."""
-        return (self.n1, self.n2, *outputs_shape(self.outputs, self.features))
+        return (self.n1, self.n2, *outputs_shape(self.layout, self.outputs))
 
     @property
     def storage_bytes(self) -> int:
@@ -155,7 +155,7 @@ class TilePlan:
         coupled = f", batch coupled ({self.coupling})" if self.coupled else ""
         time = "" if self.seconds is None else f", about {self.seconds:.3g} s"
         return (
-            f"{self.which} {self.shape} {self.dtype} ({self.outputs}) by {self.method}: {self.count} tiles of "
+            f"{self.which} {self.shape} {self.dtype} ({self.layout}) by {self.method}: {self.count} tiles of "
             f"{self.rows} x {self.columns}, {self.flops:.3g} FLOPs, {gib(self.memory_bytes)} of the "
             f"{gib(self.budget_bytes)} allowed{coupled}{time}"
         )
@@ -165,8 +165,8 @@ class TilePlan:
 class Task:
     """What all plans of one kernel share, whatever their method and tiles; fields as in `TilePlan`."""
 
-    features: int
-    outputs: str
+    outputs: int
+    layout: Layout
     which: str
     coupled: bool
     coupling: str
@@ -200,13 +200,13 @@ def plan_tiles(
     params: Params,
     x1: jax.ShapeDtypeStruct,
     x2: jax.ShapeDtypeStruct | None,
-    task: Task,
     *,
+    task: Task,
     parallel: int = 1,
 ) -> TilePlan:
     """The plan of least FLOPs within the budget, with enough tiles where several are computed at a time.
 
-    Larger tiles compute the features of their columns less often, but symmetry saves only whole tiles.
+    Larger tiles prepare their columns less often, but symmetry saves only whole tiles.
 
     Raises:
         MemoryError: one tile of one input by one input needs more than the budget.
@@ -249,8 +249,8 @@ def _costs(method: Programs, params: Params, x1: Any, x2: Any, plan: TilePlan) -
     if plan.symmetric and plan.count == 1:
         whole, _ = program_cost(method.square, params, side(x1, plan.rows))
         return whole.flops, int(MARGIN * whole.memory_bytes)
-    left_cost, left = program_cost(method.features, params, side(x1, plan.rows))
-    right_cost, right = program_cost(method.features, params, side(x1 if x2 is None else x2, plan.columns))
+    left_cost, left = program_cost(method.prepare, params, side(x1, plan.rows))
+    right_cost, right = program_cost(method.prepare, params, side(x1 if x2 is None else x2, plan.columns))
     product, _ = program_cost(method.contract, params, left, right)
     down, tiles = plan.grid[0], plan.count
     rights = tiles - down if plan.symmetric else tiles

@@ -1,17 +1,16 @@
 """Where the tiles of a kernel are computed and where they go: what devices, clusters and stores agree on."""
 
 import abc
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from ntk_analysis.common.progress import Track
 from ntk_analysis.empirical.plans import TilePlan
 
 Tile: TypeAlias = tuple[int, int]
-Track: TypeAlias = Callable[[Iterable[Any], str], Iterable[Any]]
-"""Function track(steps, description) that gives the steps, with or without a progress bar; the steps have a length."""
 
 
 class Job(NamedTuple):
@@ -83,12 +82,6 @@ class Steps:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.steps)
-
-
-def untracked(steps: Iterable[Any], description: str) -> Iterable[Any]:
-    """The steps themselves: a `Track` that draws no progress bar."""
-    del description
-    return steps
 
 
 def description(plan: TilePlan) -> str:

@@ -224,5 +224,5 @@ def _require_space(path: Path, plan: TilePlan, todo: list[Tile]) -> None:
         raise OSError(
             errno.ENOSPC,
             f"store {path} needs {gib(needed)} on disk for {len(todo)} tiles, {gib(free)} are free: make space, give "
-            "another path, or take outputs='trace'",
+            "another path, or take layout='trace'",
         )

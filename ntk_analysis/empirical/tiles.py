@@ -30,7 +30,7 @@ from ntk_analysis.empirical.functions import (
 from ntk_analysis.empirical.halves import symmetric_tile
 from ntk_analysis.empirical.last_norm import last_norm_method
 from ntk_analysis.empirical.layerwise import layerwise_method
-from ntk_analysis.empirical.layouts import LAYOUTS, arranged, symmetric
+from ntk_analysis.empirical.layouts import LAYOUTS, Layout, arranged, symmetric
 from ntk_analysis.empirical.methods import Method, Programs, jacobian_method, outputs_method, products_method
 from ntk_analysis.empirical.plans import Task, TilePlan, memory_budget, plan_tiles
 from ntk_analysis.empirical.whole_models import refuse_whole_models
@@ -55,7 +55,7 @@ def plan(
     x1: Any,
     x2: Any = None,
     *,
-    outputs: str = "full",
+    layout: Layout = "full",
     which: str = "ntk",
     method: str = "auto",
     coupled: bool | str = "detect",
@@ -70,7 +70,7 @@ def plan(
         params: parameters; `jax.ShapeDtypeStruct`s suffice if `coupled` is stated and nothing is measured.
         x1: inputs, or a `jax.ShapeDtypeStruct` with their shape and dtype, for inputs that are not at hand.
         x2: second inputs or their `jax.ShapeDtypeStruct`, or None.
-        outputs: layout of the kernel, "full", "diagonal" or "trace".
+        layout: layout of the kernel, "full", "diagonal" or "trace".
         which: kernel, "ntk" or "nngp".
         method: name of the method; "auto" takes the one of least time by its FLOPs.
         coupled: True, False or "detect", which knows the answer for layers, and tries other f out (on random inputs, if
@@ -83,16 +83,16 @@ def plan(
         TypeError, ValueError: an argument is refused, as by `empirical_ntk`.
         MemoryError: not even one pair of inputs fits into the budget.
     """
-    x1, x2 = checked_call(f, params, x1, x2, outputs=outputs, which=which, method=method, coupled=coupled)
+    x1, x2 = checked_call(f, params, x1, x2, layout=layout, which=which, method=method, coupled=coupled)
     shape1, shape2 = _abstract(x1), None if x2 is None else _abstract(x2)
-    features, dtype = _outputs(f, *_hashable(params), shape1, computes_in_float64())
+    outputs, dtype = _outputs(f, *_hashable(params), shape1, computes_in_float64())
     budget = memory_budget(memory)
     why = AS_STATED if coupled else ""
     if coupled == "detect":
         some = (x if x is None or isinstance(x, np.ndarray) else _concrete(x, WHOLE) for x in (x1, x2))
         why = coupling(f, params, *some, which=which, budget=budget)
-    task = Task(features, outputs, which, bool(why), why, dtype, budget)
-    best = _cheapest(f, params, shape1, shape2, _candidates(f, which, method), task, parallel)
+    task = Task(outputs, layout, which, bool(why), why, dtype, budget)
+    best = _cheapest(f, params, shape1, shape2, _candidates(f, which, method), task, parallel=parallel)
     if measure:
         best = replace(best, seconds=_measured(f, params, _concrete(x1), None if x2 is None else _concrete(x2), best))
     return best
@@ -104,14 +104,14 @@ def checked_call(
     x1: Any,
     x2: Any,
     *,
-    outputs: str = "full",
+    layout: Layout = "full",
     which: str = "ntk",
     method: str = "auto",
     coupled: bool | str = "detect",
 ) -> tuple[Any, Any]:
     """The inputs on the host, or their descriptions; raises the errors of `plan` about arguments, without calling f."""
     refuse_whole_models(f, params)
-    _check_choices(f, outputs, which, method, coupled)
+    _check_choices(f, layout, which, method, coupled)
     if is_traced(f, params, x1, x2):
         raise TypeError(
             "empirical kernels are computed tile by tile outside JAX transformations: call them outside jit"
@@ -128,16 +128,16 @@ def checked_call(
 class Tiles:
     """The tiles of a plan, each a pure function of (i, j): the same bits in any order and any process.
 
-    The features of the last row of tiles are kept, so that going row by row computes them once. A tile that is not
+    What is prepared of the last row of tiles is kept, so that going row by row prepares it once. A tile that is not
     finite raises ValueError.
     """
 
     def __init__(
-        self, f: Network, params: Params, x1: Any, x2: Any, plan: TilePlan, float64: bool | None = None
+        self, f: Network, params: Params, x1: Any, x2: Any, *, plan: TilePlan, float64: bool | None = None
     ) -> None:
         self.plan = plan
         self._float64 = computes_in_float64(params, x1, x2) if float64 is None else float64
-        self._f, self._programs = f, tile_programs(f, plan.method, plan.outputs)
+        self._f, self._programs = f, tile_programs(f, plan.method, plan.layout)
         self._x1 = concrete(x1, "x1")
         self._x2 = self._x1 if x2 is None else concrete(x2, "x2")
         self._row: tuple[int, Any] = (-1, None)
@@ -169,21 +169,21 @@ class Tiles:
 
         pair = place("x1", row, self._x1), place("x1" if self.plan.symmetric else "x2", column, self._x2)
         with jax.enable_x64(self._float64):
-            return fault(self._f, self._params, pair, self.plan.which, self.plan.dtype)
+            return fault(self._f, self._params, pair, which=self.plan.which, dtype=self.plan.dtype)
 
     def left(self, i: int) -> Any:
-        """Features of the rows of tiles (i, .), on the device."""
+        """What is prepared of the rows of tiles (i, .), on the device."""
         if self._row[0] != i:
-            self._row = (-1, None)  # frees the old features before the new ones are made
-            self._row = (i, self._programs.features(self._params, self._side(self._x1, i, self.plan.rows)))
+            self._row = (-1, None)  # frees the old row before the new one is prepared
+            self._row = (i, self._programs.prepare(self._params, self._side(self._x1, i, self.plan.rows)))
         return self._row[1]
 
     def right(self, j: int) -> Any:
-        """Features of the columns of tiles (., j), on the device."""
-        return self._programs.features(self._params, self._side(self._x2, j, self.plan.columns))
+        """What is prepared of the columns of tiles (., j), on the device."""
+        return self._programs.prepare(self._params, self._side(self._x2, j, self.plan.columns))
 
     def contract(self, left: Any, right: Any) -> jax.Array:
-        """The tile with these features of rows and columns, with its padding, on the device."""
+        """The tile of these prepared rows and columns, with its padding, on the device."""
         return self._programs.contract(self._params, left, right)
 
     def _side(self, x: np.ndarray, index: int, size: int) -> Side:
@@ -202,7 +202,7 @@ def computes_in_float64(*arrays: Any) -> bool:
 
 
 @lru_cache(maxsize=NETWORKS)
-def tile_programs(f: Network, name: str, layout: str) -> Programs:
+def tile_programs(f: Network, name: str, layout: Layout) -> Programs:
     """The compiled programs of a method for this function."""
     method = _method(f, name, layout)
 
@@ -210,10 +210,10 @@ def tile_programs(f: Network, name: str, layout: str) -> Programs:
         return arranged(method.contract(params, left, right), layout)
 
     square = partial(symmetric_tile, method, layout)
-    return Programs(name, jax.jit(method.features), jax.jit(contract), jax.jit(square))
+    return Programs(name, jax.jit(method.prepare), jax.jit(contract), jax.jit(square))
 
 
-def _method(f: Network, name: str, layout: str) -> Method:
+def _method(f: Network, name: str, layout: Layout) -> Method:
     """The method, not compiled; matrix products are exact to the dtype, also inside f."""
     if name in OF_LAYERS:
         assert isinstance(f, Layer), "plan refuses it for other functions"
@@ -221,7 +221,7 @@ def _method(f: Network, name: str, layout: str) -> Method:
     else:
         make = {"jacobian": jacobian_method, "products": products_method, "outputs": outputs_method}[name]
         method = make(defined(flattened(f)), layout)
-    return method._replace(features=precise(method.features), contract=precise(method.contract))
+    return method._replace(prepare=precise(method.prepare), contract=precise(method.contract))
 
 
 @lru_cache(maxsize=NETWORKS)
@@ -248,14 +248,14 @@ def _candidates(f: Network, which: str, method: str) -> tuple[str, ...]:
 
 
 def _cheapest(
-    f: Network, params: Params, x1: Any, x2: Any, names: tuple[str, ...], task: Task, parallel: int
+    f: Network, params: Params, x1: Any, x2: Any, names: tuple[str, ...], task: Task, *, parallel: int
 ) -> TilePlan:
     """The plan of least time by its FLOPs; methods that cannot serve this function or budget are left out."""
     found: list[TilePlan] = []
     refusals: list[Exception] = []
     for name in names:
         try:
-            found.append(plan_tiles(tile_programs(f, name, task.outputs), params, x1, x2, task, parallel=parallel))
+            found.append(plan_tiles(tile_programs(f, name, task.layout), params, x1, x2, task=task, parallel=parallel))
         except (MemoryError, NotImplementedError) as refusal:
             refusals.append(refusal)
     if not found:
@@ -265,7 +265,7 @@ def _cheapest(
 
 def _measured(f: Network, params: Params, x1: Any, x2: Any, plan: TilePlan) -> float:
     """Estimated seconds of the whole kernel, from the second run of one tile."""
-    tiles = Tiles(f, params, x1, x2, plan)
+    tiles = Tiles(f, params, x1, x2, plan=plan)
 
     def timed(function: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
         jax.block_until_ready(function(*arguments))  # type: ignore[no-untyped-call]
@@ -275,10 +275,10 @@ def _measured(f: Network, params: Params, x1: Any, x2: Any, plan: TilePlan) -> f
 
     if plan.symmetric and plan.count == 1:
         return timed(lambda: tiles(0, 0))[0]
-    features, side = timed(tiles.right, 0)
+    preparation, side = timed(tiles.right, 0)
     product, _ = timed(lambda left: np.asarray(tiles.contract(left, side)), tiles.left(0))
     down, count = plan.grid[0], plan.count
-    return (down + (count - down if plan.symmetric else count)) * features + count * product
+    return (down + (count - down if plan.symmetric else count)) * preparation + count * product
 
 
 def _abstract(x: Any) -> jax.ShapeDtypeStruct:
@@ -293,9 +293,9 @@ def _concrete(x: Any, count: int | None = None) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape).astype(x.dtype)
 
 
-def _check_choices(f: Any, outputs: str, which: str, method: str, coupled: Any) -> None:
+def _check_choices(f: Any, layout: Layout, which: str, method: str, coupled: Any) -> None:
     for name, value, choices in (
-        ("outputs", outputs, LAYOUTS),
+        ("layout", layout, LAYOUTS),
         ("which", which, KERNELS),
         ("method", method, ("auto", *METHODS)),
     ):

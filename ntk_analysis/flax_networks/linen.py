@@ -49,6 +49,7 @@ def from_linen(
     module: Any,
     variables: Any,
     x: Any,
+    *,
     mode: str,
     rngs: jax.Array | Mapping[str, jax.Array] | None,
     given: dict[str, Any],

@@ -52,7 +52,7 @@ def infinite_kernel(
     mean and the variance of its training batch, in training and for new points: statistics="x1" takes x1 as this batch
     and x2 as new points, and returns one kernel of the joined inputs [x1; x2] with themselves, whose blocks are
     `Kernel.train`, `Kernel.cross` and `Kernel.test`. The statistics are those of the layer's pre-activations on x1, and
-    they move with the parameters. New points do not see one another. At eps = 0 this exists where the centred
+    they move with the parameters. New points do not see one another. At eps = 0 this exists where the centered
     covariance of x1 has rank 5 in every layer (6 distinct inputs), or all of x2 lies in its span; with eps > 0 unless
     x1 are all alike. The blocks share one `log_scale`: in a deep float32 network the training block may underflow
     beside new points, whose NTK grows faster.
@@ -301,11 +301,11 @@ def _why_not_finite(kernel: Kernel) -> str:
     if kernel.training is not None:
         return (
             f"statistics of {kernel.training} training inputs give a kernel of new points only if these are not all "
-            "alike, no input lies at their mean, and, at eps = 0, their centred covariance has rank >= 5: use at least "
+            "alike, no input lies at their mean, and, at eps = 0, their centered covariance has rank >= 5: use at least "
             "6 distinct training inputs, or eps > 0"
         )
     return (
-        f"at eps = 0 a batch normalisation of {len(kernel.variance1)} has a kernel only if the centred covariance of "
+        f"at eps = 0 a batch normalisation of {len(kernel.variance1)} has a kernel only if the centered covariance of "
         "its inputs has rank >= 3 and no input lies at the mean of the batch; use at least 4 distinct inputs, more of "
         "them, or eps > 0; without one, check the inputs and the activations there"
     )

@@ -76,7 +76,7 @@ class Kernel:
     Attributes:
         variance1: (n1, *positions) variance of each unit on the first inputs (second moment, after an activation).
         variance2: (n2, *positions) the same on the second inputs.
-        distance: (n1, n2, *pairs) cosine distance 1 - correlation, uncentred after an activation; pairs are () for
+        distance: (n1, n2, *pairs) cosine distance 1 - correlation, uncentered after an activation; pairs are () for
             vectors, (h, w) for images at equal positions, (h, w, h, w) at all pairs of positions.
         mean1: (n1, *positions) mean across channels, which weight centering removes.
         mean2: (n2, *positions) the same on the second inputs.

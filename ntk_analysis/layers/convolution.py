@@ -1,6 +1,6 @@
-"""Two-dimensional convolution: straight, weight-centred or weight-standardised."""
+"""Two-dimensional convolution: straight, weight-centered or weight-standardised."""
 
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from ntk_analysis.infinite.distances import rounding_error
 from ntk_analysis.infinite.kernel import Kernel, map_covariance, rounding
 from ntk_analysis.layers.base import Params, Shape, SingleLayer, check_image
 from ntk_analysis.layers.weights import Weights, check_weights
-from ntk_analysis.layers.windows import Window, window
+from ntk_analysis.layers.windows import Padding, Window, window
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,11 @@ class Conv(SingleLayer):
     """Convolution of images (batch, height, width, channels) in NTK parametrisation.
 
     The fan-in n is channels x kernel height x kernel width, padding included, and everything else is as in `Dense`:
-    centring subtracts each unit's mean over the whole fan-in. At infinite width, with window places d,
+    centering subtracts each unit's mean over the whole fan-in. At infinite width, with window places d,
         K'(p, p') = w_var (mean_d K(p+d, p'+d) - m(p) m(p')) + b_var,    m(p) = mean_d m(p+d),
-    with the terms in m only if centred, and zero padding counting as 0 (Garriga-Alonso et al. 2019; Arora et al. 2019).
-    The gain w_var/(n - 1) of centred weights is exact at every width in `Dense`, but not here: the positions of one
+    with the terms in m only if centered, and zero padding counting as 0 (Garriga-Alonso et al. 2019; Arora et al.
+    2019).
+    The gain w_var/(n - 1) of centered weights is exact at every width in `Dense`, but not here: the positions of one
     channel depend on each other, and the variance is off by a relative O(1/channels).
 
     Attributes:
@@ -39,7 +40,8 @@ class Conv(SingleLayer):
     channels: int
     kernel_size: int | tuple[int, int] = 3
     stride: int | tuple[int, int] = 1
-    padding: str = "same"
+    padding: Padding = "same"
+    _: KW_ONLY
     w_var: Number = 1.0
     b_var: Number = 0.0
     center: bool = False

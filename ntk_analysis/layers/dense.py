@@ -1,6 +1,6 @@
-"""Fully connected layer: straight, weight-centred or weight-standardised."""
+"""Fully connected layer: straight, weight-centered or weight-standardised."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,9 @@ class Dense(SingleLayer):
     mean), and the gain becomes w_var / (n - 1): n/(n - 1) makes the variance exact at every finite fan-in (Lemma 1). At
     infinite width W P phi = W (P phi), so the mean across channels leaves the kernel:
         K' = w_var (K - m m') + b_var,    Theta' = K' + w_var Theta.
-    With `standardize` the weights are centred and scaled to mean square 1 (weight standardisation; Qiao et al. 2019;
+    With `standardize` the weights are centered and scaled to mean square 1 (weight standardisation; Qiao et al. 2019;
     Brock et al. 2021). The norm of n weights is then fixed, which takes one direction of n from their change, so that
-    at infinite width nothing distinguishes it from centring.
+    at infinite width nothing distinguishes it from centering.
 
     Attributes:
         width: number of output units.
@@ -34,6 +34,7 @@ class Dense(SingleLayer):
     width: int
     w_var: Number = 1.0
     b_var: Number = 0.0
+    _: KW_ONLY
     center: bool = False
     standardize: bool = False
 

@@ -125,7 +125,7 @@ class LayerNorm(_Normalization):
     The variance is biased, and there are no affine parameters; an input whose units are all equal becomes 0. At
     infinite width, with mean m and variance v across channels, K' = (K - m m') / sqrt((v + eps)(v' + eps)), and Theta'
     = Theta / the same root, because the Jacobian projects away only one direction of many. Behind a ReLU the
-    correlation map of the pair is that of weight centring, T_bar.
+    correlation map of the pair is that of weight centering, T_bar.
 
     Attributes:
         eps: number added to the variance.

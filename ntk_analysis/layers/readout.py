@@ -13,7 +13,7 @@ from ntk_analysis.infinite import covariances
 from ntk_analysis.infinite.kernel import Kernel, map_covariance, rounding, tall, wide
 from ntk_analysis.layers.base import Params, Shape, SingleLayer, check_image
 from ntk_analysis.layers.convolution import with_windowed_error
-from ntk_analysis.layers.windows import Axes, Window, window
+from ntk_analysis.layers.windows import Axes, Padding, Window, window
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class AvgPool(SingleLayer):
 
     window: int | tuple[int, int] = 2
     stride: int | tuple[int, int] | None = None
-    padding: str = "valid"
+    padding: Padding = "valid"
 
     couples_batch = False
 

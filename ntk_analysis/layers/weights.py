@@ -1,4 +1,4 @@
-"""Gaussian weights and biases, straight, centred or standardised: what dense layers and convolutions share."""
+"""Gaussian weights and biases, straight, centered or standardised: what dense layers and convolutions share."""
 
 import math
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class Weights(NamedTuple):
         """Weights of this shape, with units on the last axis, and biases unless it is known that b_var = 0."""
         fan_in = math.prod(shape[:-1])
         if self.centered and fan_in < 2:
-            raise ValueError(f"{layer} cannot be centred over a fan-in of {fan_in}: one weight minus its mean is zero")
+            raise ValueError(f"{layer} cannot be centered over a fan-in of {fan_in}: one weight minus its mean is zero")
         w_key, b_key = jax.random.split(key)
         params = {"w": jax.random.normal(w_key, shape)}
         if not is_known(self.b_var) or self.b_var > 0:

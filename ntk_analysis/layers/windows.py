@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, cast, get_args
+from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -128,7 +128,7 @@ def _materialized(arrays: list[jax.Array]) -> list[jax.Array]:
     return list(jax.lax.optimization_barrier(arrays))  # type: ignore[no-untyped-call]
 
 
-def window(size: Size, stride: Size, padding: str) -> Window:
+def window(size: Size, stride: Size, padding: Padding) -> Window:
     """A checked window; one number stands for height and width.
 
     Raises:
@@ -136,7 +136,7 @@ def window(size: Size, stride: Size, padding: str) -> Window:
     """
     if padding not in PADDINGS:
         raise ValueError(f"got padding={padding!r}: choose one of {', '.join(PADDINGS)}")
-    return Window(_pair("kernel_size or window", size), _pair("stride", stride), cast(Padding, padding))
+    return Window(_pair("kernel_size or window", size), _pair("stride", stride), padding)
 
 
 def _pair(name: str, value: Size) -> tuple[int, int]:

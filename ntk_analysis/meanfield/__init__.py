@@ -1,11 +1,11 @@
 """One block of a network (dense layer and activation) as a map of two numbers, the variance q and the correlation rho.
 
-    q'     = w_var V(q) + b_var,                  V(q) = E[phi(u)^2], minus E[phi(u)]^2 under weight centring
+    q'     = w_var V(q) + b_var,                  V(q) = E[phi(u)^2], minus E[phi(u)]^2 under weight centering
     T(rho) = (w_var C(q, rho) + b_var) / q,       C = E[phi(u) phi(v)], minus E[phi]^2;  at the fixed point q = q_star
     chi_1  = w_var E[phi'(u)^2],                  T'(rho) = w_var E[phi'(u) phi'(v)]
 
-(Poole et al. 2016; Schoenholz et al. 2017; with centring MimicNorm, Theorem 3). chi_1 is the same expression with and
-without centring, because subtracting a constant does not change phi'. Correlations are carried as cosine distances
+(Poole et al. 2016; Schoenholz et al. 2017; with centering MimicNorm, Theorem 3). chi_1 is the same expression with and
+without centering, because subtracting a constant does not change phi'. Correlations are carried as cosine distances
 1 - rho throughout, so that nothing cancels near rho = 1. Everything is float64, whatever JAX's x64 flag says.
 
 Batch normalisation acts on a whole batch and is no map of two numbers: its rates at its fixed point stand in `batch`.

@@ -27,7 +27,7 @@ SMALLEST = 1e-290  # positive variance: products with what 12 deviations weigh a
 def analyse(  # type: ignore[overload-overlap]  # a name known only at run time is taken for that of a scalar map
     activation: AnyActivation = "relu",
     *,
-    normalization: Literal["batch", "batch_norm"],
+    normalization: Literal["batch", "batch_norm", "bn"],
     w_var: Real | None = None,
     b_var: Real = 0.0,
     batch_size: SupportsIndex | None = None,
@@ -57,9 +57,9 @@ def analyse(
 
     Args:
         activation: name or elementwise JAX function; relu, leaky_relu, abs or identity for "batch".
-        normalization: "none" (straight), "weight_mean" (MimicNorm's weight centring; "weight_standardization" is the
+        normalization: "none" (straight), "weight_mean" (MimicNorm's weight centering; "weight_standardization" is the
             same here), "batch", or an alias.
-        w_var: weight variance; None is the activation's stable gain, which keeps q = 1, centring included. For "batch"
+        w_var: weight variance; None is the activation's stable gain, which keeps q = 1, centering included. For "batch"
             any value > 0 and any b_var give the same result, because batch normalisation undoes both (eps = 0).
         b_var: bias variance.
         batch_size: inputs per batch, at least 4, for "batch" only; None is the limit of large batches.
@@ -89,7 +89,7 @@ def analyse(
     if not math.isfinite(q):
         return MeanField(phi, normalization, w, b, reason=unbounded(phi, centered, w, b))
     chi_1 = float(chi_1_at(phi, np.array([w]), np.array([q]))[0])
-    error = float(chi_1_error(phi, centered, np.array([w]), np.array([b]), np.array([q]))[0])
+    error = float(chi_1_error(phi, centered=centered, w=np.array([w]), b=np.array([b]), q=np.array([q]))[0])
     scale_free = phi.homogeneous and b == 0 and q > 0
     slope = float(variance_slope(phi, centered, np.array([w]), np.array([q]))[0])
     phase = phase_of(chi_1, error)
@@ -99,7 +99,7 @@ def analyse(
 def supported(normalization: str) -> str:
     """The normalisation for which a name or alias stands, if it is a scalar map: "none" or "weight_mean".
 
-    Weight standardisation is weight centring at infinite width.
+    Weight standardisation is weight centering at infinite width.
     """
     name = infinite_name(normalization)
     if name == "weight_standardization":

@@ -47,7 +47,7 @@ class MeanField:
         chi_1: growth w_var E[phi'^2] at q_star, per layer, of a small perturbation and of the NTK's diagonal.
         chi_1_error: bound on the absolute error of chi_1, from quadrature and from q_star; 1e-13 for closed forms.
         variance_slope: slope dq'/dq at q_star. Above 1 the variance leaves q_star at the slightest perturbation. So it
-            does for GELU at its stable gain (1.1441 straight, 1.0621 with weight centring): q = 1 is kept in exact
+            does for GELU at its stable gain (1.1441 straight, 1.0621 with weight centering): q = 1 is kept in exact
             arithmetic only.
         phase: "ordered" (chi_1 < 1), "chaotic" (chi_1 > 1), "critical" (equal within chi_1_error, which is at most
             1e-8) or "undecided" (equal within a larger error); None without q_star. Where q_star = 0 it still tells of

@@ -55,7 +55,7 @@ def phase_diagram(
     chi_1 = np.full_like(q, np.inf)
     chi_1[bounded] = chi_1_at(phi, w[bounded], q[bounded])
     error = np.full_like(q, np.nan)
-    error[bounded] = chi_1_error(phi, centered, w[bounded], b[bounded], q[bounded])
+    error[bounded] = chi_1_error(phi, centered=centered, w=w[bounded], b=b[bounded], q=q[bounded])
     phase = np.where(np.isnan(q), "undecided", "unbounded")
     for i in np.flatnonzero(bounded):
         phase[i] = phase_of(chi_1[i], error[i])

@@ -47,7 +47,7 @@ def _fixed_distances(block: MeanField, after: np.ndarray, signs: np.ndarray) -> 
         return float(evaluated(block, distance)[0]) - distance
 
     def root(low: float, high: float) -> float:
-        if low < 1 < high and abs(gain(1.0)) <= NOISE:  # rho = 0 of odd and of centred maps, however flat they are
+        if low < 1 < high and abs(gain(1.0)) <= NOISE:  # rho = 0 of odd and of centered maps, however flat they are
             return 1.0
         return float(brentq(gain, low, high, xtol=EPS * low, rtol=4 * EPS))
 

@@ -15,7 +15,7 @@ def chi_1_at(phi: Activation, w: Vector, q: Vector) -> Vector:
     return w * np.asarray(phi.derivative_dual.second_moment(np.maximum(q, 1e-300)))
 
 
-def chi_1_error(phi: Activation, centered: bool, w: Vector, b: Vector, q: Vector) -> Vector:
+def chi_1_error(phi: Activation, *, centered: bool, w: Vector, b: Vector, q: Vector) -> Vector:
     """Bound on the absolute error of `chi_1_at` at a fixed point q of the variance.
 
     It has two parts: the error of E[phi'^2], and the error of q, times the slope of chi_1 in q. Since q solves q = w

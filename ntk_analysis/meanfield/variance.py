@@ -85,5 +85,5 @@ def unbounded(phi: Activation, centered: bool, w: float, b: float) -> str:
     growth = w * kept
     rate = f"a factor {growth:.12g}" if growth > 1 + NOISE else f"b_var = {b:g}"
     cure = f"a w_var below {1 / kept:.6g} keeps it bounded" if kept < 1e6 else "lower w_var, or bound the activation"
-    setting = f"{phi} with {'centred weights, ' * centered}w_var={w:.12g}, b_var={b:g}"
+    setting = f"{phi} with {'centered weights, ' * centered}w_var={w:.12g}, b_var={b:g}"
     return f"{setting}: the variance grows without bound, by {rate} per layer; {cure}"

@@ -4,7 +4,6 @@ from ntk_analysis.networks.builders import NORMALIZATIONS as NORMALIZATIONS
 from ntk_analysis.networks.builders import READOUTS as READOUTS
 from ntk_analysis.networks.builders import SCALES as SCALES
 from ntk_analysis.networks.builders import AnyActivation as AnyActivation
-from ntk_analysis.networks.builders import Normalization as Normalization
 from ntk_analysis.networks.builders import convolutional as convolutional
 from ntk_analysis.networks.builders import from_linen as from_linen
 from ntk_analysis.networks.builders import from_nnx as from_nnx

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 import jax
 
@@ -24,9 +24,10 @@ from ntk_analysis.layers import (
     Serial,
 )
 from ntk_analysis.layers.base import Params
+from ntk_analysis.layers.windows import Padding
 
-Normalization: TypeAlias = Literal["none", "weight_mean", "weight_standardization", "batch", "layer", "layer_post"]
-NORMALIZATIONS: tuple[str, ...] = get_args(Normalization)
+NORMALIZATIONS = ("none", "weight_mean", "weight_standardization", "batch", "layer", "layer_post")
+"""Names of the normalisations of hidden layers; `common.normalizations.TABLE` has all names that networks take."""
 READOUTS = {"flatten": Flatten, "pool": GlobalAvgPool}
 SCALES: dict[str, Callable[[int, int], float]] = {
     "1/sqrt(l)": lambda block, blocks: block**-0.5,
@@ -96,20 +97,20 @@ def fully_connected(
 ) -> Serial:
     """Fully connected network in NTK parametrisation, with or without normalisation.
 
-    The first layer has gain 1 and is never centred (no activation comes before it). Every later layer, the read-out
-    included, has gain `w_var` and, under "weight_mean", centred weights. All layers share `b_var`.
+    The first layer has gain 1 and is never centered (no activation comes before it). Every later layer, the read-out
+    included, has gain `w_var` and, under "weight_mean", centered weights. All layers share `b_var`.
 
     Args:
         depth: number of hidden layers (activations), at least 1.
         width: number of units of every hidden layer; the infinite-width kernel does not depend on it.
-        normalization: "none"; "weight_mean" (MimicNorm's weight centering); "weight_standardization" (centred and
+        normalization: "none"; "weight_mean" (MimicNorm's weight centering); "weight_standardization" (centered and
             scaled to unit norm per unit); "batch" and "layer" (before each activation); "layer_post" (after each
             activation); "last_bn" and "mimic" are "none" and "weight_mean" with `last_batch_norm`. Aliases are in
             `normalizations.TABLE`.
         activation: name or elementwise JAX function.
         outputs: number of units of the read-out.
         w_var: weight variance after the first layer. None keeps a pre-activation variance of q = 1: it is the
-            activation's stable gain, centring included, and 1 - b_var for "layer_post", whose units have a second
+            activation's stable gain, centering included, and 1 - b_var for "layer_post", whose units have a second
             moment of 1 (all at eps = 0). Without normalisation it is the edge of chaos for homogeneous activations only
             (see meanfield.critical_line).
         b_var: bias variance, of the first layer, too.
@@ -144,7 +145,7 @@ def convolutional(
     center_readout: bool = True,
     eps: Number = 0.0,
     kernel_size: int | tuple[int, int] = 3,
-    padding: str = "same",
+    padding: Padding = "same",
     readout: str = "flatten",
 ) -> Serial:
     """Convolutional network of `depth` convolutions of stride 1 and a dense read-out, for (batch, h, w, c) images.
@@ -159,7 +160,7 @@ def convolutional(
         w_var: weight variance after the first layer, as for `fully_connected`.
         b_var: bias variance.
         last_batch_norm: whether a BatchNorm without parameters follows the outputs (finite networks only).
-        center_readout: whether a centred network's read-out is centred.
+        center_readout: whether a centered network's read-out is centered.
         eps: number added to the variances of batch and layer normalisations.
         kernel_size: size of the kernel, one number or (height, width).
         padding: padding of the convolutions, "same", "circular" or "valid".
@@ -198,7 +199,7 @@ def residual(
     eps: Number = 0.0,
     scale: str | float = "1/sqrt(l)",
     kernel_size: int | tuple[int, int] | None = None,
-    padding: str = "same",
+    padding: Padding = "same",
     readout: str = "flatten",
 ) -> Serial:
     """Pre-activation residual network: a layer, `blocks` times x + scale_l * weights(activation(x)), a read-out.
@@ -213,7 +214,7 @@ def residual(
         w_var: weight variance of branches and read-out, as for `fully_connected`.
         b_var: bias variance.
         last_batch_norm: whether a BatchNorm without parameters follows the outputs (finite networks only).
-        center_readout: whether a centred network's read-out is centred.
+        center_readout: whether a centered network's read-out is centered.
         eps: number added to the variances of batch and layer normalisations.
         scale: factor of branch l: "1/sqrt(l)" (MimicNorm), "1/sqrt(L)" with L = blocks (the variance grows to less than
             e times its first value, at any depth), or one number for all. It is a constant: the trainable scalar of
@@ -276,7 +277,7 @@ def from_linen(
     """
     from ntk_analysis.flax_networks import linen  # Flax takes a second to import, which other networks do not need
 
-    return linen.from_linen(module, variables, x, mode, rngs, arguments)
+    return linen.from_linen(module, variables, x, mode=mode, rngs=rngs, given=arguments)
 
 
 def from_nnx(module: Any, x: Any, mode: str = "eval", **arguments: Any) -> tuple[Callable[..., Any], Params, Any]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from ntk_analysis.empirical.layouts import Layout
 from ntk_analysis.reference.comparison import permissive
 from ntk_analysis.reference.loading import load
 
@@ -19,7 +20,7 @@ AXES: dict[str, dict[str, tuple[int, ...]]] = {
 def empirical_ntk_fn(
     f: Callable[..., jax.Array],
     *,
-    outputs: str = "full",
+    layout: Layout = "full",
     implementation: str = "structured",
     coupled: bool = False,
 ) -> Callable[..., jax.Array]:
@@ -30,7 +31,7 @@ def empirical_ntk_fn(
     Args:
         f: pure function (params, x) -> (n, C). Structured derivatives take single operations apart and know no rule for
             scans: give layers in `Serial`; for a `Repeat` they take the memory of its dense Jacobian.
-        outputs: layout of the kernel, "full" (n1, n2, C, C), "diagonal" (n1, n2, C) or "trace" (n1, n2).
+        layout: layout of the kernel, "full" (n1, n2, C, C), "diagonal" (n1, n2, C) or "trace" (n1, n2).
         implementation: "contraction" of Jacobians, NTK-vector "products" or "structured" derivatives, which are the
             fastest for dense networks.
         coupled: whether f couples the batch; if not, neural-tangents may map over inputs (its `vmap_axes`), without
@@ -40,16 +41,16 @@ def empirical_ntk_fn(
         ImportError: neural-tangents cannot be loaded.
         ValueError: there is no such layout or implementation.
     """
-    for name, value, choices in (("outputs", outputs, AXES), ("implementation", implementation, IMPLEMENTATIONS)):
+    for name, value, choices in (("layout", layout, AXES), ("implementation", implementation, IMPLEMENTATIONS)):
         if value not in choices:
             raise ValueError(f"got {name}={value!r}: choose one of {', '.join(choices)}")
     theirs = load().empirical_ntk_fn(
-        f, **AXES[outputs], vmap_axes=None if coupled else 0, implementation=IMPLEMENTATIONS[implementation]
+        f, **AXES[layout], vmap_axes=None if coupled else 0, implementation=IMPLEMENTATIONS[implementation]
     )
 
     def kernel(params: Any, x1: jax.Array, x2: jax.Array | None = None) -> jax.Array:
         with permissive():
             found = theirs(x1, x2, params)
-        return found * jax.eval_shape(f, params, x1).shape[-1] if outputs == "trace" else found
+        return found * jax.eval_shape(f, params, x1).shape[-1] if layout == "trace" else found
 
     return jax.jit(kernel)

@@ -41,7 +41,7 @@ def translate(network: Layer) -> Triple:
     use its two-dimensional Gauss-Hermite quadrature with 64 nodes a side, whose relative error for tanh at variance 1
     is 1e-8 in the NNGP and 1e-7 in the NTK.
 
-    neural-tangents has no weight centring. So an activation right before a centred (or standardised) Dense becomes the
+    neural-tangents does not center weights. So an activation right before a centered or standardised Dense becomes the
     activation minus its mean, with the closed form written below; kernel_fn is then exact, while apply_fn raises an
     error.
 
@@ -65,7 +65,7 @@ def _translated(stax: Any, layer: Layer) -> Triple:
 
 
 def _uncentered(layers: Iterator[Layer]) -> list[Layer]:
-    """The layers with the centring of each Dense moved into the activation before it, as W P phi = W (P phi).
+    """The layers with the centering of each Dense moved into the activation before it, as W P phi = W (P phi).
 
     A convolution subtracts its mean over positions, too, which no activation can do.
     """

@@ -123,8 +123,8 @@ class GradientFlow:
         nngp: AnyArray,
         nngp_test_train: AnyArray,
         nngp_test: AnyArray,
-        time: Any = math.inf,
         *,
+        time: Any = math.inf,
         relative: bool = False,
     ) -> Float64[np.ndarray, "..."]:
         """Covariance of predictions over infinitely wide networks, K_** + B K B' - B K_*' - K_* B', B = Theta_* A_t.

@@ -141,7 +141,7 @@ class Spectrum:
 def analyse(kernel: AnyKernel, *, which: str = "ntk", loss: str = "sum", without: AnyArray | None = None) -> Spectrum:
     """Eigenvalues of a kernel, and its condition number, outliers and stable learning rate.
 
-    Some kernels have a condition number only on a part of the space: a network whose outputs are centred over the batch
+    Some kernels have a condition number on a part of the space only: a network of outputs centered over the batch
     learns nothing along the vector of ones. With `without`, all results are about the kernel's quadratic form on the
     orthogonal complement of the given vectors, B^T K B with an orthonormal basis B of the complement. If the vectors
     span an invariant subspace of the kernel, such as its null space, this leaves out their eigenvalues and changes no

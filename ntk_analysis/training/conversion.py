@@ -79,10 +79,10 @@ def mimic(
     eps: float = 1e-5,
     running_variance: str = "unbiased",
 ) -> tuple[WithLastBatchNorm, Report]:
-    """The model without hidden batch norms, but with centred weights, residual scalars and a last batch norm.
+    """The model without hidden batch norms, but with centered weights, residual scalars and a last batch norm.
 
     Every nnx.BatchNorm is replaced by the identity; its scale and bias are gone, and no other bias takes their place.
-    Every nnx.Conv and nnx.Linear starts again with biases 0: with centred weights where `centering` says so, and by
+    Every nnx.Conv and nnx.Linear starts again with biases 0: with centered weights where `centering` says so, and by
     He's law elsewhere (gain 1 for the read-out). Scalars are added where the branches are known, which is in our own
     ResNets. The given model is not changed. Train the new one with `center_weights(centering_mask(new, centering,
     read_out=read_out))`.
@@ -91,8 +91,8 @@ def mimic(
         model: a model that returns logits (batch, classes).
         rngs: Flax's generators of random numbers, for the new weights.
         read_out: path of the read-out or the end of it, as for `read_out_path`.
-        centering: choice of the layers that are centred.
-        gain: gain of centred weights.
+        centering: choice of the layers that are centered.
+        gain: gain of centered weights.
         skip_scale: the law of residual scalars, "paper" or "authors".
         momentum: momentum of the last batch norm's running statistics.
         eps: number added to the last batch norm's variances.
@@ -148,7 +148,7 @@ def _redraw(layer: nnx.Conv | nnx.Linear, centered: bool, gain: float, last: boo
     if layer.bias is not None:
         layer.bias[...] = 0 * layer.bias[...]
     fan_in = math.prod(kernel_shape(layer)[:-1])
-    return f"{'centred' if centered else 'He normal'} weights of gain {gain:.4g}, fan-in {fan_in}"
+    return f"{'centered' if centered else 'He normal'} weights of gain {gain:.4g}, fan-in {fan_in}"
 
 
 def _drawn(law: Initializer, layer: nnx.Conv | nnx.Linear, key: jax.Array) -> jax.Array:

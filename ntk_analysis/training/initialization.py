@@ -1,6 +1,6 @@
-"""How weights start, and which of them MimicNorm centres (2010.09278, "weight mean").
+"""How weights start, and which of them MimicNorm centers (2010.09278, "weight mean").
 
-He's law by fan-in keeps the second moment behind a ReLU: gain 2. Centred weights see a ReLU's variance only, a fraction
+He's law by fan-in keeps the second moment behind ReLU: gain 2. Centered weights see a ReLU's variance only, a fraction
 1 - 1/pi of its second moment, and need the gain 2/(1 - 1/pi) = 2.934, that is 1.2112 times larger weights. The paper
 rounds the factor to 1.2, and to 2.8 the gain of VGG's convolutions.
 """
@@ -61,15 +61,15 @@ def _fan_in(shape: Sequence[int], at_least: int) -> int:
 
 @dataclass(frozen=True)
 class Centering:
-    """Choice of the layers to centre. The defaults leave out a first 3 x 3 convolution of RGB images (27 weights).
+    """Choice of the layers to center. The defaults leave out a first 3 x 3 convolution of RGB images (27 weights).
 
-    Three kinds are never centred: depthwise convolutions, the read-out, and a layer named "first", such as that of our
+    Three kinds are never centered: depthwise convolutions, the read-out, and a layer named "first", such as that of our
     MLP, whose inputs had no ReLU.
 
     Attributes:
-        min_fan_in: smallest fan-in of a centred layer; the authors' code centres above 50, the paper's text sets no
+        min_fan_in: smallest fan-in of a centered layer; the authors' code centers above 50, the paper's text sets no
             bound (2).
-        dense: whether dense layers are centred; the authors' code centres none.
+        dense: whether dense layers are centered; the authors' code centers none.
     """
 
     min_fan_in: int = MIN_FAN_IN
@@ -80,7 +80,7 @@ class Centering:
             raise ValueError(f"got min_fan_in={self.min_fan_in}: one weight minus its mean is zero, expected 2 or more")
 
     def selects(self, kernel_shape: Sequence[int], groups: int = 1) -> bool:
-        """Whether a hidden kernel (fan-in axes, units) of a layer with this number of groups is centred."""
+        """Whether a hidden kernel (fan-in axes, units) of a layer with this number of groups is centered."""
         if len(kernel_shape) == 2 and not self.dense:
             return False
         depthwise = groups > 1 and kernel_shape[-2] == 1
@@ -96,7 +96,7 @@ def centering_mask(model: nnx.Module, centering: Centering = DEFAULT_CENTERING, 
 
     Args:
         model: any Flax NNX model, whose nnx.Conv and nnx.Linear layers are looked at.
-        centering: choice of the layers that are centred; for a model of `build`, the one that `build` was given.
+        centering: choice of the layers that are centered; for a model of `build`, the one that `build` was given.
         read_out: path of the read-out or the end of it, as for `read_out_path`.
 
     Raises:

@@ -12,7 +12,8 @@ epoch, so that a run that is resumed behind any epoch is the run that was never 
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,14 +38,14 @@ class State(NamedTuple):
     Attributes:
         params: `nnx.State` of the parameters, in float32.
         rest: `nnx.State` of running statistics and of whatever else the model holds.
-        optimizer: state of the optax optimiser.
+        optimizer_state: state of the optax optimizer.
         learning_rate: the largest learning rate, a float32 scalar.
         step: number of steps done, an int32 scalar.
     """
 
     params: Any
     rest: Any
-    optimizer: Any
+    optimizer_state: Any
     learning_rate: jax.Array
     step: jax.Array
 
@@ -69,8 +70,8 @@ class Trainer:
         input_shape: shape of a batch as the network gets it.
 
     Raises:
-        ValueError: the batch is larger than the data set, a network that is to be centred has nothing to centre, or the
-            network does not take such images.
+        ValueError: the batch is larger than the data set, a network to center has no weights for it, or the network
+            does not take such images.
     """
 
     def __init__(self, recipe: Recipe, dataset: Dataset) -> None:
@@ -85,7 +86,7 @@ class Trainer:
         model: Any = nnx.eval_shape(lambda: self._model(jax.random.key(0)))
         self.parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
         self.shapes = model
-        self._optimiser = recipe.optimiser(model)
+        self._optimizer = recipe.transformation(model)
         self._training = nnx.graphdef(model)
         model.eval()
         self._evaluating = nnx.graphdef(model)
@@ -102,7 +103,7 @@ class Trainer:
         self._scan: Callable[..., Any] = jax.lax.scan if whole else in_turn
         self._epoch = (_compiled if whole else _promoting)(self._pass)
         self._evaluate = (_compiled if whole else _promoting)(self._mean_test)
-        jax.eval_shape(self.init, 0)  # raises its error now where a network has nothing to centre
+        jax.eval_shape(self.init, 0)  # raises its error now where a network has nothing to center
 
     def init(self, seed: int | jax.Array, learning_rate: float | jax.Array | None = None) -> State:
         """The state before the first epoch.
@@ -126,7 +127,7 @@ class Trainer:
         return batches, jax.random.split(augmentation, self.steps_per_epoch)
 
     def step(self, state: State, batch: tuple[jax.Array, jax.Array]) -> tuple[State, tuple[jax.Array, ...]]:
-        """State after an optimiser's step on an entry of `order`, and the step's learning rate, loss and accuracy."""
+        """State after an optimizer's step on an entry of `order`, and the step's learning rate, loss and accuracy."""
         found: tuple[State, tuple[jax.Array, ...]] = self._step(self._resident, state, batch)
         return found
 
@@ -150,7 +151,7 @@ class Trainer:
     def _initial(self, key: jax.Array, learning_rate: jax.Array) -> State:
         model = self._model(key)
         params, rest = nnx.state(model, nnx.Param), nnx.state(model, nnx.Not(nnx.Param))
-        return State(params, rest, self._optimiser.init(params), learning_rate, jnp.zeros((), jnp.int32))
+        return State(params, rest, self._optimizer.init(params), learning_rate, jnp.zeros((), jnp.int32))
 
     def _pass(self, state: State, key: jax.Array, resident: Resident) -> tuple[State, Metrics]:
         state, (rates, losses, accuracies) = self._scan(partial(self._step, resident), state, self.order(key))
@@ -172,9 +173,11 @@ class Trainer:
 
         (value, (accuracy, rest)), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
         rate = state.learning_rate * self.recipe.rate(state.step, self.steps_per_epoch)
-        updates, optimizer = self._optimiser.update(gradient, state.optimizer, state.params, learning_rate=rate)
+        updates, optimizer_state = self._optimizer.update(
+            gradient, state.optimizer_state, state.params, learning_rate=rate
+        )
         params = optax.apply_updates(state.params, updates)
-        return State(params, rest, optimizer, state.learning_rate, state.step + 1), (rate, value, accuracy)
+        return State(params, rest, optimizer_state, state.learning_rate, state.step + 1), (rate, value, accuracy)
 
     def _mean_test(self, state: State, resident: Resident) -> tuple[jax.Array, jax.Array]:
         count = len(resident.test_images)
@@ -231,6 +234,7 @@ def fit(
     *,
     folder: Path | None = None,
     resume: bool = False,
+    keep_every: int | None = None,
     each: Callable[[Epoch], None] = lambda epoch: None,
 ) -> Run:
     """Trains for the recipe's epochs, or until training diverges, which is recorded and is not an error.
@@ -239,28 +243,54 @@ def fit(
         trainer: trainer with recipe and data set.
         folder: folder for checkpoints and metrics.jsonl, written after each epoch; None: nothing is written.
         resume: whether to go on with the run in the folder, if there is one.
+        keep_every: number of epochs; the checkpoints of its multiples are kept. None: only the last two are.
         each: function that is called with each epoch that this call trains, once the epoch is on the disk.
 
     Raises:
         FileExistsError: the folder has a run that is not to be resumed.
-        ValueError: the run to be resumed has another recipe or other images.
+        ValueError: the run to be resumed has another recipe or other images, or no checkpoint that is intact.
+        BlockingIOError: another process trains in the folder.
+        OSError: the disk is full; what was trained before stays.
     """
-    from ntk_analysis.training.checkpoint import RunFolder  # orbax takes seconds to import
-
     recipe = trainer.recipe
-    state, done = trainer.init(recipe.seed), list[Epoch]()
-    kept = None if folder is None else RunFolder(folder, recipe, trainer.dataset, resume=resume)
-    if kept is not None:
-        state, done = kept.restore(state)
-    while len(done) < recipe.epochs and not (done and done[-1].diverged):
-        start = time.perf_counter()
-        state, metrics = trainer.epoch(state, epoch_key(recipe.seed, len(done) + 1))
-        metrics = jax.device_get(metrics)  # waits for the device
-        done.append(epoch_record(len(done) + 1, metrics, trainer.ignorant_loss, time.perf_counter() - start))
+    with ExitStack() as stack:
+        kept = None
+        if folder is not None:
+            from ntk_analysis.training.checkpoint import run_folder  # orbax takes seconds to import
+
+            context = run_folder(folder, recipe, trainer.dataset, resume=resume, keep_every=keep_every)
+            kept = stack.enter_context(context)
+        state, done = trainer.init(recipe.seed), list[Epoch]()
         if kept is not None:
-            kept.save(state, done[-1])
-        each(done[-1])
+            state, done = kept.restore(state)
+        for now, epoch in epochs(trainer, recipe, state, done):
+            state = now
+            done.append(epoch)
+            if kept is not None:
+                kept.save(state, epoch)
+            each(epoch)
     return Run(trainer, state, tuple(done))
+
+
+def epochs(trainer: Trainer, recipe: Recipe, state: State, done: Sequence[Epoch] = ()) -> Iterator[tuple[State, Epoch]]:
+    """Trains the epochs behind those done, until the last or until training diverges: the state and record of each.
+
+    Args:
+        trainer: trainer of this recipe; its own may have another learning rate or seed.
+        recipe: recipe with the number of epochs, and the seed of shuffles and augmentation.
+        state: state after the epochs that are done.
+        done: records of those epochs.
+    """
+    diverged = bool(done) and done[-1].diverged
+    for number in range(len(done) + 1, recipe.epochs + 1):
+        if diverged:
+            return
+        start = time.perf_counter()
+        state, metrics = trainer.epoch(state, epoch_key(recipe.seed, number))
+        metrics = jax.device_get(metrics)  # waits for the device
+        epoch = epoch_record(number, metrics, trainer.ignorant_loss, time.perf_counter() - start)
+        diverged = epoch.diverged
+        yield state, epoch
 
 
 def in_turn(step: Callable[..., Any], state: Any, xs: Any) -> tuple[Any, Any]:

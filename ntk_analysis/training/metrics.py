@@ -1,19 +1,18 @@
-"""What is measured in each epoch, and the JSONL file that it is written to as it comes."""
+"""What is measured in each epoch, and the line of JSON that it is written as."""
 
 import json
 import math
-import os
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from ntk_analysis.common.files import write_whole
-
 HOPELESS = 1000.0
 """A finite training loss counts as diverged above this many times the loss of a network that knows nothing."""
+
+ROUNDING = 1e-6
+"""What an accuracy may exceed 1 by: a float32 mean of means is off by a few units of 6e-8."""
 
 
 class Metrics(NamedTuple):
@@ -68,9 +67,26 @@ class Epoch:
 
     @classmethod
     def from_json(cls, line: str) -> "Epoch":
-        """The epoch that `to_json` wrote."""
-        found = {name: _readable(value) for name, value in json.loads(line).items()}
-        return cls(**found)
+        """The epoch that `to_json` wrote.
+
+        Raises:
+            ValueError: the line is no such epoch, or has a number that no training gives.
+        """
+        return cls.from_record(json.loads(line))
+
+    @classmethod
+    def from_record(cls, record: Any) -> "Epoch":
+        """The epoch of a line of JSON, as JSON's own objects.
+
+        Raises:
+            ValueError: the record is no epoch, or has a number that no training gives.
+        """
+        names = [field.name for field in fields(cls)]
+        if not isinstance(record, dict) or sorted(record) != sorted(names):
+            raise ValueError(f"an epoch has the fields {', '.join(names)}")
+        values = {name: _readable(value) for name, value in record.items()}
+        _check(values)
+        return cls(**values)
 
 
 def epoch_record(number: int, metrics: Metrics, ignorant_loss: float, seconds: float) -> Epoch:
@@ -93,33 +109,6 @@ def epoch_record(number: int, metrics: Metrics, ignorant_loss: float, seconds: f
     return Epoch(**{"last_bn_variance": None} | found, epoch=number, diverged=diverged, seconds=seconds)
 
 
-def append(path: Path, epoch: Epoch) -> None:
-    """Adds the epoch's line to the file; it is on the disk when this returns."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(epoch.to_json() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def truncate(path: Path, epochs: int) -> list[Epoch]:
-    """Cuts the file after its first epochs and returns them: a kill may leave more lines, the last one incomplete.
-
-    Raises:
-        ValueError: the file has fewer lines, or other lines.
-    """
-    lines = path.read_text(encoding="utf-8").splitlines()[:epochs] if path.exists() else []
-    try:
-        found = [Epoch.from_json(line) for line in lines]
-    except (ValueError, TypeError, AttributeError):
-        found = []
-    if [each.epoch for each in found] != list(range(1, epochs + 1)):
-        raise ValueError(
-            f"{path}: expected lines of epochs 1 to {epochs}, as the checkpoint has; start in a new folder"
-        )
-    write_whole(path, lambda temporary: temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8"))
-    return found
-
-
 def _writable(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_writable(each) for each in value]
@@ -129,4 +118,25 @@ def _writable(value: Any) -> Any:
 def _readable(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(map(_readable, value))
-    return float(value) if isinstance(value, str) else value
+    return float(value) if value in ("nan", "inf", "-inf") else value
+
+
+def _check(values: dict[str, Any]) -> None:
+    """Raises ValueError for what no training gives: other types, accuracies above 1, NaN where nothing diverged."""
+    epoch, diverged = values["epoch"], values["diverged"]
+    variances = () if values["last_bn_variance"] is None else values["last_bn_variance"]
+    if type(epoch) is not int or epoch < 1 or type(diverged) is not bool:
+        raise ValueError(f"got epoch={epoch!r} and diverged={diverged!r}: expected 1, 2, ... and a bool")
+    if type(variances) is not tuple:
+        raise ValueError(f"got last_bn_variance={variances!r} in epoch {epoch}: expected a list, or null")
+    for name, most in (("train_accuracy", 1 + ROUNDING), ("test_accuracy", 1 + ROUNDING), ("seconds", math.inf)):
+        value = values[name]
+        if type(value) not in (int, float) or not 0 <= value <= most or math.isinf(value):
+            expected = "a positive number" if name == "seconds" else "a number in [0, 1]"
+            raise ValueError(f"got {name}={value!r} in epoch {epoch}: expected {expected}")
+    numbers = [(name, values[name]) for name in ("learning_rate", "train_loss", "test_loss")]
+    for name, value in numbers + [("last_bn_variance", value) for value in variances]:
+        if type(value) not in (int, float) or not (diverged or math.isfinite(value)):
+            raise ValueError(
+                f"got {name}={value!r} in epoch {epoch}: expected a number, finite where training did not diverge"
+            )

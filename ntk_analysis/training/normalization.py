@@ -1,6 +1,6 @@
 """The normalisations that networks are trained with, as Flax NNX modules.
 
-MimicNorm (2010.09278) is made of three pieces: centred weights, one last batch norm, and a scalar at the end of each
+MimicNorm (2010.09278) is made of three pieces: centered weights, one last batch norm, and a scalar at the end of each
 residual branch. Beside them stand SkipInit (De & Smith 2020) and Fixup (Zhang et al. 2019), which are for residual
 networks only, batch norm, layer norm and weight standardisation.
 """
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ntk_analysis.activations.angles import safe_divide, safe_sqrt
+from ntk_analysis.common.normalizations import trained_name
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Normalization:
     Attributes:
         hidden: name of the module behind hidden layers: "none", "batch_norm", "layer_norm" or "shift" (Fixup's scalar
             biases).
-        centered: whether weights start centred; training keeps them centred by `center_weights`.
+        centered: whether weights start centered; training keeps them centered by `center_weights`.
         standardized: whether weights are standardised in every forward pass.
         last: whether a batch norm without affine parameters stands behind the read-out.
         scale: the scalar at the end of a residual branch: "none", "damped" (1/sqrt(l) in the paper), "zero" or "one".
@@ -298,7 +299,7 @@ def hidden_norm(
     """The module behind a hidden layer, with features on the last axis.
 
     Args:
-        kind: `Normalization.hidden`, or the name of a normalisation; normalisations of weights need no module here.
+        kind: `Normalization.hidden`, or a name or alias of a normalisation; those of weights need no module here.
         units: size of the last axis.
         rngs: Flax's generators of random numbers; none is drawn.
         momentum: momentum of batch norm's running statistics.
@@ -308,8 +309,8 @@ def hidden_norm(
     Raises:
         ValueError: kind or running_variance is unknown.
     """
-    if kind in NORMALIZATIONS:
-        kind = NORMALIZATIONS[kind].hidden
+    if kind != "shift":
+        kind = NORMALIZATIONS[trained_name(kind)].hidden
     match kind:
         case "none":
             return Identity()
@@ -317,6 +318,4 @@ def hidden_norm(
             return BatchNorm(units, momentum=momentum, eps=eps, running_variance=running_variance, rngs=rngs)
         case "layer_norm":
             return nnx.LayerNorm(units, epsilon=eps, use_fast_variance=False, rngs=rngs)
-        case "shift":
-            return Shift()
-    raise ValueError(f"unknown normalization {kind!r}: choose one of {', '.join(NORMALIZATIONS)}")
+    return Shift()

@@ -24,7 +24,7 @@ LARGEST_SEED = 2**31 - 1
 Number: TypeAlias = float | int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """The way a network is trained. Recipes are hashable; `to_json` and `from_json` are each other's inverse.
 
@@ -33,13 +33,13 @@ class Recipe:
         depth: hidden layers of an MLP, and of nothing else; None is the MLP's own 5.
         width: their units, None is 512; of a VGG or ResNet the channels of its first stage, None is 64.
         normalization: a name of `normalizations.TABLE` that models have; aliases become the key of `NORMALIZATIONS`.
-        min_fan_in: smallest fan-in that is centred or standardised; the authors' 51, 2 for the paper's text.
-        gain: of centred weights behind a ReLU.
+        min_fan_in: smallest fan-in that is centered or standardised; the authors' 51, 2 for the paper's text.
+        gain: of centered weights behind a ReLU.
         skip_scale: law of MimicNorm's scalars, "paper" or "authors".
         running_variance: variances that batch norms remember for evaluation: "unbiased", as in PyTorch, the paper's
             framework, or "biased", as in Flax.
         loss: "cross_entropy", or "squared", which is 1/2 |f - onehot|^2; both are averaged over the batch.
-        optimizer: name of the optimiser, "sgd", "adam" or "adamw".
+        optimizer: name of the optimizer, "sgd", "adam" or "adamw".
         learning_rate: the largest learning rate, after warm-up and before decay.
         momentum: momentum of SGD, or beta_1 of Adam.
         nesterov: whether to use Nesterov's momentum.
@@ -62,7 +62,7 @@ class Recipe:
     model: str = "mlp"
     depth: int | None = None
     width: int | None = None
-    normalization: str = "batch_norm"
+    normalization: str = "none"
     min_fan_in: int = MIN_FAN_IN
     gain: Number = CENTERED_GAIN
     skip_scale: str = "paper"
@@ -90,9 +90,10 @@ class Recipe:
         _check_ranges(self)
 
     @classmethod
-    def cifar100(cls, model: str = "resnet18", normalization: str = "mimic_norm", **changes: Any) -> "Recipe":
-        """The paper's recipe for CIFAR-100 (2010.09278), with any field changed."""
+    def cifar100(cls, model: str = "resnet18", **changes: Any) -> "Recipe":
+        """The paper's recipe for CIFAR-100 (2010.09278), MimicNorm included, with any field changed."""
         recipe: dict[str, Any] = {
+            "normalization": "mimic_norm",
             "gain": VGG_GAIN if model.startswith("vgg") else CENTERED_GAIN,
             "weight_decay": 5e-4,
             "batch": 256,
@@ -101,7 +102,7 @@ class Recipe:
             "decay_at": (80, 110, 135),
             "augment": True,
         }
-        return cls(model=model, normalization=normalization, **recipe | changes)
+        return cls(model=model, **recipe | changes)
 
     def to_json(self) -> str:
         """All fields, sorted by name."""
@@ -120,6 +121,10 @@ class Recipe:
         if not isinstance(found, dict) or not set(found) <= known:
             wrong = ", ".join(sorted(set(found) - known)) if isinstance(found, dict) else type(found).__name__
             raise ValueError(f"not a recipe: got {wrong}, expected an object with fields of {', '.join(sorted(known))}")
+        for field in fields(cls):
+            value = found.get(field.name, field.default)
+            if isinstance(field.default, str | bool) and type(value) is not type(field.default):
+                raise ValueError(f"got {field.name}={value!r}: expected a {type(field.default).__name__}")
         given: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in found.items()
         }
@@ -133,12 +138,12 @@ class Recipe:
 
     @property
     def centering(self) -> Centering:
-        """The choice of layers that are centred, if the normalisation centres any."""
+        """The choice of layers that are centered, if the normalisation centers any."""
         return Centering(min_fan_in=self.min_fan_in)
 
     @property
     def centered(self) -> bool:
-        """True if training keeps weights centred."""
+        """True if training keeps weights centered."""
         return NORMALIZATIONS[self.normalization].centered
 
     def build(self, rngs: nnx.Rngs, *, classes: int, inputs: int) -> nnx.Module:
@@ -161,8 +166,8 @@ class Recipe:
                 module.dtype = jnp.bfloat16  # dtype of its computations; its parameters stay float32
         return model
 
-    def optimiser(self, model: nnx.Module) -> optax.GradientTransformationExtraArgs:
-        """The optax chain for this model's parameters; it centres the weights that are to be centred after every step.
+    def transformation(self, model: nnx.Module) -> optax.GradientTransformationExtraArgs:
+        """The optax chain for this model's parameters; it centers the weights that are to be centered after every step.
 
         Its `update` takes the learning rate, a traced scalar: `update(gradient, state, params, learning_rate=...)`.
         """
@@ -181,7 +186,7 @@ class Recipe:
 
 
 def chain(recipe: Recipe, mask: Mask | None) -> optax.GradientTransformationExtraArgs:
-    """The steps of the recipe's optimiser, followed by the centring of what `mask` selects; None centres nothing."""
+    """The steps of the recipe's optimizer, followed by the centering of what `mask` selects; None centers nothing."""
     decay = optax.add_decayed_weights(recipe.weight_decay)
     adam = optax.scale_by_adam(b1=recipe.momentum, nesterov=recipe.nesterov)
     match recipe.optimizer:

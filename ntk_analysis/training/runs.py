@@ -18,15 +18,16 @@ import jax.numpy as jnp
 
 from ntk_analysis.common.cluster import ONE_AT_A_TIME, Workers, results
 from ntk_analysis.common.memory import available_bytes
+from ntk_analysis.common.provenance import made_by
 from ntk_analysis.training.dataset import Dataset
-from ntk_analysis.training.loop import Trainer, epoch_key
+from ntk_analysis.training.loop import Trainer, epoch_key, epochs
 from ntk_analysis.training.memory import kept_by
 from ntk_analysis.training.metrics import Epoch, epoch_record
 from ntk_analysis.training.recipe import Recipe
-from ntk_analysis.training.run_file import Curve, hardware_and_versions
+from ntk_analysis.training.run_file import LIBRARIES, Curve
 
 Trained: TypeAlias = Generator[list[Curve], None, None]
-COPIES = 3  # copies of weights and optimiser: before a step, after it, and the gradient
+COPIES = 3  # copies of weights and optimizer: before a step, after it, and the gradient
 SHARE = 0.5  # share of the free memory that runs side by side may take
 KEPT = 4  # number of trainers, with programs and images, that a worker keeps; runs come sorted by trainer
 SENDING = {"distributed.admin.large-graph-warning-threshold": "1TB"}  # the images are sent once, as they should be
@@ -72,30 +73,30 @@ def train_on(workers: Workers, todo: Sequence[Sequence[Recipe]], dataset: Datase
     if not todo:
         return
     float64 = jnp.zeros(()).dtype == jnp.float64  # flag of the calling thread; workers have their own
-    told = "run", "give a lower together= or a smaller batch"
+    what, remedy = "run", "give a lower together= or a smaller batch"
     with workers.client() as client:
         with importlib.import_module("dask").config.set(SENDING):
             # a task and not data: if the last worker that has it dies, the scheduler sends it again
             sent = client.submit(_received, dataset, pure=False)
         if together is None:
             asked = [(index, recipes[0], sent, float64) for index, recipes in enumerate(todo)]
-            held = dict(results(client, lanes_of_worker, asked, *told))
+            held = dict(results(client, _lanes_of_worker, asked, what, remedy=remedy))
             share = len(client.nthreads())
             sizes = [min(held[index], math.ceil(len(recipes) / share)) for index, recipes in enumerate(todo)]
         else:
             sizes = [together] * len(todo)
         parts = [groups(recipes, size) for recipes, size in zip(todo, sizes, strict=True)]
         calls = [(group, len(part[0]), part[0][0], sent, float64) for part in parts for group in part]
-        yield from results(client, train_on_worker, calls, *told)
+        yield from results(client, _train_on_worker, calls, what, remedy=remedy)
 
 
-def lanes_of_worker(index: int, recipe: Recipe, dataset: Dataset, float64: bool) -> tuple[int, int]:
+def _lanes_of_worker(index: int, recipe: Recipe, dataset: Dataset, float64: bool) -> tuple[int, int]:
     """Runs on a worker: returns the index and the number of `lanes` there."""
     with ONE_AT_A_TIME, jax.enable_x64(float64):
         return index, lanes(_trainer(recipe, dataset))
 
 
-def train_on_worker(group: list[Recipe], size: int, like: Recipe, dataset: Dataset, float64: bool) -> list[Curve]:
+def _train_on_worker(group: list[Recipe], size: int, like: Recipe, dataset: Dataset, float64: bool) -> list[Curve]:
     """Runs on a worker: `train_group`, with a trainer whose recipe differs in learning rate and seed only."""
     with ONE_AT_A_TIME, jax.enable_x64(float64):
         return train_group(_trainer(like, dataset), group, size)
@@ -128,21 +129,14 @@ def lanes(trainer: Trainer) -> int:
 
 def train_group(trainer: Trainer, recipes: Sequence[Recipe], size: int) -> list[Curve]:
     """Trains these runs at once, by the program for `size` of them."""
-    epochs = [one(trainer, recipe) for recipe in recipes] if size == 1 else abreast(trainer, recipes, size)
-    return [Curve(recipe, curve, hardware_and_versions()) for recipe, curve in zip(recipes, epochs, strict=True)]
+    curves = [one(trainer, recipe) for recipe in recipes] if size == 1 else abreast(trainer, recipes, size)
+    return [Curve(recipe, curve, made_by(*LIBRARIES)) for recipe, curve in zip(recipes, curves, strict=True)]
 
 
 def one(trainer: Trainer, recipe: Recipe) -> tuple[Epoch, ...]:
     """Trains one run, until it ends or diverges."""
-    state = trainer.init(recipe.seed, recipe.learning_rate)
-    epochs = list[Epoch]()
-    while len(epochs) < recipe.epochs and not (epochs and epochs[-1].diverged):
-        start = time.perf_counter()
-        state, metrics = trainer.epoch(state, epoch_key(recipe.seed, len(epochs) + 1))
-        metrics = jax.device_get(metrics)  # waits for the device
-        seconds = time.perf_counter() - start
-        epochs.append(epoch_record(len(epochs) + 1, metrics, trainer.ignorant_loss, seconds))
-    return tuple(epochs)
+    start = trainer.init(recipe.seed, recipe.learning_rate)
+    return tuple(epoch for _, epoch in epochs(trainer, recipe, start))
 
 
 def abreast(trainer: Trainer, recipes: Sequence[Recipe], size: int) -> list[tuple[Epoch, ...]]:

@@ -7,7 +7,7 @@ differ from single runs by roundings, which training at large rates makes large.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ntk_analysis.common.cluster import Workers
+from ntk_analysis.common.lock import locked
 from ntk_analysis.common.normalizations import trained_name
 from ntk_analysis.training.dataset import Dataset
 from ntk_analysis.training.recipe import Recipe
@@ -30,7 +31,7 @@ class Grid:
         recipe: recipe of all runs; its learning rate, seed and normalisation are replaced.
         learning_rates: learning rates, each once.
         seeds: seeds, each once.
-        normalizations: names of normalisations, keys of `normalization.NORMALIZATIONS`, each once.
+        normalizations: names or aliases of `normalizations.TABLE` that models have, each once.
 
     Raises:
         ValueError: one of the lists is empty or has a value twice, or a value is one that no recipe takes.
@@ -121,24 +122,27 @@ def sweep(
     Raises:
         ValueError: together is below 1, or runs.jsonl is damaged.
         FileExistsError: the folder is a file.
+        BlockingIOError: another sweep writes to the folder.
+        OSError: the disk is full; runs that are finished stay.
         ConnectionError: no scheduler answers at the address, or it has no workers.
         RuntimeError: a run killed several workers.
     """
     if together is not None and together < 1:
         raise ValueError(f"got together={together}: expected at least 1")
-    done = _finished(grid, dataset, folder)
-    for curve in filter(None, done.values()):
-        each(curve)
-    missing = [[recipe for recipe in grid.recipes(name) if done[recipe] is None] for name in grid.normalizations]
-    todo = list(filter(None, missing))
-    trained = train_all(todo, dataset, together) if cluster is None else train_on(cluster, todo, dataset, together)
-    with closing(trained):  # so that workers end also where writing fails
-        for group in trained:
-            if folder is not None:
-                append_runs(folder, group, dataset)
-            for curve in group:
-                done[curve.recipe] = curve
-                each(curve)
+    with nullcontext() if folder is None else locked(folder):
+        done = _finished(grid, dataset, folder)
+        for curve in filter(None, done.values()):
+            each(curve)
+        missing = [[recipe for recipe in grid.recipes(name) if done[recipe] is None] for name in grid.normalizations]
+        todo = list(filter(None, missing))
+        trained = train_all(todo, dataset, together) if cluster is None else train_on(cluster, todo, dataset, together)
+        with closing(trained):  # so that workers end also where writing fails
+            for group in trained:
+                if folder is not None:
+                    append_runs(folder, group, dataset)
+                for curve in group:
+                    done[curve.recipe] = curve
+                    each(curve)
     return table(grid, [curve for curve in done.values() if curve is not None])
 
 

@@ -56,8 +56,8 @@ def _drawn(network: Serial, x: np.ndarray, key: jax.Array, draws: int, coupled: 
 
         def one(key: jax.Array) -> jax.Array:
             (_, outputs), params = network.init(key, (-1, *x.shape[1:]))
-            features = method.features(params, side)
-            ntk = method.contract(params, features, features) / outputs
+            prepared = method.prepare(params, side)
+            ntk = method.contract(params, prepared, prepared) / outputs
             return jnp.stack([ntk, output_covariance(network, params, side.x)])
 
         # one draw after another: a batch of draws takes twice as long to compile and no less to run
@@ -69,7 +69,7 @@ def output_covariance(network: Serial, params: Params, x: jax.Array) -> Float[ja
     """Covariance (n, n) of an output over read-out weights and biases, given the hidden layers.
 
     It is exact at every width: standardised weights are sqrt(fan-in) times a uniformly distributed unit vector of the
-    space of sum 0, which has one dimension fewer, so their covariance is that of centred weights.
+    space of sum 0, which has one dimension fewer, so their covariance is that of centered weights.
     """
     *hidden, readout = network.layers
     assert isinstance(readout, Dense), "checked before"

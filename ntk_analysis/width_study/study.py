@@ -51,7 +51,7 @@ def width_study(
 
     The NTK is exact for each draw (the layer-wise method of `empirical_ntk`). The NNGP of a draw is the covariance of
     its outputs over read-out weights, given its hidden layers: w_var <P phi, P phi'> / (n - 1) + b_var with the
-    projection P of centred weights; without centring, P = I, and n stands in place of n - 1. A product of the outputs
+    projection P of centered weights; without centering, P = I, and n stands in place of n - 1. A product of the outputs
     themselves has the same mean but, for one output, a relative deviation of order one at any width.
 
     The variance of the mean falls as 1/(width seeds), the squared bias as 1/width^2. So a bias is seen from about seeds

@@ -35,6 +35,6 @@ PAPER = Paper(
         "trainable",
         "generalises",
     ),
-    network_claims=("decorrelation", "phase", "conditioning", "scaling", "centring"),
+    network_claims=("decorrelation", "phase", "conditioning", "scaling", "centering"),
     slow=("early", "lr", "acc"),
 )

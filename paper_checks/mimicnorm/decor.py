@@ -36,7 +36,7 @@ CLAIM = Claim(
 
 
 def spread(width: int, observable: str) -> float:
-    """Returns the standard deviation of a deep weight-centred network's correlations."""
+    """Returns the standard deviation of a deep weight-centered network's correlations."""
     return correlation.predicted_spread(width, observable=observable)
 
 
@@ -81,7 +81,7 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
 
 def digits(images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns inputs, float32, and pairs of them."""
-    x = data.preprocess(data.load_digits().subset(images, seed).images).astype(np.float32)
+    x = data.preprocess(data.load_digits().subset(images, seed).images, image_centering="dataset").astype(np.float32)
     return x, random_pairs(images, PAIRS, seed)
 
 
@@ -106,7 +106,7 @@ def behind_all_layers(normalization: str, images: int, draws: int, seed: int) ->
 
 @functools.cache
 def in_every_layer(depth: int, width: int, images: int, draws: int, seed: int) -> CorrelationByLayer:
-    """Returns correlations of activations in every layer of weight-centred networks, on 64 of the images."""
+    """Returns correlations of activations in every layer of weight-centered networks, on 64 of the images."""
     x, pairs = digits(images, seed)
     x, pairs = x[:64], pairs_within(pairs, 64)
     network, chosen = fully_connected(depth, width, "weight_mean"), jnp.asarray(pairs)
@@ -219,7 +219,7 @@ def other_correlations(
         cosine.mean()[-1],
         quantile(draws) * cosine.mean_error()[-1] + 1 / WIDTH,
         f"{because(draws)}, and terms of order 1/width",
-        condition="weight mean: uncentred activations of decorrelated inputs keep 1/pi",
+        condition="weight mean: uncentered activations of decorrelated inputs keep 1/pi",
     )
 
 
@@ -243,8 +243,8 @@ def narrow_and_deep(evidence: Evidence, theory: Theory, measured: dict[int, Corr
     evidence.edge(
         "width",
         float(order / 0.1),
-        f"in narrower weight-centred networks the spread is more than 10 % wider than predicted (by {order:.2g}/width, "
-        f"from widths {widths[0]} and {widths[1]})",
+        f"in narrower weight-centered networks the spread is more than 10 % wider than predicted (by "
+        f"{order:.2g}/width, from widths {widths[0]} and {widths[1]})",
     )
     moved = np.flatnonzero(np.abs(deep[39:] - deep[39]) > np.hypot(noise[39:], noise[39]))
     evidence.edge(

@@ -92,16 +92,16 @@ def by_depth(
 
 def gains(part: str, subject: Mlp, rate: float, seeds: tuple[int, ...]) -> np.ndarray:
     """Returns the gain of accuracy by seed; weights and shuffles come from one key with and without weight mean."""
-    straight, centred = (subject.best(part, name, (rate,), seeds, EPOCHS)[0] for name in ("none", "weight_mean"))
-    return centred - straight
+    straight, centered = (subject.best(part, name, (rate,), seeds, EPOCHS)[0] for name in ("none", "weight_mean"))
+    return centered - straight
 
 
 def _recorded(evidence: Evidence, theory: Theory) -> None:
     """Adds rows of a narrow VGG16, at the rate that suits it best both with and without weight mean."""
     found = study(NARROW_VGG16)
     for epochs in (EPOCHS, None):
-        straight, centred = (found.best("train", name, RECORDED_RATE, epochs) for name in ("none", "weight_mean"))
-        gained = theory.gain * (centred - straight)
+        straight, centered = (found.best("train", name, RECORDED_RATE, epochs) for name in ("none", "weight_mean"))
+        gained = theory.gain * (centered - straight)
         evidence.varied(
             f"training accuracy that weight mean gains in {epochs or 'all'} epochs",
             0.0,

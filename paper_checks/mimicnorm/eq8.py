@@ -24,7 +24,7 @@ CLAIM = Claim(
     recorded=Verdict.CONDITIONS,
     summary="True of ReLU, with and without biases, but slowly: 1 - rho falls like 44/L^2, and is still 0.012 at layer "
     "50. Smooth activations beyond the edge of chaos do not freeze (tanh with w_var = 2.5, b_var = 0.05 settles at "
-    "0.447), nor do linear or weight-centred networks.",
+    "0.447), nor do linear or weight-centered networks.",
     figures=("fig2", "supp1"),
 )
 
@@ -43,12 +43,12 @@ def _trajectory(rho: Any, depth: int) -> Any:
 THEORY = Theory(1.0, _trajectory)
 WRONG = {
     "correlations settle at 1/pi": Theory(1 / np.pi, _trajectory),
-    "weight mean's recursion": Theory(1.0, lambda rho, depth: _centred().trajectory(rho, depth)),
+    "weight mean's recursion": Theory(1.0, lambda rho, depth: _centered().trajectory(rho, depth)),
     "frozen after one layer": Theory(1.0, lambda rho, depth: np.stack([rho] + [np.ones_like(rho)] * depth)),
 }
 
 
-def _centred() -> MeanField:
+def _centered() -> MeanField:
     return analyse("relu", normalization="weight_mean")
 
 
@@ -120,7 +120,7 @@ def other_maps(evidence: Evidence, theory: Theory) -> None:
         "abs": analyse("abs"),
         f"tanh in its ordered phase, w_var 1.5, b_var {TANH_BIAS}": _tanh(1.5),
         f"tanh in its chaotic phase, w_var 2.5, b_var {TANH_BIAS}": _tanh(2.5),
-        "relu, weight mean": _centred(),
+        "relu, weight mean": _centered(),
     }
     for condition, block in blocks.items():
         stable = [point.correlation for point in block.fixed_points if point.stable][-1]

@@ -1,4 +1,4 @@
-"""App. C: centring needs no back-propagation of its own, and the residual scalar folds into the convolution."""
+"""App. C: centering needs no back-propagation of its own, and the residual scalar folds into the convolution."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -25,13 +25,13 @@ CLAIM = Claim(
     id="fold",
     title="projecting is reparametrising",
     statement="Subtracting the mean weight after each step, training $V$ with $W = V P$ by back-propagation through "
-    "the centring, and projecting the gradient are the same training; a residual branch's scalar folds into its last "
+    "the centering, and projecting the gradient are the same training; a residual branch's scalar folds into its last "
     "convolution.",
     source="Appendix C",
     formula=r"(W_t - \eta\,\nabla L(W_t))\,P = W_t - \eta\,\nabla_V L(V P)\,P, \quad P = I - \tfrac{1}{n} 1 1^T",
     recorded=Verdict.CONDITIONS,
-    summary="To rounding under SGD, momentum, Nesterov and weight decay, given a centred start, with or without "
-    "biases. Not under Adam, AdamW or clipping by norm, and not from a start that is not centred.",
+    summary="To rounding under SGD, momentum, Nesterov and weight decay, given a centered start, with or without "
+    "biases. Not under Adam, AdamW or clipping by norm, and not from a start that is not centered.",
 )
 
 
@@ -46,14 +46,14 @@ def over_units(params: Any) -> Any:
 
 
 def after_half(params: Any) -> Any:
-    """Subtracts half of the mean, as if centring were a decay."""
+    """Subtracts half of the mean, as if centering were a decay."""
     return jax.tree.map(lambda w, projected: (w + projected) / 2, params, theory(params))
 
 
 THEORY: Theory = theory
 WRONG: dict[str, Theory] = {"the mean over the units": over_units, "half of the mean": after_half}
 
-OPTIMISERS: dict[str, optax.GradientTransformation] = {
+OPTIMIZERS: dict[str, optax.GradientTransformation] = {
     "SGD": optax.sgd(RATE),
     "momentum": optax.sgd(RATE, momentum=0.9),
     "Nesterov": optax.sgd(RATE, momentum=0.9, nesterov=True),
@@ -67,21 +67,21 @@ OTHERS: dict[str, optax.GradientTransformation] = {
 }
 
 
-def network(*, centred: bool, b_var: float = 0.0) -> Layer:
-    """Two hidden ReLU layers and a read-out, all of stable gain and centred fan-in; `centred`: in the forward pass."""
+def network(*, centered: bool, b_var: float = 0.0) -> Layer:
+    """Two hidden ReLU layers and a read-out of stable gain and centered fan-in; `centered`: in the forward pass."""
     gain = activations.relu.stable_gain(centered=True)
-    if not centred:
-        gain *= WIDTH / (WIDTH - 1)  # what a centred layer divides by
+    if not centered:
+        gain *= WIDTH / (WIDTH - 1)  # what a centered layer divides by
 
     def dense(units: int) -> Dense:
-        return Dense(units, gain, b_var, center=centred)
+        return Dense(units, gain, b_var, center=centered)
 
     relu = Activation("relu")
     return Serial(Dense(WIDTH, 1.0, b_var), relu, dense(WIDTH), relu, dense(10))
 
 
 def behind_first(project: Theory) -> Theory:
-    """Projects all layers but the first, which is not centred."""
+    """Projects all layers but the first, which is not centered."""
     return lambda params: (params[0], *project(params[1:]))
 
 
@@ -90,7 +90,7 @@ def train(
     params: Any,
     x: Any,
     y: Any,
-    optimiser: Any,
+    optimizer: Any,
     project: Theory,
     gradient: Theory,
 ) -> Any:
@@ -101,10 +101,10 @@ def train(
 
     def step(carry: Any, _: Any) -> tuple[Any, None]:
         params, state = carry
-        updates, state = optimiser.update(gradient(jax.grad(loss)(params)), state, params)
+        updates, state = optimizer.update(gradient(jax.grad(loss)(params)), state, params)
         return (project(optax.apply_updates(params, updates)), state), None
 
-    return jax.lax.scan(step, (params, optimiser.init(params)), length=STEPS)[0][0]
+    return jax.lax.scan(step, (params, optimizer.init(params)), length=STEPS)[0][0]
 
 
 def distance(left: Any, right: Any) -> float:
@@ -120,10 +120,10 @@ def same(params: Any) -> Any:
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
-    """Takes 200 steps on digits in float64, three ways, with each optimiser; then checks a residual branch's scalar."""
+    """Takes 200 steps on digits in float64, three ways, with each optimizer; then checks a residual branch's scalar."""
     evidence = Evidence()
     images = data.load_digits().subset(IMAGES, setting.seed)
-    inputs = data.preprocess(images.images)
+    inputs = data.preprocess(images.images, image_centering="dataset")
     labels = np.eye(10)[np.asarray(images.labels)]
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):  # optax's Adam adds an integer to a float
         _compare_training(evidence, setting, jnp.asarray(inputs), jnp.asarray(labels), theory)
@@ -135,33 +135,33 @@ def _compare_training(evidence: Evidence, setting: Setting, x: jax.Array, y: jax
     project = behind_first(theory)
     because = f"{ROUNDINGS} times what the last bit of the inputs changes"
 
-    def three_ways(optimiser: Any, b_var: float = 0.0, *, centred_start: bool = True) -> tuple[float, float, float]:
-        raw, reparametrised = network(centred=False, b_var=b_var), network(centred=True, b_var=b_var)
+    def three_ways(optimizer: Any, b_var: float = 0.0, *, centered_start: bool = True) -> tuple[float, float, float]:
+        raw, reparametrised = network(centered=False, b_var=b_var), network(centered=True, b_var=b_var)
         start = raw.init(jax.random.key(setting.seed), x.shape)[1]
-        start = behind_first(THEORY)(start) if centred_start else start
+        start = behind_first(THEORY)(start) if centered_start else start
 
         @jax.jit
         def runs(x: jax.Array) -> tuple[Any, Any, Any]:
-            trained = train(reparametrised.apply, start, x, y, optimiser, same, same)
+            trained = train(reparametrised.apply, start, x, y, optimizer, same, same)
             return (
                 behind_first(THEORY)(trained),
-                train(raw.apply, start, x, y, optimiser, project, same),
-                train(raw.apply, start, x, y, optimiser, same, project),
+                train(raw.apply, start, x, y, optimizer, project, same),
+                train(raw.apply, start, x, y, optimizer, same, project),
             )
 
         through, after, gradient = runs(x)
         control = runs(x * (1 + EPS))[0]
         return distance(through, after), distance(through, gradient), ROUNDINGS * distance(through, control)
 
-    optimisers = {name: OPTIMISERS[name] for name in setting.size(QUICK, OPTIMISERS)}
-    for name, optimiser in setting.track(list(optimisers.items()), "fold: optimisers"):
-        after, gradient, tolerance = three_ways(optimiser)
-        condition = f"{name}, {STEPS} steps, centred start"
+    optimizers = {name: OPTIMIZERS[name] for name in setting.size(QUICK, OPTIMIZERS)}
+    for name, optimizer in setting.track(list(optimizers.items()), "fold: optimizers"):
+        after, gradient, tolerance = three_ways(optimizer)
+        condition = f"{name}, {STEPS} steps, centered start"
         evidence.stated("weights, projection against W = V P", 0, after, tolerance, because, condition=condition)
         evidence.stated(
             "weights, projected gradient against W = V P", 0, gradient, tolerance, because, condition=condition
         )
-    after, _, tolerance = three_ways(OPTIMISERS["momentum"], 0.1)
+    after, _, tolerance = three_ways(OPTIMIZERS["momentum"], 0.1)
     evidence.varied("weights, projection against W = V P", 0, after, tolerance, because, condition="momentum, biases")
     evidence.varied(
         "weights, gain g in the forward pass and rate / g^2 against neither",
@@ -171,18 +171,18 @@ def _compare_training(evidence: Evidence, setting: Setting, x: jax.Array, y: jax
         because,
         condition=f"momentum, g = {GAIN}",
     )
-    for name, optimiser in setting.track(list(OTHERS.items()), "fold: other optimisers"):
-        after, _, tolerance = three_ways(optimiser)
+    for name, optimizer in setting.track(list(OTHERS.items()), "fold: other optimizers"):
+        after, _, tolerance = three_ways(optimizer)
         evidence.varied("weights, projection against W = V P", 0, after, tolerance, because, condition=name)
-    after, _, tolerance = three_ways(OPTIMISERS["SGD"], centred_start=False)
+    after, _, tolerance = three_ways(OPTIMIZERS["SGD"], centered_start=False)
     evidence.varied(
-        "weights, projection against W = V P", 0, after, tolerance, because, condition="SGD, start not centred"
+        "weights, projection against W = V P", 0, after, tolerance, because, condition="SGD, start not centered"
     )
 
 
 def _gain_against_rate(x: jax.Array, y: jax.Array, seed: int) -> float:
     """Compares effective weights with a gain of all layers and without, at rates g^2 apart."""
-    plain = network(centred=True)
+    plain = network(centered=True)
     start = plain.init(jax.random.key(seed), x.shape)[1]
 
     def times(gain: float, params: Any) -> Any:
@@ -199,7 +199,7 @@ def _gain_against_rate(x: jax.Array, y: jax.Array, seed: int) -> float:
             same,
             same,
         )
-        return times(GAIN, inside), train(plain.apply, start, x, y, OPTIMISERS["momentum"], same, same)
+        return times(GAIN, inside), train(plain.apply, start, x, y, OPTIMIZERS["momentum"], same, same)
 
     return distance(*runs())
 

@@ -19,12 +19,12 @@ Theory: TypeAlias = Callable[[str], float]
 CLAIM = Claim(
     id="generalises",
     title="conditioning and generalisation",
-    statement="The better conditioned tangent kernel learns better: the chaotic, weight-centred network generalises at "
-    "least as well as the straight one. (Implied by the paper's use of the condition number.)",
+    statement="The better conditioned tangent kernel learns better: the chaotic, weight-centered network generalises "
+    "at least as well as the straight one. (Implied by the paper's use of the condition number.)",
     source="Sec. 3, Thm. 1; what its argument leaves out (Xiao et al. 2019)",
     formula=r"\|\Theta_* \Theta^{-1} y\| = O\left(L\, (\chi_{c^*} / \chi_1)^L\right)",
     recorded=Verdict.FAILS,
-    summary="At depth 50 the centred kernel is the identity: it fits its images at once and says nothing of others. "
+    summary="At depth 50 the centered kernel is the identity: it fits its images at once and says nothing of others. "
     "Its mean prediction shrinks like L 2^-L and explains none of the test targets, and one trained network is at "
     "chance, where the straight network is not. Only the order of the classes survives, in the mean over all networks.",
     figures=("generalisation", "condition_number"),
@@ -32,7 +32,7 @@ CLAIM = Claim(
 
 
 def decay(which: str) -> float:
-    """Returns the factor per layer by which a deep weight-centred network's mean prediction on new inputs decays."""
+    """Returns the factor per layer by which a deep weight-centered network's mean prediction on new inputs decays."""
     field = analyse("relu", normalization="weight_mean")
     slope = next(point.slope for point in field.fixed_points if point.stable)
     assert field.chi_1 is not None
@@ -59,14 +59,14 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
     evidence = Evidence()
     images, splits = setting.size((200, 6), (1000, 10))
     chosen = data.load_digits().subset(images, setting.seed)
-    x, labels = data.preprocess(chosen.images), chosen.labels
+    x, labels = data.preprocess(chosen.images, image_centering="dataset"), chosen.labels
     generator, half = np.random.default_rng(setting.seed), images // 2
     orders = [generator.permutation(images) for _ in range(splits)]
     found, deep = {}, {}
     for name in setting.track(("none", "weight_mean"), "generalises: kernels"):
         deep[name] = kernels(x, name, DEPTHS)
         found[name] = [
-            [measure(nngp, ntk, labels, order[:half], order[half:], setting.seed) for order in orders]
+            [measure(nngp, ntk, labels, train=order[:half], test=order[half:], seed=setting.seed) for order in orders]
             for nngp, ntk in deep[name]
         ]
     for index in (DEPTHS.index(50), DEPTHS.index(2)):
@@ -91,14 +91,14 @@ def compare(evidence: Evidence, found: dict[str, list[list[Measures]]], index: i
         condition=condition,
     )
     for key in COMPARED:
-        straight, centred = (
+        straight, centered = (
             np.array([getattr(one, key) for one in found[name][index]]) for name in ("none", "weight_mean")
         )
-        difference = centred - straight
+        difference = centered - straight
         row(
             NAMES[key],
             straight.mean(),
-            centred.mean(),
+            centered.mean(),
             max(t.isf(0.0005, len(difference) - 1) * difference.std(ddof=1) / np.sqrt(len(difference)), 1 / tests),
             f"Student's t at 99.9 % over {len(difference)} random splits, at least one test image",
             relation=Relation.AT_LEAST,

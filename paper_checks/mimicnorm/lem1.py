@@ -1,4 +1,4 @@
-"""Lemma 1: centring costs the expected Gram matrix a factor (n - 1)/n, at every finite fan-in n."""
+"""Lemma 1: centering costs the expected Gram matrix a factor (n - 1)/n, at every finite fan-in n."""
 
 import functools
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Theory: TypeAlias = Callable[[int, int], float]
 
 CLAIM = Claim(
     id="lem1",
-    title="the centred Gram matrix at finite fan-in",
+    title="the centered Gram matrix at finite fan-in",
     statement="Subtracting the mean over the n channels of a layer turns the expected product of two inputs' "
     "activations into (n - 1)/n times the dual activation less its value at correlation 0, exactly at every finite n.",
     source="Lemma 1",
@@ -51,9 +51,9 @@ WRONG: dict[str, Theory] = {
 
 
 def product(y: jax.Array) -> jax.Array:
-    """Returns the mean over channels of the first row's centred activations times each other row's."""
-    centred = y - y.mean(axis=-1, keepdims=True)
-    return jnp.mean(centred[..., :1, :] * centred[..., 1:, :], axis=-1)
+    """Returns the mean over channels of the first row's centered activations times each other row's."""
+    centered = y - y.mean(axis=-1, keepdims=True)
+    return jnp.mean(centered[..., :1, :] * centered[..., 1:, :], axis=-1)
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
@@ -62,7 +62,7 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
     draws = setting.size(20_000, 1_000_000)
     because = f"5 standard errors of {draws} layers"
     measured = dense_layers(draws, setting.seed)
-    quantity = "mean product of centred activations"
+    quantity = "mean product of centered activations"
     cases = [("relu", fan_in, rho) for fan_in in FAN_INS for rho in CORRELATIONS]
     cases += [(name, OTHERS_FAN_IN, CORRELATIONS[-1]) for name in OTHERS]
     for (name, fan_in, rho), mean, error in zip(cases, measured.mean, measured.error, strict=True):
@@ -121,7 +121,7 @@ def windows(evidence: Evidence, theory: Theory, measured: Average, because: str)
     """Checks a fan-in of dependent units, where the lemma breaks, and what holds at the far end."""
     rho, fan_in = CORRELATIONS[-1], POSITIONS * CHANNELS
     expected = theory(fan_in, fan_in // 2) * gap("relu", rho)
-    quantity = "mean product of activations centred over a window"
+    quantity = "mean product of activations centered over a window"
     rows = [
         evidence.varied(quantity, expected, mean, 5 * error, because, condition=f"pixels of correlation {pixels}")
         for pixels, mean, error in zip(PIXEL_CORRELATIONS, measured.mean, measured.error, strict=True)

@@ -25,7 +25,7 @@ class Theory(NamedTuple):
 CLAIM = Claim(
     id="lem1_supplement",
     title="Lemma 1 with the fan-out",
-    statement="The supplement's version of Lemma 1: the factor of the centred layer is (n_o - 1)/n_o, n_o its fan-out.",
+    statement="Lemma 1 in the supplement's version: the centered layer's factor is (n_o - 1)/n_o, n_o its fan-out.",
     source="Lemma 1, supplement",
     formula=r"\mathbb{E}_W[\bar\Phi(\rho)] = \frac{n_o-1}{n_o}\,\mathbb{E}_W[\Phi(\rho) - \Phi(0)]",
     recorded=Verdict.FAILS,
@@ -63,7 +63,7 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
         condition = f"{fan_in} units in, {fan_out} out, correlation {rho}"
         whole = fan_in * fan_out * lem1.gap("relu", rho)
         claimed = evidence.stated if case in STATED else evidence.varied
-        quantity = "sum over outputs of the centred layer's product"
+        quantity = "sum over outputs of the centered layer's product"
         expected = theory.claimed(fan_in, fan_out) * whole
         if claimed(quantity, expected, mean, 5 * error, because, condition=condition).held:
             agreeing.append(fan_out / fan_in)
@@ -77,8 +77,8 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
 
 @functools.cache  # measured once for all theories
 def outputs_products(cases: tuple[Case, ...], draws: int, seed: int) -> Average:
-    """Returns for each case the sum over the outputs of (W P phi(u)) (W P phi(v)), W ~ N(0, 1), P centring."""
-    # w_var = n - 1 undoes the gain of a centred layer
+    """Returns for each case the sum over the outputs of (W P phi(u)) (W P phi(v)), W ~ N(0, 1), P centering."""
+    # w_var = n - 1 undoes the gain of a centered layer
     networks = [Serial(Dense(n), Activation("relu"), Dense(out, n - 1.0, center=True)) for n, out, _ in cases]
     inputs = [pairs_of([rho]) for _, _, rho in cases]
 

@@ -1,4 +1,4 @@
-"""What removes the outlier eigenvalue of the NTK: weight centring or the last layer, not batch normalisation inside."""
+"""What removes the outlier eigenvalue of the NTK: weight centering or the last layer, not batch norm inside."""
 
 import functools
 from collections.abc import Callable
@@ -29,7 +29,7 @@ CLAIM = Claim(
     formula=r"\lambda_{\max} / \bar\lambda = O(1)",
     recorded=Verdict.FAILS,
     summary="Behind four layers of weights, with 100 inputs, the largest eigenvalue under BN is still the constant "
-    "mode, twice what is left without it; weight centring alone has no outlier. Deeper, BN loses it too: with 64 "
+    "mode, twice what is left without it; weight centering alone has no outlier. Deeper, BN loses it too: with 64 "
     "inputs from 7 hidden layers on, at infinite width.",
     figures=("kernel_matrices", "same_kernel"),
 )
@@ -53,7 +53,7 @@ WRONG: dict[str, Theory] = {
     "BN in hidden layers leaves no constant mode": lambda normalization, x: (
         1.0 if normalization == "batch" else at_infinite_width(normalization, x)
     ),
-    "weight centring keeps the straight network's": lambda normalization, x: at_infinite_width("none", x),
+    "weight centering keeps the straight network's": lambda normalization, x: at_infinite_width("none", x),
 }
 
 

@@ -1,4 +1,4 @@
-"""Weight centring and batch normalisation: the same map of pairs and the same rate, but not the same kernel."""
+"""Weight centering and batch normalisation: the same map of pairs and the same rate, but not the same kernel."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -19,15 +19,15 @@ Theory: TypeAlias = Callable[[int], float]
 
 CLAIM = Claim(
     id="same",
-    title="weight centring's kernel and batch normalisation's",
-    statement="Networks with weight centring and networks with batch normalisation have the same NTK, which converges "
+    title="weight centering's kernel and batch normalisation's",
+    statement="Networks with weight centering and networks with batch normalisation have the same NTK, which converges "
     "at the same linear rate.",
     source="Sections 1 and 3",
     formula=r"\Theta_{\mathrm{WM}} = \Theta_{\mathrm{BN}}",
     recorded=Verdict.FAILS,
     summary="The map of one pair's correlation and the rates, 1.4669 backwards and .7335 forwards, agree for large "
     "batches of uncorrelated inputs. The kernels do not: batch normalisation's keeps a constant mode and a "
-    "condition number of 6.27 for 8 inputs (5.50 for many), weight centring's goes to 1.",
+    "condition number of 6.27 for 8 inputs (5.50 for many), weight centering's goes to 1.",
     figures=("same_kernel", "bn_growth", "kernel_matrices"),
 )
 LAYERS = 60
@@ -45,7 +45,7 @@ WRONG: dict[str, Theory] = {
 }
 
 
-def centred_correlation(sigma: np.ndarray) -> float:
+def centered_correlation(sigma: np.ndarray) -> float:
     """Returns the correlation of the first two inputs behind the subtraction of the batch's mean."""
     g = sigma - sigma.mean(axis=0) - sigma.mean(axis=1)[:, None] + sigma.mean()
     return float(g[0, 1] / np.sqrt(g[0, 0] * g[1, 1]))
@@ -59,27 +59,27 @@ def large_batch_map(rho: float, common: float, batches: tuple[int, ...]) -> tupl
     found = []
     for B in batches:
         pairs = np.kron(np.eye(B // 2), np.full((2, 2), rho - common)) + (1 - rho) * np.eye(B) + common
-        found.append(centred_correlation(np.asarray(batch_norm.nngp(pairs))))
+        found.append(centered_correlation(np.asarray(batch_norm.nngp(pairs))))
     quadratic, linear = (np.polynomial.Polynomial.fit(1 / np.array(batches[-n:]), found[-n:], n - 1)(0) for n in (3, 2))
     return float(quadratic), abs(float(quadratic - linear))
 
 
-def check_pair_map(evidence: Evidence, centred: MeanField, batches: tuple[int, ...]) -> None:
+def check_pair_map(evidence: Evidence, centered: MeanField, batches: tuple[int, ...]) -> None:
     """Compares T_BN and T_bar, for uncorrelated and for correlated batches."""
     because = f"extrapolation to infinite batches in 1/B from {batches[0]} to {batches[-1]}"
     for rho in (0.3, 0.6, 0.9):
         measured, error = large_batch_map(rho, 0.0, batches)
         condition = f"large batch, correlation {rho}, other inputs uncorrelated"
         evidence.stated(
-            "correlation behind one layer", centred.transition(rho), measured, error, because, condition=condition
+            "correlation behind one layer", centered.transition(rho), measured, error, because, condition=condition
         )
     rho, common = 0.95, 0.9
     measured, error = large_batch_map(rho, common, batches)
     condition = f"large batch, correlation {rho}, {common} between all others"
     evidence.varied(
-        "correlation behind one layer", centred.transition(rho), measured, error, because, condition=condition
+        "correlation behind one layer", centered.transition(rho), measured, error, because, condition=condition
     )
-    without_common = centred.transition((rho - common) / (1 - common))
+    without_common = centered.transition((rho - common) / (1 - common))
     evidence.corrected(
         "correlation behind one layer, the common one removed",
         without_common,
@@ -90,16 +90,16 @@ def check_pair_map(evidence: Evidence, centred: MeanField, batches: tuple[int, .
     )
 
 
-def check_rates(evidence: Evidence, centred: MeanField, batches: tuple[int, ...]) -> None:
+def check_rates(evidence: Evidence, centered: MeanField, batches: tuple[int, ...]) -> None:
     """Compares chi backwards, and forwards the slope at the fixed point; at finite batches too."""
     limit = analyse("relu", normalization="batch")
     rounding = "rounding of two closed forms"
     evidence.stated(
-        "growth of the NTK per layer", centred.chi_1, limit.chi_1, 1e-12, rounding, condition="limit of large batches"
+        "growth of the NTK per layer", centered.chi_1, limit.chi_1, 1e-12, rounding, condition="limit of large batches"
     )
     evidence.stated(
         "decay of correlations per layer",
-        centred.fixed_points[0].slope,
+        centered.fixed_points[0].slope,
         limit.eigenvalues.correlations,
         1e-12,
         rounding,
@@ -107,7 +107,7 @@ def check_rates(evidence: Evidence, centred: MeanField, batches: tuple[int, ...]
     )
     evidence.varied(
         "decay of correlations per layer, against that of unequal distances from the batch's mean",
-        centred.fixed_points[0].slope,
+        centered.fixed_points[0].slope,
         limit.eigenvalues.variances,
         1e-12,
         rounding,
@@ -118,7 +118,7 @@ def check_rates(evidence: Evidence, centred: MeanField, batches: tuple[int, ...]
         chi = np.linalg.eigvalsh(batch_norm.push(batch_norm.nngp(np.eye(B)), G))[-1]
         error = batch_norm.rule_error(B - 1) * B
         condition, because = f"batch of {B}, exact push-forward", "quadrature error of each entry, B of them"
-        evidence.varied("growth of the NTK per layer", centred.chi_1, chi, error, because, condition=condition)
+        evidence.varied("growth of the NTK per layer", centered.chi_1, chi, error, because, condition=condition)
         closed = analyse("relu", normalization="batch", batch_size=B).chi_1
         evidence.corrected("growth of the NTK per layer, chi(B)", closed, chi, error, because, condition=condition)
 
@@ -127,12 +127,12 @@ def check_matrices(evidence: Evidence, theory: Theory, setting: Setting) -> None
     """Compares condition numbers of deep kernels: whole, without the constant mode, behind a last batch norm."""
     for m in setting.size((8,), (8, 64)):
         x = common_correlation(m, 0.0)
-        (_, centred), (nngp, batch) = (infinite_kernels(x, LAYERS, name) for name in ("weight_mean", "batch"))
+        (_, centered), (nngp, batch) = (infinite_kernels(x, LAYERS, name) for name in ("weight_mean", "batch"))
         change = abs(spectrum.condition_number(batch[-1]) - spectrum.condition_number(batch[LAYERS // 2])) + 1e-9 * m
         because = f"change over layers {LAYERS // 2} to {LAYERS}, and quadrature"
         kappa = spectrum.condition_number(batch[-1])
         condition = f"{m} uncorrelated inputs, one batch"
-        expected = spectrum.condition_number(centred[-1])
+        expected = spectrum.condition_number(centered[-1])
         evidence.stated("condition number of the deep NTK", expected, kappa, change, because, condition=condition)
         evidence.corrected(
             "condition number of the deep NTK, chi/e1", theory(m), kappa, change, because, condition=condition
@@ -140,7 +140,7 @@ def check_matrices(evidence: Evidence, theory: Theory, setting: Setting) -> None
         without = np.ones(m)
         evidence.corrected(
             "condition number without the constant mode",
-            spectrum.condition_number(centred[-1], without=without),
+            spectrum.condition_number(centered[-1], without=without),
             spectrum.condition_number(batch[-1], without=without),
             change,
             because,
@@ -188,34 +188,36 @@ def check_neurons(evidence: Evidence, theory: Theory, setting: Setting) -> None:
     )
 
 
-def search(evidence: Evidence, centred: MeanField) -> None:
+def search(evidence: Evidence, centered: MeanField) -> None:
     """Finds batch size, common correlation and depth from which the two agree."""
     sizes = range(4, 1000)
-    far = [B for B in sizes if analyse("relu", normalization="batch", batch_size=B).chi_1 > 1.01 * (centred.chi_1 or 0)]
+    far = [
+        B for B in sizes if analyse("relu", normalization="batch", batch_size=B).chi_1 > 1.01 * (centered.chi_1 or 0)
+    ]
     evidence.edge(
-        "batch size", far[-1], "up to here chi(B) is more than 1 % above weight centring's; searched 4 to 999"
+        "batch size", far[-1], "up to here chi(B) is more than 1 % above weight centering's; searched 4 to 999"
     )
-    common = float(brentq(lambda rho: float(centred.transition(rho)) - 0.1, 1e-6, 0.9))
+    common = float(brentq(lambda rho: float(centered.transition(rho)) - 0.1, 1e-6, 0.9))
     evidence.edge(
         "common correlation of the inputs",
         common,
-        "from here on one weight-centred layer leaves more than .1 of it, batch normalisation none; searched 0 to .9",
+        "from here on one weight-centered layer leaves more than .1 of it, batch normalisation none; searched 0 to .9",
     )
-    path = centred.trajectory(0.9, 50)
+    path = centered.trajectory(0.9, 50)
     evidence.edge(
         "layers",
         float(np.flatnonzero(path > 0.1)[-1] + 1),
-        "that weight centring takes to bring a common correlation of .9 below .1, batch normalisation one",
+        "that weight centering takes to bring a common correlation of .9 below .1, batch normalisation one",
     )
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
     """Checks pair map, rates and matrices, finite networks, correlated inputs and finite batches."""
     evidence = Evidence()
-    centred = analyse("relu", normalization="weight_mean")
-    check_pair_map(evidence, centred, setting.size((8, 16, 32), (32, 64, 128)))
-    check_rates(evidence, centred, setting.size((4, 16), (4, 16, 64)))
+    centered = analyse("relu", normalization="weight_mean")
+    check_pair_map(evidence, centered, setting.size((8, 16, 32), (32, 64, 128)))
+    check_rates(evidence, centered, setting.size((4, 16), (4, 16, 64)))
     check_matrices(evidence, theory, setting)
     check_neurons(evidence, theory, setting)
-    search(evidence, centred)
+    search(evidence, centered)
     return evidence

@@ -43,7 +43,7 @@ class Block(NamedTuple):
     """Measurements at one fan-in, with the scatter of one draw about their mean.
 
     Attributes:
-        gain: gain that keeps q, where weights have variance gain / fan-in before centring.
+        gain: gain that keeps q, where weights have variance gain / fan-in before centering.
         transition: T at each of CORRELATIONS.
         chi_1: mean square of a unit perturbation, at the stable gain.
         scatter: root mean square deviation of one draw's map at CORRELATIONS[HALF].
@@ -58,7 +58,7 @@ class Block(NamedTuple):
 @functools.cache  # measured once for all theories
 def measure(center: bool, draws: int, seed: int) -> list[Block]:
     """Measures blocks of ReLU and dense layer at every fan-in of FAN_INS, from one program."""
-    # a centred layer of the library divides by n - 1; the theorem's by n, with the n/(n - 1) in its gain
+    # a centered layer of the library divides by n - 1; the theorem's by n, with the n/(n - 1) in its gain
     networks = [
         Serial(Dense(n), Activation("relu"), Dense(OUTPUTS, (n - 1) / n if center else 1.0, center=center))
         for n in FAN_INS

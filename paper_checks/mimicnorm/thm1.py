@@ -105,7 +105,7 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
         check_critical(evidence.stated, theory, straight[:, :m, :m], True, condition)
     check_relu_phases(evidence.stated, theory, inputs[:10], f"ReLU, 10 inputs of correlation {RHO}")
     images = data.load_digits().subset(SIZES[-1], seed=setting.seed)
-    x = data.preprocess(images.images)
+    x = data.preprocess(images.images, image_centering="dataset")
     digits = x @ x.T / x.shape[1]
     ntk = infinite_kernels(square_inputs(digits), deep, "none")[1]
     check_critical(evidence.varied, theory, ntk, True, f"straight ReLU, {len(digits)} digits")

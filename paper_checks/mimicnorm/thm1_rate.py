@@ -84,7 +84,7 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
     """Checks ReLU on inputs of one correlation and on digits, and a smooth activation."""
     evidence = Evidence()
     common = (1 - RHO) * np.eye(M) + RHO
-    x = data.preprocess(data.load_digits().subset(M, seed=setting.seed).images)
+    x = data.preprocess(data.load_digits().subset(M, seed=setting.seed).images, image_centering="dataset")
     relu: Case = ("relu", 1.5, 0.25)
     for name, gram in ((f"{M} inputs of correlation {RHO}", common), (f"{M} digits", x @ x.T / x.shape[1])):
         check_rate(evidence, theory, gram, 200, relu, name)

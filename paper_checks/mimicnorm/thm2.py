@@ -146,7 +146,9 @@ def other_conditions(evidence: Evidence, theory: Theory, setting: Setting) -> No
         condition="eps = 0.1, batches of 8 to 32, continued to infinite batches",
     )
     layers, B = setting.size(60, 200), 16
-    growth = recursion(data.preprocess(data.load_digits().subset(B, setting.seed).images), layers)
+    growth = recursion(
+        data.preprocess(data.load_digits().subset(B, setting.seed).images, image_centering="dataset"), layers
+    )
     thirds = [np.exp(np.mean(np.log(part))) for part in np.split(growth[-(layers // 3 * 2) :], 2)]
     evidence.corrected(
         "chi(B)",

@@ -25,7 +25,7 @@ OfWeights: TypeAlias = Callable[[np.ndarray, float], np.ndarray]
 CLAIM = Claim(
     id="thm2_proof",
     title="the proof of Theorem 2",
-    statement="In the proof that batch normalisation's map of correlations tends to that of centred weights, in "
+    statement="In the proof that batch normalisation's map of correlations tends to that of centered weights, in "
     "probability as the width grows: a unit's product of two inputs, averaged over the samples for given weights, is "
     "the dual activation, and its variance is proportional to the sum of the weights.",
     source="Appendix A, Eq. 2, 4 and 5",
@@ -133,8 +133,8 @@ def given_weights(evidence: Evidence, theory: Theory, draws: int, seed: int) -> 
     w, h, anew = sampled_units(draws, seed)
     because = f"5 standard errors of {draws} samples"
     condition = f"W given, fan-in {FAN_IN}, correlation {RHO}, each of {UNITS} units"
-    centred = h - h.mean(axis=0)
-    product, variance = average(h[:, 0] * h[:, 1]), average(centred[:, 0] ** 2)
+    centered = h - h.mean(axis=0)
+    product, variance = average(h[:, 0] * h[:, 1]), average(centered[:, 0] ** 2)
     for row, name, of_product, of_variance in (
         (evidence.stated, "as printed", theory.product, theory.variance),
         (evidence.corrected, "repaired", theory.repaired_product, theory.repaired_variance),
@@ -147,7 +147,7 @@ def given_weights(evidence: Evidence, theory: Theory, draws: int, seed: int) -> 
     # W drawn anew for every sample: what Eq. 2 says is true on this average
     mean = average(np.mean(anew[:, 0] * anew[:, 1], axis=1))
     evidence.corrected("E[h(u) h(v)]", _dual(RHO), mean.mean, 5 * mean.error, because, condition="averaged over W")
-    unit = centred / centred.std(axis=0)
+    unit = centered / centered.std(axis=0)
     correlation = np.mean(unit[:, 0] * unit[:, 1], axis=0)
     influence = average(unit[:, 0] * unit[:, 1] - correlation * (unit**2).mean(axis=1))
     evidence.corrected(
@@ -219,7 +219,7 @@ def _pair_behind_batch_norm(size: int, inside: float) -> float:
 
 @functools.cache
 def correlations_by_layer(width: int, draws: int, seed: int) -> CorrelationByLayer:
-    """Returns correlations by layer of weight-centred networks on inputs that all have correlation COMMON."""
+    """Returns correlations by layer of weight-centered networks on inputs that all have correlation COMMON."""
     gram = np.full((INPUTS, INPUTS), COMMON) + (1 - COMMON) * np.eye(INPUTS)
     pairs = np.stack(np.triu_indices(INPUTS, 1), axis=1)
     network = fully_connected(DEPTH, width, "weight_mean")

@@ -31,9 +31,9 @@ def _twice_the_dual(rho: np.ndarray) -> np.ndarray:
 THEORY = Theory(lambda n: RELU.stable_gain(), _twice_the_dual, 1.0, 1.0, 1)
 WRONG = {
     "gain 1": THEORY._replace(gain=lambda n: 1.0),
-    "the gain of centred weights": THEORY._replace(gain=lambda n: RELU.stable_gain(centered=True)),
+    "the gain of centered weights": THEORY._replace(gain=lambda n: RELU.stable_gain(centered=True)),
     "T without the factor 2": THEORY._replace(transition=lambda rho: _twice_the_dual(rho) / 2),
-    "chi_1 of centred weights": THEORY._replace(chi_1=float(1 / (1 - 1 / np.pi))),
+    "chi_1 of centered weights": THEORY._replace(chi_1=float(1 / (1 - 1 / np.pi))),
     "a fixed point at 0": THEORY._replace(stable=0.0, fixed_points=2),
 }
 

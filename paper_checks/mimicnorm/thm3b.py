@@ -1,4 +1,4 @@
-"""Theorem 3.2: the weight-centred ReLU block is stable at w_var = 2n/((n - 1)(1 - 1/pi)), and chaotic."""
+"""Theorem 3.2: the weight-centered ReLU block is stable at w_var = 2n/((n - 1)(1 - 1/pi)), and chaotic."""
 
 import numpy as np
 from scipy.optimize import brentq
@@ -13,8 +13,8 @@ RELU = activations.relu
 
 CLAIM = Claim(
     id="thm3b",
-    title="the weight-centred block",
-    statement="A ReLU layer with centred weights of fan-in n keeps the variance at w_var = 2n/((n - 1)(1 - 1/pi)), "
+    title="the weight-centered block",
+    statement="A ReLU layer with centered weights of fan-in n keeps the variance at w_var = 2n/((n - 1)(1 - 1/pi)), "
     "maps correlations by the dual activation less its value at 0, normalised, and has chi_1 = 1/(1 - 1/pi): the "
     "stable fixed point moves from correlation 1 to 0.",
     source="Theorem 3.2, Fig. 4",

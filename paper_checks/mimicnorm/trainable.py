@@ -28,8 +28,8 @@ CLAIM = Claim(
     formula=r"\eta_{\max} = 2 / \lambda_{\max}(\Theta)",
     recorded=Verdict.FAILS,
     summary="The condition number does go to 1, and training takes fewer steps at each network's own rate. But the "
-    "largest rate is 2/lambda_max, and lambda_max grows like 1.4669^L under weight centring, linearly in L without: "
-    "from 22 hidden layers on (14 for a mini-batch of 128) the centred network bears the smaller rate, "
+    "largest rate is 2/lambda_max, and lambda_max grows like 1.4669^L under weight centering, linearly in L without: "
+    "from 22 hidden layers on (14 for a mini-batch of 128) the centered network bears the smaller rate, "
     "at 50 layers 25,000 times smaller.",
     figures=("trainability", "condition_number"),
 )
@@ -59,7 +59,7 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
     evidence = Evidence()
     images, batch = setting.size((200, 64), (1797, 128))
     chosen = data.load_digits().subset(images, setting.seed)
-    x = data.preprocess(chosen.images)
+    x = data.preprocess(chosen.images, image_centering="dataset")
     infinite(evidence, theory, x, batch, setting)
     signs = np.where(chosen.labels % 2 == 0, 1.0, -1.0)
     finite(evidence, theory, x, signs, setting)
@@ -67,7 +67,7 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
 
 
 def infinite(evidence: Evidence, theory: Theory, x: np.ndarray, batch: int, setting: Setting) -> None:
-    """Checks rates and condition numbers at depth 50, and the depth from which on centring bears less."""
+    """Checks rates and condition numbers at depth 50, and the depth from which on centering bears less."""
     parts = mini_batches(len(x), batch, setting.size(3, 10), setting.seed)
     largest, kernels = {}, {}
     for name in setting.track(("none", "weight_mean"), "trainable: kernels"):
@@ -90,17 +90,17 @@ def infinite(evidence: Evidence, theory: Theory, x: np.ndarray, batch: int, sett
         relation=Relation.AT_MOST,
         condition=f"weight mean against none, infinite width, {DEPTH} hidden layers",
     )
-    centred, depths = largest["weight_mean"], np.arange(1, DEPTH + 1)
+    centered, depths = largest["weight_mean"], np.arange(1, DEPTH + 1)
     evidence.corrected(
         "growth per layer of the largest eigenvalue",
         analyse("relu", normalization="weight_mean").chi_1,
-        centred[-1, 0] / centred[-2, 0],
-        centred[-1, 0] / np.mean(np.diagonal(kernels["weight_mean"])) - 1 + 1 / centred[-2, 0] + ROUNDING,
+        centered[-1, 0] / centered[-2, 0],
+        centered[-1, 0] / np.mean(np.diagonal(kernels["weight_mean"])) - 1 + 1 / centered[-2, 0] + ROUNDING,
         "what is left of the outlier, the last layer's own kernel, rounding",
         condition=f"weight mean, {DEPTH} hidden layers",
     )
     for column, what in enumerate((f"all {len(x)} images", f"mini-batches of {batch}")):
-        ratio = largest["none"][:, column] / centred[:, column]
+        ratio = largest["none"][:, column] / centered[:, column]
         for depth in (5, 20):
             evidence.varied(
                 "largest stable rate of weight mean / none",
@@ -123,7 +123,7 @@ def finite(evidence: Evidence, theory: Theory, x: np.ndarray, signs: np.ndarray,
     keys = jax.random.split(jax.random.key(setting.seed), draws)
     rates, left = {}, {}
     for name in setting.track(("none", "weight_mean"), "trainable: networks"):
-        found = [stability(inputs, name, depth, width, steps, key) for key in keys]
+        found = [stability(inputs, name, depth=depth, width=width, steps=steps, key=key) for key in keys]
         rates[name] = np.array([one.rate for one in found])
         evidence.corrected(
             "largest stable learning rate, by bisection",

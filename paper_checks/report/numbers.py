@@ -3,20 +3,38 @@
 import math
 
 MOST_DIGITS = 8
+PLAIN = range(-4, 6)  # powers of ten of numbers that are written without one
 
 
 def compared(expected: float, measured: float, tolerance: float) -> tuple[str, str, str]:
-    """Returns expected, measured and tolerance, the first two with the digits that show how they differ."""
+    """Returns expected, measured and tolerance; the first two with as many decimals as show how they differ."""
     scale = max(tolerance, abs(expected - measured))
-    return _down_to(scale, expected), _down_to(scale, measured), plain(tolerance, 2)
+    return *_alike(expected, measured, scale), plain(tolerance, 2)
 
 
-def _down_to(scale: float, value: float) -> str:
-    """Returns a value with digits down to a hundredth of a scale, at least three and at most `MOST_DIGITS`."""
-    if value == 0 or not 0 < scale < math.inf:
-        return plain(value)
-    digits = math.ceil(math.log10(abs(value)) - math.log10(scale)) + 2
-    return plain(value, min(max(digits, 3), MOST_DIGITS))
+def _alike(first: float, second: float, scale: float) -> tuple[str, str]:
+    """Returns two values with the same power of ten and the same decimals, down to a tenth of a scale.
+
+    The larger one has at least three digits and at most `MOST_DIGITS`; zeros at the end of both go. An exact 0 is "0",
+    and a value that these decimals would show as 0 has its own digits.
+    """
+    largest = max(abs(first), abs(second))
+    if not (0 < scale < math.inf and 0 < largest < math.inf):
+        return plain(first), plain(second)
+    exponent = math.floor(math.log10(largest))
+    digits = min(max(math.ceil(math.log10(largest) - math.log10(scale)) + 1, 3), MOST_DIGITS)
+    power = 0 if exponent in PLAIN else exponent
+    decimals = max(digits - 1 - exponent + power, 0)
+    texts = [f"{value / 10.0**power:.{decimals}f}" for value in (first, second)]
+    while decimals and all(text.endswith("0") for text, value in zip(texts, (first, second), strict=True) if value):
+        decimals -= 1
+        texts = [text[:-1].removesuffix(".") for text in texts]
+    behind = f"e{power}" if power else ""
+    one, other = (
+        plain(value) if value == 0 or float(text) == 0 else text + behind
+        for text, value in zip(texts, (first, second), strict=True)
+    )
+    return one, other
 
 
 def plain(value: float, digits: int = 3) -> str:

@@ -1,10 +1,10 @@
 """A judged claim as plain data: what `claims.json` holds; `claims.schema.json` describes it."""
 
 import math
-import platform
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any, TypeAlias
+
+from ntk_analysis.common.provenance import versions
 
 from ..contract import Row, Setting
 from ..judge import Judged
@@ -20,7 +20,7 @@ def run_facts(setting: Setting, network: str = "") -> Record:
         "network": network or None,
         "sizes": "full" if setting.full else "quick",
         "seed": setting.seed,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        "versions": versions(*LIBRARIES),
     }
 
 

@@ -89,7 +89,7 @@ class Account:
 
 def account(
     name: str,
-    normalization: str = "batch_norm",
+    normalization: str = "none",
     *,
     batch: int = 256,
     stem: str = "cifar",
@@ -101,7 +101,7 @@ def account(
 
     Args:
         name: name of the network, a key of `MODELS`.
-        normalization: name of the normalisation, a key of `NORMALIZATIONS`.
+        normalization: a name or alias of `normalizations.TABLE` that models have.
         batch: number of images in a step, at least 2.
         stem: "cifar" or "imagenet".
         classes: number of logits.

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from ntk_analysis.common.normalizations import trained_name
+
 WHY = """\
 kept: arrays handed from forward to backward pass, before compilation; distinct: without constants (JAX's ReLU keeps an
 array of zeros) and copies; training: kept, images, and three times the parameters (themselves, gradients, momentum).
@@ -28,7 +30,7 @@ class Published(NamedTuple):
 
     def saving(self, normalization: str) -> float:
         """Percent of memory saved against batch norm; raises KeyError for what the paper does not report."""
-        return 100 * (1 - self.megabytes[normalization] / self.megabytes["batch_norm"])
+        return 100 * (1 - self.megabytes[trained_name(normalization)] / self.megabytes["batch_norm"])
 
 
 TABLE_1 = (

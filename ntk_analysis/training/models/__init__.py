@@ -39,7 +39,7 @@ def build(
     *,
     classes: int,
     rngs: nnx.Rngs,
-    normalization: str = "batch_norm",
+    normalization: str = "none",
     stem: str = "cifar",
     centering: Centering = DEFAULT_CENTERING,
     gain: float = CENTERED_GAIN,
@@ -51,18 +51,18 @@ def build(
 ) -> nnx.Module:
     """A network in training mode; `.eval()` and `.train()` switch the mode.
 
-    `weight_mean` and `mimic_norm` start with centred weights. To keep them centred while training, put
-    `center_weights(centering_mask(model, centering))` last in the chain of the optimiser.
+    `weight_mean` and `mimic_norm` start with centered weights. To keep them centered while training, put
+    `center_weights(centering_mask(model, centering))` last in the chain of the optimizer.
 
     Args:
         name: name of the network, a key of `MODELS`.
         classes: number of logits.
         rngs: Flax's generators of random numbers.
-        normalization: name of the normalisation: none, batch_norm, layer_norm, weight_standardization, weight_mean,
-            last_bn or mimic_norm; for ResNets skip_init and fixup as well.
+        normalization: a name or alias of `normalizations.TABLE`: none, batch, layer, weight_standardization,
+            weight_mean, last_bn or mimic; for ResNets skip_init and fixup as well.
         stem: "cifar", for images of about 32 x 32, or "imagenet", for images of 224 x 224.
-        centering: choice of the layers that are centred or standardised.
-        gain: gain of centred weights behind a ReLU; `VGG_GAIN` is the paper's for VGG.
+        centering: choice of the layers that are centered or standardised.
+        gain: gain of centered weights behind a ReLU; `VGG_GAIN` is the paper's for VGG.
         skip_scale: law of MimicNorm's scalars in residual branches: "paper", 1/sqrt(l), or "authors", as in their code.
         momentum: momentum of running statistics.
         eps: number added to variances.

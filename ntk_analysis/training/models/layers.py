@@ -41,8 +41,8 @@ class Layers:
     Attributes:
         normalization: a name of `normalizations.TABLE` that models have; aliases become the key of `NORMALIZATIONS`.
         rngs: Flax's generators.
-        centering: which layers `weight_mean` and `mimic_norm` centre, and `weight_standardization` standardises.
-        gain: of centred weights behind a ReLU; `VGG_GAIN` is the paper's for VGG.
+        centering: which layers `weight_mean` and `mimic_norm` center, and `weight_standardization` standardises.
+        gain: of centered weights behind a ReLU; `VGG_GAIN` is the paper's for VGG.
         skip_scale: a name of `SKIP_SCALES`, the law of MimicNorm's scalars.
         momentum: of running statistics.
         eps: added to variances.
@@ -104,7 +104,7 @@ class Layers:
         )
 
     def dense(self, inputs: int, units: int, *, first: bool = False) -> nnx.Linear:
-        """A hidden dense layer with biases; the first one has gain 1 and is not centred."""
+        """A hidden dense layer with biases; the first one has gain 1 and is not centered."""
         selected = not first and self.centering.selects((inputs, units))
         options: dict[str, Any] = {}
         if self.parts.standardized and selected:
@@ -112,7 +112,7 @@ class Layers:
         return nnx.Linear(inputs, units, kernel_init=self._init(selected, not first), rngs=self.rngs, **options)
 
     def head(self, inputs: int, classes: int) -> nnx.Linear:
-        """The read-out, of gain 1, never centred."""
+        """The read-out, of gain 1, never centered."""
         layer = ShiftedLinear if self.parts.hidden == "shift" else nnx.Linear
         return layer(inputs, classes, kernel_init=he_normal(1.0), rngs=self.rngs)
 

@@ -39,7 +39,7 @@ class ShuffleNet(nnx.Module):
         stem: str = "cifar",
     ) -> None:
         self.pools = stem == "imagenet"
-        self.stem = Rectified(layers, 3, STEM, 3, 2 if self.pools else 1)
+        self.stem = Rectified(layers, 3, STEM, 3, strides=2 if self.pools else 1)
         self.units: nnx.List[Reduction | Unit] = nnx.List()
         inputs = STEM
         for count, units in zip(counts, channels[:-1], strict=True):
@@ -64,7 +64,7 @@ class Rectified(nnx.Module):
     """A convolution, a norm and a ReLU."""
 
     def __init__(
-        self, layers: Layers, inputs: int, units: int, size: int, strides: int = 1, *, rectified: bool = True
+        self, layers: Layers, inputs: int, units: int, size: int, *, strides: int = 1, rectified: bool = True
     ) -> None:
         self.conv = layers.conv(inputs, units, size, strides, rectified=rectified)
         self.norm = layers.norm(units)

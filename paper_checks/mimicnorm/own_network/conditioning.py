@@ -34,7 +34,7 @@ def check(setting: Setting, subject: Subject) -> Evidence:
             f"{found.products} matrix products in a row: there is no straight network of no layers to compare"
         )
         return evidence
-    straight, centred = (_infinite(depth, name, subject.x) for name in ("none", "weight_mean"))
+    straight, centered = (_infinite(depth, name, subject.x) for name in ("none", "weight_mean"))
     if not (straight.resolved and found.trace.resolved):
         evidence.open = "the smallest eigenvalue is below rounding, as for inputs that repeat: kappa is only bounded"
         return evidence
@@ -53,8 +53,8 @@ def check(setting: Setting, subject: Subject) -> Evidence:
             relation=Relation.AT_MOST,
         )
     evidence.note(
-        f"A weight-centred network of infinite width has condition number {centred.condition_number:.4g} here, "
-        f"largest / mean eigenvalue {centred.outlier_ratio:.4g}."
+        f"A weight-centered network of infinite width has condition number {centered.condition_number:.4g} here, "
+        f"largest / mean eigenvalue {centered.outlier_ratio:.4g}."
     )
     evidence.note(
         f"Largest stable learning rate: {found.spectrum.learning_rate:.4g} ({found.learning_rate_convention})."

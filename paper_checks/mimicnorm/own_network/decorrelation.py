@@ -29,14 +29,14 @@ def check(setting: Setting, subject: Subject) -> Evidence:
     """Checks outputs as stated, and pre-activations of every layer where the network shows them."""
     del setting
     growth, evidence = subject.found.growth, Evidence()
-    if np.isnan(growth.outputs):
+    if np.isnan(growth.outputs_alike):
         evidence.open = "the outputs are zero for all inputs: they are neither alike nor apart"
         return evidence
     evidence.stated(
         "how alike outputs are",
-        growth.inputs,
-        growth.outputs,
-        QUANTILE * growth.outputs_error + subject.rounding,
+        growth.inputs_alike,
+        growth.outputs_alike,
+        QUANTILE * growth.outputs_alike_error + subject.rounding,
         "95 % of networks with the same weights shuffled",
         condition=f"{len(subject.x)} inputs, end to end",
         relation=Relation.AT_MOST,

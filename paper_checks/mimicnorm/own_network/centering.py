@@ -1,4 +1,4 @@
-"""Are the weights centred over their fan-in, and does it matter how they are kept so?"""
+"""Are the weights centered over their fan-in, and does it matter how they are kept so?"""
 
 import math
 from collections.abc import Callable
@@ -19,10 +19,10 @@ STEPS = 10
 Change: TypeAlias = Callable[[Any], Any]
 
 CLAIM = Claim(
-    id="centring",
-    title="one centring, three ways",
-    statement="Centring weights after each step, projecting the gradient, and training $V$ with $W = V P$ are the same "
-    "training for this network, given a centred start and plain gradient descent.",
+    id="centering",
+    title="one centering, three ways",
+    statement="Centering weights after each step, projecting the gradient, and training $V$ with $W = V P$ are the "
+    "same training for this network, given a centered start and plain gradient descent.",
     source="Appendix C",
     formula=r"(W_t - \eta\,\nabla L(W_t))\,P = W_t - \eta\,\nabla L(W_t)\,P, \quad P = I - \tfrac{1}{n} 1 1^T",
     recorded=None,
@@ -31,7 +31,7 @@ CLAIM = Claim(
 
 
 def check(setting: Setting, subject: Subject) -> Evidence:
-    """Takes ten steps three ways: from a centred start as stated, then with momentum, Adam and its own start."""
+    """Takes ten steps three ways: from a centered start as stated, then with momentum, Adam and its own start."""
     evidence = Evidence()
     unknown = [f"{name} {leaf.shape}" for name, leaf in subject.weights.items() if subject.fan_ins[name] is None]
     if unknown:
@@ -40,7 +40,7 @@ def check(setting: Setting, subject: Subject) -> Evidence:
         )
     summed = {name: read for name, read in subject.fan_ins.items() if read and read.size(subject.weights[name]) > 1}
     if not summed:
-        evidence.open = "no array of two or more axes with a known fan-in above 1: there is nothing to centre"
+        evidence.open = "no array of two or more axes with a known fan-in above 1: there is nothing to center"
         return evidence
     with subject.precision, jax.numpy_dtype_promotion("standard"):  # optax's Adam adds an integer to a float
         _compare_training(evidence, subject, setting)
@@ -71,25 +71,25 @@ def _of_sums(subject: Subject) -> Mask:
 def _compare_training(evidence: Evidence, subject: Subject, setting: Setting) -> None:
     rate = subject.found.spectrum.learning_rate / 2
     own = jax.tree.map(jnp.asarray, subject.params)
-    centred = center(own, _of_sums(subject), axes=subject.axes)
+    centered = center(own, _of_sums(subject), axes=subject.axes)
     size = float(np.sqrt(np.mean(np.concatenate([np.ravel(w) for w in subject.weights.values()]) ** 2)))
     momentum, adam = optax.sgd(rate / 4, momentum=0.9), optax.adam(1e-2 * size)
     cases = [
-        (evidence.stated, "gradient descent, centred start", optax.sgd(rate), centred),
-        (evidence.varied, "momentum 0.9, centred start", momentum, centred),
-        (evidence.varied, "Adam, centred start", adam, centred),
+        (evidence.stated, "gradient descent, centered start", optax.sgd(rate), centered),
+        (evidence.varied, "momentum 0.9, centered start", momentum, centered),
+        (evidence.varied, "Adam, centered start", adam, centered),
         (evidence.varied, "gradient descent, the network's own start", optax.sgd(rate), own),
     ]
     roundings = STEPS * max(subject.found.products, 1) * math.sqrt(subject.longest_sum)
     because = f"what the last bit of the inputs changes, times {roundings:.0f} roundings of {STEPS} steps"
-    for row, condition, optimiser, start in setting.track(cases, "centring: optimisers"):
-        after, gradient, through, control = _three_ways(subject, optimiser, start, setting.seed)
+    for row, condition, optimizer, start in setting.track(cases, "centering: optimizers"):
+        after, gradient, through, control = _three_ways(subject, optimizer, start, setting.seed)
         moved = _distance(after, start)
         eps = float(jnp.finfo(jnp.result_type(*jax.tree.leaves(start))).eps)  # type: ignore[no-untyped-call]
         tolerance = roundings * max(_distance(after, control), eps * _distance(start, None)) / moved
         for way, other in (("projected gradient", gradient), ("W = V P", through)):
             row(
-                f"weights, centring after the step against {way}, / distance moved",
+                f"weights, centering after the step against {way}, / distance moved",
                 0,
                 _distance(after, other) / moved,
                 tolerance,
@@ -98,8 +98,8 @@ def _compare_training(evidence: Evidence, subject: Subject, setting: Setting) ->
             )
 
 
-def _three_ways(subject: Subject, optimiser: Any, start: Any, seed: int) -> tuple[Any, Any, Any, Any]:
-    """Trains by centring after each step, by the projected gradient, through W = V P, and by centring once more with
+def _three_ways(subject: Subject, optimizer: Any, start: Any, seed: int) -> tuple[Any, Any, Any, Any]:
+    """Trains by centering after each step, by the projected gradient, through W = V P, and by centering once more with
     the inputs' last bits changed; returns the four sets of weights."""
     x = jnp.asarray(subject.x)
     bits, targets = jax.random.split(jax.random.key(seed))
@@ -117,11 +117,11 @@ def _three_ways(subject: Subject, optimiser: Any, start: Any, seed: int) -> tupl
 
     @jax.jit
     def runs(start: Any) -> tuple[Any, Any, Any, Any]:
-        after = optax.chain(optimiser, center_weights(mask, axes=axes))
+        after = optax.chain(optimizer, center_weights(mask, axes=axes))
         return (
             _train(subject, after, start, x, y, same, same),
-            _train(subject, optimiser, start, x, y, same, projected),
-            projected(_train(subject, optimiser, start, x, y, projected, same)),
+            _train(subject, optimizer, start, x, y, same, projected),
+            projected(_train(subject, optimizer, start, x, y, projected, same)),
             _train(subject, after, start, x * (1 + last_bit), y, same, same),
         )
 
@@ -129,7 +129,7 @@ def _three_ways(subject: Subject, optimiser: Any, start: Any, seed: int) -> tupl
 
 
 def _train(
-    subject: Subject, optimiser: Any, start: Any, x: jax.Array, y: jax.Array, forward: Change, gradient: Change
+    subject: Subject, optimizer: Any, start: Any, x: jax.Array, y: jax.Array, forward: Change, gradient: Change
 ) -> Any:
     """Returns the parameters after full-batch steps on 1/2 sum |f - y|^2."""
 
@@ -138,10 +138,10 @@ def _train(
 
     def step(carry: Any, _: Any) -> tuple[Any, None]:
         params, state = carry
-        updates, state = optimiser.update(gradient(jax.grad(loss)(params)), state, params)
+        updates, state = optimizer.update(gradient(jax.grad(loss)(params)), state, params)
         return (optax.apply_updates(params, updates), state), None
 
-    return jax.lax.scan(step, (start, optimiser.init(start)), length=STEPS)[0][0]
+    return jax.lax.scan(step, (start, optimizer.init(start)), length=STEPS)[0][0]
 
 
 def _distance(left: Any, right: Any) -> float:
