@@ -301,8 +301,8 @@ def _why_not_finite(kernel: Kernel) -> str:
     if kernel.training is not None:
         return (
             f"statistics of {kernel.training} training inputs give a kernel of new points only if these are not all "
-            "alike, no input lies at their mean, and, at eps = 0, their centered covariance has rank >= 5: use at least "
-            "6 distinct training inputs, or eps > 0"
+            "alike, no input lies at their mean, and, at eps = 0, their centered covariance has rank >= 5: use at "
+            "least 6 distinct training inputs, or eps > 0"
         )
     return (
         f"at eps = 0 a batch normalisation of {len(kernel.variance1)} has a kernel only if the centered covariance of "
