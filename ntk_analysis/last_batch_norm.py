@@ -11,6 +11,11 @@ the outputs and move with them: this is the kernel of one instant of training, e
 At eps = 0, P_c is a projector of rank B - 2: an output moves neither along 1, its mean, nor along fhat_c, its scale. At
 eps > 0 its eigenvalue on fhat_c is eps / (var f_c + eps), and Theta_hat has the square of that there.
 
+In evaluation mode the statistics are those of a training batch, for new points too: `weights` p, 0 for new points, give
+    P_c = I - 1 p^T - fhat_c (p o fhat_c)^T,   mean f_c = p.f_c,   var f_c = p.(f_c - mean f_c)^2,
+with which new points move as the training outputs do. With the statistics held fixed instead, as numbers that no longer
+move, Theta_hat[c, d] is Theta[c, d] / (s_c s_d).
+
 The condition number is that of the range, see `null_space`, and there are two:
     theta_hat = last_batch_norm.ntk(theta, outputs)
     condition_number(theta_hat[:, :, c, c], without=null_space(outputs[:, [c]]))      of output c
@@ -28,7 +33,7 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from ntk_analysis.any_kernel import AnyKernel, as_array, output_by_output
-from ntk_analysis.batch_norm.checks import check_eps
+from ntk_analysis.batch_norm.checks import check_eps, checked_weights
 from ntk_analysis.common.arrays import real_array
 from ntk_analysis.common.precision import AnyArray, HeldArray, Real, float_array, is_traced, numpy_in_float64
 from ntk_analysis.spectrum.conditioning import from_eigenvalues
@@ -38,7 +43,7 @@ ROUNDINGS = 8  # an output that varies by at most this many roundings of its siz
 
 
 @numpy_in_float64
-def jacobian(outputs: AnyArray, eps: float = 0.0) -> Float[HeldArray, "C B B"]:
+def jacobian(outputs: AnyArray, eps: float = 0.0, *, weights: AnyArray | None = None) -> Float[HeldArray, "C B B"]:
     """Derivative of the batch-normalised outputs by the outputs, d fhat_c / d f_c = P_c / s_c.
 
     Outputs c do not mix, so these C blocks are the whole derivative. For NumPy float64 the result is NumPy float64,
@@ -48,18 +53,21 @@ def jacobian(outputs: AnyArray, eps: float = 0.0) -> Float[HeldArray, "C B B"]:
     Args:
         outputs: outputs (B, C) of the network before the batch normalisation.
         eps: number added to the variance.
+        weights: shares (B,) of the inputs in mean and variance, at least 0 and of sum 1: 0 for new points behind the
+            statistics of a training batch. None: 1/B each.
 
     Raises:
-        ValueError: outputs are not (B, C), or are NaN or infinite; eps is negative; at eps = 0, there are fewer than 3
-            inputs (nothing is left to move) or an output is constant over the batch, up to rounding; a variance
-            overflows.
+        ValueError: outputs are not (B, C), or are NaN or infinite; eps is negative; weights are no weights; at eps = 0,
+            there are fewer than 3 inputs with a weight (nothing is left to move) or an output is constant over them, up
+            to rounding; a variance overflows.
     """
-    standard, deviation = _standardised(outputs, eps)
-    return _jacobian(standard, deviation)
+    return _jacobian(*_standardised(outputs, eps, weights))
 
 
 @numpy_in_float64
-def ntk(theta: AnyKernel, outputs: AnyArray, eps: float = 0.0) -> Float[HeldArray, "B B C C"]:
+def ntk(
+    theta: AnyKernel, outputs: AnyArray, eps: float = 0.0, *, weights: AnyArray | None = None
+) -> Float[HeldArray, "B B C C"]:
     """Tangent kernel behind the last batch normalisation, Theta_hat[c, d] = P_c Theta[c, d] P_d / (s_c s_d).
 
     It is linear in theta, so that a `Kernel`'s ntk_scaled may take the place of its ntk. At eps = 0, outputs k times as
@@ -70,6 +78,8 @@ def ntk(theta: AnyKernel, outputs: AnyArray, eps: float = 0.0) -> Float[HeldArra
             meaning that times the identity over outputs, as of a `Kernel`.
         outputs: outputs (B, C) before the batch normalisation, of the same dtype.
         eps: number added to the variance.
+        weights: shares of the inputs in the statistics, as for `jacobian`: then theta is that of training inputs and
+            new points together.
 
     Returns:
         Kernel (B, B, C, C), laid out as theta; it is block diagonal over outputs if theta is (B, B).
@@ -77,8 +87,8 @@ def ntk(theta: AnyKernel, outputs: AnyArray, eps: float = 0.0) -> Float[HeldArra
     Raises:
         ValueError: an argument is refused, as by `jacobian`; or theta does not fit the outputs or is NaN or infinite.
     """
-    standard, deviation = _standardised(outputs, eps)
-    return _ntk(_checked_theta(as_array(theta), standard), standard, deviation)
+    standard, deviation, w = _standardised(outputs, eps, weights)
+    return _ntk(_checked_theta(as_array(theta), standard), standard, deviation, w)
 
 
 def as_matrix(theta: AnyArray) -> Float[HeldArray, "BC BC"]:
@@ -97,12 +107,12 @@ def as_matrix(theta: AnyArray) -> Float[HeldArray, "BC BC"]:
 
 
 @numpy_in_float64
-def null_space(outputs: AnyArray, eps: float = 0.0) -> Float[HeldArray, "BC k"]:
+def null_space(outputs: AnyArray, eps: float = 0.0, *, weights: AnyArray | None = None) -> Float[HeldArray, "BC k"]:
     """Vectors along which every kernel behind the last batch normalisation is 0, in the order of `as_matrix`.
 
     For each output they are the vector of ones and, at eps = 0, also fhat_c. All are orthogonal to one another: (B C, 2
     C) at eps = 0 and (B C, C) at eps > 0; for one output, outputs[:, [c]], (B, 2) and (B, 1). Give them to `without` of
-    `spectrum`.
+    `spectrum`. With weights p they are p and p o fhat_c in their place.
 
     At eps > 0 the kernel on fhat_c is small but not zero, and the condition number, about (var f_c / eps)^2, shows
     nothing else: to leave out fhat_c there, too, take the null space at eps = 0.
@@ -110,8 +120,9 @@ def null_space(outputs: AnyArray, eps: float = 0.0) -> Float[HeldArray, "BC k"]:
     Raises:
         ValueError: an argument is refused, as by `jacobian`.
     """
-    standard, _ = _standardised(outputs, eps)
+    standard, _, w = _standardised(outputs, eps, weights)
     modes = [jnp.ones_like(standard)] + ([standard] if eps == 0 else [])
+    modes = [mode * w[:, None] for mode in modes]
     return jnp.concatenate([jax.scipy.linalg.block_diag(*mode.T[:, :, None]) for mode in modes], axis=1)
 
 
@@ -141,55 +152,68 @@ def sample_outputs(kernel: AnyKernel, count: int, seed: int = 0) -> Float64[np.n
 
 
 @jax.jit
-def _jacobian(standard: jax.Array, deviation: jax.Array) -> jax.Array:
+def _jacobian(standard: jax.Array, deviation: jax.Array, w: jax.Array) -> jax.Array:
     identity = jnp.eye(len(standard), dtype=standard.dtype)
-    return jax.vmap(_rows, in_axes=(None, 1, 0))(identity, standard, deviation)
+    return jax.vmap(_rows, in_axes=(None, 1, 0, None))(identity, standard, deviation, w)
 
 
 @jax.jit
-def _ntk(theta: jax.Array, standard: jax.Array, deviation: jax.Array) -> jax.Array:
+def _ntk(theta: jax.Array, standard: jax.Array, deviation: jax.Array, w: jax.Array) -> jax.Array:
     if theta.ndim == 2:
-        each = jax.vmap(_rows_and_columns, in_axes=(None, 1, 0, 1, 0), out_axes=2)
-        blocks = each(theta, standard, deviation, standard, deviation)
+        each = jax.vmap(_rows_and_columns, in_axes=(None, 1, 0, 1, 0, None), out_axes=2)
+        blocks = each(theta, standard, deviation, standard, deviation, w)
         return jnp.where(jnp.eye(len(deviation), dtype=bool)[None, None], blocks[..., None], 0)
-    pairs = jax.vmap(_rows_and_columns, in_axes=(2, None, None, 1, 0), out_axes=2)  # over d, then over c
-    pairs = jax.vmap(pairs, in_axes=(2, 1, 0, None, None), out_axes=2)
-    return pairs(theta, standard, deviation, standard, deviation)
+    pairs = jax.vmap(_rows_and_columns, in_axes=(2, None, None, 1, 0, None), out_axes=2)  # over d, then over c
+    pairs = jax.vmap(pairs, in_axes=(2, 1, 0, None, None, None), out_axes=2)
+    return pairs(theta, standard, deviation, standard, deviation, w)
 
 
-def _rows(matrix: jax.Array, standard: jax.Array, deviation: jax.Array) -> jax.Array:
+def _rows(matrix: jax.Array, standard: jax.Array, deviation: jax.Array, w: jax.Array) -> jax.Array:
     """P A / s for one output, without P's matrix; the mean is removed first, as it may be far larger than the rest."""
-    centered = matrix - jnp.mean(matrix, axis=0, keepdims=True)
-    along = jnp.matmul(standard, centered, precision="highest") / len(standard)
+    centered = matrix - jnp.average(matrix, axis=0, weights=w, keepdims=True)
+    along = jnp.matmul(standard * w, centered, precision="highest") / jnp.sum(w)
     return (centered - standard[:, None] * along[None, :]) / deviation
 
 
 def _rows_and_columns(
-    theta: jax.Array, standard1: jax.Array, deviation1: jax.Array, standard2: jax.Array, deviation2: jax.Array
+    theta: jax.Array,
+    standard1: jax.Array,
+    deviation1: jax.Array,
+    standard2: jax.Array,
+    deviation2: jax.Array,
+    w: jax.Array,
 ) -> jax.Array:
-    """P_c theta P_d / (s_c s_d) for one pair of outputs."""
-    return _rows(_rows(theta, standard1, deviation1).T, standard2, deviation2).T
+    """P_c theta P_d^T / (s_c s_d) for one pair of outputs."""
+    return _rows(_rows(theta, standard1, deviation1, w).T, standard2, deviation2, w).T
 
 
-def _standardised(outputs: AnyArray, eps: float) -> tuple[Float[jax.Array, "B C"], Float[jax.Array, " C"]]:
-    """Checked fhat and s; under a trace they are NaN where there are none."""
+def _standardised(
+    outputs: AnyArray, eps: float, weights: AnyArray | None
+) -> tuple[Float[jax.Array, "B C"], Float[jax.Array, " C"], Float[jax.Array, " B"]]:
+    """Checked fhat, s and weights in units of the largest; under a trace they are NaN where there are none."""
     check_eps(eps)
-    f = _checked_outputs(outputs, eps)
-    standard, deviation = _standardise(f, eps)
+    f = float_array(outputs, "outputs")
+    B = len(f) if f.ndim else 0
+    shares = np.ones(B) if weights is None else checked_weights(weights, B)
+    _check_outputs(f, eps, int(np.sum(shares > 0)))
+    w = jnp.asarray(shares, f.dtype)
+    standard, deviation = _standardise(f, w, eps)
     if not is_traced(deviation) and np.isnan(deviation).any():
         raise ValueError(
             f"output {int(np.argmax(np.isnan(deviation)))} has no deviation to divide by, it is constant over the "
             f"batch or its variance leaves {f.dtype}'s range: leave it out or rescale it, or use eps > 0"
         )
-    return standard, deviation
+    return standard, deviation, w
 
 
 @jax.jit
-def _standardise(f: jax.Array, eps: Real) -> tuple[jax.Array, jax.Array]:
+def _standardise(f: jax.Array, w: jax.Array, eps: Real) -> tuple[jax.Array, jax.Array]:
     """fhat and s; NaN where s is zero, infinite or nothing but rounding."""
-    centered = f - jnp.mean(f, axis=0, keepdims=True)
-    deviation = jnp.sqrt(jnp.mean(centered**2, axis=0) + eps)
+    centered = f - jnp.average(f, axis=0, weights=w, keepdims=True)
+    deviation = jnp.sqrt(jnp.average(centered**2, axis=0, weights=w) + eps)
     # not s == 0: the mean of equal numbers may round to another number, which would then count as a deviation
+    inside, member = w[:, None] > 0, f[jnp.argmax(w)][None, :]
+    f = jnp.where(inside, f, member)
     spread = jnp.max(f, axis=0) - jnp.min(f, axis=0)
     constant = spread <= ROUNDINGS * float(np.finfo(f.dtype).eps) * jnp.max(jnp.abs(f), axis=0)
     usable = (deviation > 0) & (deviation < jnp.inf) & ~(constant & (eps == 0))
@@ -197,18 +221,16 @@ def _standardise(f: jax.Array, eps: Real) -> tuple[jax.Array, jax.Array]:
     return centered / deviation[None, :], deviation
 
 
-def _checked_outputs(outputs: AnyArray, eps: float) -> jax.Array:
-    f = float_array(outputs, "outputs")
+def _check_outputs(f: jax.Array, eps: float, batch: int) -> None:
     if f.ndim != 2 or 0 in f.shape:
         raise ValueError(f"outputs have shape {f.shape}, expected (B, C): one row per input, one column per output")
     needed = 3 if eps == 0 else 2
-    if len(f) < needed:
+    if batch < needed:
         raise ValueError(
-            f"got a batch of {len(f)}, on which the last batch normalisation leaves nothing to learn at eps={eps}: "
+            f"got a batch of {batch}, on which the last batch normalisation leaves nothing to learn at eps={eps}: "
             f"use at least {needed} inputs{', or eps > 0' if eps == 0 else ''}"
         )
     _check_finite(f, "outputs")
-    return f
 
 
 def _checked_theta(theta: AnyArray, outputs: jax.Array) -> jax.Array:

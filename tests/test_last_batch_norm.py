@@ -451,3 +451,49 @@ def test_it_is_public():
     import ntk_analysis
 
     assert ntk_analysis.last_batch_norm is last_batch_norm
+
+
+# -- evaluation mode: the statistics of a training batch -----------------------------------------------------------
+
+
+def evaluated(f, p, eps):
+    """The outputs behind a last batch normalisation by the statistics of the inputs with a weight."""
+    mean = (p @ f)[None, :]
+    return (f - mean) / jnp.sqrt(p @ (f - mean) ** 2 + eps)[None, :]
+
+
+@pytest.mark.parametrize("eps", [0.0, *full(0.1)])
+@pytest.mark.parametrize("outputs", [C, *full(None)])
+def test_new_points_behind_the_statistics_of_a_training_batch(eps, outputs):
+    """Against automatic differentiation of the function itself."""
+    f, theta, p = random_outputs(3), random_theta(3, outputs=outputs), np.zeros(len(random_outputs(3)))
+    p[:4] = 1 / 4
+    derivative = jax.jacobian(lambda f: evaluated(f, jnp.asarray(p), eps))(jnp.asarray(f))  # (B, C, B, C)
+    J = np.moveaxis(np.diagonal(derivative, axis1=1, axis2=3), -1, 0)
+    assert_allclose(jacobian(f, eps, weights=p), J, atol=1e-12)
+    whole = theta if outputs else theta[:, :, None, None] * np.eye(C)
+    expected = np.einsum("cij,jkcd,dlk->ilcd", J, whole, J)
+    found = ntk(theta, f, eps, weights=p)
+    assert_allclose(found, expected, atol=1e-11 * np.max(np.abs(expected)))
+    null = null_space(f, eps, weights=p)
+    assert_allclose(null.T @ as_matrix(found), 0, atol=1e-11 * np.max(np.abs(expected)))
+    assert null.shape[1] == C * (2 if eps == 0 else 1)
+    # equal weights are no weights, and the training block is the training batch's own
+    assert_allclose(ntk(theta, f, eps, weights=np.full(len(f), 1 / len(f))), ntk(theta, f, eps), atol=1e-12)
+    assert_allclose(found[:4, :4], ntk(theta[:4, :4], f[:4], eps), atol=1e-11 * np.max(np.abs(expected)))
+
+
+@pytest.mark.parametrize(
+    ("p", "words"),
+    [
+        pytest.param([0.5, 0.5, 0, 0, 0], "batch of 2, .*use at least 3 inputs, or eps > 0", id="two"),
+        pytest.param([0.5, 0.5, 0.5, 0, 0], "the sum 1.5, expected 1", id="sum"),
+        pytest.param([1 / 3] * 3, r"weights have shape \(3,\), expected \(5,\)", id="shape"),
+        pytest.param([0, 0, 1 / 3, 1 / 3, 1 / 3], "constant over the batch", id="constant"),
+    ],
+)
+def test_weights_that_are_refused(p, words):
+    f = np.array([[1.0], [2.0], [3.0], [3.0], [3.0]])
+    with pytest.raises(ValueError, match=words) as caught:
+        jacobian(f, weights=np.array(p))
+    assert "\n" not in str(caught.value)

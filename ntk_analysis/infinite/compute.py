@@ -52,8 +52,10 @@ def infinite_kernel(
     mean and the variance of its training batch, in training and for new points: statistics="x1" takes x1 as this batch
     and x2 as new points, and returns one kernel of the joined inputs [x1; x2] with themselves, whose blocks are
     `Kernel.train`, `Kernel.cross` and `Kernel.test`. The statistics are those of the layer's pre-activations on x1, and
-    they move with the parameters. New points do not see one another. At eps = 0 this exists if the centered covariance
-    of x1 has rank 5 in every layer (6 distinct inputs); with eps > 0 always.
+    they move with the parameters. New points do not see one another. At eps = 0 this exists where the centered
+    covariance of x1 has rank 5 in every layer (6 distinct inputs), or all of x2 lies in its span; with eps > 0 unless
+    x1 are all alike. The blocks share one `log_scale`: in a deep float32 network the training block may underflow
+    beside new points, whose NTK grows faster.
 
     A homogeneous network, without biases and with piecewise linear activations, has a kernel that is a function of the
     angle between two vectors; any network has on vectors of one norm. From 128 x 128 pairs on, or 8,192 x 8,192 of one
@@ -330,9 +332,9 @@ def _why_not_finite(kernel: Kernel) -> str:
         return ""
     if kernel.training is not None:
         return (
-            f"at eps = 0 statistics of {kernel.training} training inputs give a kernel of new points only if their "
-            "centered covariance has rank >= 5 and no input lies at the mean of the batch; use at least 6 distinct "
-            "training inputs, or eps > 0"
+            f"statistics of {kernel.training} training inputs give a kernel of new points only if these are not all "
+            "alike, no input lies at their mean, and, at eps = 0, their centered covariance has rank >= 5: use at "
+            "least 6 distinct training inputs, or eps > 0"
         )
     return (
         f"at eps = 0 a batch normalisation of {len(kernel.variance1)} has a kernel only if the centered covariance of "

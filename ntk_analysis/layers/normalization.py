@@ -179,5 +179,6 @@ class LastBatchNorm(_Normalization):
     def kernel(self, kernel: Kernel) -> Kernel:
         raise NotImplementedError(
             "a last BatchNorm has no kernel of the inputs alone: it depends on the outputs drawn. Compute the kernel "
-            "without it (last_batch_norm=False) and apply last_batch_norm.ntk(theta, outputs, eps) to it"
+            "without it (last_batch_norm=False) and apply last_batch_norm.ntk(theta, outputs, eps) to it; new points "
+            "behind a training batch have weights=0 there"
         )
