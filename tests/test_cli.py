@@ -116,7 +116,7 @@ BAD = [
     (["kernel", "absent.npy", "--out", "k.npz"], "absent.npy"),
     (["kernel", "IMAGES", "--out", "k.txt"], "ending in .npz or .json"),
     (["kernel", "IMAGES"], "--out"),
-    (["kernel", "IMAGES", "--out", "k.npz", "--depth", "0"], "depth 0"),
+    (["kernel", "IMAGES", "--out", "k.npz", "--depth", "0"], "got depth=0, expected 1 to"),
     (["kernel", "IMAGES", "--out", "k.npz", "--depth", "two"], "--depth"),
     (["kernel", "IMAGES", "--out", "k.npz", "--activation", "rleu"], "choose one of relu"),
     (["kernel", "IMAGES", "--out", "k.npz", "--normalization", "bath"], "choose one of none, weight_mean"),

@@ -216,7 +216,7 @@ BAD = [
     ("absent.py:network --store k", "no such file"),
     ("--images absent.npy --store k", "absent.npy"),
     ("--images images.npy --store k --width 0", "width"),
-    ("--images images.npy --store k --depth 0", "depth 0"),
+    ("--images images.npy --store k --depth 0", "got depth=0, expected 1 to"),
     ("--images images.npy --store k --classes 0", "0"),
     ("--images images.npy --store k --count 99", "ask for 1 to 12"),
     ("--images images.npy --store k --activation rleu", "choose one of relu"),

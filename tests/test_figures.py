@@ -36,7 +36,6 @@ from ntk_analysis.figures.style import LOOKS, look, shades
 
 SMALL = Config()
 CHEAP = ("fig4", "condition_number")
-DRAWN = (*CHEAP, "phase_diagram", "table1")
 COMMAND = [sys.executable, "-m", "ntk_analysis.cli", "figures"]
 
 
@@ -56,7 +55,7 @@ def drawn(tmp_path_factory):
     return of_name
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.full] * (n not in DRAWN)) for n in NAMES])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.full] * (n not in CHEAP)) for n in NAMES])
 def test_picture_data_and_provenance(drawn, name):
     folder, facts = drawn(name)
     assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -336,7 +335,7 @@ def check_colors(figure):
                     assert to_hex(color) in FAMILIES[name], artist.get_label()
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.full] * (n not in DRAWN)) for n in NAMES])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.full] * (n not in CHEAP)) for n in NAMES])
 def test_every_colour_is_that_of_a_normalisation(drawn, name):
     folder, _ = drawn(name)
     figure = importlib.import_module(f"ntk_analysis.figures.{name}").draw(load(folder, name)[1])
@@ -361,6 +360,7 @@ def test_a_wrong_colour_is_seen(color, label):
     plt.close(figure)
 
 
+@pytest.mark.full
 def test_the_edge_of_the_phase_diagram_is_that_of_its_points(drawn):
     folder, _ = drawn("phase_diagram")
     a = load(folder, "phase_diagram")[1].arrays

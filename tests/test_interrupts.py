@@ -8,6 +8,12 @@ import time
 import numpy as np
 import pytest
 
+# Ctrl-C as in a terminal, whatever it means to these tests
+DEFAULT = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 LOST = """
 import sys, time
 from ntk_analysis.cli import interrupts
@@ -36,14 +42,8 @@ while True:
 
 def interrupted(*command, begun=None, after=0.0, **options):
     """Sends SIGINT when the process has printed `begun`, and some seconds later: status, stderr, seconds it took."""
-    process = subprocess.Popen(
-        [sys.executable, *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # whatever the tests have
-        **options,
-    )
+    whole = [sys.executable, "-c", DEFAULT, sys.executable, *command]
+    process = subprocess.Popen(whole, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
     if begun:
         assert process.stdout.readline() == begun
     time.sleep(after)

@@ -360,7 +360,7 @@ def test_command_line_on_images_of_a_file(run, tmp_path):
     [
         (["--normalization", "batch"], "no BatchNorm"),
         *full((["--normalization", "layer_post", "--depth", 1], "neural-tangents refuses this network: LayerNorm")),
-        (["--depth", 0], "depth 0"),
+        (["--depth", 0], "got depth=0, expected 1 to"),
         (["absent.npy"], "absent.npy"),
         (["--count", 0], "--count"),
     ],
