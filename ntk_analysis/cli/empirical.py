@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from typer import Argument, Option
 
 from ntk_analysis.cli.groups import Group
-from ntk_analysis.cli.options import ClusterOptions, ImageOptions, NetworkOptions, refuse
+from ntk_analysis.cli.options import ClusterOptions, ImageOptions, NetworkOptions, PlanOptions, refuse
 
 
 @dataclass(frozen=True)
@@ -46,20 +46,6 @@ class DrawnOptions(NetworkOptions, title="Network drawn on --images"):
 
     width: Annotated[int, Option(help="Number of units of a hidden layer.")] = 512
     classes: Annotated[int, Option(help="Number C of outputs.")] = 10
-
-
-@dataclass(frozen=True)
-class PlanOptions(Group, title="Plan"):
-    """The machines to plan for, which need not be at hand."""
-
-    for_inputs: Annotated[int | None, Option(help="--plan: plan for this many inputs like these.", min=1)] = None
-    on_devices: Annotated[int | None, Option(help="--plan: plan for this many devices of --memory each.", min=1)] = None
-    flops_per_second: Annotated[
-        float | None, Option(help="--plan: operations a second of each device; default: measured here.")
-    ] = None
-    writes_per_second: Annotated[
-        float | None, Option(help="--plan: bytes a second that the storage takes from all devices.")
-    ] = None
 
 
 def empirical(

@@ -149,3 +149,17 @@ def refuse(names: set[str], reason: str) -> None:
     """Raises ValueError for options that were given where they have no meaning."""
     if names:
         raise ValueError(f"--{min(names).replace('_', '-')} {reason}")
+
+
+@dataclass(frozen=True)
+class PlanOptions(Group, title="Plan"):
+    """The machines to plan for, which need not be at hand."""
+
+    for_inputs: Annotated[int | None, Option(help="--plan: plan for this many inputs like these.", min=1)] = None
+    on_devices: Annotated[int | None, Option(help="--plan: plan for this many devices of --memory each.", min=1)] = None
+    flops_per_second: Annotated[
+        float | None, Option(help="--plan: operations a second of each device; default: measured here.")
+    ] = None
+    writes_per_second: Annotated[
+        float | None, Option(help="--plan: bytes a second that the storage takes from all devices.")
+    ] = None

@@ -25,7 +25,7 @@ from ntk_analysis.empirical.store import find_store
 from ntk_analysis.layers import Layer
 
 if TYPE_CHECKING:
-    from ntk_analysis.cli.empirical import PlanOptions
+    from ntk_analysis.cli.options import PlanOptions
 
 OF_USERS = (AssertionError, AttributeError, LookupError)  # errors that only a user's function raises, never the library
 
