@@ -116,6 +116,10 @@ BAD = [
     (["kernel", "absent.npy", "--out", "k.npz"], "absent.npy"),
     (["kernel", "IMAGES", "--out", "k.txt"], "ending in .npz or .json"),
     (["kernel", "IMAGES"], "--out"),
+    (["kernel", "IMAGES", "--out", "k.npz", "--eps", "0.1"], "--eps has no effect with --normalization none"),
+    (["kernel", "IMAGES", "--out", "/proc/no/k.npz", "--depth", "3"], "--out: nothing can be written into /proc/no"),
+    (["phase", "--out", "/proc/no/k.npz"], "--out: nothing can be written into /proc/no"),
+    (["figures", "fig4", "--out", "/proc/no"], "--out: nothing can be written into /proc/no"),
     (["kernel", "IMAGES", "--out", "k.npz", "--depth", "0"], "got depth=0, expected 1 to"),
     (["kernel", "IMAGES", "--out", "k.npz", "--depth", "two"], "--depth"),
     (["kernel", "IMAGES", "--out", "k.npz", "--activation", "rleu"], "choose one of relu"),
@@ -188,6 +192,17 @@ def test_the_claims_are_listed(run):
     assert status == 0
     assert "\nthm2 " in out
     assert len(out.splitlines()) > 20
+
+
+def test_the_images_are_no_place_for_the_result(run, tmp_path):
+    for path, out in ((tmp_path / "x.npz", tmp_path / "x.npz"), (tmp_path / "x.npz", tmp_path / "." / "link.npz")):
+        np.savez(path, images=np.random.default_rng(0).random((4, 5, 5)))
+        before = path.read_bytes()
+        if not out.exists():
+            out.symlink_to(path)
+        status, _, error = run("kernel", path, "--out", out)
+        assert (status, error) == (2, f"error: --out {out} is the file that is read: give another one\n")
+        assert path.read_bytes() == before
 
 
 def test_a_failed_write_keeps_the_old_result(run, images, tmp_path, monkeypatch):

@@ -365,3 +365,11 @@ def test_dropout_of_a_fixed_key_around_an_lstm(where):
             return network.apply({"params": params}, x, rngs={"dropout": jax.random.key(1)})
 
         assert coupling(f, params, x) == PLACE
+
+
+@pytest.mark.parametrize("layer", [BatchNorm(), LastBatchNorm()], ids=["batch norm", "last batch norm"])
+def test_batches_of_one_input_again_and_again_have_no_variance(layer):
+    network = Serial(Dense(4), Repeat(Serial(Dense(4), layer), 2))
+    _, params = network.init(jax.random.key(0), (-1, 3))
+    with pytest.raises(ValueError, match=r"all inputs of the batch are equal.*give distinct inputs, or eps > 0"):
+        empirical_ntk(network, params, np.ones((5, 3)))

@@ -62,16 +62,13 @@ def show_version(wanted: bool) -> bool:
     return wanted
 
 
-@app.callback(invoke_without_command=True)
+@app.callback()
 def options(
-    context: typer.Context,
     version: Annotated[
         bool, Option("--version", callback=show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """What normalisation does to the neural tangent kernel: theory, measurement, figures."""
-    if context.invoked_subcommand is None:
-        print(context.get_help())
 
 
 def main() -> None:
@@ -81,7 +78,7 @@ def main() -> None:
     """
     warnings.showwarning = lambda message, *_args, **_kwargs: print(f"warning: {one_line(message)}", file=sys.stderr)
     try:
-        status = app(standalone_mode=False)
+        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except typer.TyperException as error:
         fail(usage(error))
     except Interrupted as told:

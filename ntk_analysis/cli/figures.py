@@ -71,6 +71,7 @@ def figures(
     if not full:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick_compilation.flags()}".strip()
     try:
+        from ntk_analysis.common.files import require_folder
         from ntk_analysis.figures.config import Config
         from ntk_analysis.figures.names import selected
     except ImportError as error:  # a wheel without the figures
@@ -78,6 +79,7 @@ def figures(
             f"the figures cannot be imported ({error}); install ntk-analysis with its dependencies"
         ) from error
 
+    require_folder(out)
     chosen = selected(names or [], everything=everything)
     config = Config(data=data, image_centering=image_centering, seed=seed, full=full)
     at_a_time = min(jobs or (1 if full else min(2, os.cpu_count() or 1)), len(chosen))

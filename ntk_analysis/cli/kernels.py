@@ -18,10 +18,10 @@ def kernel(
 ) -> None:
     """Computes NNGP and NTK of a fully connected network on images, in float64, with the NTK's spectrum."""
     from ntk_analysis.cli.output import kernel_record, write_kernel
-    from ntk_analysis.common.files import require_suffix, write_whole
+    from ntk_analysis.common.files import require_result, write_whole
     from ntk_analysis.infinite import infinite_kernel
 
-    require_suffix(out, (".npz", ".json"))
+    require_result(out, (".npz", ".json"), [path])
     network = layers.network()
     name, x = images.read(path, seed)
     record, arrays = kernel_record(infinite_kernel(network, x))

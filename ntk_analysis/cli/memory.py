@@ -58,11 +58,11 @@ def memory(
     The command counts the arrays that JAX hands from forward to backward pass, in MiB and float32,
     which is a bound before compilation.
     """
-    from ntk_analysis.common.files import require_suffix, write_whole
+    from ntk_analysis.common.files import require_result, write_whole
     from ntk_analysis.training.memory import TABLE_1, TABLE_3, WHY, Published
 
     if out is not None:
-        require_suffix(out, (".json",))
+        require_result(out, (".json",))
     if not models and not (table1 or table3):
         raise ValueError("give a MODEL, such as resnet18, or --table1 or --table3, the paper's networks")
     if not models:

@@ -31,12 +31,12 @@ def diagnose(
     The phase is ordered, critical or chaotic. f(params, x) is a pure JAX function, or f is a network of
     ntk_analysis.layers; params is any tree of float arrays; x holds float inputs, of shape (n, ...).
     """
-    from ntk_analysis.common.files import require_suffix, write_whole
+    from ntk_analysis.common.files import require_result, write_whole
     from ntk_analysis.diagnosis import diagnose as diagnosed
     from ntk_analysis.diagnosis import load_network
 
     if out is not None:
-        require_suffix(out, (".json",))
+        require_result(out, (".json",))
     f, params, x = load_network(network)
     found = diagnosed(f, params, x, count=count, memory=memory, seed=seed)
     print(found.summary())

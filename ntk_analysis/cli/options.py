@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Option
 
 from ntk_analysis.cli.groups import Group
-from ntk_analysis.common.normalizations import INFINITE, TRAINED
+from ntk_analysis.common.normalizations import INFINITE, TRAINED, row_of
 
 if TYPE_CHECKING:
     from ntk_analysis.layers import Serial
@@ -48,6 +48,9 @@ class NetworkOptions(Group, title="Network"):
         """The network, with this number of units of a hidden layer."""
         from ntk_analysis import networks
 
+        row = row_of(self.normalization)
+        if self.eps and row.infinite not in ("batch", "layer", "layer_post") and not row.last:
+            raise ValueError(f"--eps has no effect with --normalization {self.normalization}: leave it out")
         return networks.fully_connected(
             self.depth,
             width,

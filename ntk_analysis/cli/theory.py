@@ -23,11 +23,11 @@ def meanfield(
 ) -> None:
     """Says whether one layer is ordered, critical or chaotic: q*, chi_1, its phase and its fixed points."""
     from ntk_analysis.cli.output import meanfield_table
-    from ntk_analysis.common.files import require_suffix, write_whole
+    from ntk_analysis.common.files import require_result, write_whole
     from ntk_analysis.meanfield import analyse
 
     if out is not None:
-        require_suffix(out, (".json",))
+        require_result(out, (".json",))
     table = meanfield_table(
         analyse(activation, normalization=normalization, w_var=w_var, b_var=b_var, batch_size=batch_size)
     )
@@ -48,11 +48,11 @@ def phase(
 ) -> None:
     """Draws the phase over variances of weights and biases, as a map of letters: ordered, critical, chaotic."""
     from ntk_analysis.cli.output import grid, phase_map, save_phase_diagram
-    from ntk_analysis.common.files import require_suffix, write_whole
+    from ntk_analysis.common.files import require_result, write_whole
     from ntk_analysis.meanfield import phase_diagram
 
     if out is not None:
-        require_suffix(out, (".npz",))
+        require_result(out, (".npz",))
     diagram = phase_diagram(
         activation, normalization=normalization, w_var=grid(w_var, "--w-var"), b_var=grid(b_var, "--b-var")
     )

@@ -41,7 +41,35 @@ def append_lines(path: Path, lines: Sequence[str]) -> None:
         os.fsync(file.fileno())
 
 
-def require_suffix(path: Path, suffixes: tuple[str, ...]) -> None:
-    """Raises ValueError if a result file has a suffix that cannot be written; to be called before computing."""
+def require_result(path: Path, suffixes: tuple[str, ...], inputs: Sequence[Path | None] = ()) -> None:
+    """Checks a path for a result, to be called before computing.
+
+    Args:
+        path: path of the result file.
+        suffixes: endings that can be written.
+        inputs: files that are read, which no result replaces.
+
+    Raises:
+        ValueError: the path has another suffix, is a folder, or is one of the inputs.
+        OSError: no file can be written there.
+    """
     if path.suffix not in suffixes or path.is_dir():
         raise ValueError(f"--out {path}: give a file ending in {' or '.join(suffixes)}")
+    if path.exists() and any(given is not None and given.exists() and path.samefile(given) for given in inputs):
+        raise ValueError(f"--out {path} is the file that is read: give another one")
+    require_folder(path.parent)
+
+
+def require_folder(folder: Path) -> None:
+    """Checks that files can be written into a folder, or into the nearest one above it that exists.
+
+    Raises:
+        OSError: they cannot.
+    """
+    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        told = f"--out: nothing can be written into {folder} ({error.strerror}): give another place"
+        raise OSError(told) from error

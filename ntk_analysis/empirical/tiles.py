@@ -34,7 +34,7 @@ from ntk_analysis.empirical.layouts import LAYOUTS, Layout, arranged, symmetric
 from ntk_analysis.empirical.methods import Method, Programs, jacobian_method, outputs_method, products_method
 from ntk_analysis.empirical.plans import Task, TilePlan, memory_budget, plan_tiles
 from ntk_analysis.empirical.whole_models import refuse_whole_models
-from ntk_analysis.layers import Layer
+from ntk_analysis.layers import BatchNorm, LastBatchNorm, Layer
 from ntk_analysis.layers.base import Params
 
 Network: TypeAlias = Layer | Callable[..., Any]
@@ -122,7 +122,19 @@ def checked_call(
     )
     check_inputs(x1, x2)
     check_params(params)
+    if isinstance(x1, np.ndarray) and _divides_by_variance(f) and np.all(x1 == x1[:1]):
+        raise ValueError(
+            "all inputs of the batch are equal, so a batch normalisation at eps = 0 divides by a variance of 0: give "
+            "distinct inputs, or eps > 0"
+        )
     return x1, x2
+
+
+def _divides_by_variance(f: Any) -> bool:
+    """Whether a layer of this network is a batch normalisation at eps = 0."""
+    return isinstance(f, Layer) and (
+        (isinstance(f, BatchNorm | LastBatchNorm) and f.eps == 0) or any(map(_divides_by_variance, f.parts))
+    )
 
 
 class Tiles:

@@ -94,7 +94,7 @@ class Layer(NumbersAsData):
         yield self
 
     @abc.abstractmethod
-    def walk(self, outputs: Any) -> Iterator[tuple["Layer", jax.Array]]:
+    def walk(self, outputs: Any) -> Iterator[tuple["Layer", Any]]:
         """The single layers in the order of execution, each with its output as recorded by `activations`."""
 
     def apply(self, params: Params, x: AnyArray) -> jax.Array:
@@ -117,7 +117,7 @@ class SingleLayer(Layer):
         y = self.compute(params, x)
         return y, (None if record is None else record(y))
 
-    def walk(self, outputs: jax.Array) -> Iterator[tuple[Layer, jax.Array]]:
+    def walk(self, outputs: Any) -> Iterator[tuple[Layer, Any]]:
         yield self, outputs
 
 

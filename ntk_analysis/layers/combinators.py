@@ -96,7 +96,7 @@ class Serial(Combinator):
             kernel = layer.kernel(kernel)
         return kernel
 
-    def walk(self, outputs: Any) -> Iterator[tuple[Layer, jax.Array]]:
+    def walk(self, outputs: Any) -> Iterator[tuple[Layer, Any]]:
         for layer, output in zip(self.layers, outputs, strict=True):
             yield from layer.walk(output)
 
@@ -166,7 +166,7 @@ class Repeat(Combinator):
 
         return jax.lax.scan(step, kernel, None, length=self.times - 1)[0]
 
-    def walk(self, outputs: Any) -> Iterator[tuple[Layer, jax.Array]]:
+    def walk(self, outputs: Any) -> Iterator[tuple[Layer, Any]]:
         for index in range(self.times):
             yield from self.block.walk(jax.tree.map(lambda stacked, i=index: stacked[i], outputs))
 
@@ -224,7 +224,7 @@ class Residual(Combinator):
         skip = kernel if self.shortcut is None else self.shortcut.kernel(kernel)
         return _add_branch(skip, self.branch.kernel(kernel), self.scale)
 
-    def walk(self, outputs: Any) -> Iterator[tuple[Layer, jax.Array]]:
+    def walk(self, outputs: Any) -> Iterator[tuple[Layer, Any]]:
         skipped, inner, output = outputs
         if self.shortcut is not None:
             yield from self.shortcut.walk(skipped)
@@ -284,7 +284,7 @@ class ResidualChain(Combinator):
 
         return jax.lax.scan(step, kernel, jnp.asarray(self.scales[1:], kernel.distance.dtype))[0]
 
-    def walk(self, outputs: Any) -> Iterator[tuple[Layer, jax.Array]]:
+    def walk(self, outputs: Any) -> Iterator[tuple[Layer, Any]]:
         for index, scale in enumerate(self.scales):
             block = jax.tree.map(lambda stacked, i=index: stacked[i], outputs)
             yield from Residual(self.branch, scale).walk(block)
