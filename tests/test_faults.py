@@ -1,6 +1,7 @@
 """Every fault of tests/faults.py, done to every command there, with its number of trials.
 
-Signals come at 4 random times here; `uv run python tests/faults.py` takes 20 of each.
+Signals come at 2 random times here; `uv run python tests/faults.py` takes 20 of each. Flipped bits and full disks are
+`slow`: test_training_damage.py has them within one process.
 """
 
 import signal
@@ -8,8 +9,7 @@ import signal
 import faults
 import pytest
 
-TRIALS = 4
-pytestmark = pytest.mark.full  # real processes, killed
+TRIALS = 2
 
 
 @pytest.fixture(params=faults.COMMANDS)
@@ -24,22 +24,27 @@ def count(trials):
     return number
 
 
+@pytest.mark.full
 def test_killed_at_random_times(command, tmp_path):
     assert count(faults.signals(command, signal.SIGKILL, tmp_path, TRIALS)) == TRIALS
 
 
+@pytest.mark.full
 def test_interrupted_at_random_times(command, tmp_path):
     assert count(faults.signals(command, signal.SIGINT, tmp_path, TRIALS)) == TRIALS
 
 
+@pytest.mark.slow
 def test_one_bit_of_every_file(command, tmp_path):
     assert count(faults.flips(command, tmp_path)) >= 2 * faults.FLIPS
 
 
+@pytest.mark.full
 def test_two_at_once(command, tmp_path):
     assert count(faults.two_at_once(command, tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_a_full_disk(command, tmp_path):
     if not count(faults.full_disk(command, tmp_path)):
         pytest.skip("this system lets no user mount a file system")

@@ -71,6 +71,9 @@ def test_picture_data_and_provenance(drawn, name):
         assert {"data set", "images", "centering of images", "mean initial correlation"} <= set(facts)
     assert (images_shown(facts) == "no images") == (name in ("fig4", "phase_diagram", "table1"))
     assert ("observable" in facts) == (name in ("fig2", "fig3", "supp1", "supp2"))
+    figure = importlib.import_module(f"ntk_analysis.figures.{name}").draw(load(folder, name)[1])
+    check_colors(figure)
+    plt.close(figure)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -333,14 +336,6 @@ def check_colors(figure):
             for name, one in LOOKS.items():
                 if str(artist.get_label()).startswith(one.label):
                     assert to_hex(color) in FAMILIES[name], artist.get_label()
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.full] * (n not in CHEAP)) for n in NAMES])
-def test_every_colour_is_that_of_a_normalisation(drawn, name):
-    folder, _ = drawn(name)
-    figure = importlib.import_module(f"ntk_analysis.figures.{name}").draw(load(folder, name)[1])
-    check_colors(figure)
-    plt.close(figure)
 
 
 @pytest.mark.parametrize(

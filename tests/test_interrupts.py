@@ -65,7 +65,7 @@ def test_a_process_that_does_not_come_back_is_left():
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("after", [0.1, 0.5, 2.0, 6.0, 12.0], ids="{}s".format)
+@pytest.mark.parametrize("after", [0.5, 6.0], ids="{}s".format)
 def test_a_long_command(tmp_path, after):
     """4,000 inputs of 100 numbers each through 300 layers of tanh: imports, the fit, compilation, tiles."""
     np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((4000, 100)))

