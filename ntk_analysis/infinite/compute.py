@@ -100,8 +100,8 @@ def infinite_kernel(
     zeros = traced and may_hold_zeros(first, second)
     kernel = _propagate(network, exact, norm, zeros, training, numbers, first, second)
     if not (traced or numbers):
+        _check_underflow(network, kernel, first, second)  # which is why a distance is not finite, if it is not
         _check_finite(kernel)
-        _check_underflow(network, kernel, first, second)
     return kernel
 
 
