@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from ntk_analysis.common.files import FULL
 from ntk_analysis.common.memory import gib
 from ntk_analysis.empirical.manifest import NAME, Manifest, changes, differences, read_manifest, stored_plan
 from ntk_analysis.empirical.plans import TilePlan
@@ -28,7 +29,6 @@ from ntk_analysis.empirical.runs import Sink, Tile
 
 ARRAY, DONE = "kernel", "done"
 JOB = "job-"  # prefix of the names of files for the workers of a cluster
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
