@@ -1,6 +1,5 @@
 """What batch norms divide by while training, and what they remember for evaluation."""
 
-import math
 from functools import partial
 
 import jax
@@ -8,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from scipy.special import gammaln
 from tiers import full
 
 from ntk_analysis.training import Recipe, build, mimic
@@ -85,29 +83,6 @@ def test_the_paper_s_recipes_remember_what_its_framework_does():
             made(running_variance="flax")
     with pytest.raises(ValueError, match="batch norm got one example while training"):
         BatchNorm(3, rngs=nnx.Rngs(0))(jnp.ones((1, 3)))
-
-
-def recursion(batch, name, depth):
-    """Second moments of layers 1 to depth, of a test point behind running averages over many batches."""
-    c = -1 / (batch - 1)
-    dual = (math.sqrt(1 - c * c) + c * (math.pi - math.acos(c))) / math.pi
-    mean = math.sqrt(batch - 1) * math.exp(gammaln((batch - 1) / 2) - gammaln(batch / 2)) / (2 * math.sqrt(math.pi))
-    s2, moments = {"unbiased": 1.0, "biased": batch / (batch - 1)}[name], []
-    variance = {"unbiased": 1.0, "biased": 1 - 1 / batch}[name] * (1 - dual) / 2
-    for _ in range(depth):
-        moments.append(s2)
-        s2 = (s2 / 2 - 2 * math.sqrt(s2) * mean / math.sqrt(2 * math.pi) + mean**2) / variance
-    return np.array(moments)
-
-
-@pytest.mark.parametrize(("batch", "name"), list(GOLDEN))
-def test_golden_values_of_the_recursion(batch, name):
-    moments = recursion(batch, name, 400)
-    np.testing.assert_allclose(moments[[layer - 1 for layer in LAYERS]], GOLDEN[batch, name], rtol=1e-3)  # as printed
-    if name == "biased":
-        assert np.argmax(moments > 10) + 1 == {4: 15, 16: 39}[batch]
-    else:
-        np.testing.assert_allclose(moments[-1], {4: 0.4156, 16: 0.5932}[batch], rtol=2e-4)
 
 
 class Network(nnx.Module):

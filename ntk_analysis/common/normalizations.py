@@ -33,6 +33,9 @@ TABLE = {
     "skip_init": Row(None, "skip_init", aliases=("skipinit",)),
     "fixup": Row(None, "fixup"),
 }
+RUNNING_VARIANCES = ("unbiased", "biased")
+"""Variances of a batch that batch norm's running variance averages: with Bessel's correction, as in PyTorch, or without
+it, as in Flax."""
 INFINITE = tuple(name for name, row in TABLE.items() if row.infinite is not None)
 TRAINED = tuple(name for name, row in TABLE.items() if row.trained is not None)
 _NAMES = {alias: name for name, row in TABLE.items() for alias in (name, *row.aliases)}

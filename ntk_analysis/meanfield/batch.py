@@ -88,9 +88,9 @@ def batch_norm_field(phi: Activation, batch_size: SupportsIndex | None) -> Batch
         )
     B = None if batch_size is None else _checked(batch_size)
     t = 0.0 if B is None else 1 / (B - 1)
-    share = phi.bent**2 / (phi.linear**2 + phi.bent**2)
-    A, A_slope = (2 / math.pi) * (math.sqrt(1 - t**2) + t * math.asin(t)), -(2 / math.pi) * math.asin(t)
-    J, J_slope = share * A - (1 - share) * t, share * A_slope + 1 - share
+    share, J = share_of_bent(phi), correlation_behind(phi, t)
+    A, A_slope = correlation_of_abs(t), -(2 / math.pi) * math.asin(t)
+    J_slope = share * A_slope + 1 - share
     scale = (1 - 2 * t) * (1 - J)
     chi = (1 - t + t * (J_slope + J)) / scale
     # equal to 1 - t - (J' + J), but exactly 0 for the identity
@@ -98,6 +98,22 @@ def batch_norm_field(phi: Activation, batch_size: SupportsIndex | None) -> Batch
     lam_M = (1 + t) / (1 + 2 * t) * J_slope / (1 - J)
     eigenvalues = ForwardEigenvalues(0.0, lam_M, (1 - t) / (1 + 2 * t) + t * lam_M)
     return BatchNormField(phi, B, chi, e1, J, eigenvalues, phase_of(chi, CLOSED_FORM_ERROR * chi))
+
+
+def share_of_bent(phi: PiecewiseLinear) -> float:
+    """The share b^2/(a^2 + b^2) of |x| in the second moment of phi(x) = a x + b |x|."""
+    return phi.bent**2 / (phi.linear**2 + phi.bent**2)
+
+
+def correlation_of_abs(t: float) -> float:
+    """A(-t): E|u||v| of unit Gaussians of correlation -t."""
+    return (2 / math.pi) * (math.sqrt(1 - t**2) + t * math.asin(t))
+
+
+def correlation_behind(phi: PiecewiseLinear, t: float) -> float:
+    """J(-t): the correlation E[phi(u) phi(v)] / E[phi(u)^2] behind phi of unit Gaussians of correlation -t."""
+    share = share_of_bent(phi)
+    return share * correlation_of_abs(t) - (1 - share) * t
 
 
 def _checked(batch_size: SupportsIndex) -> int:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ntk_analysis.activations.angles import safe_divide, safe_sqrt
-from ntk_analysis.common.normalizations import trained_name
+from ntk_analysis.common.normalizations import RUNNING_VARIANCES, trained_name
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,6 @@ SKIP_SCALES: dict[str, Callable[[int, int], float]] = {
 }
 """Law of the scalar of residual block l = 1, 2, ...: 1/sqrt(l) in the paper, but 1.2^2/l (two convolutions) or 1.2^3/l
 (three) in the authors' code."""
-
-
-RUNNING_VARIANCES = ("unbiased", "biased")
-"""Variances of a batch that batch norm's running variance averages: with Bessel's correction, as in PyTorch, or without
-it, as in Flax."""
 
 
 class Identity(nnx.Module):

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from ntk_analysis.common.normalizations import trained_name
+from ntk_analysis.common.normalizations import RUNNING_VARIANCES, trained_name
 from ntk_analysis.training.centering import MIN_FAN_IN, Mask, center_weights
 from ntk_analysis.training.initialization import CENTERED_GAIN, VGG_GAIN, Centering, centering_mask
 from ntk_analysis.training.models import MODELS, RESIDUAL, SCALABLE, build
 from ntk_analysis.training.models.layers import check
-from ntk_analysis.training.normalization import NORMALIZATIONS, RUNNING_VARIANCES, SKIP_SCALES
+from ntk_analysis.training.normalization import NORMALIZATIONS, SKIP_SCALES
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 LOSSES = ("cross_entropy", "squared")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ntk_analysis.common.normalizations import trained_name
+from ntk_analysis.common.normalizations import RUNNING_VARIANCES, trained_name
 from ntk_analysis.training.initialization import (
     CENTERED_GAIN,
     DEFAULT_CENTERING,
@@ -19,7 +19,6 @@ from ntk_analysis.training.initialization import (
 )
 from ntk_analysis.training.normalization import (
     NORMALIZATIONS,
-    RUNNING_VARIANCES,
     SKIP_SCALES,
     Identity,
     LastBatchNorm,
