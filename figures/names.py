@@ -22,6 +22,7 @@ NAMES = (
     "generalisation",
     "width_study",
     "learning_rates",
+    "micro_batch",
 )
 
 # the order in which they are drawn: a quick one first, so that there is soon something to see; long ones before short
@@ -41,7 +42,7 @@ DEFAULT = (
     "fig3",
     "supp1",
 )
-OTHERS = ("dynamics", "trainability", "width_study", "learning_rates", "generalisation")
+OTHERS = ("dynamics", "trainability", "width_study", "learning_rates", "generalisation", "micro_batch")
 
 
 def selected(names: list[str], *, everything: bool = False) -> list[str]:

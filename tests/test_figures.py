@@ -67,7 +67,16 @@ def test_picture_data_and_provenance(drawn, name):
         for values in arrays.values():
             assert values.dtype.kind in "bUi" or not np.isnan(values).any()
     # of no images, of two sets of them, or of images normalised in training
-    if name not in ("fig4", "phase_diagram", "table1", "generalisation", "fig6", "supp3", "learning_rates"):
+    if name not in (
+        "fig4",
+        "phase_diagram",
+        "table1",
+        "generalisation",
+        "fig6",
+        "supp3",
+        "learning_rates",
+        "micro_batch",
+    ):
         assert {"data set", "images", "centering of images", "mean initial correlation"} <= set(facts)
     assert (images_shown(facts) == "no images") == (name in ("fig4", "phase_diagram", "table1"))
     assert ("observable" in facts) == (name in ("fig2", "fig3", "supp1", "supp2"))

@@ -85,6 +85,25 @@ def test_the_paper_s_recipes_remember_what_its_framework_does():
         BatchNorm(3, rngs=nnx.Rngs(0))(jnp.ones((1, 3)))
 
 
+def test_a_last_batch_norm_of_two_images_has_no_gradient():
+    """Outputs of two images become 1 and -1 whatever they are: of B directions B - 2 are left, at eps = 0."""
+    outputs = np.random.default_rng(0).standard_normal((8, 3))
+    jacobian = jax.jit(jax.jacobian(lambda f: LastBatchNorm(3, eps=0.0)(f)))
+    for B in (2, 3, 8):
+        derivative = jacobian(jnp.asarray(outputs[:B]))
+        for c in range(3):
+            block = np.asarray(derivative)[:, c, :, c] * np.std(outputs[:B, c])
+            values = np.linalg.svd(block, compute_uv=False)
+            np.testing.assert_allclose(values, [1.0] * (B - 2) + [0.0] * 2, atol=1e-13)
+    # at eps > 0 eps/(var + eps) is left of the direction of the scale
+    eps = 0.1
+    pair = jnp.asarray(outputs[:2, :1])
+    derivative = np.asarray(jax.jit(jax.jacobian(lambda f: LastBatchNorm(1, eps=eps)(f)))(pair))[:, 0, :, 0]
+    variance = np.var(outputs[:2, 0])
+    values = np.linalg.svd(derivative * np.sqrt(variance + eps), compute_uv=False)
+    np.testing.assert_allclose(values, [eps / (variance + eps), 0], atol=1e-13)
+
+
 class Network(nnx.Module):
     """Pre-activations of dense layers behind batch norms and ReLUs."""
 

@@ -237,6 +237,27 @@ def test_the_last_batch_norm_is_recorded(mimic):
     assert all(each.last_bn_variance != (1.0,) * 10 for each in mimic.epochs)
 
 
+def test_the_statistics_of_test_batches_in_training_mode(mimic):
+    """A batch of 32 of the 40 test images is normalised by itself, the 8 left over do not count."""
+    trainer, state = mimic.trainer, mimic.state
+    train, test = trainer.dataset.train.images.astype(np.float64), trainer.dataset.test
+    model = trainer.model(state)
+    model.last = lambda logits: logits
+    logits = np.asarray(model(jnp.asarray((test.images[:32] - train.mean()) / train.std(), jnp.float32)), np.float64)
+    logits = (logits - logits.mean(0)) / np.sqrt(logits.var(0) + 1e-5)
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(32), test.labels[:32]]
+    hits = np.argmax(logits, 1) == test.labels[:32]
+    found = trainer.evaluate(state, training=True)
+    np.testing.assert_allclose(found, [losses.mean(), hits.mean()], rtol=1e-4)  # float32
+    assert abs(found[0] - trainer.evaluate(state)[0]) > 0.01
+
+
+def test_a_batch_larger_than_the_test_images_has_no_training_mode(digits):
+    trainer = Trainer(replace(SMALL, batch=64), digits)
+    with pytest.raises(ValueError, match="got 40 test images, fewer than batch=64: statistics of a batch need a whole"):
+        trainer.evaluate(None, training=True)
+
+
 @pytest.mark.parametrize("normalization", ["weight_mean", *full("none")])
 def test_weights_stay_centered_under_adam(digits, normalization):
     recipe = replace(SMALL, normalization=normalization, optimizer="adam", learning_rate=0.01)

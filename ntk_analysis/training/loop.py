@@ -103,6 +103,8 @@ class Trainer:
         self._scan: Callable[..., Any] = jax.lax.scan if whole else in_turn
         self._epoch = (_compiled if whole else _promoting)(self._pass)
         self._evaluate = (_compiled if whole else _promoting)(self._mean_test)
+        self._add_own = _compiled(partial(self._add_batch, training=True))
+        self._evaluate_own = (_compiled if whole else _promoting)(self._mean_by_batch)
         jax.eval_shape(self.init, 0)  # raises its error now where a network has nothing to center
 
     def init(self, seed: int | jax.Array, learning_rate: float | jax.Array | None = None) -> State:
@@ -131,9 +133,25 @@ class Trainer:
         found: tuple[State, tuple[jax.Array, ...]] = self._step(self._resident, state, batch)
         return found
 
-    def evaluate(self, state: State) -> tuple[jax.Array, jax.Array]:
-        """Mean loss and accuracy on the test images, in evaluation mode, float32 scalars."""
-        return self._evaluate(state, self._resident)
+    def evaluate(self, state: State, *, training: bool = False) -> tuple[jax.Array, jax.Array]:
+        """Mean loss and accuracy on the test images, float32 scalars.
+
+        Args:
+            state: state of the network.
+            training: whether batch norms take their statistics from each batch of test images, as in training, in place
+                of the remembered ones. Images are then taken in their order, and those left over are not counted.
+
+        Raises:
+            ValueError: in training mode, there are fewer test images than a batch has.
+        """
+        if not training:
+            return self._evaluate(state, self._resident)
+        if len(self.dataset.test.images) < self.recipe.batch:
+            raise ValueError(
+                f"got {len(self.dataset.test.images)} test images, fewer than batch={self.recipe.batch}: statistics of "
+                "a batch need a whole one"
+            )
+        return self._evaluate_own(state, self._resident)
 
     def model(self, state: State) -> nnx.Module:
         """The network with this state's parameters, in evaluation mode."""
@@ -187,12 +205,22 @@ class Trainer:
         total, _ = self._scan(partial(self._add_test, state, resident), jnp.zeros(2, jnp.float32), batches)
         return total[0] / count, total[1] / count
 
-    def _add_batch(self, state: State, resident: Resident, total: jax.Array, rows: jax.Array) -> tuple[jax.Array, None]:
+    def _mean_by_batch(self, state: State, resident: Resident) -> tuple[jax.Array, jax.Array]:
+        batches = len(resident.test_images) // self.recipe.batch
+        rows = jnp.arange(batches * self.recipe.batch).reshape(batches, -1)
+
+        total, _ = self._scan(partial(self._add_own, state, resident), jnp.zeros(2, jnp.float32), rows)
+        return total[0] / rows.size, total[1] / rows.size
+
+    def _add_batch(
+        self, state: State, resident: Resident, total: jax.Array, rows: jax.Array, *, training: bool = False
+    ) -> tuple[jax.Array, None]:
         """Adds losses and hits of these test images to the total; rows beyond the last image do not count."""
         count = len(resident.test_images)
         kept = jnp.minimum(rows, count - 1)
         x = self._inputs(resident.test_images[kept], resident)
-        found = jnp.stack(self._judge(self.model(state), x, resident.test_labels[kept]))
+        model = nnx.merge(self._training, state.params, state.rest, copy=True) if training else self.model(state)
+        found = jnp.stack(self._judge(model, x, resident.test_labels[kept]))
         return total + jnp.sum(jnp.where((rows < count)[None], found, 0), 1), None
 
     def _inputs(self, images: jax.Array, resident: Resident) -> jax.Array:

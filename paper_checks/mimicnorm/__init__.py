@@ -34,6 +34,7 @@ PAPER = Paper(
         "outliers",
         "trainable",
         "generalises",
+        "micro",
     ),
     network_claims=("decorrelation", "phase", "conditioning", "scaling", "centering"),
     slow=("early", "lr", "acc"),

@@ -8,7 +8,11 @@ import pytest
 from ntk_analysis.paper_checks.contract import Evidence, Kind, Line, Relation, Row
 from ntk_analysis.paper_checks.judge import judge
 from ntk_analysis.paper_checks.mimicnorm import PAPER
+from ntk_analysis.paper_checks.mimicnorm.micro import RERUN
+from ntk_analysis.paper_checks.mimicnorm.micro_trained import CELLS, RECORD, Cell, read, recipe_of, seeds_of, trained
 from ntk_analysis.paper_checks.papers import claim_checks
+from ntk_analysis.training.dataset import load_dataset
+from ntk_analysis.training.recipe import Recipe
 
 RECORDED = json.loads((Path(__file__).parent / "studies" / "mlp" / "claims.json").read_text(encoding="utf-8"))
 
@@ -24,3 +28,21 @@ def test_recorded_rows_of_trained_networks_give_the_verdict(record):
         assert rows[-1].held == row["held"]
     claim = claim_checks()[record["id"]].load().CLAIM
     assert judge(Evidence(rows, open=record["open"] or "")) is claim.recorded
+
+
+def test_networks_trained_by_batch_size_are_those_of_their_recipes():
+    dataset = load_dataset("digits")
+    for line in map(json.loads, RECORD.read_text(encoding="utf-8").splitlines()):
+        recipe = recipe_of(Cell(**line["cell"]), len(dataset.train.images))
+        assert Recipe.from_json(json.dumps(line["recipe"])) == recipe
+        assert line["data"] == {"name": dataset.name, "sha256": dataset.digest}
+    found = read()
+    assert {cell: {one.seed for one in found[cell]} for cell in found} == {cell: {*seeds_of(cell)} for cell in CELLS}
+
+
+@pytest.mark.full  # trains
+def test_a_network_trained_by_batch_size_is_trained_again():
+    """Other machines round otherwise, and training enlarges it: to three images of 359 here."""
+    (again,) = trained(RERUN, (0,))
+    before = next(one for one in read()[RERUN] if one.seed == 0)
+    assert again.evaluation == pytest.approx(before.evaluation, abs=0.0084)
