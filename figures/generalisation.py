@@ -7,8 +7,12 @@ it. The mean prediction's own (kernel regression) asks only for the order of the
 however small. That of one network depends on the scale of its outputs: it adds a Gaussian deviation, in proportion to
 the outputs the network starts from, of variance 1 here against targets one-hot - 1/classes, and ends at chance. Outputs
 and their gradients times s would leave the mean prediction and multiply the deviation by s.
+
+Batch norm predicts with the statistics of its training batch, here of all training images. Behind them new images grow
+with depth and become alike, so that the mean prediction, too, ends at chance.
 """
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +30,7 @@ from .kernel_matrices import KERNELS, TWINS
 from .style import BLACK, GREY, look, note, panels
 
 NETWORKS = ("none", "weight_mean")
+PREDICTING = "batch"  # its kernel is of one split: statistics of the training images
 LINES: dict[str, Any] = {
     "nngp": {"linewidth": 0.9, "linestyle": "--"},
     "ntk": {"linewidth": 1.4, "linestyle": "-", "marker": ".", "markersize": 4},
@@ -46,16 +51,20 @@ class Settings(NamedTuple):
         images: number of training images, and of test images.
         splits: number of random splits into the two.
         depth: largest number of hidden layers.
+        batch_splits: number of splits with batch norm, whose kernels are computed anew for each.
+        batch_depth: largest number of hidden layers with batch norm.
     """
 
     images: int
     splits: int
     depth: int
+    batch_splits: int
+    batch_depth: int
 
 
 def settings(config: Config) -> Settings:
     """Returns the sizes of the figure; the small ones give the same panels."""
-    return Settings(500, 5, 50) if config.full else Settings(40, 3, 16)
+    return Settings(200, 5, 50, 3, 20) if config.full else Settings(40, 3, 16, 2, 8)
 
 
 def image_sets(config: Config) -> list[data.ImageSet]:
@@ -74,8 +83,7 @@ def image_sets(config: Config) -> list[data.ImageSet]:
 
 def by_split(pairs: np.ndarray, labels: np.ndarray, splits: int, seed: int) -> np.ndarray:
     """Returns `Measures` (measures, depths, 2, splits) of kernels (depths, 2, m, m) of m images, half for training."""
-    generator, half = np.random.default_rng(seed), len(labels) // 2
-    orders = [generator.permutation(len(labels)) for _ in range(splits)]
+    orders, half = orders_of(labels, splits, seed), len(labels) // 2
     found = [
         [
             [measure(pair[0], kernel, labels, train=order[:half], test=order[half:], seed=seed) for order in orders]
@@ -86,11 +94,33 @@ def by_split(pairs: np.ndarray, labels: np.ndarray, splits: int, seed: int) -> n
     return np.moveaxis(np.array(found), -1, 0)
 
 
+def orders_of(labels: np.ndarray, splits: int, seed: int) -> list[np.ndarray]:
+    """Returns the random orders of the images, of which the first half is for training."""
+    generator = np.random.default_rng(seed)
+    return [generator.permutation(len(labels)) for _ in range(splits)]
+
+
+def with_batch_norm(x: np.ndarray, labels: np.ndarray, depths: list[int], orders: Iterable[np.ndarray]) -> np.ndarray:
+    """Returns `Measures` (measures, depths, 2, splits) behind the statistics of the training images of each split."""
+    half, found = len(x) // 2, []
+    train, test = np.split(np.arange(2 * half), 2)
+    for seed, order in enumerate(orders):
+        pairs = kernels(x[order], PREDICTING, depths, training=half)
+        found.append(
+            [
+                [measure(pair[0], kernel, labels[order], train=train, test=test, seed=seed) for kernel in pair]
+                for pair in pairs
+            ]
+        )
+    return np.moveaxis(np.array(found), (0, -1), (-1, 0))
+
+
 def compute(config: Config, track: Track) -> Result:
-    """Returns the fields of `Measures`, each (data sets, networks, depths, 2 kernels, splits)."""
+    """Returns the fields of `Measures`, each (data sets, networks, depths, 2 kernels, splits), batch norm's apart."""
     chosen = settings(config)
     depths = sorted({round(depth) for depth in np.geomspace(1, chosen.depth, 13)})
-    sets, found, described = image_sets(config), [], {}
+    batch_depths = [depth for depth in depths if depth <= chosen.batch_depth]
+    sets, found, predicting, described = image_sets(config), [], [], {}
     for images in sets:
         total = min(2 * chosen.images, len(images.images))
         pool = images.subset(total, config.seed)
@@ -102,8 +132,14 @@ def compute(config: Config, track: Track) -> Result:
                 for name in track(NETWORKS, f"generalisation: {images.name}")
             ]
         )
-    values = np.moveaxis(np.array(found), 2, 0)
+        orders = orders_of(pool.labels, chosen.batch_splits, config.seed)
+        predicting.append(
+            with_batch_norm(inputs.x, pool.labels, batch_depths, track(orders, f"{images.name}: batch norm"))
+        )
+    values, batch = np.moveaxis(np.array(found), 2, 0), np.moveaxis(np.array(predicting), 1, 0)
     arrays = dict(zip(Measures._fields, values, strict=True)) | {"depths": np.array(depths)}
+    arrays |= {f"{PREDICTING}_{key}": array for key, array in zip(Measures._fields, batch, strict=True)}
+    arrays[f"{PREDICTING}_depths"] = np.array(batch_depths)
     facts = {
         "network": "ReLU, infinite width, stable gain, no bias; kernel regression until the end of training",
         "training images": chosen.images,
@@ -116,8 +152,12 @@ def compute(config: Config, track: Track) -> Result:
         "the outputs, which start with variance 1 against targets one-hot - 1/classes",
         "data sets": described,
         "depths": depths,
+        "batch norm": f"statistics of the training images, {chosen.batch_splits} splits, depths {batch_depths}",
     }
-    return Result(arrays, facts | {key: summary(arrays[key], list(described)) for key in Measures._fields[:-1]})
+    for key in Measures._fields[:-1]:
+        facts[key] = summary(arrays[key], list(described), NETWORKS)
+        facts[f"{key}, batch norm"] = summary(arrays[f"{PREDICTING}_{key}"][:, None], list(described), (PREDICTING,))
+    return Result(arrays, facts)
 
 
 def twin_differences(inputs: Inputs, depths: list[int]) -> dict[str, float]:
@@ -129,12 +169,12 @@ def twin_differences(inputs: Inputs, depths: list[int]) -> dict[str, float]:
     }
 
 
-def summary(values: np.ndarray, sets: list[str]) -> dict[str, dict[str, list[float]]]:
+def summary(values: np.ndarray, sets: list[str], networks: tuple[str, ...]) -> dict[str, dict[str, list[float]]]:
     """Returns the means over splits by data set, network and kernel, each a list over depths."""
     return {
         name: {
             f"{network}, {kernel}": np.round(values[i, j, :, k].mean(axis=-1), 6).tolist()
-            for j, network in enumerate(NETWORKS)
+            for j, network in enumerate(networks)
             for k, kernel in enumerate(KERNELS)
         }
         for i, name in enumerate(sets)
@@ -148,7 +188,10 @@ def draw(result: Result) -> Figure:
     for row, (name, chance) in enumerate(zip(facts["data sets"], facts["chance"], strict=True)):
         line = dict(zip(PANELS, axes[len(PANELS) * row :], strict=False))
         for key, panel in line.items():
-            draw_lines(panel, a["depths"], a[key][row])
+            for network, of_network in zip(NETWORKS, a[key][row], strict=True):
+                draw_lines(panel, network, a["depths"], of_network)
+            draw_lines(panel, PREDICTING, a[f"{PREDICTING}_depths"], a[f"{PREDICTING}_{key}"][row])
+            panel.set_xlim(0.9, a["depths"][-1] * 1.15)
             title, quantity = PANELS[key]
             panel.set(title=title if row == 0 else "", ylabel=quantity)
         for key in ("ensemble", "single"):
@@ -158,7 +201,9 @@ def draw(result: Result) -> Figure:
         line["ensemble"].set_ylabel(f"{name}\n{PANELS['ensemble'][1]}")
     for panel in axes[-len(PANELS) :]:
         panel.set_xlabel("hidden layers")
-    handles = [Line2D([], [], color=look(network).color, label=look(network).label) for network in NETWORKS]
+    handles = [
+        Line2D([], [], color=look(network).color, label=look(network).label) for network in (*NETWORKS, PREDICTING)
+    ]
     handles += [Line2D([], [], color=GREY, label=kernel.upper(), **LINES[kernel]) for kernel in reversed(KERNELS)]
     handles.append(Line2D([], [], color=BLACK, linewidth=0.9, linestyle=":", label="chance"))
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
@@ -171,23 +216,23 @@ def draw(result: Result) -> Figure:
         f"|x|² = d. Mean and standard deviation of {facts['random splits of the same images']} splits of the same "
         "images. Mean prediction: over infinitely many networks (kernel regression), whatever the scale of their "
         "outputs. One network: expected accuracy, which depends on that scale; outputs start with variance 1. Layer "
-        "norm before the ReLU has the kernels of no normalisation, behind it those of weight mean.",
+        "norm before the ReLU has the kernels of no normalisation, behind it those of weight mean. Batch norm "
+        "predicts with the statistics of its training images.",
     )
     return figure
 
 
-def draw_lines(axes: Axes, depths: np.ndarray, values: np.ndarray) -> None:
-    """Draws mean and standard deviation over splits of values (networks, depths, 2 kernels, splits)."""
-    for network, of_network in zip(NETWORKS, values, strict=True):
-        for column, kernel in reversed(list(enumerate(KERNELS))):
-            of_splits = of_network[:, column]
-            axes.errorbar(
-                depths,
-                of_splits.mean(axis=-1),
-                of_splits.std(axis=-1, ddof=1),
-                color=look(network).color,
-                elinewidth=0.7,
-                **LINES[kernel],
-            )
-    axes.set(xscale="log", xticks=TICKS, xticklabels=[str(tick) for tick in TICKS], xlim=(0.9, depths[-1] * 1.15))
+def draw_lines(axes: Axes, network: str, depths: np.ndarray, values: np.ndarray) -> None:
+    """Draws mean and standard deviation over splits of one network's values (depths, 2 kernels, splits)."""
+    for column, kernel in reversed(list(enumerate(KERNELS))):
+        of_splits = values[:, column]
+        axes.errorbar(
+            depths,
+            of_splits.mean(axis=-1),
+            of_splits.std(axis=-1, ddof=1),
+            color=look(network).color,
+            elinewidth=0.7,
+            **LINES[kernel],
+        )
+    axes.set(xscale="log", xticks=TICKS, xticklabels=[str(tick) for tick in TICKS])
     axes.minorticks_off()
