@@ -164,5 +164,5 @@ def test_more_layers_than_float64_holds():
     frozen = evaluation_mode(batch_size=8, batches=1, running_variance="biased")
     with pytest.raises(ValueError, match="beyond float64 from layer 9"):
         frozen.second_moments(1000)
-    with pytest.raises(ValueError, match="got depth=0, expected at least 1 layer"):
+    with pytest.raises(ValueError, match="got depth=0, expected an integer of at least 1"):
         frozen.second_moments(0)

@@ -252,10 +252,10 @@ def test_the_statistics_of_test_batches_in_training_mode(mimic):
     assert abs(found[0] - trainer.evaluate(state)[0]) > 0.01
 
 
-def test_a_batch_larger_than_the_test_images_has_no_training_mode(digits):
+def test_a_batch_larger_than_the_test_images_has_no_training_mode(digits, plain):
     trainer = Trainer(replace(SMALL, batch=64), digits)
     with pytest.raises(ValueError, match="got 40 test images, fewer than batch=64: statistics of a batch need a whole"):
-        trainer.evaluate(None, training=True)
+        trainer.evaluate(plain.init(0), training=True)
 
 
 @pytest.mark.parametrize("normalization", ["weight_mean", *full("none")])

@@ -52,18 +52,16 @@ class EvaluationMode:
     settles_at: float
     terms: tuple[float, float, float]
 
-    def second_moments(self, depth: int) -> np.ndarray:
+    def second_moments(self, depth: SupportsIndex) -> np.ndarray:
         """The second moments q_1, ..., q_depth, float64 (depth,).
 
         Raises:
-            ValueError: depth is below 1, or a second moment is beyond float64.
+            ValueError: depth is no integer of at least 1, or a second moment is beyond float64.
         """
-        if depth < 1:
-            raise ValueError(f"got depth={depth}, expected at least 1 layer")
         square, root, constant = self.terms
-        found = np.empty(depth)
+        found = np.empty(_integer("depth", depth, 1))
         value = self.first
-        for layer in range(depth):
+        for layer in range(len(found)):
             found[layer] = value
             value = square * value - root * math.sqrt(value) + constant
         if not np.isfinite(found).all():

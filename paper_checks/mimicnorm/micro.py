@@ -119,14 +119,14 @@ def frozen_batch(evidence: Evidence, theory: Theory) -> None:
 def finite_networks(evidence: Evidence, theory: Theory, setting: Setting) -> None:
     """Compares finite networks, of two widths, with the closed form: one batch, and running statistics of some."""
     widths, draws, new = setting.size(((64, 128), 30, 32), ((512, 1024), 60, 64))
-    layers = np.array(setting.size([1, 2, 4, 6], [1, 3, 6, 10, 20]))
+    depth, layers = setting.size((6, np.array([1, 2, 4, 6])), (20, np.array([1, 3, 6, 10, 20])))
     for B, k, variance in ((16, 1, "biased"), (4, 16, "biased"), (4, 16, "unbiased"), (16, 4, "unbiased")):
         mean, error = [], []
         for width in widths:
             found = np.array(
                 [
                     second_moments(
-                        layers[-1],
+                        depth,
                         width,
                         batch_size=B,
                         batches=k,
@@ -142,11 +142,11 @@ def finite_networks(evidence: Evidence, theory: Theory, setting: Setting) -> Non
         statistics = "one frozen batch" if k == 1 else f"running statistics of {k} batches"
         evidence.corrected(
             "second moment of a new point over a training point's",
-            theory(B, k, variance, layers[-1])[layers - 1],
+            theory(B, k, variance, depth)[layers - 1],
             mean[1],
             np.hypot(*error) + abs(mean[1] - mean[0]),
             f"as rare as 5 standard errors of {draws} networks, and the change from half the width",
-            condition=f"{statistics} of {B}, {FRAMEWORKS[variance]}, width {widths[1]}, layers 1 to {layers[-1]}",
+            condition=f"{statistics} of {B}, {FRAMEWORKS[variance]}, width {widths[1]}, layers 1 to {depth}",
         )
 
 
