@@ -47,7 +47,7 @@ def test_golden_values_of_where_it_ends():
     assert all(one.settles_at == math.inf for one in many)
 
 
-@pytest.mark.parametrize("name", ["relu", *full("abs", "leaky_relu(-0.5)")])
+@pytest.mark.parametrize("name", full("relu", "abs", "leaky_relu(-0.5)"))  # of ReLU the claim `micro` does it, too
 def test_one_batch_is_the_exact_kernel(name):
     """The integrals of `batch_norm`, taken through the layers of one frozen batch and of two new points."""
     B, gain = 8, 2.0
@@ -96,9 +96,11 @@ def drawn(name, B, k, variance, layers, seed, draws=8_000, new=12):
 def test_averages_over_batches_by_monte_carlo(name, B, k, variance):
     """Errors are carried from layer to layer, so they are measured over repetitions of the whole."""
     exact = evaluation_mode(name, batch_size=B, batches=k, running_variance=variance).second_moments(3)
-    found = np.array([drawn(name, B, k, variance, 3, seed) for seed in range(10)])
-    error = found.std(0, ddof=1) / math.sqrt(10)
-    np.testing.assert_array_less(abs(found.mean(0) - exact), 5 * error)
+    found = np.array([drawn(name, B, k, variance, 3, seed) for seed in range(6)])
+    error = found.std(0, ddof=1) / math.sqrt(6)
+    np.testing.assert_array_less(
+        abs(found.mean(0) - exact), 8 * error
+    )  # Student's t of 6, as rare as 3.5 of a normal law
     assert np.all(error < 0.01 * exact)
 
 

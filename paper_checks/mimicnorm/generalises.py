@@ -6,7 +6,7 @@ from typing import TypeAlias
 import numpy as np
 from scipy.stats import t
 
-from ntk_analysis import data
+from ntk_analysis import batch_norm, data
 from ntk_analysis.depth_study.generalisation import Measures, measure
 from ntk_analysis.depth_study.kernels import kernels
 from ntk_analysis.meanfield import analyse
@@ -77,20 +77,22 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
     for column, which in enumerate(("nngp", "ntk")):
         decays(evidence, theory, which, deep["weight_mean"][:, column], labels, orders[0])
     edges(evidence, found)
-    batch_norm(evidence, setting)
+    with_batch_norm(evidence, setting)
     return evidence
 
 
-def batch_norm(evidence: Evidence, setting: Setting) -> None:
+def with_batch_norm(evidence: Evidence, setting: Setting) -> None:
     """Compares batch norm, which predicts with the statistics of its training images, with none."""
     half, splits = setting.size((30, 4), (100, 6))
     chosen = data.load_digits().subset(2 * half, setting.seed)
     x, generator = data.preprocess(chosen.images, image_centering="dataset"), np.random.default_rng(setting.seed)
     train, test = np.split(np.arange(2 * half), 2)
+    weights = np.repeat([1 / half, 0.0], half)
     found: dict[str, list[list[Measures]]] = {"none": [], "batch": []}
     for order in [generator.permutation(2 * half) for _ in range(splits)]:
         for name, measures in found.items():
-            pairs = kernels(x[order], name, BATCH_DEPTHS, training=half)
+            images = x[order]
+            pairs = predicting(images, weights) if name == "batch" else kernels(images, name, BATCH_DEPTHS)
             labels = chosen.labels[order]
             measures.append(
                 [measure(nngp, ntk, labels, train=train, test=test, seed=setting.seed) for nngp, ntk in pairs]
@@ -106,6 +108,18 @@ def batch_norm(evidence: Evidence, setting: Setting) -> None:
             relation=Relation.AT_LEAST,
             condition=f"batch norm, statistics of its {half} training images, against none, {depth} hidden layers",
         )
+
+
+def predicting(x: np.ndarray, weights: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns NNGP and NTK at `BATCH_DEPTHS` behind batch norms whose statistics are of inputs with these weights."""
+    sigma = theta = x @ x.T / x.shape[1]
+    found = []
+    for depth in range(1, max(BATCH_DEPTHS) + 1):
+        behind = batch_norm.propagate(sigma, theta, weights=weights)
+        sigma, theta = 2 * np.asarray(behind.nngp), 2 * np.asarray(behind.nngp + behind.pushed)
+        if depth in BATCH_DEPTHS:
+            found.append((sigma, theta))
+    return found
 
 
 def compare(evidence: Evidence, found: dict[str, list[list[Measures]]], index: int, tests: int) -> None:
