@@ -90,6 +90,7 @@ ACCOUNTS = {
     "flatten, crossed": (convolutional(2, 4, kernel_size=2, b_var=0.1), (24, 12, 12, 3), (16, 12, 12, 3), np.float64),
     "flatten, residual": (residual(2, 4, "weight_mean", kernel_size=3), (16, 16, 16, 3), None, np.float32),
     "pool": (convolutional(2, 4, kernel_size=2, readout="pool"), (6, 6, 6, 3), None, np.float32),
+    "batch norm": (residual(2, 4, "batch", kernel_size=2), (6, 6, 6, 3), None, np.float64),
 }
 
 

@@ -23,9 +23,9 @@ from ntk_analysis.infinite.vector_tiles import TILE, propagate_in_tiles
 from ntk_analysis.infinite.zero_inputs import Numbers, may_hold_zeros, with_derivatives_at_zeros
 
 # arrays of the kernel's size that are alive at once while convolutions are computed: most that XLA was seen to hold is
-# 20 at equal positions (residual blocks), of a tile where there are several, and 10 at all pairs; a quadrature's nodes
-# come on top. Results of all tiles, and what they are made into
-ARRAYS = {"equal": 16, "paired": 12, "results": 6}
+# 20 at equal positions (residual blocks), of a tile where there are several, 10 at all pairs, and 23 where those are
+# batch normalised; a quadrature's nodes come on top. Results of all tiles, and what they are made into
+ARRAYS = {"equal": 16, "paired": 12, "normalized": 24, "results": 6}
 FEWEST_PAIRS = 2**14  # of vectors, from which on the kernel as a function of the angle is worth its fit
 # the same for networks that are not homogeneous: other inputs have another norm, and so another fit and program
 FEWEST_AT_ONE_NORM = 2**26
@@ -101,7 +101,7 @@ def infinite_kernel(
     kernel = _propagate(network, exact, norm, zeros, training, numbers, first, second)
     if not (traced or numbers):
         _check_underflow(network, kernel, first, second)  # which is why a distance is not finite, if it is not
-        _check_finite(kernel)
+        _check_finite(kernel, images=first.ndim == 4)
     return kernel
 
 
@@ -251,7 +251,10 @@ def _checked(x: Any, name: str) -> jax.Array:
 def _check_memory(network: HasKernel, x1: jax.Array, x2: jax.Array) -> None:
     (n1, *image, _), n2 = x1.shape, len(x2)
     places = math.prod(image)
-    if network.pairs_positions:
+    normalized = network.pairs_positions and network.couples_batch is not False
+    if normalized:
+        kept, numbers = "all pairs of positions, for a batch normalization", ARRAYS["normalized"] * n1 * n2 * places**2
+    elif network.pairs_positions:
         kept, numbers = "all pairs of positions, for a pooling read-out", (n1 * n2 + n1 + n2) * places**2
         numbers *= ARRAYS["paired"]
     else:
@@ -262,7 +265,8 @@ def _check_memory(network: HasKernel, x1: jax.Array, x2: jax.Array) -> None:
     require_memory(
         numbers * x1.dtype.itemsize,
         f"the kernel of {n1} x {n2} images of {' x '.join(map(str, image))} at {kept},",
-        "use fewer images at a time, smaller images" + ", or a flattening read-out" * network.pairs_positions,
+        "use fewer images at a time, smaller images"
+        + ", or a flattening read-out" * (network.pairs_positions and not normalized),
     )
 
 
@@ -276,7 +280,7 @@ def _positions_left(network: HasKernel, shape: tuple[int, ...], dtype: str) -> i
     return math.prod(pairs.shape)
 
 
-def _check_finite(kernel: Kernel) -> None:
+def _check_finite(kernel: Kernel, *, images: bool) -> None:
     if any(bool(jnp.any(jnp.isnan(q))) for q in (kernel.variance1, kernel.variance2)):
         raise ValueError(
             "a variance is not a number: an activation given as a function is known up to some variance only "
@@ -291,7 +295,9 @@ def _check_finite(kernel: Kernel) -> None:
     # the NNGP is sqrt(q1 q2) (1 - distance), finite where these are; the NTK's own overflow is `Kernel.ntk`'s to report
     for values, name in ((kernel.distance, "cosine distance"), (kernel.ntk_scaled, "scaled NTK")):
         if not bool(jnp.all(jnp.isfinite(values))):  # asked where the array lies; it may be large
-            require_finite(values, f"the {name} of this network", why=lambda row, column: _why_not_finite(kernel))
+            require_finite(
+                values, f"the {name} of this network", why=lambda row, column: _why_not_finite(kernel, images)
+            )
 
 
 def _check_underflow(network: HasKernel, kernel: Kernel, x1: jax.Array, x2: jax.Array | None) -> None:
@@ -327,20 +333,21 @@ def _has_zeros(network: Any) -> bool:
     return own or any(map(_has_zeros, getattr(network, "parts", ())))
 
 
-def _why_not_finite(kernel: Kernel) -> str:
+def _why_not_finite(kernel: Kernel, images: bool) -> str:
     if not bool(jnp.isfinite(kernel.log_scale)):
         return f"the NTK left {kernel.ntk_scaled.dtype}'s range within one layer; use a smaller w_var, or float64"
     if not kernel.joint:
         return ""
+    inputs = "positions of all images" if images else "inputs"
     if kernel.training is not None:
         return (
             f"statistics of {kernel.training} training inputs give a kernel of new points only if these are not all "
             "alike, no input lies at their mean, and, at eps = 0, their centered covariance has rank >= 5: use at "
-            "least 6 distinct training inputs, or eps > 0"
+            f"least 6 distinct training {inputs}, or eps > 0"
         )
     return (
         f"at eps = 0 a batch normalisation of {len(kernel.variance1)} has a kernel only if the centered covariance of "
-        "its inputs has rank >= 3 and no input lies at the mean of the batch; use at least 4 distinct inputs, more of "
+        f"its {inputs} has rank >= 3 and none lies at the mean of the batch; use at least 4 distinct {inputs}, more of "
         "them, or eps > 0; without one, check the inputs and the activations there"
     )
 

@@ -4,6 +4,7 @@ import abc
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 import jax
@@ -38,6 +39,10 @@ class Combinator(Layer):
         return any(part.pairs_positions for part in self.parts)
 
     @property
+    def ends_positions(self) -> bool:
+        return any(part.ends_positions for part in self.parts)
+
+    @property
     def homogeneous(self) -> bool:
         return all(part.homogeneous for part in self.parts)
 
@@ -66,6 +71,11 @@ class Serial(Combinator):
     @property
     def part_keys(self) -> tuple[tuple[int, ...], ...]:
         return tuple((index,) for index in range(len(self.layers)))
+
+    @property
+    def pairs_positions(self) -> bool:
+        images = takewhile(lambda layer: not layer.ends_positions or layer.pairs_positions, self.layers)
+        return any(layer.pairs_positions for layer in images)
 
     def rebuilt(self, parts: Sequence[Layer]) -> "Serial":
         return Serial(*parts)

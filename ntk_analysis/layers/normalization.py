@@ -1,5 +1,6 @@
 """Batch normalisation and layer normalisation."""
 
+import math
 from dataclasses import dataclass, replace
 
 import jax
@@ -10,7 +11,7 @@ from ntk_analysis.activations.angles import safe_divide, safe_sqrt
 from ntk_analysis.batch_norm.checks import check_eps
 from ntk_analysis.common.pytrees import Number
 from ntk_analysis.infinite import covariances
-from ntk_analysis.infinite.kernel import BatchNormalized, Kernel, map_covariance, rounding
+from ntk_analysis.infinite.kernel import BatchNormalized, Kernel, as_one_batch, map_covariance, rounding
 from ntk_analysis.layers.activation import batch_normalized
 from ntk_analysis.layers.base import Params, Shape, SingleLayer
 
@@ -48,6 +49,9 @@ class BatchNorm(_Normalization):
     every batch size, before an activation that is piecewise linear with its kink at 0; see `batch_norm`. For a network
     that predicts, mean and variance are those of the training batch: `infinite_kernel(..., statistics="x1")`.
 
+    On images the batch of a channel is the M = images x positions numbers that it has on all of them. They are jointly
+    Gaussian over channels, so the formulas of vectors hold for the (M, M) kernel of all pairs of positions.
+
     Attributes:
         eps: number added to the variance.
         train_scale: whether gamma, 1 at the start, is a parameter; else it is 1.
@@ -58,6 +62,7 @@ class BatchNorm(_Normalization):
     train_shift: bool = False
 
     couples_batch = True
+    pairs_positions = True
 
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
         del key
@@ -83,18 +88,15 @@ class BatchNorm(_Normalization):
         return y + params["beta"].reshape(shape) if self.train_shift else y
 
     def kernel(self, kernel: Kernel) -> Kernel:
-        if kernel.positions:
-            raise NotImplementedError(
-                f"{self} on images has no kernel here (its batch would be all positions of all images): use its finite "
-                'side, or normalization="weight_mean" or "layer"'
-            )
+        if kernel.positions and not kernel.paired:
+            raise ValueError(f"{self} on images needs the kernel at all pairs of positions: input_kernel(paired=True)")
         if not kernel.joint:
             raise NotImplementedError(
                 f"the kernel of {self} is that of one joint batch, whose inputs share their statistics: x1 against "
                 "another x2 would need two batches with their own. Compute the kernel of both together (x2=None), or, "
                 'where x2 is behind the statistics of x1 as in prediction, use infinite_kernel(..., statistics="x1")'
             )
-        if kernel.training == 1:
+        if kernel.training == 1 and math.prod(kernel.positions) == 1:
             raise ValueError(
                 f"{self} needs a training batch of at least 2 inputs, got 1: its statistics have no variance"
             )
@@ -104,12 +106,13 @@ class BatchNorm(_Normalization):
                 f"{self} needs Gaussian pre-activations, got units that are {kernel.law}:{after} put a Dense layer "
                 "before it"
             )
-        deviation = safe_sqrt(kernel.variance1)
+        deviation = safe_sqrt(kernel.variance1).reshape(-1)
+        distance = as_one_batch(kernel.distance)
         before = BatchNormalized(
-            sigma=kernel.covariance.value,
+            sigma=as_one_batch(kernel.covariance.value),
             apart=(deviation[:, None] - deviation[None, :]) ** 2
-            + 2 * deviation[:, None] * deviation[None, :] * kernel.distance,
-            ntk_scaled=kernel.ntk_scaled,
+            + 2 * deviation[:, None] * deviation[None, :] * distance,
+            ntk_scaled=as_one_batch(kernel.ntk_scaled),
             eps=self.eps,
             train_scale=self.train_scale,
             train_shift=self.train_shift,
