@@ -16,6 +16,7 @@ NAMES = (
     "condition_number",
     "bn_growth",
     "same_kernel",
+    "image_kernels",
     "trainability",
     "dynamics",
     "kernel_matrices",
@@ -41,7 +42,7 @@ DEFAULT = (
     "fig3",
     "supp1",
 )
-OTHERS = ("dynamics", "trainability", "width_study", "learning_rates", "generalisation")
+OTHERS = ("dynamics", "trainability", "width_study", "learning_rates", "image_kernels", "generalisation")
 
 
 def selected(names: list[str], *, everything: bool = False) -> list[str]:

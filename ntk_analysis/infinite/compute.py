@@ -317,7 +317,7 @@ def _check_underflow(network: HasKernel, kernel: Kernel, x1: jax.Array, x2: jax.
             )
         left = np.asarray(variance).reshape(len(x), -1).max(axis=1)
         lost = (largest > 0) & (left < resolved)
-        if kernel.joint:
+        if network.couples_batch is not False:
             lost &= left > 0  # inputs at the mean of their batch have variance 0, and rightly
         if lost.any() and not _has_zeros(network):
             row = int(np.argmax(lost))
