@@ -46,7 +46,7 @@ def settings(config: Config) -> Settings:
 
 
 def small_images(images: data.ImageSet, size: int) -> data.ImageSet:
-    """Returns the images as means over size x size equal blocks, without what is left over at the border.
+    """Returns the images as means over size x size equal blocks, without what is left over at the borders.
 
     Raises:
         ValueError: the images are smaller than that.
@@ -55,7 +55,8 @@ def small_images(images: data.ImageSet, size: int) -> data.ImageSet:
     if min(height, width) < size:
         raise ValueError(f"{images.name} has images of {height} x {width}, expected {size} x {size} at least")
     rows, columns = height // size, width // size
-    cut = images.images[:, : size * rows, : size * columns].astype(np.float64)
+    top, left = (height - size * rows) // 2, (width - size * columns) // 2
+    cut = images.images[:, top : top + size * rows, left : left + size * columns].astype(np.float64)
     blocks = cut.reshape(n, size, rows, size, columns, channels)
     return replace(images, images=blocks.mean((2, 4)))
 

@@ -29,9 +29,9 @@ def figures(
         ),
     ] = None,
     *,
-    everything: Annotated[bool, Option("--all", help="Draw all eighteen figures.")] = False,
+    everything: Annotated[bool, Option("--all", help="Draw all nineteen figures.")] = False,
     full: Annotated[
-        bool, Option("--full", help="Use the sizes of figures/gallery: all eighteen then take twelve minutes.")
+        bool, Option("--full", help="Use the sizes of figures/gallery: all nineteen then take fifteen minutes.")
     ] = False,
     out: Annotated[Path, Option(help="Folder for the pictures (PNG, SVG) and their data (NPZ, JSON).")] = Path("out"),
     data: Annotated[
