@@ -1,11 +1,14 @@
 """The command line as a user meets it: real processes, real files."""
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -64,6 +67,31 @@ def test_kernel_with_defaults_alone(run, images, tmp_path):
         eigenvalues = np.linalg.eigvalsh(saved["ntk_scaled"])
         assert record["ntk"]["condition_number"] == pytest.approx(eigenvalues[-1] / eigenvalues[0], rel=1e-9)
     assert record["images"] == 12
+    read_as_the_page_says(tmp_path, record, eigenvalues)
+
+
+def read_as_the_page_says(folder, record, eigenvalues):
+    """What docs/commands.md tells of kernel.npz, and its lines that read it."""
+    page = (Path(__file__).parent.parent / "docs" / "commands.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```py\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (folder / "k.npz").rename(folder / "kernel.npz")
+    names = {}
+    with contextlib.chdir(folder):
+        exec(compile(code, "commands.md", "exec"), names)
+        with names["arrays"] as arrays:
+            told = {name for name in arrays.files if f"`{name}`" in page}
+            assert told >= {
+                "nngp",
+                "ntk_scaled",
+                "nngp_eigenvalues_scaled",
+                "ntk_eigenvalues_scaled",
+                "log_scale",
+                "record",
+            }
+            np.testing.assert_allclose(arrays["ntk_eigenvalues_scaled"], eigenvalues[::-1], rtol=1e-9, atol=1e-12)
+            ntk = arrays["ntk_scaled"] * np.exp(arrays["log_scale"])
+    np.testing.assert_allclose(names["kernel"].ntk, ntk, rtol=1e-12)
+    assert names["record"] == record
 
 
 def test_kernel_as_json(run, images, tmp_path):

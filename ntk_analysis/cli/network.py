@@ -23,6 +23,14 @@ def diagnose(
     memory: Annotated[
         str | None, Option(help="Memory a tile of the kernel may take, such as 4GiB; default: half of what is free.")
     ] = None,
+    shuffles: Annotated[
+        int,
+        Option(
+            help="Number of networks with the same weights in another order, which tell how much chance changes: more of "
+            "them make the error smaller.",
+            min=2,
+        ),
+    ] = 8,
     seed: Annotated[int, Option(help="Seed of the subset, the shuffles and the probes.", min=0)] = 0,
     out: Annotated[Path | None, Option(help="File for the report, .json.")] = None,
 ) -> None:
@@ -38,7 +46,7 @@ def diagnose(
     if out is not None:
         require_result(out, (".json",))
     f, params, x = load_network(network)
-    found = diagnosed(f, params, x, count=count, memory=memory, seed=seed)
+    found = diagnosed(f, params, x, count=count, memory=memory, seed=seed, shuffles=shuffles)
     print(found.summary())
     if out is not None:
         text = json.dumps({"network": network, **found.record()}, indent=2, allow_nan=False) + "\n"
