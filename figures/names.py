@@ -44,6 +44,13 @@ DEFAULT = (
 )
 OTHERS = ("dynamics", "trainability", "width_study", "learning_rates", "image_kernels", "generalisation")
 
+# the figures that do not look at a setting of `Config`
+WITHOUT = {
+    "data": ("fig4", "phase_diagram", "table1"),
+    "image_centering": ("fig4", "fig6", "learning_rates", "phase_diagram", "same_kernel", "supp3", "table1"),
+    "seed": ("phase_diagram", "table1"),
+}
+
 
 def selected(names: list[str], *, everything: bool = False) -> list[str]:
     """Returns these names, each once, or for no names the default figures, or all figures, in the order of drawing.

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from ntk_analysis import __version__, cli
+from ntk_analysis.cli.output import json_text
 
 
 @pytest.fixture
@@ -119,7 +120,22 @@ def test_meanfield_prints_the_table(run, tmp_path):
     assert status == 0
     assert "1.46694" in out
     assert "chaotic" in out
-    assert json.loads((tmp_path / "m.json").read_text())["chi_1"] == "1.46694"
+    record = json.loads((tmp_path / "m.json").read_text())
+    assert record["chi_1"] == pytest.approx(1 / (1 - 1 / np.pi), rel=1e-12)
+    assert (record["normalization"], record["phase"], record["b_var"]) == ("weight_mean", "chaotic", 0.0)
+
+
+def test_json_has_numbers(run, tmp_path):
+    """Where the table has words around a number, and where a number is infinite."""
+    run("meanfield", "--normalization", "bn", "--batch-size", 16, "--out", tmp_path / "b.json")
+    record = json.loads((tmp_path / "b.json").read_text())
+    assert record["batch_size"] == 16
+    assert record["condition_number"] == record["chi_1"] / record["e1"]
+    assert record["eigenvalues"].keys() == {"correlations", "variances", "scale"}
+    run("meanfield", "--activation", "tanh", "--w-var", 2, "--out", tmp_path / "t.json")
+    record = json.loads((tmp_path / "t.json").read_text())
+    assert [point["stable"] for point in record["fixed_points"]] == [True, False]
+    assert json.loads(json_text({"a": [np.inf, 1.0], "b": {"c": np.nan}})) == {"a": [None, 1.0], "b": {"c": None}}
 
 
 def test_meanfield_says_where_no_variance_is_kept(run):
@@ -138,6 +154,33 @@ def test_phase_prints_a_map(run, tmp_path):
 
 BAD = [
     (["figures", "fig9"], "choose from fig2"),
+    (["figures", "fig4", "--data", "foo"], "--data has no effect on fig4"),
+    (["figures", "table1", "phase_diagram", "--seed", "3"], "--seed has no effect on table1, phase_diagram"),
+    (["figures", "same_kernel", "fig6", "--image-centering", "none"], "--image-centering has no effect on"),
+    (["figures", "fig4", "--from-data", "x", "--seed", "3"], "--seed has no effect with --from-data"),
+    (["figures", "fig2", "--from-data", "x", "--data", "digits"], "--data has no effect with --from-data"),
+    (["figures", "fig2", "--from-data", "x", "--full"], "--full has no effect with --from-data"),
+    (["kernel", "IMAGES", "--out", "k.npz", "--seed", "3"], "--seed has no effect without --count"),
+    (["meanfield", "--normalization", "bn", "--b-var", "0.1"], "--b-var has no effect with --normalization bn"),
+    (["meanfield", "--normalization", "batch", "--w-var", "2"], "--w-var has no effect with --normalization batch"),
+    (["meanfield", "--batch-size", "8"], "it goes with 'batch' only"),
+    (["phase", "--normalization", "batch"], "batch normalisation has no phase diagram"),
+    (["check", "--list", "--report", "x"], "--report has no effect with --list"),
+    (["check", "--list", "--seed", "1"], "--seed has no effect with --list"),
+    (["train", "--skip-scale", "authors"], "--skip-scale has no effect with --model mlp, which is no ResNet"),
+    (
+        ["train", "--model", "resnet18", "--skip-scale", "authors"],
+        "--skip-scale has no effect with --normalization none",
+    ),
+    (["train", "--gain", "2"], "--gain has no effect with --normalization none, which centers no weights"),
+    (["train", "--normalization", "bn", "--min-fan-in", "9"], "--min-fan-in has no effect with --normalization batch"),
+    (["train", "--running-variance", "biased"], "--running-variance has no effect with --normalization none"),
+    (["train", "--decay-factor", "0.5"], "--decay-factor has no effect without --decay-at"),
+    (["train", "--depth", "3", "--model", "vgg16"], "vgg16 has its own depth"),
+    (["sweep", "--min-fan-in", "9", "--normalization", "none,bn"], "--min-fan-in has no effect with --normalization"),
+    (["sweep", "--together", "2", "--workers", "2"], "--together has no effect with workers"),
+    (["sweep", "--width", "8"], "mimic_norm: the mask selects no weights to center: lower min_fan_in"),
+    (["memory", "--table1", "--batch", "8"], "--batch is for MODEL"),
     (["figures", "fig4", "--data"], "requires an argument"),
     (["figures", "fig2", "--data", "no-such-folder"], "no such file or folder"),
     (["figures", "fig4", "--from-data", "no-such-folder"], "compute the figure first"),

@@ -191,7 +191,7 @@ def test_what_is_said_to_decide_decides(gain, error):
 
 
 def test_a_critical_network_stays_within_what_happens_once():
-    """Mean-field theory's ln G of tanh on the edge of chaos, at any depth, and for inputs that are not of mean square 1.
+    """Mean-field theory's ln G of tanh on the edge of chaos, at any depth, inputs of mean square 1 or not.
 
     Layers after layers: ln G is the sum of ln chi(q_l), with the weights' part of the variance first, and the variance
     of the outputs last.

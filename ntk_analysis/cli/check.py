@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from typer import Option
 
+from ntk_analysis.cli.effects import refuse_idle
 from ntk_analysis.cli.progress import progress
 
 
@@ -61,6 +62,9 @@ def check(
         ) from error
 
     if list_claims:
+        given = {"only": only, "quick": quick, "full": full, "report": report, "seed": seed}
+        given |= {"network": network, "axes": axes}
+        refuse_idle((name for name, value in given.items() if value), "with --list, which checks nothing")
         return print(claims_listed())
     if quick and full:
         raise ValueError("--quick and --full exclude each other: leave one out")

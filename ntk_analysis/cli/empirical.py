@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from typer import Argument, Option
 
+from ntk_analysis.cli.effects import refuse_idle
 from ntk_analysis.cli.groups import Group
 from ntk_analysis.cli.options import ClusterOptions, ImageOptions, NetworkOptions, PlanOptions, refuse
 
@@ -88,8 +89,12 @@ def empirical(
     if network is not None:
         of_images = {*drawn.given(), *inputs.given()} - {"count"}
         refuse(of_images, "is for --images; MODULE:FUNCTION has inputs and a network of its own")
+        if inputs.count is None:
+            refuse_idle({"seed"} if seed else (), "on MODULE:FUNCTION without --count, which chooses inputs with it")
     if not plan:
         refuse(set(elsewhere.given()), "is for --plan")
+    elif elsewhere.given():
+        refuse_idle(cluster.given(), "beside the options of a plan for other machines")
     if computed.kernel == "nngp":
         refuse({"method"} & {*computed.given()}, "is for the tangent kernel; --kernel nngp has one method only")
 

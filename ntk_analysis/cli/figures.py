@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Option
 
+from ntk_analysis.cli.effects import refuse_idle
 from ntk_analysis.cli.progress import progress
 from ntk_analysis.common import quick_compilation
 
@@ -73,7 +74,7 @@ def figures(
     try:
         from ntk_analysis.common.files import require_folder
         from ntk_analysis.figures.config import Config
-        from ntk_analysis.figures.names import selected
+        from ntk_analysis.figures.names import WITHOUT, selected
     except ImportError as error:  # a wheel without the figures
         raise ValueError(
             f"the figures cannot be imported ({error}); install ntk-analysis with its dependencies"
@@ -81,6 +82,12 @@ def figures(
 
     require_folder(out)
     chosen = selected(names or [], everything=everything)
+    given = {name for name, value in (("data", data), ("image_centering", image_centering), ("seed", seed)) if value}
+    if from_data is not None:
+        refuse_idle(given | ({"full"} if full else set()), "with --from-data, which computes nothing")
+    for name in given:
+        if set(chosen) <= set(WITHOUT[name]):
+            refuse_idle({name}, f"on {', '.join(chosen)}")
     config = Config(data=data, image_centering=image_centering, seed=seed, full=full)
     at_a_time = min(jobs or (1 if full else min(2, os.cpu_count() or 1)), len(chosen))
     if at_a_time == 1:

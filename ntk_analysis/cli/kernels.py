@@ -5,6 +5,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from ntk_analysis.cli.effects import refuse_idle
 from ntk_analysis.cli.options import ImageOptions, NetworkOptions
 
 
@@ -22,6 +23,8 @@ def kernel(
     from ntk_analysis.infinite import infinite_kernel
 
     require_result(out, (".npz", ".json"), [path])
+    if images.count is None:
+        refuse_idle({"seed"} if seed else (), "without --count, which chooses images with it")
     network = layers.network()
     name, x = images.read(path, seed)
     record, arrays = kernel_record(infinite_kernel(network, x))

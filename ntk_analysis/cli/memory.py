@@ -1,6 +1,5 @@
 """What training takes: the arrays that the backward pass keeps, beside the paper's tables."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +57,7 @@ def memory(
     The command counts the arrays that JAX hands from forward to backward pass, in MiB and float32,
     which is a bound before compilation.
     """
+    from ntk_analysis.cli.output import json_text
     from ntk_analysis.common.files import require_result, write_whole
     from ntk_analysis.training.memory import TABLE_1, TABLE_3, WHY, Published
 
@@ -78,7 +78,7 @@ def memory(
         records += [account.record() | _reported(row, account.normalization) for account in accounts]
     print(WHY)
     if out is not None:
-        write_whole(out, lambda temporary: temporary.write_text(json.dumps(records, indent=2) + "\n"))
+        write_whole(out, lambda temporary: temporary.write_text(json_text(records), encoding="utf-8"))
         print(f"written to {out}")
 
 

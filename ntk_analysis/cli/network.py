@@ -26,7 +26,7 @@ def diagnose(
     shuffles: Annotated[
         int,
         Option(
-            help="Number of networks with the same weights in another order, which tell how much chance changes: more of "
+            help="Number of networks with the same weights in another order. They tell how much chance changes; more of "
             "them make the error smaller.",
             min=2,
         ),

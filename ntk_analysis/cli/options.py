@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Option
 
+from ntk_analysis.cli.effects import refuse_idle
 from ntk_analysis.cli.groups import Group
 from ntk_analysis.common.normalizations import INFINITE, TRAINED, row_of
 
@@ -50,7 +51,7 @@ class NetworkOptions(Group, title="Network"):
 
         row = row_of(self.normalization)
         if self.eps and row.infinite not in ("batch", "layer", "layer_post") and not row.last:
-            raise ValueError(f"--eps has no effect with --normalization {self.normalization}: leave it out")
+            refuse_idle({"eps"}, f"with --normalization {self.normalization}")
         return networks.fully_connected(
             self.depth,
             width,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
+from ntk_analysis.cli.effects import check_training
 from ntk_analysis.cli.options import TRAINED_NAMES, DataSet, ModelOptions, StepOptions
 from ntk_analysis.cli.progress import Interrupted, progress
 
@@ -87,6 +88,7 @@ def train(
     from ntk_analysis.training.recipe import Recipe
 
     recipe = (Recipe.cifar100 if paper else Recipe)(**given)
+    check_training(given | ({"decay_at": recipe.decay_at} if paper else {}), recipe.model, [recipe.normalization])
     execute(recipe, data, out=out, resume=resume, keep_every=keep_every, tensorboard=tensorboard)
 
 

@@ -23,11 +23,13 @@ def verdict_of(growth: Growth, products: int, ntk_ratio: float, *, threshold: fl
 
     Half the interval's width is `half_width`: the standard error of `Growth.estimate` at Student's 95 % quantile, and a
     factor of 2 for what happens once and not per layer. That factor is what a critical network may show: by mean-field
-    theory |ln G| of a critical tanh network stays below 0.65 at any depth, for inputs of a mean square from 1/2 to 2 and
-    a variance q* up to 3, and that of He's ReLU is 0; other inputs are tried at mean square 1, too, and the factor grows
-    by the difference. If all of the interval is below 0, the network is ordered; if all is above 0, chaotic; if it contains 0 and
-    lies within +-threshold, critical. Otherwise it is not decidable, and the reason says how many layers or shuffles
-    would decide it.
+    theory |ln G| of a critical tanh network stays below 0.65 at any depth, for inputs of a mean square from 1/2 to 2
+    and a variance q* up to 3, and that of He's ReLU is 0. Other inputs are tried at mean square 1, too, and the factor
+    grows by the difference.
+
+    If all of the interval is below 0, the network is ordered; if all is above 0, chaotic; if it contains 0 and lies
+    within +-threshold, critical. Otherwise it is not decidable, and the reason says how many layers or shuffles would
+    decide it.
 
     It is not decidable either if the other evidence contradicts: ordered with outputs less alike than inputs or an NTK
     that is nearly diagonal (ratio below 1/4), chaotic with outputs all alike (above 0.95) or an NTK near rank one
