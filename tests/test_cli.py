@@ -14,6 +14,8 @@ import jax
 import numpy as np
 import pytest
 
+from tiers import full
+
 from ntk_analysis import __version__, cli
 from ntk_analysis.cli.output import json_text
 
@@ -134,7 +136,7 @@ def test_json_has_numbers(run, tmp_path):
     assert record["eigenvalues"].keys() == {"correlations", "variances", "scale"}
     run("meanfield", "--activation", "tanh", "--w-var", 2, "--out", tmp_path / "t.json")
     record = json.loads((tmp_path / "t.json").read_text())
-    assert [point["stable"] for point in record["fixed_points"]] == [True, False]
+    assert [point["stable"] for point in record["fixed_points"]] == [False, True, False]
     assert json.loads(json_text({"a": [np.inf, 1.0], "b": {"c": np.nan}})) == {"a": [None, 1.0], "b": {"c": None}}
 
 
@@ -150,6 +152,37 @@ def test_phase_prints_a_map(run, tmp_path):
     assert "ordered" in out
     with np.load(tmp_path / "p.npz") as saved:
         assert saved["chi_1"].shape == (3, 6)
+
+
+def test_nothing_of_progress_is_in_a_pipe(run, images, tmp_path):
+    status, out, err = run("kernel", images, "--out", tmp_path / "k.npz")
+    assert (status, err) == (0, "")
+    assert "\r" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["kernel", "IMAGES", "--out", "k.npz"], ["kernel of 12 images", "spectrum of the NNGP", "2/3"]),
+        (["memory", "mlp", "--normalization", "none"], ["mlp", "2/2"]),
+        *full(
+            (["diagnose", "examples/phases.py:chaotic", "--count", "4", "--shuffles", "2"], ["shuffled", "3/3"]),
+            (["compare", "--count", "3", "--depth", "1"], ["kernels of both libraries"]),
+        ),
+    ],
+    ids=["kernel", "memory", "diagnose", "compare"],
+)
+def test_a_terminal_shows_progress_and_erases_it(run, images, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(images.parent)
+    (images.parent / "examples").symlink_to(Path(__file__).parent.parent / "examples")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    status, out, err = run(*[str(images) if word == "IMAGES" else word for word in arguments])
+    assert status == 0, err
+    for part in words:
+        assert part in err
+        assert part not in out or part == "mlp"
 
 
 BAD = [

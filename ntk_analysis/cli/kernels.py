@@ -7,6 +7,7 @@ from typer import Argument, Option
 
 from ntk_analysis.cli.effects import refuse_idle
 from ntk_analysis.cli.options import ImageOptions, NetworkOptions
+from ntk_analysis.cli.progress import stages
 
 
 def kernel(
@@ -27,7 +28,10 @@ def kernel(
         refuse_idle({"seed"} if seed else (), "without --count, which chooses images with it")
     network = layers.network()
     name, x = images.read(path, seed)
-    record, arrays = kernel_record(infinite_kernel(network, x))
+    with stages(3) as begin:
+        begin(f"kernel of {len(x):,} images")
+        found = infinite_kernel(network, x)
+        record, arrays = kernel_record(found, begin)
     record |= {
         "data": name,
         "images": len(x),
@@ -61,7 +65,9 @@ def compare(
     network = layers.network()
     images = data.load_digits() if path is None else data.read_images(path)
     images = images.subset(min(count, len(images.images)), seed)
-    result = reference.compare(network, data.preprocess(images.images))
+    with stages(1) as begin:
+        begin("kernels of both libraries")
+        result = reference.compare(network, data.preprocess(images.images))
     print(f"network   {network!r}")
     print(f"images    {len(images.images)} of {images.name}")
     print(f"NNGP      {result.nngp:.1e} largest relative difference")

@@ -1,6 +1,6 @@
 """What training takes: the arrays that the backward pass keeps, beside the paper's tables."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -9,6 +9,7 @@ from typer import Argument, Option
 
 from ntk_analysis.cli.groups import Group
 from ntk_analysis.cli.options import TRAINED_NAMES, refuse
+from ntk_analysis.cli.progress import progress
 
 if TYPE_CHECKING:
     from ntk_analysis.training.memory import Account, Published
@@ -73,7 +74,8 @@ def memory(
     names = [_names(row.model, normalization or []) for row, *_ in wanted]  # every error before any result
     records = []
     for (row, size, count), normalizations in zip(wanted, names, strict=True):
-        accounts = _accounts(row, size, count, normalizations, compile)
+        with progress(transient=True) as track:
+            accounts = _accounts(row, size, count, track(normalizations, row.model), compile)
         print("\n".join(_lines(row, accounts)), end="\n\n")
         records += [account.record() | _reported(row, account.normalization) for account in accounts]
     print(WHY)
@@ -96,7 +98,7 @@ def _names(model: str, wanted: Sequence[str]) -> list[str]:
 
 
 def _accounts(
-    row: "Published", stem: str, classes: int | None, normalizations: Sequence[str], compiled: bool
+    row: "Published", stem: str, classes: int | None, normalizations: Iterable[str], compiled: bool
 ) -> list["Account"]:
     from ntk_analysis.training.memory import account
 

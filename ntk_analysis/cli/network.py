@@ -6,6 +6,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from ntk_analysis.cli.progress import progress
+
 
 def diagnose(
     network: Annotated[
@@ -26,8 +28,8 @@ def diagnose(
     shuffles: Annotated[
         int,
         Option(
-            help="Number of networks with the same weights in another order. They tell how much chance changes; more of "
-            "them make the error smaller.",
+            help="Number of networks with the same weights in another order. They tell how much chance changes, and "
+            "more of them make the error smaller.",
             min=2,
         ),
     ] = 8,
@@ -46,7 +48,8 @@ def diagnose(
     if out is not None:
         require_result(out, (".json",))
     f, params, x = load_network(network)
-    found = diagnosed(f, params, x, count=count, memory=memory, seed=seed, shuffles=shuffles)
+    with progress(transient=True) as track:
+        found = diagnosed(f, params, x, count=count, memory=memory, seed=seed, shuffles=shuffles, track=track)
     print(found.summary())
     if out is not None:
         text = json.dumps({"network": network, **found.record()}, indent=2, allow_nan=False) + "\n"

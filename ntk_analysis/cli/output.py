@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,15 @@ from ntk_analysis.meanfield import BatchNormField, MeanField, PhaseDiagram
 PHASE_LETTERS = {"ordered": "o", "critical": "+", "chaotic": "c", "unbounded": ".", "undecided": " "}
 
 
-def kernel_record(kernel: Kernel) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Facts about a kernel for JSON, and its arrays: nngp, ntk_scaled (ntk = ntk_scaled exp(log_scale)), spectra."""
-    spectra = {which: spectrum.analyse(kernel, which=which) for which in ("ntk", "nngp")}
+def kernel_record(kernel: Kernel, begin: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Facts about a kernel for JSON, and its arrays: nngp, ntk_scaled (ntk = ntk_scaled exp(log_scale)), spectra.
+
+    `begin` is told when each of the two spectra is begun.
+    """
+    spectra = {}
+    for which in ("ntk", "nngp"):
+        begin(f"spectrum of the {which.upper()}")
+        spectra[which] = spectrum.analyse(kernel, which=which)
     arrays = {"nngp": np.asarray(kernel.nngp), **kernel.arrays()}
     record: dict[str, Any] = {"version": __version__, "log_scale": float(kernel.log_scale)}
     for which, found in spectra.items():

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import stdtrit
 
+from ntk_analysis.common.progress import Track, untracked
 from ntk_analysis.empirical.functions import Flat
 from ntk_analysis.layers.base import Params
 
@@ -65,7 +66,7 @@ class Growth(NamedTuple):
         return (self.log_gain + self.shuffles * self.shuffled) / draws, self.error / math.sqrt(draws)
 
 
-def measured_growth(f: Flat, params: Params, x: jax.Array, seed: int, shuffles: int = SHUFFLES) -> Growth:
+def measured_growth(f: Flat, params: Params, x: jax.Array, seed: int, shuffles: int = SHUFFLES, *, track: Track = untracked) -> Growth:
     """Gains and likenesses of the network and of shuffled ones; probes are drawn anew for each network.
 
     Args:
@@ -74,6 +75,7 @@ def measured_growth(f: Flat, params: Params, x: jax.Array, seed: int, shuffles: 
         x: inputs (n, ...), n >= 2, not all zero.
         seed: seed of shuffles and probes.
         shuffles: number of shuffled networks, >= 2.
+        track: draws a progress bar of the networks.
 
     Raises:
         ValueError: derivatives are NaN.
@@ -82,7 +84,9 @@ def measured_growth(f: Flat, params: Params, x: jax.Array, seed: int, shuffles: 
     pulled = jax.jit(lambda params, x, key: _pulled(f, params, x, key))
     generator = np.random.default_rng(seed)
     gains, alike, scale, ends = [], [], math.nan, ENDS
-    for number, key in enumerate(jax.random.split(jax.random.key(seed), shuffles + 1)):
+    keys = jax.random.split(jax.random.key(seed), shuffles + 1)
+    for number in track(range(shuffles + 1), "the network, and its weights shuffled"):
+        key = keys[number]
         drawn = jax.tree.map(lambda leaf: jnp.asarray(_shuffled(leaf, generator)), params) if number else params
         # float64 on the host: squares of float32 numbers overflow and vanish in float32
         y, slopes = (np.asarray(value, np.float64) for value in pulled(drawn, x, key))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ntk_analysis.common.progress import Track, untracked
 from ntk_analysis.diagnosis.checks import checked_function, chosen_inputs, precision_of
 from ntk_analysis.diagnosis.correlations import layer_correlations
 from ntk_analysis.diagnosis.field import field_of
@@ -32,6 +33,7 @@ def diagnose(
     memory: str | int | None = None,
     seed: int = 0,
     shuffles: int = SHUFFLES,
+    track: Track = untracked,
     threshold: float = THRESHOLD,
 ) -> Diagnosis:
     """Conditioning, stable learning rate and phase of a network; the package's head has the theory and its limits.
@@ -52,6 +54,7 @@ def diagnose(
         seed: seed of the inputs drawn, of shuffles and of probes.
         shuffles: number of networks with the same weights in another order, at least 2: more of them make the error
             smaller.
+        track: draws a progress bar of the kernel's tiles, and one of the shuffled networks.
         threshold: bound on |ln chi_1| per layer, below which a network counts as critical.
 
     Raises:
@@ -67,9 +70,9 @@ def diagnose(
     x = chosen_inputs(x, count, seed)
     with precision_of(params, x):
         flat = checked_function(f, params, x)
-        kernel = tangent(f, params, x, memory=memory, coupled=coupled)
+        kernel = tangent(f, params, x, memory=memory, coupled=coupled, track=track)
         few = x if kernel.plan.coupled else x[:PERTURBED]
-        growth = measured_growth(flat, params, jnp.asarray(few), seed, shuffles)
+        growth = measured_growth(flat, params, jnp.asarray(few), seed, shuffles, track=track)
         products = products_in_a_row(flat, params, jnp.asarray(few))
         field, reason = field_of(f, len(x))
         layers = layer_correlations(f, params, few, field=field, seed=seed) if isinstance(f, Layer) else None
