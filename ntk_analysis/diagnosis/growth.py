@@ -66,7 +66,9 @@ class Growth(NamedTuple):
         return (self.log_gain + self.shuffles * self.shuffled) / draws, self.error / math.sqrt(draws)
 
 
-def measured_growth(f: Flat, params: Params, x: jax.Array, seed: int, shuffles: int = SHUFFLES, *, track: Track = untracked) -> Growth:
+def measured_growth(
+    f: Flat, params: Params, x: jax.Array, seed: int, shuffles: int = SHUFFLES, *, track: Track = untracked
+) -> Growth:
     """Gains and likenesses of the network and of shuffled ones; probes are drawn anew for each network.
 
     Args:

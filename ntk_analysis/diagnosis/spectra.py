@@ -34,7 +34,15 @@ class Tangent(NamedTuple):
     ratio: float
 
 
-def tangent(f: Network, params: Params, x: np.ndarray, *, memory: str | int | None, coupled: bool | str, track: Track = untracked) -> Tangent:
+def tangent(
+    f: Network,
+    params: Params,
+    x: np.ndarray,
+    *,
+    memory: str | int | None,
+    coupled: bool | str,
+    track: Track = untracked,
+) -> Tangent:
     """Spectra of the kernel of the inputs with themselves: of the whole kernel if it is cheap enough, and of the mean.
 
     Raises:

@@ -89,7 +89,9 @@ def infinite_kernel(
         OverflowError: the pre-activation variance left the dtype's range (a gain too large for the depth).
         MemoryError: the kernel of images of this size, at equal or at all pairs of positions, does not fit.
         NotImplementedError: the network has a layer without an infinite-width kernel here; the message says why.
+        TypeError: the network is none of layers, such as an array, as where arguments are swapped.
     """
+    check_network(network)
     first, second, training = one_batch(*checked_inputs(x1, x2), statistics)
     network, numbers = split(network)
     if first.ndim == 4:
@@ -103,6 +105,16 @@ def infinite_kernel(
         _check_underflow(network, kernel, first, second)  # which is why a distance is not finite, if it is not
         _check_finite(kernel, images=first.ndim == 4)
     return kernel
+
+
+def check_network(network: object) -> None:
+    """Raises TypeError for what is no network of layers: a function, an array in the place of the network."""
+    if not hasattr(network, "kernel"):
+        kind = type(network).__name__
+        hint = "a function has an empirical_ntk" if callable(network) else "it comes before the inputs"
+        raise TypeError(
+            f"network is a {kind}, expected a network of layers, as networks.fully_connected makes it; {hint}"
+        )
 
 
 def _one_norm(x1: jax.Array, x2: jax.Array | None) -> float | None:
