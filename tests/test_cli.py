@@ -13,7 +13,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-
 from tiers import full
 
 from ntk_analysis import __version__, cli

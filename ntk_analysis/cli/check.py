@@ -14,13 +14,19 @@ from ntk_analysis.cli.progress import progress
 def check(
     only: Annotated[
         list[str] | None,
-        Option(metavar="ID", help="Check this claim only; may be given several times.", show_default=False),
+        Option(
+            metavar="ID",
+            help="Check this claim only. It may be given several times; --list shows the ids.",
+            show_default=False,
+        ),
     ] = None,
     *,
     quick: Annotated[
-        bool, Option("--quick", help="Use small sizes, about 3 minutes for all claims: the default.")
+        bool, Option("--quick", help="Use small sizes, which take about 3 minutes for all claims. This is the default.")
     ] = False,
-    full: Annotated[bool, Option("--full", help="Use the sizes of the results on record.")] = False,
+    full: Annotated[
+        bool, Option("--full", help="Use the sizes with which the recorded results were computed.")
+    ] = False,
     report: Annotated[
         Path | None,
         Option(metavar="DIR", help="Folder for report.html, claims.json and claims.md.", show_default=False),
@@ -31,7 +37,7 @@ def check(
         str | None,
         Option(
             metavar="MODULE:FUNCTION",
-            help="Check your own network instead: a function that returns (f, params, x), as for `diagnose`.",
+            help="Check your own network instead of the papers. FUNCTION returns (f, params, x), as for `diagnose`.",
             show_default=False,
         ),
     ] = None,
@@ -39,9 +45,9 @@ def check(
         list[str] | None,
         Option(
             metavar="END=AXIS,...",
-            help="Fan-in AXIS of the network's arrays whose path ends in END, such as weight=1 for PyTorch; may be "
-            "given several times. Default: as the modules say, or by shape: (fan-in, units), (height, width, channels, "
-            "units).",
+            help="For --network: the AXIS that is the fan-in of arrays whose path ends in END, such as weight=1 for "
+            "PyTorch. It may be given several times. By default the network's modules say it, or else the shape: "
+            "(fan-in, units) or (height, width, channels, units).",
             show_default=False,
         ),
     ] = None,
@@ -50,7 +56,7 @@ def check(
 
     The exit status is 0 when every verdict is the one on record and 1 when one differs or a check breaks down. With
     --network, the command answers the questions that make sense for any network, such as decorrelation, phase and
-    conditioning; an unknown --only lists them.
+    conditioning; a name behind --only that is none of them lists them all.
     """
     try:
         from ntk_analysis.paper_checks.command import check as checked
@@ -62,7 +68,7 @@ def check(
         ) from error
 
     if list_claims:
-        given = {"only": only, "quick": quick, "full": full, "report": report, "seed": seed}
+        given: dict[str, object] = {"only": only, "quick": quick, "full": full, "report": report, "seed": seed}
         given |= {"network": network, "axes": axes}
         refuse_idle((name for name, value in given.items() if value), "with --list, which checks nothing")
         return print(claims_listed())

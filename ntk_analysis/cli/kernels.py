@@ -11,10 +11,10 @@ from ntk_analysis.cli.progress import stages
 
 
 def kernel(
-    path: Annotated[Path, Argument(help="Images: .npy, .npz, an IDX file, or a folder of MNIST or CIFAR files.")],
-    out: Annotated[Path, Option(help="File for the result: .npz (kernels and spectrum) or .json (spectrum).")],
+    path: Annotated[Path, Argument(help="Images: a .npy, .npz or IDX file, or a folder of MNIST or CIFAR files.")],
+    out: Annotated[Path, Option(help="File for the result: .npz for kernels and spectra, .json for spectra only.")],
     *,
-    seed: Annotated[int, Option(help="Seed of the subset.", min=0)] = 0,
+    seed: Annotated[int, Option(help="Seed that chooses the images of --count.", min=0)] = 0,
     layers: NetworkOptions,
     images: ImageOptions,
 ) -> None:
@@ -49,7 +49,7 @@ def compare(
     ] = None,
     *,
     count: Annotated[int, Option(help="Use at most this many images, chosen with the seed.", min=1)] = 50,
-    seed: Annotated[int, Option(help="Seed of the subset.", min=0)] = 0,
+    seed: Annotated[int, Option(help="Seed that chooses the images of --count.", min=0)] = 0,
     layers: NetworkOptions,
 ) -> None:
     """Compares NNGP and NTK with those of neural-tangents, and shows their largest relative differences.

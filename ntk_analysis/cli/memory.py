@@ -23,8 +23,10 @@ CIFAR_CLASSES, IMAGENET_CLASSES = 100, 1000
 class SizeOptions(Group, title="Sizes for MODEL"):
     """The sizes of networks that are named; the paper's tables have their own."""
 
-    batch: Annotated[int, Option(help="Number of images in a step.", min=2)] = 256
-    stem: Annotated[Literal["cifar", "imagenet"], Option(help="Size of the images: 32 x 32, or 224 x 224.")] = "cifar"
+    batch: Annotated[int, Option(help="Number of images in a training step.", min=2)] = 256
+    stem: Annotated[
+        Literal["cifar", "imagenet"], Option(help="Size of the images: cifar is 32 x 32, imagenet 224 x 224.")
+    ] = "cifar"
     classes: Annotated[
         int | None,
         Option(help="Number of logits; default: 100, or 1000 with --stem imagenet.", min=1, show_default=False),
@@ -33,14 +35,15 @@ class SizeOptions(Group, title="Sizes for MODEL"):
 
 def memory(
     models: Annotated[
-        list[str] | None, Argument(metavar="MODEL", help="Networks, such as vgg16 or resnet50.", show_default=False)
+        list[str] | None,
+        Argument(metavar="MODEL", help="Names of networks, such as vgg16 or resnet50.", show_default=False),
     ] = None,
     *,
     normalization: Annotated[
         list[str] | None,
         Option(
             metavar="NAME",
-            help=f"Normalisation to compare with batch norm: {TRAINED_NAMES}. Give it again for another; default: all.",
+            help=f"Normalisation to compare with batch norm: {TRAINED_NAMES}. Several may be given; default: all.",
             show_default=False,
         ),
     ] = None,
@@ -48,9 +51,12 @@ def memory(
     table3: Annotated[bool, Option("--table3", help="Take the networks of the paper's Table 3, ImageNet.")] = False,
     compile: Annotated[
         bool,
-        Option("--compile", help="Compile each gradient here, too, and show XLA's temporaries: this takes minutes."),
+        Option(
+            "--compile",
+            help="Also compile each gradient here, and show what XLA adds for temporary arrays: this takes minutes.",
+        ),
     ] = False,
-    out: Annotated[Path | None, Option(help="File for all accounts, .json.")] = None,
+    out: Annotated[Path | None, Option(help="File for all numbers, .json.")] = None,
     sizes: SizeOptions,
 ) -> None:
     """Tells the memory that training needs, by normalisation and kind of layer: from shapes, without a run.

@@ -20,10 +20,11 @@ def diagnose(
     ],
     *,
     count: Annotated[
-        int | None, Option(help="Use this many of the inputs, chosen with the seed; default: all up to 256.")
+        int | None, Option(help="Use this many of the inputs, chosen with --seed; default: all, up to 256.")
     ] = None,
     memory: Annotated[
-        str | None, Option(help="Memory a tile of the kernel may take, such as 4GiB; default: half of what is free.")
+        str | None,
+        Option(help="Memory that a tile of the kernel may take, such as 4GiB; default: half of what is free."),
     ] = None,
     shuffles: Annotated[
         int,
@@ -33,7 +34,9 @@ def diagnose(
             min=2,
         ),
     ] = 8,
-    seed: Annotated[int, Option(help="Seed of the subset, the shuffles and the probes.", min=0)] = 0,
+    seed: Annotated[
+        int, Option(help="Seed of all random choices: inputs, shuffles, and vectors that probe derivatives.", min=0)
+    ] = 0,
     out: Annotated[Path | None, Option(help="File for the report, .json.")] = None,
 ) -> None:
     """Examines your own network: its NTK's conditioning, its largest stable learning rate, and its phase.

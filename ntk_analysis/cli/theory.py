@@ -18,9 +18,9 @@ def meanfield(
     b_var: BiasVariance = 0.0,
     batch_size: Annotated[
         int | None,
-        Option(help="Inputs per batch, for --normalization batch only; default: the limit of large batches."),
+        Option(help="Number of inputs in a batch, for --normalization batch only; default: infinitely many."),
     ] = None,
-    out: Annotated[Path | None, Option(help="File for the table, .json.")] = None,
+    out: Annotated[Path | None, Option(help="File for the results as numbers, .json.")] = None,
 ) -> None:
     """Says whether one layer is ordered, critical or chaotic: q*, chi_1, its phase and its fixed points."""
     from ntk_analysis.cli.output import json_text, meanfield_record, meanfield_table
@@ -46,8 +46,8 @@ def phase(
     activation: Activation = "tanh",
     normalization: NormalizationName = "none",
     *,
-    w_var: Annotated[str, Option(help="Weight variances as FIRST:LAST:POINTS.")] = "0.1:4:40",
-    b_var: Annotated[str, Option(help="Bias variances as FIRST:LAST:POINTS.")] = "0:1:21",
+    w_var: Annotated[str, Option(help="Variances of weights, evenly spaced, as FIRST:LAST:POINTS.")] = "0.1:4:40",
+    b_var: Annotated[str, Option(help="Variances of biases, evenly spaced, as FIRST:LAST:POINTS.")] = "0:1:21",
     out: Annotated[Path | None, Option(help="File for the whole diagram, .npz.")] = None,
 ) -> None:
     """Draws the phase over variances of weights and biases, as a map of letters: ordered, critical, chaotic."""

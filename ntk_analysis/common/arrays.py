@@ -123,7 +123,7 @@ def _from_objects(array: np.ndarray, name: str) -> np.ndarray:
             where = f"{name}[{', '.join(map(str, place))}]" if place else name
             if not place:
                 raise NotRealNumbersError(
-                    f"{name} is a {type(entry).__name__}, expected an array of numbers: are the arguments in their order?"
+                    f"{name} is a {type(entry).__name__}, expected an array of numbers: are the arguments in order?"
                 )
             raise NotRealNumbersError(
                 f"{where} is a {type(entry).__name__}: the argument must be free of strings, missing values and other "

@@ -99,8 +99,9 @@ def measured_growth(
                 raise ValueError("derivatives of f by its inputs are NaN: no phase can be measured")
             size = math.sqrt(float(np.mean(inputs**2)))
             if not 1 / USUAL <= size**2 <= USUAL:
-                rescaled = (np.asarray(value, np.float64) for value in pulled(params, x / size, key))
-                ends += _distance(_log_gain(y, slopes, inputs), _log_gain(*rescaled, inputs / size))
+                of_unit, slopes_of_unit = (np.asarray(value, np.float64) for value in pulled(params, x / size, key))
+                rescaled = _log_gain(of_unit, slopes_of_unit, inputs / size)
+                ends += _distance(_log_gain(y, slopes, inputs), rescaled)
         gains.append(_log_gain(y, slopes, inputs))
         alike.append(_likeness(y))
     shuffled, error = _mean_and_deviation(gains[1:], default=gains[0])

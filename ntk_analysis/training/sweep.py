@@ -137,8 +137,8 @@ def sweep(
             each(curve)
         missing = [[recipe for recipe in grid.recipes(name) if done[recipe] is None] for name in grid.normalizations]
         todo = list(filter(None, missing))
-        for group in todo:
-            _check_trainable(group[0], dataset)
+        for first, *_ in todo:
+            _check_trainable(first, dataset)
         trained = train_all(todo, dataset, together) if cluster is None else train_on(cluster, todo, dataset, together)
         with closing(trained):  # so that workers end also where writing fails
             for group in trained:
