@@ -235,7 +235,7 @@ def test_inputs_of_another_size_count_as_what_happens_once(size):
 
 def test_more_shuffles_make_the_error_smaller():
     found = {
-        shuffles: measured_growth(linear, {"w": draw(40, 20)}, jnp.asarray(draw(9, 40, seed=1)), 0, shuffles)
+        shuffles: measured_growth(linear, {"w": draw(40, 20)}, jnp.asarray(draw(9, 40, seed=1)), 0, shuffles=shuffles)
         for shuffles in (2, 32)
     }
     assert found[32].quantile < found[2].quantile

@@ -93,9 +93,8 @@ def empirical(
     """Computes the tangent kernel of a finite network, and keeps it on disk.
 
     A command that was stopped goes on where it was when it is given again. The network is your own, MODULE:FUNCTION, or
-    a fully connected one for --images, whose weights are drawn in float32. To see what a large kernel takes on machines
-    that are not at hand, give --plan --layout trace --for-inputs 1000000 --on-devices 64 --memory 80GiB
-    --flops-per-second 1e13 --writes-per-second 2e9.
+    a fully connected one for --images, whose weights are drawn in float32. Give --plan with the options under
+    "Plan" to see what a large kernel takes on machines that are not at hand.
     """
     from ntk_analysis.cli import tiles
 

@@ -67,7 +67,7 @@ class Growth(NamedTuple):
 
 
 def measured_growth(
-    f: Flat, params: Params, x: jax.Array, seed: int, shuffles: int = SHUFFLES, *, track: Track = untracked
+    f: Flat, params: Params, x: jax.Array, seed: int, *, shuffles: int = SHUFFLES, track: Track = untracked
 ) -> Growth:
     """Gains and likenesses of the network and of shuffled ones; probes are drawn anew for each network.
 

@@ -72,7 +72,7 @@ def diagnose(
         flat = checked_function(f, params, x)
         kernel = tangent(f, params, x, memory=memory, coupled=coupled, track=track)
         few = x if kernel.plan.coupled else x[:PERTURBED]
-        growth = measured_growth(flat, params, jnp.asarray(few), seed, shuffles, track=track)
+        growth = measured_growth(flat, params, jnp.asarray(few), seed, shuffles=shuffles, track=track)
         products = products_in_a_row(flat, params, jnp.asarray(few))
         field, reason = field_of(f, len(x))
         layers = layer_correlations(f, params, few, field=field, seed=seed) if isinstance(f, Layer) else None
