@@ -89,7 +89,7 @@ def _what_decides(growth: Growth, layers: int, threshold: float) -> str:
     gain, error = growth.estimate
     rate, noise = abs(gain) / layers, growth.quantile * error / math.sqrt(layers)
     deeper = min(_depth(slope, noise, growth.ends) for slope in (rate, threshold - rate))
-    ways = [f"about {deeper:,} layers like these would decide it"] if deeper <= MOST_LAYERS else []
+    ways = [f"about {deeper:,.0f} layers like these would decide it"] if deeper <= MOST_LAYERS else []
     spare = max(abs(gain), threshold * layers - abs(gain)) - growth.ends  # what the error may be at this depth
     times = (growth.quantile * error / spare) ** 2 if spare > 0 else math.inf
     if times > MOST_TIMES:
@@ -107,4 +107,4 @@ def _depth(slope: float, noise: float, ends: float) -> float:
     """Smallest whole L with slope L >= noise sqrt(L) + ends; infinite for a slope that is not positive."""
     if not slope > 0 or not math.isfinite(noise):
         return math.inf
-    return math.ceil(((noise + math.sqrt(noise**2 + 4 * slope * ends)) / (2 * slope)) ** 2)
+    return float(math.ceil(((noise + math.sqrt(noise**2 + 4 * slope * ends)) / (2 * slope)) ** 2))
