@@ -17,6 +17,7 @@ from tiers import full
 
 from ntk_analysis import __version__, cli
 from ntk_analysis.cli.output import json_text
+from ntk_analysis.figures.names import NAMES, WITHOUT
 
 
 @pytest.fixture
@@ -250,6 +251,18 @@ def test_errors_are_one_line_and_status_2(run, images, monkeypatch, arguments, w
     assert err.count("\n") == 1
     assert words in err
     assert [path.name for path in images.parent.iterdir()] == [images.name]
+
+
+def test_figures_without_data_read_none():
+    """The table of settings that a figure does not look at, against what its module calls."""
+    folder = Path(__file__).parent.parent / "figures"
+    for name in NAMES:
+        source = (folder / f"{name}.py").read_text(encoding="utf-8")
+        reads = re.search(r"load_(inputs|images|dataset)\(", source) is not None
+        assert reads == (name not in WITHOUT["data"]), name
+        if name in WITHOUT["seed"]:
+            assert "config.seed" not in source
+            assert not reads
 
 
 class Mine(Exception):  # noqa: N818

@@ -24,15 +24,15 @@ def figures(
         Argument(
             metavar="[NAME]...",
             help="Names among fig2 fig3 fig4 fig6 supp1 supp2 supp3 table1 phase_diagram condition_number bn_growth "
-            "same_kernel kernel_matrices, and trainability dynamics generalisation width_study learning_rates; "
+            "same_kernel kernel_matrices, and trainability dynamics generalisation width_study learning_rates image_kernels; "
             "default: the first thirteen.",
             show_default=False,
         ),
     ] = None,
     *,
-    everything: Annotated[bool, Option("--all", help="Draw all nineteen figures.")] = False,
+    everything: Annotated[bool, Option("--all", help="Draw all figures.")] = False,
     full: Annotated[
-        bool, Option("--full", help="Use the sizes of the gallery; all nineteen figures then take fifteen minutes.")
+        bool, Option("--full", help="Use the sizes of the gallery; all figures then take fifteen minutes.")
     ] = False,
     out: Annotated[Path, Option(help="Folder for the pictures (PNG, SVG) and their data (NPZ, JSON).")] = Path("out"),
     data: Annotated[
@@ -82,6 +82,7 @@ def figures(
     generalisation    test accuracy by depth
     width_study       finite networks against their kernels
     learning_rates    rates that train a deep network, by normalisation
+    image_kernels     kernels of convolutional networks, layer by layer
     """  # click leaves a paragraph with a backspace as it is
     if not full:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick_compilation.flags()}".strip()
