@@ -43,7 +43,7 @@ def read_manifest(path: Path) -> Manifest | None:
         FileExistsError: there is something at the path that is not a store.
         ValueError: it is a store, and its manifest is damaged.
     """
-    if path.is_file():
+    if path.exists() and not path.is_dir():
         raise FileExistsError(f"store {path} is a file, expected a store or a path that does not exist yet")
     if not path.exists() or not any(path.iterdir()):
         return None
