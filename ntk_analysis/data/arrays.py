@@ -1,9 +1,10 @@
 """Images in NumPy's own files, .npy and .npz. Nothing is ever unpickled."""
 
+import io
 import math
 import zipfile
 from pathlib import Path
-from typing import IO
+from typing import cast
 
 import numpy as np
 from jaxtyping import Int64, Shaped
@@ -75,10 +76,10 @@ def parse_member(path: Path, archive: zipfile.ZipFile, name: str) -> Shaped[np.n
             "it is meant, save it by numpy.savez"
         )
     with archive.open(member) as stream:
-        return parse_npy(path, stream, member.file_size)
+        return parse_npy(path, cast(io.BufferedIOBase, stream), member.file_size)
 
 
-def parse_npy(path: Path, stream: IO[bytes], size: int) -> Shaped[np.ndarray, "..."]:
+def parse_npy(path: Path, stream: io.BufferedIOBase, size: int) -> Shaped[np.ndarray, "..."]:
     """The array of a .npy file of this size, which must be what its header announces: that is checked first."""
     try:
         version = np.lib.format.read_magic(stream)

@@ -5,11 +5,11 @@ integer, then the data in row-major order.
 """
 
 import gzip
+import io
 import math
 import struct
 import zlib
 from pathlib import Path
-from typing import BinaryIO, cast
 
 import numpy as np
 from jaxtyping import UInt8
@@ -41,13 +41,13 @@ def read_idx(path: str | Path) -> UInt8[np.ndarray, "..."]:
         packed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
         file.seek(0)
         try:
-            return read_array(path, cast(BinaryIO, gzip.GzipFile(fileobj=file)) if packed else file)
+            return read_array(path, gzip.GzipFile(fileobj=file) if packed else file)
         except (OSError, EOFError, zlib.error) as error:
             damaged = f"damaged or truncated{' gzip' * packed} ({one_line(error)})"
             raise DataError(f"{path}: {damaged}; get the file again") from error
 
 
-def read_array(path: Path, stream: BinaryIO) -> UInt8[np.ndarray, "..."]:
+def read_array(path: Path, stream: io.BufferedIOBase) -> UInt8[np.ndarray, "..."]:
     """The array of an IDX file's content, of which no more is unpacked than its header announces."""
     shape = idx_shape(path, stream.read(4 + 4 * MAX_DIMENSIONS))
     expected = math.prod(shape)

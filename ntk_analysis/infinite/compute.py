@@ -24,8 +24,12 @@ from ntk_analysis.infinite.zero_inputs import Numbers, may_hold_zeros, with_deri
 
 # arrays of the kernel's size that are alive at once while convolutions are computed: most that XLA was seen to hold is
 # 20 at equal positions (residual blocks), of a tile where there are several, 10 at all pairs, and 23 where those are
-# batch normalised; a quadrature's nodes come on top. Results of all tiles, and what they are made into
-ARRAYS = {"equal": 16, "paired": 12, "normalized": 24, "results": 6}
+# batch normalised; a quadrature's nodes come on top. Results of all tiles, and what they are made into. Vectors: by
+# their angles, pair by pair in tiles (3.3 and 5.3 in XLA's account), or all at once, where a normalisation couples the
+# batch (20.3)
+ARRAYS = {
+    "equal": 16, "paired": 12, "normalized": 24, "results": 6, "by angle": 4, "vectors": 6, "coupled": 21,
+}  # fmt: skip
 FEWEST_PAIRS = 2**14  # of vectors, from which on the kernel as a function of the angle is worth its fit
 # the same for networks that are not homogeneous: other inputs have another norm, and so another fit and program
 FEWEST_AT_ONE_NORM = 2**26
@@ -94,10 +98,13 @@ def infinite_kernel(
     check_network(network)
     first, second, training = one_batch(*checked_inputs(x1, x2), statistics)
     network, numbers = split(network)
-    if first.ndim == 4:
-        _check_memory(network, first, first if second is None else second)
     exact = exact or bool(numbers)  # a fit needs to know all numbers
     norm = None if exact or network.homogeneous else _one_norm(first, second)
+    if first.ndim == 4:
+        _check_memory(network, first, first if second is None else second)
+    else:
+        by_angle = norm is not None or (network.homogeneous and not exact)
+        _check_vector_memory(network, first, second, by_angle=by_angle)
     traced = is_traced(first, second)
     zeros = traced and may_hold_zeros(first, second)
     kernel = _propagate(network, exact, norm, zeros, training, numbers, first, second)
@@ -280,6 +287,14 @@ def _check_memory(network: HasKernel, x1: jax.Array, x2: jax.Array) -> None:
         "use fewer images at a time, smaller images"
         + ", or a flattening read-out" * (network.pairs_positions and not normalized),
     )
+
+
+def _check_vector_memory(network: HasKernel, x1: jax.Array, x2: jax.Array | None, *, by_angle: bool) -> None:
+    n1, n2 = len(x1), len(x1 if x2 is None else x2)
+    kind = "coupled" if network.couples_batch else "by angle" if by_angle and x2 is None else "vectors"
+    cure = "use fewer inputs" if network.couples_batch else "use fewer inputs at a time"
+    narrower = ", or float32" * (x1.dtype.itemsize > 4)
+    require_memory(ARRAYS[kind] * n1 * n2 * x1.dtype.itemsize, f"the kernel of {n1} x {n2} inputs", cure + narrower)
 
 
 @lru_cache(maxsize=64)
