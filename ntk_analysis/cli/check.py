@@ -1,5 +1,7 @@
 """The claims of papers, and a user's own network, checked."""
 
+import warnings
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -78,8 +80,18 @@ def check(
     if axes and network is None:
         raise ValueError("--axes states the fan-in of a network's arrays: give --network too")
     stated = dict(map(_stated, axes)) if axes else None
-    status = checked(only or [], network, Setting(seed=seed, full=full), report, bars, stated)
+    with nullcontext() if network else in_stated_precision():
+        status = checked(only or [], network, Setting(seed=seed, full=full), report, bars, stated)
     raise typer.Exit(status)
+
+
+def in_stated_precision() -> AbstractContextManager[None]:
+    """A context in which claims have the precision that they state, whatever JAX_ENABLE_X64 says, which is told."""
+    import jax
+
+    if jax.dtypes.canonicalize_dtype(float) == "float64":
+        warnings.warn("JAX_ENABLE_X64 is left aside: each claim states its precision", stacklevel=2)
+    return jax.enable_x64(False)
 
 
 def _stated(text: str) -> tuple[str, tuple[int, ...]]:
