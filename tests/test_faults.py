@@ -1,6 +1,6 @@
 """Faults of tests/faults.py, done to commands there, with their numbers of trials.
 
-In the tier `full` each signal comes once, to one or two commands, which takes a minute; the other commands are `slow`,
+In the tier `full` each signal comes once, to one command, which takes a minute; the other commands are `slow`,
 and `uv run python tests/faults.py` takes 20 of each signal. Damaged files and full disks are `slow`:
 test_training_damage.py and test_empirical_store_damage.py have them within one process.
 """
@@ -29,7 +29,7 @@ def count(trials):
     return number
 
 
-@commands("train", "empirical")
+@commands("empirical")
 def test_killed_at_random_times(command, tmp_path):
     assert count(faults.signals(command, signal.SIGKILL, tmp_path, TRIALS)) == TRIALS
 
@@ -44,7 +44,7 @@ def test_one_bit_of_every_file(command, tmp_path):
     assert count(faults.flips(command, tmp_path)) >= 2 * faults.FLIPS
 
 
-@commands("train")
+@commands()
 def test_two_at_once(command, tmp_path):
     assert count(faults.two_at_once(command, tmp_path)) == 1
 
