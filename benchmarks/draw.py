@@ -56,7 +56,7 @@ def ratios() -> list[tuple[str, str, float, float]]:
 
 
 def comparison() -> Figure:
-    """How many times faster than the peers, and the goals."""
+    """Draws how many times faster we are than the peers, and the goals."""
     rows = ratios()
     figure, (axes,) = panels(1, height=0.19 * len(rows) + 0.8)
     figure.set_size_inches(7.0, figure.get_size_inches()[1])

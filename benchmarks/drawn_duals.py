@@ -34,7 +34,7 @@ LAYERS = np.array([0.8, 1.6, 3, 5, 8])  # around what v's kinks are for u, in de
 
 
 class Rule(NamedTuple):
-    """How fine the integrals are: bits of the numbers, nodes of a panel, range and panels of the density."""
+    """The fineness of the integrals: bits of the numbers, nodes of a panel, range and panels of the density."""
 
     bits: int
     nodes: int
@@ -94,7 +94,7 @@ def legendre(rule: Rule) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _numbers(values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """In the precision at hand: an edge off by a rounding of float64 is as much off the jump of a slope."""
+    """The numbers in the precision at hand: an edge that is off by a rounding of float64 misses the jump."""
     return np.array([mpfr(float(value)) for value in values])
 
 
@@ -128,7 +128,7 @@ class Expectation:
         return [weight @ values**2 for values in self.both(root * z)]
 
     def pair(self, p: float, q: float, d: float) -> list[tuple[mpfr, mpfr]]:
-        """Of the function and of its slope: sqrt(E[f(u)^2] E[f(v)^2]), and half of E[(f(u)/|f(u)| - f(v)/|f(v)|)^2]."""
+        """Scale sqrt(E[f(u)^2] E[f(v)^2]) and distance E[(f(u)/|f(u)| - f(v)/|f(v)|)^2] / 2, of f and of its slope."""
         norms = [[gmpy2.sqrt(square) for square in self.squares(variance)] for variance in (p, q)]
         root1, root2, rho = gmpy2.sqrt(mpfr(p)), gmpy2.sqrt(mpfr(q)), 1 - mpfr(d)
         spread = gmpy2.sqrt(mpfr(d) * (2 - mpfr(d)))
@@ -146,7 +146,7 @@ class Expectation:
 
 
 class Drawn(NamedTuple):
-    """Of one case: [scale, distance] of the function and of its slope, 25 digits, and how far two rules are apart."""
+    """One case: [scale, distance] of the function and of its slope in 25 digits, and the difference of two rules."""
 
     numbers: list[list[str]]
     apart: float

@@ -31,7 +31,7 @@ NETWORK = Serial(Dense(512), Activation("relu"), *[Dense(512, 2.0), Activation("
 
 
 def kernels(implementation: str = "structured") -> dict[tuple[str, str], Call]:
-    """By layout and library, a call that returns the finished kernel."""
+    """The call that returns the finished kernel, by layout and library."""
     x = data.preprocess(data.load_digits().subset(256, seed=0).images, image_centering="dataset").astype(np.float32)
     params = NETWORK.init(jax.random.key(0), x.shape)[1]
     on_device = jnp.asarray(x)
@@ -44,7 +44,7 @@ def kernels(implementation: str = "structured") -> dict[tuple[str, str], Call]:
 
 
 def times(rounds: int) -> dict[str, dict[str, object]]:
-    """Each layout's times in both libraries, which take turns, and their ratios, ours over theirs."""
+    """The times of each layout in both libraries, which take turns, and their ratios, ours over theirs."""
     calls = kernels()
     for call in calls.values():
         call()
@@ -68,9 +68,9 @@ def _compared(ours: np.ndarray, theirs: np.ndarray) -> dict[str, object]:
 def peak_bytes(layout: str, library: str) -> int:
     """The most that one call adds to what this process holds, in its second call: Linux only.
 
-    Of the process and not of its programs, as XLA's `memory_analysis` has it, because that knows neither what stands
-    between two programs nor copies on the host, of which we make some and neural-tangents none. Of the second call,
-    because the compiler takes more memory than the kernel.
+    It is the memory of the process and not of its programs, as XLA's `memory_analysis` has it, because that knows
+    neither what stands between two programs nor copies on the host, of which we make some and neural-tangents none. The
+    second call is measured because in the first one the compiler takes more memory than the kernel.
     """
     call = kernels()[layout, library]
     call()

@@ -3,7 +3,7 @@
     uv run --with torch python benchmarks/empirical_networks.py
 
 writes benchmarks/results/empirical_networks.json. All get the same parameters and images in float32 and take turns in
-one process; kernels are compared before they are timed. Of neural-tangents' implementations the fastest is timed;
+one process; kernels are compared before they are timed. The fastest of neural-tangents' implementations is timed;
 torch.func computes Jacobians in reverse mode, mapped over inputs where these do not share statistics, and contracts
 them.
 """
@@ -91,7 +91,7 @@ def torch_call(network: Layer, params: Any, x: np.ndarray, coupled: bool, layout
 
 
 def calls(network: Layer, count: int, layout: str) -> dict[str, Call]:
-    """By library, a call that returns the finished kernel; of neural-tangents the fastest of its implementations."""
+    """The call that returns the finished kernel, by library; neural-tangents has its fastest implementation."""
     images = data.load_mnist5k() if isinstance(network.layers[0], Conv) else data.load_digits()  # type: ignore[attr-defined]
     chosen = images.subset(count, seed=0)
     x = (chosen.images / 127.5 - 1 if images.images.dtype == np.uint8 else chosen.images).astype(np.float32)

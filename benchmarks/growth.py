@@ -1,4 +1,4 @@
-"""How the time of each kind of kernel grows with inputs, depth, width, batch and outputs.
+"""Growth of the time of each kind of kernel with inputs, depth, width, batch and outputs.
 
     uv run python benchmarks/growth.py
 
@@ -38,7 +38,7 @@ def infinite(network: Layer, *shape: int) -> Call:
 
 
 def batch(network: Layer, count: int) -> Call:
-    """The same of a batch in float64, outside of jit."""
+    """The kernel of a batch in float64, outside of jit."""
     x = np.random.default_rng(0).standard_normal((count, 784))
     return lambda: infinite_kernel(network, x).ntk
 

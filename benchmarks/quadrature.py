@@ -1,4 +1,4 @@
-"""How true the stated errors of the quadrature are: drawn expectations of 15 functions against many digits.
+"""Stated errors of the quadrature against true ones: drawn expectations of 15 functions, to many digits.
 
 `uv run python benchmarks/quadrature.py` writes benchmarks/results/quadrature.json: by function the worst ratio of true
 to stated error, the largest error stated, the cases and how many of them were refused.

@@ -31,7 +31,7 @@ WORK: dict[str, tuple[Layer, tuple[int, ...]]] = {
 
 
 def calls(network: Layer, shape: tuple[int, ...]) -> dict[str, Call]:
-    """By library, a call that returns the finished NNGP and NTK."""
+    """The call that returns the finished NNGP and NTK, by library."""
     x = jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
     kernel_fn = reference.translate(network)[2]
 

@@ -1,4 +1,4 @@
-"""How long empirical kernels take, ours beside neural-tangents': `empirical.py` writes the comparison down."""
+"""Times of empirical kernels, ours beside neural-tangents': `empirical.py` writes the comparison down."""
 
 import os
 

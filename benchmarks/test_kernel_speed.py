@@ -1,4 +1,4 @@
-"""How long infinite-width kernels take.
+"""Times of infinite-width kernels.
 
     uv run pytest -n 0 benchmarks --benchmark-only --benchmark-json=results.json
 

@@ -44,7 +44,7 @@ def in_turns(calls: dict[str, Call], rounds: int) -> dict[str, dict[str, float]]
 
 
 def faster(times: dict[str, dict[str, float]], than: str = THEIRS) -> dict[str, float]:
-    """How many times as long as ours theirs takes, by statistic."""
+    """Ratio of their time to ours, by statistic."""
     return {key: round(times[than][key] / times[OURS][key], 2) for key in times[OURS]}
 
 
@@ -54,7 +54,7 @@ def finished(function: Callable[..., object], *arguments: object) -> Call:
 
 
 def machine() -> dict[str, object]:
-    """What this was measured on."""
+    """The machine and the versions on which this was measured."""
     info = Path("/proc/cpuinfo")
     model = re.search(r"model name\s*:\s*(.+)", info.read_text() if info.exists() else "")
     packages = ("ntk-analysis", "jax", "jaxlib", "numpy", "neural-tangents")
@@ -74,7 +74,7 @@ def header(work: str, rounds: int) -> dict[str, object]:
 
 
 def write(name: str, found: dict[str, object]) -> None:
-    """To results/NAME.json and to the terminal."""
+    """Writes a comparison to results/NAME.json and to the terminal."""
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps(found, indent=1) + "\n"
     (RESULTS / f"{name}.json").write_text(text)

@@ -77,8 +77,9 @@ def recursion(x: np.ndarray, layers: int, depths: list[int]) -> tuple[float, np.
 def network_growth(x: np.ndarray, width: int, layers: int, draws: int, seed: int) -> np.ndarray:
     """Returns the growth per layer, towards the input, of finite networks' squared weight gradient, (draws,).
 
-    Of a random combination of the outputs of one batch; behind the first third of the network, which still remembers
-    the images (at infinite width the rest is 1e-4 from the rate at the fixed point at B = 48, less below).
+    The gradient is that of a random combination of the outputs of one batch. The growth is measured behind the first
+    third of the network, which still remembers the images (at infinite width the rest is 1e-4 from the rate at the
+    fixed point at B = 48, less below).
     """
     network = fully_connected(layers, width, "batch")
 

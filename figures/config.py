@@ -1,4 +1,4 @@
-"""What a figure is computed from, and what comes out of it."""
+"""Settings that a figure is computed from, and the result that comes out of it."""
 
 import functools
 from dataclasses import dataclass, field

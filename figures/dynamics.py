@@ -1,6 +1,6 @@
 """Finite networks in training against theory: their own linearised model, and what a last batch norm conserves.
 
-The wider a network, the closer its outputs stay to the linear model of its own tangent kernel. And behind a last batch
+The wider a network, the closer its outputs stay to the linear model of its own tangent kernel. Behind a last batch
 norm gradient descent only ever lengthens the weights, |W|^2 by learning_rate^2 |gradient|^2 a step and layer. A large
 rate makes itself small: the variance that batch norm divides by grows by orders of magnitude in the first steps.
 """

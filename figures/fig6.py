@@ -1,6 +1,6 @@
 """Fig. 6 and 7: accuracy by epoch at one learning rate, MimicNorm beside its parts.
 
-On digits and in an MLP here; `draw` takes any sweep, such as those of the paper's networks.
+Here it is measured on digits and in an MLP; `draw` takes any sweep, such as those of the paper's networks.
 """
 
 import numpy as np

@@ -16,6 +16,7 @@ NAMES = (
     "condition_number",
     "bn_growth",
     "same_kernel",
+    "image_kernels",
     "trainability",
     "dynamics",
     "kernel_matrices",
@@ -42,7 +43,31 @@ DEFAULT = (
     "fig3",
     "supp1",
 )
-OTHERS = ("dynamics", "trainability", "width_study", "learning_rates", "generalisation", "micro_batch")
+OTHERS = (
+    "dynamics",
+    "trainability",
+    "width_study",
+    "learning_rates",
+    "image_kernels",
+    "generalisation",
+    "micro_batch",
+)
+
+# the figures that do not look at a setting of `Config`
+WITHOUT = {
+    "data": ("fig4", "micro_batch", "phase_diagram", "table1"),
+    "image_centering": (
+        "fig4",
+        "fig6",
+        "learning_rates",
+        "micro_batch",
+        "phase_diagram",
+        "same_kernel",
+        "supp3",
+        "table1",
+    ),
+    "seed": ("phase_diagram", "table1"),
+}
 
 
 def selected(names: list[str], *, everything: bool = False) -> list[str]:

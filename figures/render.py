@@ -1,4 +1,4 @@
-"""From a figure's name to its files."""
+"""Makes the files of a figure from its name."""
 
 import importlib
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Is weight centering's kernel batch normalisation's? One pair at a time yes, as matrices no, behind a last BN nearly.
 
 The maps of one pair's correlation agree in a large batch of uncorrelated inputs. What inputs have in common, batch
-normalisation removes in one layer, weight centering a factor at a time. And batch normalisation's NTK keeps a constant
+normalisation removes in one layer, weight centering a factor at a time. Batch normalisation's NTK also keeps a constant
 mode. A last batch normalisation removes that, and the straight network's outlier as well; what then singles out weight
 centering is the rate. Batch normalisation slows down: it remembers unequal distances from the batch's mean.
 """

@@ -1,4 +1,4 @@
-"""One look for all figures: column widths, fonts, colours.
+"""The look that all figures share: column widths, fonts, colours.
 
 A colour says which normalisation, and nothing else does: `LOOKS` is the one table, keyed by the names of
 `ntk_analysis.common.normalizations`. Sizes, depths, widths and rates are `shades` of a normalisation's colour, or of
@@ -39,7 +39,7 @@ DARK, GREY, PALE = "#444444", "#8A8A8A", "#D9D9D9"
 
 
 class Look(NamedTuple):
-    """How one normalisation is shown in every figure.
+    """The look of one normalisation in every figure.
 
     Attributes:
         label: its name in legends and titles.

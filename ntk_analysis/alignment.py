@@ -18,6 +18,7 @@ from jaxtyping import Float64
 
 from ntk_analysis.any_kernel import AnyKernel, entries
 from ntk_analysis.common.arrays import concrete
+from ntk_analysis.common.norms import norm
 from ntk_analysis.common.precision import AnyArray
 from ntk_analysis.spectrum.matrix import entry_error, machine_eps
 
@@ -70,11 +71,13 @@ def relative_change(before: AnyKernel, after: AnyKernel, *, which: str = "ntk") 
     first, second = _pair(before, after, which)
     first, second = first.astype(np.float64), second.astype(np.float64)
     ratio = entries(after, which)[1] - entries(before, which)[1]
-    if ratio > math.log(np.finfo(np.float64).max) - 100:  # the squared entries need room, too
-        raise OverflowError(f"after is exp({ratio:.1f}) times before, which float64 does not hold: compare directions")
     size = np.max(np.abs(first))
-    change = np.linalg.norm(second / size * math.exp(ratio) - first / size)
-    return float(change / np.linalg.norm(first / size))
+    with np.errstate(over="ignore", invalid="ignore"):
+        change = norm(second / size * np.exp(ratio) - first / size) / norm(first / size)
+    if not np.isfinite(change):
+        times = ratio + math.log(np.max(np.abs(second))) - math.log(size)
+        raise OverflowError(f"after is exp({times:.1f}) times before, which float64 does not hold: compare directions")
+    return change
 
 
 def alignment(kernel1: AnyKernel, kernel2: AnyKernel, *, which: str = "ntk") -> float:

@@ -32,7 +32,8 @@ class Entries(NamedTuple):
 
 def opened(kernel: AnyKernel) -> Kernel | EmpiricalKernel | AnyArray:
     """The kernel, read from its file or store where a path is given; see `open_kernel` for errors."""
-    return open_kernel(kernel) if isinstance(kernel, str | Path) else kernel
+    # all of it is read next, which finds damage
+    return open_kernel(kernel, check=False) if isinstance(kernel, str | Path) else kernel
 
 
 def entries(kernel: AnyKernel, which: str = "ntk") -> Entries:

@@ -25,6 +25,7 @@ The second is what gradient descent with one learning rate for all outputs sees.
 output, and holds max s_c^2 / min s_c^2 besides, which says how the outputs were drawn, not how inputs are told apart.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -35,11 +36,13 @@ from jaxtyping import Float, Float64
 from ntk_analysis.any_kernel import AnyKernel, as_array, output_by_output
 from ntk_analysis.batch_norm.checks import check_eps, checked_weights
 from ntk_analysis.common.arrays import real_array
+from ntk_analysis.common.norms import norm
 from ntk_analysis.common.precision import AnyArray, HeldArray, Real, float_array, is_traced, numpy_in_float64
 from ntk_analysis.spectrum.conditioning import from_eigenvalues
 from ntk_analysis.spectrum.matrix import as_matrix as checked_matrix
 
 ROUNDINGS = 8  # an output that varies by at most this many roundings of its size is constant
+RESOLVED = 0.1  # error of a kernel, as a share of it, from which on no digit is known
 
 
 @numpy_in_float64
@@ -85,10 +88,15 @@ def ntk(
         Kernel (B, B, C, C), laid out as theta; it is block diagonal over outputs if theta is (B, B).
 
     Raises:
-        ValueError: an argument is refused, as by `jacobian`; or theta does not fit the outputs or is NaN or infinite.
+        ValueError: an argument is refused, as by `jacobian`; theta does not fit the outputs, is NaN or infinite, or is
+            so nearly the same for all inputs that what is left of it is rounding.
+        OverflowError: the result leaves the dtype.
     """
     standard, deviation, w = _standardised(outputs, eps, weights)
-    return _ntk(_checked_theta(as_array(theta), standard), standard, deviation, w)
+    kernel = _checked_theta(as_array(theta), standard)
+    found = _ntk(kernel, standard, deviation, w)
+    _check_resolved(kernel, found, deviation)
+    return found
 
 
 def as_matrix(theta: AnyArray) -> Float[HeldArray, "BC BC"]:
@@ -245,6 +253,34 @@ def _checked_theta(theta: AnyArray, outputs: jax.Array) -> jax.Array:
         raise ValueError(f"theta is {kernel.dtype} and outputs are {outputs.dtype}, expected one dtype: convert one")
     _check_finite(kernel, "theta")
     return kernel
+
+
+def _check_resolved(theta: jax.Array, found: jax.Array, deviation: jax.Array) -> None:
+    """Raises ValueError where P theta P is hardly longer than P E P may be, E the rounding of theta's entries.
+
+    E is taken as 8 roundings of the largest entry, or half the asymmetry where that is more; P lengthens nothing.
+    """
+    if is_traced(found):
+        return
+    if not np.isfinite(found).all():
+        raise OverflowError(
+            f"the kernel behind the last batch normalisation leaves {found.dtype}: rescale outputs or theta"
+        )
+    given = np.asarray(theta, np.float64)
+    largest = float(np.max(np.abs(given)))
+    if largest == 0:
+        return
+    given = given / largest
+    mirrored = given.T if given.ndim == 2 else given.transpose(1, 0, 3, 2)
+    rounding = max(ROUNDINGS * float(np.finfo(theta.dtype).eps), float(np.max(np.abs(given - mirrored))) / 2)
+    scales = np.asarray(deviation, np.float64)
+    left = norm(np.asarray(found, np.float64) / largest * scales[:, None] * scales)
+    error = rounding * math.sqrt(given.size * (found.shape[2] if given.ndim == 2 else 1))
+    if error > RESOLVED * left:
+        raise ValueError(
+            f"theta is nearly the same for all inputs: the last batch normalisation leaves {left / error:.1g} times "
+            f"its rounding in {theta.dtype}, which has no digit; take inputs that it tells apart, or float64"
+        )
 
 
 def _check_finite(array: jax.Array, name: str) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, TypeAlias
 
 from ntk_analysis.common.progress import Track
@@ -13,10 +14,15 @@ from .contract import Relation, Row, Setting
 from .judge import Judged
 from .papers import Check, chosen, claim_checks, network_checks
 from .report import prepare_folder, write_report
-from .report.numbers import compared, misses
+from .report.numbers import compared, off_by
 
 AS_RECORDED, NOT_AS_RECORDED = 0, 1
 LONGEST = 20  # missed rows that are told of one claim
+WIDEST = 116  # characters of the line that says what was compared
+EXPLAINED = """\
+The line under a claim names the comparison that decided its verdict, and the numbers are those of it. The tolerance is
+the error that this comparison is allowed; "off by" says what part of it the difference of expected and measured takes.
+--report DIR writes all comparisons, and where each tolerance comes from."""
 
 Progress: TypeAlias = Callable[[], AbstractContextManager[Track]]
 Job: TypeAlias = tuple[str, Callable[[Setting], Judged]]
@@ -102,17 +108,27 @@ def claims_listed() -> str:
 
 
 def table(judged: Iterable[Judged]) -> str:
-    """Returns a table of the verdicts, and of the numbers in the rows that decided them."""
-    lines = [("", "verdict", "recorded", "expected", "measured", "tolerance", "miss")]
+    """Returns a table of the verdicts; under each stands the comparison that decided it, in numbers and words."""
+    lines = [("claim", "verdict", "on record", "expected", "measured", "tolerance", "off by")]
+    compared_in_words = [""]
     for one in judged:
-        recorded = "" if one.claim.recorded is None else "same" if one.as_recorded else str(one.claim.recorded)
+        recorded = "" if one.claim.recorded is None else "the same" if one.as_recorded else str(one.claim.recorded)
         row = one.decisive
-        numbers = ("", "", "", "") if row is None else (*_numbers(row), misses(row.miss))
+        numbers = ("", "", "", "") if row is None else (*_numbers(row), off_by(row.miss))
         lines.append((one.claim.id, str(one.verdict), recorded, *numbers))
+        compared_in_words.append("" if row is None else _what(row))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    text = []
+    for line, words in zip(lines, compared_in_words, strict=True):
+        text.append("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        text += [f"    {words}"] if words else []
+    return "\n".join([*text, "", EXPLAINED])
+
+
+def _what(row: Row) -> str:
+    """What the decisive row compares, under which conditions, cut to a line."""
+    where = f", {row.condition}" if row.condition else ""
+    return shorten(f"{row.kind}: {row.quantity}{where}", WIDEST, placeholder=" ...")
 
 
 def difference(one: Judged) -> str:

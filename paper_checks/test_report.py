@@ -1,6 +1,7 @@
 """The report and the command: what they say, of claims made up for the purpose."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ from ntk_analysis.paper_checks.report import write_report
 from ntk_analysis.paper_checks.report.formulas import formula, prose, split
 from ntk_analysis.paper_checks.report.html import page
 from ntk_analysis.paper_checks.report.markdown import markdown
-from ntk_analysis.paper_checks.report.numbers import bar, compared, misses
+from ntk_analysis.paper_checks.report.numbers import bar, compared, misses, off_by
 from ntk_analysis.paper_checks.report.record import record, run_facts
 
 SCHEMA = json.loads(Path(report.__file__).with_name("claims.schema.json").read_text(encoding="utf-8"))
@@ -269,6 +270,13 @@ def test_numbers_have_the_digits_that_matter(values, texts):
     assert compared(*values) == texts
 
 
+def test_a_terminal_says_how_far_a_comparison_is_off():
+    told = [off_by(miss) for miss in (0, 1e-5, 0.372, 1.0, 12.34, 1e12, math.inf)]
+    assert told[:3] == ["nothing", "less than 0.01 of the tolerance", "0.37 of the tolerance"]
+    assert told[3:5] == ["1 of the tolerance", "12.3 tolerances"]
+    assert told[5:] == ["more than 1,000 tolerances"] * 2
+
+
 def test_bars_and_misses():
     assert [bar(miss) for miss in (0, 0.5, 1, 1e6, 1e12, None)] == [0, 0.25, 0.5, 1, 1, 1]
     assert [misses(miss) for miss in (0, 1e-5, 0.372, 12345.0, None)] == ["0", "< 0.01", "0.37", "1.2e4", "> 1e300"]
@@ -320,7 +328,8 @@ def test_as_recorded_is_status_0(run):
     status, out, err = run("--only", "good")
     assert (status, err) == (0, "")
     assert re.match(r"good +holds +0\.0 s\n", out)
-    assert re.search(r"good +holds +same +1\.000 +1\.001 +0\.01 +0\.1", out)
+    assert re.search(r"good +holds +the same +1\.000 +1\.001 +0\.01 +0\.1 of the tolerance\n    as stated: ", out)
+    assert re.search(r"claim +verdict +on record +expected +measured +tolerance +off by\n", out)
 
 
 def test_another_verdict_is_status_1_and_told(run, tmp_path):

@@ -11,16 +11,20 @@ import pytest
 import scipy.sparse
 from tiers import full
 
-from ntk_analysis import batch_norm, last_batch_norm, meanfield, spectrum
+from ntk_analysis import activations, batch_norm, kernels_by_depth, last_batch_norm, meanfield, spectrum
 from ntk_analysis.alignment import alignment, target_alignment
 from ntk_analysis.common.arrays import NotRealNumbersError, concrete, real_array
 from ntk_analysis.common.precision import float_array
 from ntk_analysis.correlation import layer_correlations
+from ntk_analysis.data import preprocess
+from ntk_analysis.diagnosis import diagnose
 from ntk_analysis.diagnosis.checks import chosen_inputs
 from ntk_analysis.empirical import empirical_nngp, empirical_ntk, plan
 from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.layers import Activation, Dense, Serial
+from ntk_analysis.networks import fully_connected
 from ntk_analysis.regression import GradientFlow, KernelClassifier, KernelRegressor
+from ntk_analysis.spectrum import condition_number
 from ntk_analysis.width_study import Convergence, fit_power_law, width_study
 
 X = np.array([[0.5, -1, 2], [1.5, 0.25, -0.5], [-2, 1, 0.75], [1, 1, -1], [0.25, 2, 1.5]])  # exact in bfloat16
@@ -238,3 +242,64 @@ def test_tables_keep_the_names_of_their_columns():
     model = KernelRegressor(NETWORK, regularization=0.1).fit(table, pd.Series(Y))
     assert list(model.feature_names_in_) == ["a", "b", "c"]
     np.testing.assert_array_equal(model.predict(table), REGRESSOR.fit(X, Y).predict(X))
+
+
+DEEP = fully_connected(2, 8)
+POINTS = np.random.default_rng(0).standard_normal((5, 4))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: infinite_kernel(POINTS, DEEP), "network is a ndarray, expected a network of layers"),
+        (lambda: infinite_kernel(DEEP, POINTS, DEEP), "x2 is a Serial, expected an array of numbers"),
+        (lambda: infinite_kernel(lambda params, x: x, POINTS), "a function has an empirical_ntk"),
+        (lambda: next(kernels_by_depth(POINTS, DEEP)), "network is a ndarray, expected a network of layers"),
+        (
+            lambda: empirical_ntk(lambda params, x: x, POINTS, {"w": POINTS}),
+            "x1 is a dict, expected an array of numbers",
+        ),
+        (lambda: empirical_ntk({"w": POINTS}, lambda params, x: x, POINTS), "f must be a function of"),
+        (lambda: empirical_ntk(DEEP, POINTS, [(), {"w": POINTS}]), "x1 is not read as an array"),
+        (lambda: diagnose(lambda params, x: x, POINTS, {"w": POINTS}), "x is a dict, expected an array of numbers"),
+        (lambda: condition_number(DEEP), "kernel is a Serial, expected an array of numbers"),
+        (lambda: preprocess(DEEP), "images is a Serial, expected an array of numbers"),
+        (lambda: fully_connected(POINTS, 3), "got depth: ndarray, expected a whole number"),
+        (lambda: fully_connected("none", 3), "got depth='none', expected a whole number"),
+        (lambda: preprocess(np.ma.masked_array(POINTS, mask=POINTS > 1)), "images is a masked array"),
+        (lambda: preprocess(POINTS + 1j), "images has dtype complex128"),
+        (lambda: preprocess(np.array([[None, 1.0]])), r"images\[0, 0\] is a NoneType"),
+        (lambda: preprocess(np.array([["a"]])), "images has dtype <U1"),
+        (lambda: preprocess(np.array(["2020"], "datetime64[Y]")), "images has dtype datetime64"),
+        (
+            lambda: activations.get("leaky_relu(1e308)"),
+            "got slope 1e\\+308 for leaky_relu, expected a finite number of at",
+        ),
+        (lambda: activations.leaky_relu(-1e200), "got slope -1e\\+200 for leaky_relu"),
+        (lambda: activations.get("leaky_relu(nan)"), "expected a finite number as the slope"),
+    ],
+    ids=[
+        *("infinite_kernel", "second inputs", "function", "by depth", "empirical", "no function", "tree as inputs"),
+        *("diagnose", "spectrum", "preprocess", "depth", "word as depth", "masked", "complex", "none", "text", "dates"),
+        *("slope", "negative slope", "nan"),
+    ],
+)
+def test_what_is_swapped_or_no_number_is_told_in_our_words(call, words):
+    with pytest.raises((TypeError, ValueError), match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_images_as_lists_objects_and_in_short_floats():
+    exact = preprocess(POINTS)
+    np.testing.assert_array_equal(preprocess(POINTS.tolist()), exact)
+    np.testing.assert_array_equal(preprocess(POINTS.astype(object)), exact)
+    short = jnp.asarray(POINTS, jnp.bfloat16)
+    assert preprocess(short).dtype == np.float64
+    np.testing.assert_allclose(preprocess(short), exact, atol=0.02)
+
+
+def test_the_steepest_leaky_relu_is_computed():
+    kernel = infinite_kernel(fully_connected(2, 8, "none", "leaky_relu(1e99)"), POINTS)
+    mirrored = infinite_kernel(fully_connected(2, 8, "none", "leaky_relu(1e20)"), POINTS)
+    np.testing.assert_allclose(kernel.ntk, mirrored.ntk, rtol=1e-10)

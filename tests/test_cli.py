@@ -1,17 +1,23 @@
 """The command line as a user meets it: real processes, real files."""
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from tiers import full
 
 from ntk_analysis import __version__, cli
+from ntk_analysis.cli.output import json_text
+from ntk_analysis.figures.names import NAMES, WITHOUT
 
 
 @pytest.fixture
@@ -64,6 +70,31 @@ def test_kernel_with_defaults_alone(run, images, tmp_path):
         eigenvalues = np.linalg.eigvalsh(saved["ntk_scaled"])
         assert record["ntk"]["condition_number"] == pytest.approx(eigenvalues[-1] / eigenvalues[0], rel=1e-9)
     assert record["images"] == 12
+    read_as_the_page_says(tmp_path, record, eigenvalues)
+
+
+def read_as_the_page_says(folder, record, eigenvalues):
+    """What docs/commands.md tells of kernel.npz, and its lines that read it."""
+    page = (Path(__file__).parent.parent / "docs" / "commands.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```py\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (folder / "k.npz").rename(folder / "kernel.npz")
+    names = {}
+    with contextlib.chdir(folder):
+        exec(compile(code, "commands.md", "exec"), names)
+        with names["arrays"] as arrays:
+            told = {name for name in arrays.files if f"`{name}`" in page}
+            assert told >= {
+                "nngp",
+                "ntk_scaled",
+                "nngp_eigenvalues_scaled",
+                "ntk_eigenvalues_scaled",
+                "log_scale",
+                "record",
+            }
+            np.testing.assert_allclose(arrays["ntk_eigenvalues_scaled"], eigenvalues[::-1], rtol=1e-9, atol=1e-12)
+            ntk = arrays["ntk_scaled"] * np.exp(arrays["log_scale"])
+    np.testing.assert_allclose(names["kernel"].ntk, ntk, rtol=1e-12)
+    assert names["record"] == record
 
 
 def test_kernel_as_json(run, images, tmp_path):
@@ -91,7 +122,22 @@ def test_meanfield_prints_the_table(run, tmp_path):
     assert status == 0
     assert "1.46694" in out
     assert "chaotic" in out
-    assert json.loads((tmp_path / "m.json").read_text())["chi_1"] == "1.46694"
+    record = json.loads((tmp_path / "m.json").read_text())
+    assert record["chi_1"] == pytest.approx(1 / (1 - 1 / np.pi), rel=1e-12)
+    assert (record["normalization"], record["phase"], record["b_var"]) == ("weight_mean", "chaotic", 0.0)
+
+
+def test_json_has_numbers(run, tmp_path):
+    """Where the table has words around a number, and where a number is infinite."""
+    run("meanfield", "--normalization", "bn", "--batch-size", 16, "--out", tmp_path / "b.json")
+    record = json.loads((tmp_path / "b.json").read_text())
+    assert record["batch_size"] == 16
+    assert record["condition_number"] == record["chi_1"] / record["e1"]
+    assert record["eigenvalues"].keys() == {"correlations", "variances", "scale"}
+    run("meanfield", "--activation", "tanh", "--w-var", 2, "--out", tmp_path / "t.json")
+    record = json.loads((tmp_path / "t.json").read_text())
+    assert [point["stable"] for point in record["fixed_points"]] == [False, True, False]
+    assert json.loads(json_text({"a": [np.inf, 1.0], "b": {"c": np.nan}})) == {"a": [None, 1.0], "b": {"c": None}}
 
 
 def test_meanfield_says_where_no_variance_is_kept(run):
@@ -108,8 +154,66 @@ def test_phase_prints_a_map(run, tmp_path):
         assert saved["chi_1"].shape == (3, 6)
 
 
+def test_nothing_of_progress_is_in_a_pipe(run, images, tmp_path):
+    status, out, err = run("kernel", images, "--out", tmp_path / "k.npz")
+    assert (status, err) == (0, "")
+    assert "\r" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["kernel", "IMAGES", "--out", "k.npz"], ["kernel of 12 images", "spectrum of the NNGP", "2/3"]),
+        (["memory", "mlp", "--normalization", "none"], ["mlp", "2/2"]),
+        *full(
+            (["diagnose", "examples/phases.py:chaotic", "--count", "4", "--shuffles", "2"], ["shuffled", "3/3"]),
+            (["compare", "--count", "3", "--depth", "1"], ["kernels of both libraries"]),
+        ),
+    ],
+    ids=["kernel", "memory", "diagnose", "compare"],
+)
+def test_a_terminal_shows_progress_and_erases_it(run, images, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(images.parent)
+    (images.parent / "examples").symlink_to(Path(__file__).parent.parent / "examples")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    status, out, err = run(*[str(images) if word == "IMAGES" else word for word in arguments])
+    assert status == 0, err
+    for part in words:
+        assert part in err
+        assert part not in out or part == "mlp"
+
+
 BAD = [
     (["figures", "fig9"], "choose from fig2"),
+    (["figures", "fig4", "--data", "foo"], "--data has no effect on fig4"),
+    (["figures", "table1", "phase_diagram", "--seed", "3"], "--seed has no effect on table1, phase_diagram"),
+    (["figures", "same_kernel", "fig6", "--image-centering", "none"], "--image-centering has no effect on"),
+    (["figures", "fig4", "--from-data", "x", "--seed", "3"], "--seed has no effect with --from-data"),
+    (["figures", "fig2", "--from-data", "x", "--data", "digits"], "--data has no effect with --from-data"),
+    (["figures", "fig2", "--from-data", "x", "--full"], "--full has no effect with --from-data"),
+    (["kernel", "IMAGES", "--out", "k.npz", "--seed", "3"], "--seed has no effect without --count"),
+    (["meanfield", "--normalization", "bn", "--b-var", "0.1"], "--b-var has no effect with --normalization bn"),
+    (["meanfield", "--normalization", "batch", "--w-var", "2"], "--w-var has no effect with --normalization batch"),
+    (["meanfield", "--batch-size", "8"], "it goes with 'batch' only"),
+    (["phase", "--normalization", "batch"], "batch normalisation has no phase diagram"),
+    (["check", "--list", "--report", "x"], "--report has no effect with --list"),
+    (["check", "--list", "--seed", "1"], "--seed has no effect with --list"),
+    (["train", "--skip-scale", "authors"], "--skip-scale has no effect with --model mlp, which is no ResNet"),
+    (
+        ["train", "--model", "resnet18", "--skip-scale", "authors"],
+        "--skip-scale has no effect with --normalization none",
+    ),
+    (["train", "--gain", "2"], "--gain has no effect with --normalization none, which centers no weights"),
+    (["train", "--normalization", "bn", "--min-fan-in", "9"], "--min-fan-in has no effect with --normalization batch"),
+    (["train", "--running-variance", "biased"], "--running-variance has no effect with --normalization none"),
+    (["train", "--decay-factor", "0.5"], "--decay-factor has no effect without --decay-at"),
+    (["train", "--depth", "3", "--model", "vgg16"], "vgg16 has its own depth"),
+    (["sweep", "--min-fan-in", "9", "--normalization", "none,bn"], "--min-fan-in has no effect with --normalization"),
+    (["sweep", "--together", "2", "--workers", "2"], "--together has no effect with workers"),
+    (["sweep", "--width", "8"], "mimic_norm: the mask selects no weights to center: lower min_fan_in"),
+    (["memory", "--table1", "--batch", "8"], "--batch is for MODEL"),
     (["figures", "fig4", "--data"], "requires an argument"),
     (["figures", "fig2", "--data", "no-such-folder"], "no such file or folder"),
     (["figures", "fig4", "--from-data", "no-such-folder"], "compute the figure first"),
@@ -147,6 +251,18 @@ def test_errors_are_one_line_and_status_2(run, images, monkeypatch, arguments, w
     assert err.count("\n") == 1
     assert words in err
     assert [path.name for path in images.parent.iterdir()] == [images.name]
+
+
+def test_figures_without_data_read_none():
+    """The table of settings that a figure does not look at, against what its module calls."""
+    folder = Path(__file__).parent.parent / "figures"
+    for name in NAMES:
+        source = (folder / f"{name}.py").read_text(encoding="utf-8")
+        reads = re.search(r"load_(inputs|images|dataset)\(", source) is not None
+        assert reads == (name not in WITHOUT["data"]), name
+        if name in WITHOUT["seed"]:
+            assert "config.seed" not in source
+            assert not reads
 
 
 class Mine(Exception):  # noqa: N818

@@ -196,6 +196,8 @@ BAD = [
     ("net.py:network --store net.py", "net.py is a file"),
     ("net.py:network --store .", "is not a store"),
     ("net.py:network --store k --depth 3", "--depth is for --images"),
+    ("net.py:network --store k --seed 3", "--seed has no effect on MODULE:FUNCTION without --count"),
+    ("net.py:network --plan --for-inputs 99 --workers 2", "--workers has no effect beside the options of a plan"),
     ("net.py:network --store k --on-devices 3", "--on-devices is for --plan"),
     ("net.py:network --store k --kernel nngp --method products", "--method is for the tangent kernel"),
     ("net.py:network --store k --workers 2 --scheduler tcp://127.0.0.1:1", "give one of them"),

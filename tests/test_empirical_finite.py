@@ -10,7 +10,7 @@ from test_empirical_store import MEMORY, OPTIONS
 from tiers import full
 
 from ntk_analysis.common.finite import require_finite
-from ntk_analysis.empirical import empirical_nngp, empirical_ntk, plan
+from ntk_analysis.empirical import empirical_nngp, empirical_ntk, open_kernel, plan
 from ntk_analysis.layers import Activation, Conv, Dense, Flatten, Serial
 from ntk_analysis.regression import KernelRegressor
 
@@ -118,6 +118,27 @@ def test_a_store_keeps_what_was_finite(tmp_path):
             empirical_ntk(log, PARAMS, NEGATIVE, **small)
         done = {path.name for path in (tmp_path / "k" / "done").iterdir()}
         assert done == {"0-0", "0-1"}
+
+
+NEVER = {
+    "all entries are infinite": lambda p, x: 1e200 * linear(p, x),
+    "outputs are NaN, derivatives are not": lambda p, x: linear(p, x) + jnp.nan,
+    "all derivatives are NaN, outputs are not": lambda p, x: linear(p, x) + jnp.sqrt(jnp.sum(p["w"] - p["w"])),
+}
+
+
+@pytest.mark.parametrize("method", ["jacobian", *full("products")])
+@pytest.mark.parametrize("name", NEVER)
+def test_no_tile_that_is_not_finite_reaches_a_store(name, method, tmp_path):
+    """Neither as data nor as a mark, and the store is not taken for a finished one."""
+    call = OPTIONS | {"coupled": False, "method": method, "store": tmp_path / "k"}
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"the NTK of .* is (nan|inf) at inputs \(0, 0\).*expected finite numbers"):
+            empirical_ntk(NEVER[name], PARAMS, POSITIVE, **call)
+        assert not list((tmp_path / "k" / "done").iterdir())
+        assert not (tmp_path / "k" / "kernel" / "c").exists()
+    with pytest.raises(ValueError, match=r"tiles of store .*k are not computed yet"):
+        open_kernel(tmp_path / "k")
 
 
 def test_regressors_tell():

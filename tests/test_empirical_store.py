@@ -131,7 +131,7 @@ def test_tiles_of_the_store_are_kept_where_they_fit(tmp_path):
 
 def test_killed_between_data_and_mark(tmp_path, monkeypatch):
     """The data of a tile without a mark is written again."""
-    mark, calls = Path.touch, []
+    mark, calls = Path.write_text, []
 
     def kill(path, *arguments, **options):
         if path.parent.name == "done":
@@ -140,7 +140,7 @@ def test_killed_between_data_and_mark(tmp_path, monkeypatch):
                 raise Stop
         return mark(path, *arguments, **options)
 
-    monkeypatch.setattr(Path, "touch", kill)
+    monkeypatch.setattr(Path, "write_text", kill)
     with pytest.raises(Stop):
         empirical_ntk(net, PARAMS, X, store=tmp_path / "k", **SMALL)
     assert len(list((tmp_path / "k" / "done").iterdir())) == 3

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ntk_analysis.diagnosis import load_network
+from ntk_analysis.diagnosis import diagnose, load_network
 from ntk_analysis.empirical import empirical_ntk
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
@@ -21,8 +21,14 @@ def as_a_user_has_it(monkeypatch):
         yield
 
 
-def test_there_are_four():
-    assert [path.name for path in EXAMPLES] == ["flax_linen.py", "flax_nnx.py", "hand_written.py", "pytorch_weights.py"]
+def test_there_are_five():
+    assert [path.name for path in EXAMPLES] == [
+        "flax_linen.py",
+        "flax_nnx.py",
+        "hand_written.py",
+        "phases.py",
+        "pytorch_weights.py",
+    ]
 
 
 @pytest.mark.full
@@ -45,7 +51,16 @@ def test_all_parameters_are_in_its_kernel(path):
     import jax.numpy as jnp
 
     f, params, x = load_network(f"{path}:network")
+    f = getattr(f, "apply", f)
     kernel = empirical_ntk(f, params, x[:2], layout="trace").ntk
     jacobian = jax.jacrev(lambda p: f(p, x[:2]))(params)
     squares = sum(float(jnp.sum(leaf[0].astype(jnp.float32) ** 2)) for leaf in jax.tree.leaves(jacobian))
     np.testing.assert_allclose(kernel[0, 0], squares, rtol=1e-5)  # float32 sums of some 1e5 squares
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("phase", ["ordered", "critical", "chaotic"])
+def test_the_phases_are_found_in_twelve_layers(phase):
+    f, params, x = load_network(f"{EXAMPLES[0].parent / 'phases.py'}:{phase}")
+    found = diagnose(f, params, x)
+    assert found.verdict.phase == found.field.phase == phase

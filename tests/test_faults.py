@@ -1,7 +1,8 @@
-"""Every fault of tests/faults.py, done to every command there, with its number of trials.
+"""Faults of tests/faults.py, done to commands there, with their numbers of trials.
 
-Signals come at 2 random times here; `uv run python tests/faults.py` takes 20 of each. Flipped bits and full disks are
-`slow`: test_training_damage.py has them within one process.
+In the tier `full` each signal comes once, to one command, which takes a minute; the other commands are `slow`,
+and `uv run python tests/faults.py` takes 20 of each signal. Damaged files and full disks are `slow`:
+test_training_damage.py and test_empirical_store_damage.py have them within one process.
 """
 
 import signal
@@ -9,12 +10,16 @@ import signal
 import faults
 import pytest
 
-TRIALS = 2
+TRIALS = 1
 
 
-@pytest.fixture(params=faults.COMMANDS)
-def command(request):
-    return faults.COMMANDS[request.param]
+def commands(*shown):
+    """Each command as the argument `command`: these in the tier `full`, the others by hand."""
+    cases = [
+        pytest.param(command, id=name, marks=pytest.mark.full if name in shown else pytest.mark.slow)
+        for name, command in faults.COMMANDS.items()
+    ]
+    return pytest.mark.parametrize("command", cases)
 
 
 def count(trials):
@@ -24,27 +29,27 @@ def count(trials):
     return number
 
 
-@pytest.mark.full
+@commands("empirical")
 def test_killed_at_random_times(command, tmp_path):
     assert count(faults.signals(command, signal.SIGKILL, tmp_path, TRIALS)) == TRIALS
 
 
-@pytest.mark.full
+@commands("sweep")
 def test_interrupted_at_random_times(command, tmp_path):
     assert count(faults.signals(command, signal.SIGINT, tmp_path, TRIALS)) == TRIALS
 
 
-@pytest.mark.slow
+@commands()
 def test_one_bit_of_every_file(command, tmp_path):
     assert count(faults.flips(command, tmp_path)) >= 2 * faults.FLIPS
 
 
-@pytest.mark.full
+@commands()
 def test_two_at_once(command, tmp_path):
     assert count(faults.two_at_once(command, tmp_path)) == 1
 
 
-@pytest.mark.slow
+@commands()
 def test_a_full_disk(command, tmp_path):
     if not count(faults.full_disk(command, tmp_path)):
         pytest.skip("this system lets no user mount a file system")

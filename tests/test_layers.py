@@ -34,12 +34,14 @@ from ntk_analysis.layers import (
     Dense,
     Flatten,
     GlobalAvgPool,
+    GroupNorm,
     LastBatchNorm,
     Layer,
     LayerNorm,
     Repeat,
     Residual,
     ResidualChain,
+    RMSNorm,
     Serial,
 )
 from ntk_analysis.networks import fully_connected
@@ -87,7 +89,11 @@ EXACT = [  # one hidden layer, or linear: the average over draws is the kernel a
 # (n/(n - 1) is exact for independent ones only): the average over draws approaches the kernel like 1/width
 APPROACHED = [
     ("LayerNorm", lambda n: Serial(Dense(n, 1.0, 0.2), LayerNorm(0.3), Activation("erf"), Dense(2)), pairs),
+    ("RMSNorm", lambda n: Serial(Dense(n, 1.0, 0.2), RMSNorm(0.3), RELU, Dense(2)), pairs),
     *full(
+        ("RMSNorm", lambda n: Serial(Dense(n), RELU, RMSNorm(), Dense(2, 1.5, center=True)), pairs),
+        ("GroupNorm", lambda n: Serial(Dense(n), RELU, GroupNorm(0.1, 2), Dense(2, 1.5, center=True)), pairs),
+        ("GroupNorm", lambda n: Serial(Conv(n, 2), GroupNorm(0.1, 2), RELU, Flatten(), Dense(2)), images),
         ("LayerNorm", lambda n: Serial(Dense(n, 1.0, 0.2), LayerNorm(), RELU, Dense(2, 1.5)), pairs),
         ("LayerNorm", lambda n: Serial(Dense(n), RELU, LayerNorm(), Dense(n, 1.5), LayerNorm(0.1)), pairs),
         ("Dense", lambda n: Serial(Dense(n), RELU, Dense(2, 2.9, 0.1, standardize=True)), pairs),

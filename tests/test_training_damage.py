@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from damages import DAMAGES, flip
 
 from ntk_analysis import data
 from ntk_analysis.common.checksums import damage, sealed, unsealed, write_sums
@@ -33,13 +34,6 @@ def trained(trainer, tmp_path_factory):
 @pytest.fixture
 def folder(trained, tmp_path):
     return shutil.copytree(trained[1], tmp_path / "run")
-
-
-def flip(path, place=None):
-    """Changes one bit of a file, in the middle of it or at a place."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2 if place is None else place] ^= 1
-    path.write_bytes(content)
 
 
 def largest(folder):
@@ -122,35 +116,6 @@ def test_a_second_run_in_one_folder_is_refused(trainer, trained, folder):
 def of(epoch):
     """Files of a checkpoint by their place in it; random names of orbax by their number."""
     return lambda folder: sorted(path for path in (folder / "checkpoints" / epoch).rglob("*") if path.is_file())
-
-
-def emptied(path):
-    path.write_bytes(b"")
-
-
-def truncated(path):
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def lengthened(path):
-    path.write_bytes(path.read_bytes() + b"\n")
-
-
-def folder_in_place(path):
-    path.unlink()
-    path.mkdir()
-
-
-DAMAGES = {
-    "first bit": lambda path: flip(path, 0),
-    "middle bit": flip,
-    "last bit": lambda path: flip(path, -1),
-    "emptied": emptied,
-    "truncated": truncated,
-    "lengthened": lengthened,
-    "missing": lambda path: path.unlink(),
-    "a folder": folder_in_place,
-}
 
 
 @pytest.mark.full

@@ -260,19 +260,24 @@ class Bent(PiecewiseLinear):
         return self.label
 
 
+LARGEST_SLOPE = 1e100  # of a leaky ReLU: its third power is a number of float64
+
+
 @dataclass(frozen=True)
 class LeakyRelu(NumbersAsData, PiecewiseLinear):
     """phi(x) = max(x, 0) + slope min(x, 0); the slope is a number by which networks can be differentiated.
 
     Raises:
-        ValueError: the slope is not finite.
+        ValueError: the slope is not finite, or above 1e100, whose powers float64 does not hold.
     """
 
     slope: Number = 0.01
 
     def __post_init__(self) -> None:
-        if is_known(self.slope) and not math.isfinite(self.slope):
-            raise ValueError(f"got slope {self.slope} for leaky_relu, expected a finite number")
+        if is_known(self.slope) and not abs(self.slope) <= LARGEST_SLOPE:
+            raise ValueError(
+                f"got slope {self.slope:g} for leaky_relu, expected a finite number of at most {LARGEST_SLOPE:g}"
+            )
 
     @property
     def linear(self) -> Number:  # type: ignore[override]
@@ -545,9 +550,12 @@ def _named(name: str) -> Activation:
         return NAMED[key]
     if match := re.fullmatch(r"leaky_relu\((.+)\)", key):
         try:
-            return leaky_relu(float(match[1]))
+            slope = float(match[1])
         except ValueError:
-            raise ValueError(f"got {name!r}, expected a finite number as the slope, as in 'leaky_relu(0.2)'") from None
+            slope = math.nan
+        if not math.isfinite(slope):
+            raise ValueError(f"got {name!r}, expected a finite number as the slope, as in 'leaky_relu(0.2)'")
+        return leaky_relu(slope)
     raise ValueError(f"unknown activation {name!r}: choose one of {', '.join(NAMED)}, or pass a JAX function")
 
 

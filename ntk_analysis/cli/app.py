@@ -103,7 +103,9 @@ def usage(error: typer.TyperException) -> str:
 
 def described(error: Exception) -> str:
     """One line on an error; of a type that our own refusals do not have, with its name and how to see where it was."""
-    ours = isinstance(error, ArithmeticError | ImportError | MemoryError | OSError | TypeError | ValueError)
+    ours = isinstance(
+        error, ArithmeticError | ImportError | MemoryError | NotImplementedError | OSError | TypeError | ValueError
+    )
     if ours and str(error):
         return one_line(error)
     words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

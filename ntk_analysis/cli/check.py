@@ -1,5 +1,7 @@
 """The claims of papers, and a user's own network, checked."""
 
+import warnings
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -7,19 +9,26 @@ from typing import Annotated
 import typer
 from typer import Option
 
+from ntk_analysis.cli.effects import refuse_idle
 from ntk_analysis.cli.progress import progress
 
 
 def check(
     only: Annotated[
         list[str] | None,
-        Option(metavar="ID", help="Check this claim only; may be given several times.", show_default=False),
+        Option(
+            metavar="ID",
+            help="Check this claim only. It may be given several times; --list shows the ids.",
+            show_default=False,
+        ),
     ] = None,
     *,
     quick: Annotated[
-        bool, Option("--quick", help="Use small sizes, about 3 minutes for all claims: the default.")
+        bool, Option("--quick", help="Use small sizes, which take about 3 minutes for all claims. This is the default.")
     ] = False,
-    full: Annotated[bool, Option("--full", help="Use the sizes of the results on record.")] = False,
+    full: Annotated[
+        bool, Option("--full", help="Use the sizes with which the recorded results were computed.")
+    ] = False,
     report: Annotated[
         Path | None,
         Option(metavar="DIR", help="Folder for report.html, claims.json and claims.md.", show_default=False),
@@ -30,7 +39,7 @@ def check(
         str | None,
         Option(
             metavar="MODULE:FUNCTION",
-            help="Check your own network instead: a function that returns (f, params, x), as for `diagnose`.",
+            help="Check your own network instead of the papers. FUNCTION returns (f, params, x), as for `diagnose`.",
             show_default=False,
         ),
     ] = None,
@@ -38,9 +47,9 @@ def check(
         list[str] | None,
         Option(
             metavar="END=AXIS,...",
-            help="Fan-in AXIS of the network's arrays whose path ends in END, such as weight=1 for PyTorch; may be "
-            "given several times. Default: as the modules say, or by shape: (fan-in, units), (height, width, channels, "
-            "units).",
+            help="For --network: the AXIS that is the fan-in of arrays whose path ends in END, such as weight=1 for "
+            "PyTorch. It may be given several times. By default the network's modules say it, or else the shape: "
+            "(fan-in, units) or (height, width, channels, units).",
             show_default=False,
         ),
     ] = None,
@@ -49,7 +58,7 @@ def check(
 
     The exit status is 0 when every verdict is the one on record and 1 when one differs or a check breaks down. With
     --network, the command answers the questions that make sense for any network, such as decorrelation, phase and
-    conditioning; an unknown --only lists them.
+    conditioning; a name behind --only that is none of them lists them all.
     """
     try:
         from ntk_analysis.paper_checks.command import check as checked
@@ -61,6 +70,9 @@ def check(
         ) from error
 
     if list_claims:
+        given: dict[str, object] = {"only": only, "quick": quick, "full": full, "report": report, "seed": seed}
+        given |= {"network": network, "axes": axes}
+        refuse_idle((name for name, value in given.items() if value), "with --list, which checks nothing")
         return print(claims_listed())
     if quick and full:
         raise ValueError("--quick and --full exclude each other: leave one out")
@@ -68,8 +80,18 @@ def check(
     if axes and network is None:
         raise ValueError("--axes states the fan-in of a network's arrays: give --network too")
     stated = dict(map(_stated, axes)) if axes else None
-    status = checked(only or [], network, Setting(seed=seed, full=full), report, bars, stated)
+    with nullcontext() if network else in_stated_precision():
+        status = checked(only or [], network, Setting(seed=seed, full=full), report, bars, stated)
     raise typer.Exit(status)
+
+
+def in_stated_precision() -> AbstractContextManager[None]:
+    """A context in which claims have the precision that they state, whatever JAX_ENABLE_X64 says, which is told."""
+    import jax
+
+    if jax.dtypes.canonicalize_dtype(float) == "float64":
+        warnings.warn("JAX_ENABLE_X64 is left aside: each claim states its precision", stacklevel=2)
+    return jax.enable_x64(False)
 
 
 def _stated(text: str) -> tuple[str, tuple[int, ...]]:

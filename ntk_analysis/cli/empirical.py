@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from typer import Argument, Option
 
+from ntk_analysis.cli.effects import refuse_idle
 from ntk_analysis.cli.groups import Group
 from ntk_analysis.cli.options import ClusterOptions, ImageOptions, NetworkOptions, PlanOptions, refuse
 
@@ -14,18 +15,24 @@ from ntk_analysis.cli.options import ClusterOptions, ImageOptions, NetworkOption
 class KernelOptions(Group, title="Kernel"):
     """What is computed, and how."""
 
-    kernel: Annotated[Literal["ntk", "nngp"], Option(help="The tangent kernel, or the products of outputs.")] = "ntk"
+    kernel: Annotated[
+        Literal["ntk", "nngp"], Option(help="Kernel to compute: the tangent kernel, or the products of outputs.")
+    ] = "ntk"
     layout: Annotated[
         Literal["full", "diagonal", "trace"],
-        Option(help="Layout: full (N, N, C, C); diagonal (N, N, C); or trace (N, N), the sum over outputs."),
+        Option(help="What to keep of C outputs: full (N, N, C, C), diagonal (N, N, C), or trace (N, N), their sum."),
     ] = "full"
-    method: Annotated[str, Option(help="How to compute it: auto, jacobian, products, layerwise or last_norm.")] = "auto"
+    method: Annotated[
+        str, Option(help="Method: auto takes the cheapest of jacobian, products, layerwise and last_norm.")
+    ] = "auto"
     coupled: Annotated[
-        Literal["detect", "yes", "no"], Option(help="Do outputs depend on the other inputs of their batch?")
+        Literal["detect", "yes", "no"],
+        Option(help="Whether an output depends on the other inputs of its batch; detect tries it out."),
     ] = "detect"
-    float64: Annotated[bool, Option("--float64", help="Compute the same network in float64.")] = False
+    float64: Annotated[bool, Option("--float64", help="Compute in float64, with the same weights.")] = False
     memory: Annotated[
-        str | None, Option(help="Memory a tile may take on its device, such as 4GiB; default: half of what is free.")
+        str | None,
+        Option(help="Memory that a tile may take on its device, such as 4GiB; default: half of what is free."),
     ] = None
 
     def arguments(self) -> dict[str, Any]:
@@ -59,25 +66,35 @@ def empirical(
     ] = None,
     *,
     store: Annotated[
-        Path | None, Option(help="Folder for the kernel; a kernel begun there is continued.", show_default=False)
+        Path | None,
+        Option(
+            help="Folder for the kernel. If it has a part of this kernel, only the rest is computed.",
+            show_default=False,
+        ),
     ] = None,
     images: Annotated[
         Path | None,
-        Option(help="Images, as for `kernel`, on which to draw a fully connected network.", show_default=False),
+        Option(
+            help="Images, as for `kernel`, for a fully connected network that is drawn at random.", show_default=False
+        ),
     ] = None,
-    seed: Annotated[int, Option(help="Seed of the subset and of the weights drawn.", min=0)] = 0,
-    plan: Annotated[bool, Option("--plan", help="Show tiles, bytes, operations and time; compute nothing.")] = False,
+    seed: Annotated[
+        int, Option(help="Seed that chooses the inputs of --count, and draws the weights for --images.", min=0)
+    ] = 0,
+    plan: Annotated[
+        bool, Option("--plan", help="Show how many tiles, bytes, operations and seconds it takes, and compute nothing.")
+    ] = False,
     computed: KernelOptions,
     drawn: DrawnOptions,
     inputs: ImageOptions,
     elsewhere: PlanOptions,
     cluster: ClusterOptions,
 ) -> None:
-    """Computes the tangent kernel of a finite network, on disk; repeat the command to go on after a kill.
+    """Computes the tangent kernel of a finite network, and keeps it on disk.
 
-    The network is your own, MODULE:FUNCTION, or a fully connected one on --images, drawn with the seed in float32.
-    --plan --layout trace --for-inputs 1000000 --on-devices 64 --memory 80GiB --flops-per-second 1e13
-    --writes-per-second 2e9 shows what a large kernel takes on machines that are not at hand.
+    A command that was stopped goes on where it was when it is given again. The network is your own, MODULE:FUNCTION, or
+    a fully connected one for --images, whose weights are drawn in float32. Give --plan with the options under
+    "Plan" to see what a large kernel takes on machines that are not at hand.
     """
     from ntk_analysis.cli import tiles
 
@@ -88,8 +105,12 @@ def empirical(
     if network is not None:
         of_images = {*drawn.given(), *inputs.given()} - {"count"}
         refuse(of_images, "is for --images; MODULE:FUNCTION has inputs and a network of its own")
+        if inputs.count is None:
+            refuse_idle({"seed"} if seed else (), "on MODULE:FUNCTION without --count, which chooses inputs with it")
     if not plan:
         refuse(set(elsewhere.given()), "is for --plan")
+    elif elsewhere.given():
+        refuse_idle(cluster.given(), "beside the options of a plan for other machines")
     if computed.kernel == "nngp":
         refuse({"method"} & {*computed.given()}, "is for the tangent kernel; --kernel nngp has one method only")
 

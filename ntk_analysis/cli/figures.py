@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Option
 
+from ntk_analysis.cli.effects import refuse_idle
 from ntk_analysis.cli.progress import progress
 from ntk_analysis.common import quick_compilation
 
@@ -22,16 +23,16 @@ def figures(
         list[str] | None,
         Argument(
             metavar="[NAME]...",
-            help="Any of fig2 fig3 fig4 fig6 supp1 supp2 supp3 table1 phase_diagram condition_number bn_growth "
-            "same_kernel kernel_matrices, and trainability dynamics generalisation width_study learning_rates; "
-            "default: the first thirteen.",
+            help="Names among fig2 fig3 fig4 fig6 supp1 supp2 supp3 table1 phase_diagram condition_number bn_growth "
+            "same_kernel kernel_matrices, and trainability dynamics generalisation width_study learning_rates "
+            "image_kernels; default: the first thirteen.",
             show_default=False,
         ),
     ] = None,
     *,
-    everything: Annotated[bool, Option("--all", help="Draw all nineteen figures.")] = False,
+    everything: Annotated[bool, Option("--all", help="Draw all figures.")] = False,
     full: Annotated[
-        bool, Option("--full", help="Use the sizes of figures/gallery: all nineteen then take twelve minutes.")
+        bool, Option("--full", help="Use the sizes of the gallery; all figures then take fifteen minutes.")
     ] = False,
     out: Annotated[Path, Option(help="Folder for the pictures (PNG, SVG) and their data (NPZ, JSON).")] = Path("out"),
     data: Annotated[
@@ -40,40 +41,55 @@ def figures(
     ] = None,
     image_centering: Annotated[
         Literal["none", "dataset"] | None,
-        Option(
-            help="What is subtracted from images: nothing, or the data set's mean image; default: as each figure says."
-        ),
+        Option(help="What is subtracted from images: nothing, or their mean image; default: what each figure says."),
     ] = None,
-    seed: Annotated[int, Option(help="Seed of images, pairs, channels and networks.", min=0)] = 0,
+    seed: Annotated[
+        int, Option(help="Seed of all random choices: images, pairs of them, channels, weights.", min=0)
+    ] = 0,
     jobs: Annotated[
         int | None,
         Option(
-            help="Number of figures drawn at a time, each in a process; default: 2, or 1 with --full or on one core.",
+            help="Number of figures to draw at a time, each in a process; default: 2, or 1 with --full or on one core.",
             min=1,
         ),
     ] = None,
     from_data: Annotated[
-        Path | None, Option(help="Draw again from the NPZ and JSON files in this folder; compute nothing.")
+        Path | None,
+        Option(
+            help="Folder with NPZ and JSON files of these figures: they are drawn from them, and nothing is computed."
+        ),
     ] = None,
 ) -> None:
     """Computes and draws figures of the paper and of the theory, in small sizes; --all adds those that take longer.
 
-    fig2, fig3: channels over a batch: plain, with batch norm, with weight mean. fig4: the correlation maps. fig6:
-    accuracy by epoch. supp1, supp2: correlation of image pairs by layer. supp3: the last batch norm's variance by step.
-    table1: memory of training. phase_diagram: order and chaos. condition_number: the NTK's, by depth.
-    bn_growth: batch norm's rates against batch size. same_kernel: is weight mean's kernel that of batch norm?
-    kernel_matrices: NNGP and NTK through depth.
+    \b
+    fig2, fig3        values of channels over a batch, by normalisation
+    fig4              maps of correlation from layer to layer
+    fig6              accuracy by epoch
+    supp1, supp2      correlation of pairs of images by layer
+    supp3             variance of the last batch norm by training step
+    table1            memory that training needs
+    phase_diagram     order and chaos over variances of weights and biases
+    condition_number  condition number of the NTK by depth
+    bn_growth         growth rates of batch norm by batch size
+    same_kernel       whether weight mean has the kernel of batch norm
+    kernel_matrices   NNGP and NTK through depth
 
-    With --all also: trainability: largest eigenvalues and stable learning rates. dynamics: training against each
-    network's own NTK, and behind a last batch norm. generalisation: test accuracy by depth. width_study: finite
-    networks against their kernels. learning_rates: the rates that train a deep network, by normalisation.
-    """
+    \b
+    With --all also:
+    trainability      largest eigenvalues and stable learning rates
+    dynamics          training against the network's own NTK
+    generalisation    test accuracy by depth
+    width_study       finite networks against their kernels
+    learning_rates    rates that train a deep network, by normalisation
+    image_kernels     kernels of convolutional networks, layer by layer
+    """  # click leaves a paragraph with a backspace as it is
     if not full:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick_compilation.flags()}".strip()
     try:
         from ntk_analysis.common.files import require_folder
         from ntk_analysis.figures.config import Config
-        from ntk_analysis.figures.names import selected
+        from ntk_analysis.figures.names import WITHOUT, selected
     except ImportError as error:  # a wheel without the figures
         raise ValueError(
             f"the figures cannot be imported ({error}); install ntk-analysis with its dependencies"
@@ -81,6 +97,12 @@ def figures(
 
     require_folder(out)
     chosen = selected(names or [], everything=everything)
+    given = {name for name, value in (("data", data), ("image_centering", image_centering), ("seed", seed)) if value}
+    if from_data is not None:
+        refuse_idle(given | ({"full"} if full else set()), "with --from-data, which computes nothing")
+    for name in given:
+        if set(chosen) <= set(WITHOUT[name]):
+            refuse_idle({name}, f"on {', '.join(chosen)}")
     config = Config(data=data, image_centering=image_centering, seed=seed, full=full)
     at_a_time = min(jobs or (1 if full else min(2, os.cpu_count() or 1)), len(chosen))
     if at_a_time == 1:

@@ -5,14 +5,16 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from ntk_analysis.cli.effects import refuse_idle
 from ntk_analysis.cli.options import ImageOptions, NetworkOptions
+from ntk_analysis.cli.progress import stages
 
 
 def kernel(
-    path: Annotated[Path, Argument(help="Images: .npy, .npz, an IDX file, or a folder of MNIST or CIFAR files.")],
-    out: Annotated[Path, Option(help="File for the result: .npz (kernels and spectrum) or .json (spectrum).")],
+    path: Annotated[Path, Argument(help="Images: a .npy, .npz or IDX file, or a folder of MNIST or CIFAR files.")],
+    out: Annotated[Path, Option(help="File for the result: .npz for kernels and spectra, .json for spectra only.")],
     *,
-    seed: Annotated[int, Option(help="Seed of the subset.", min=0)] = 0,
+    seed: Annotated[int, Option(help="Seed that chooses the images of --count.", min=0)] = 0,
     layers: NetworkOptions,
     images: ImageOptions,
 ) -> None:
@@ -22,9 +24,14 @@ def kernel(
     from ntk_analysis.infinite import infinite_kernel
 
     require_result(out, (".npz", ".json"), [path])
+    if images.count is None:
+        refuse_idle({"seed"} if seed else (), "without --count, which chooses images with it")
     network = layers.network()
     name, x = images.read(path, seed)
-    record, arrays = kernel_record(infinite_kernel(network, x))
+    with stages(3) as begin:
+        begin(f"kernel of {len(x):,} images")
+        found = infinite_kernel(network, x)
+        record, arrays = kernel_record(found, begin)
     record |= {
         "data": name,
         "images": len(x),
@@ -42,7 +49,7 @@ def compare(
     ] = None,
     *,
     count: Annotated[int, Option(help="Use at most this many images, chosen with the seed.", min=1)] = 50,
-    seed: Annotated[int, Option(help="Seed of the subset.", min=0)] = 0,
+    seed: Annotated[int, Option(help="Seed that chooses the images of --count.", min=0)] = 0,
     layers: NetworkOptions,
 ) -> None:
     """Compares NNGP and NTK with those of neural-tangents, and shows their largest relative differences.
@@ -58,7 +65,9 @@ def compare(
     network = layers.network()
     images = data.load_digits() if path is None else data.read_images(path)
     images = images.subset(min(count, len(images.images)), seed)
-    result = reference.compare(network, data.preprocess(images.images))
+    with stages(1) as begin:
+        begin("kernels of both libraries")
+        result = reference.compare(network, data.preprocess(images.images))
     print(f"network   {network!r}")
     print(f"images    {len(images.images)} of {images.name}")
     print(f"NNGP      {result.nngp:.1e} largest relative difference")

@@ -1,7 +1,6 @@
 """What training takes: the arrays that the backward pass keeps, beside the paper's tables."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,6 +9,7 @@ from typer import Argument, Option
 
 from ntk_analysis.cli.groups import Group
 from ntk_analysis.cli.options import TRAINED_NAMES, refuse
+from ntk_analysis.cli.progress import progress
 
 if TYPE_CHECKING:
     from ntk_analysis.training.memory import Account, Published
@@ -23,8 +23,10 @@ CIFAR_CLASSES, IMAGENET_CLASSES = 100, 1000
 class SizeOptions(Group, title="Sizes for MODEL"):
     """The sizes of networks that are named; the paper's tables have their own."""
 
-    batch: Annotated[int, Option(help="Number of images in a step.", min=2)] = 256
-    stem: Annotated[Literal["cifar", "imagenet"], Option(help="Size of the images: 32 x 32, or 224 x 224.")] = "cifar"
+    batch: Annotated[int, Option(help="Number of images in a training step.", min=2)] = 256
+    stem: Annotated[
+        Literal["cifar", "imagenet"], Option(help="Size of the images: cifar is 32 x 32, imagenet 224 x 224.")
+    ] = "cifar"
     classes: Annotated[
         int | None,
         Option(help="Number of logits; default: 100, or 1000 with --stem imagenet.", min=1, show_default=False),
@@ -33,14 +35,15 @@ class SizeOptions(Group, title="Sizes for MODEL"):
 
 def memory(
     models: Annotated[
-        list[str] | None, Argument(metavar="MODEL", help="Networks, such as vgg16 or resnet50.", show_default=False)
+        list[str] | None,
+        Argument(metavar="MODEL", help="Names of networks, such as vgg16 or resnet50.", show_default=False),
     ] = None,
     *,
     normalization: Annotated[
         list[str] | None,
         Option(
             metavar="NAME",
-            help=f"Normalisation to compare with batch norm: {TRAINED_NAMES}. Give it again for another; default: all.",
+            help=f"Normalisation to compare with batch norm: {TRAINED_NAMES}. Several may be given; default: all.",
             show_default=False,
         ),
     ] = None,
@@ -48,9 +51,12 @@ def memory(
     table3: Annotated[bool, Option("--table3", help="Take the networks of the paper's Table 3, ImageNet.")] = False,
     compile: Annotated[
         bool,
-        Option("--compile", help="Compile each gradient here, too, and show XLA's temporaries: this takes minutes."),
+        Option(
+            "--compile",
+            help="Also compile each gradient here, and show what XLA adds for temporary arrays: this takes minutes.",
+        ),
     ] = False,
-    out: Annotated[Path | None, Option(help="File for all accounts, .json.")] = None,
+    out: Annotated[Path | None, Option(help="File for all numbers, .json.")] = None,
     sizes: SizeOptions,
 ) -> None:
     """Tells the memory that training needs, by normalisation and kind of layer: from shapes, without a run.
@@ -58,6 +64,7 @@ def memory(
     The command counts the arrays that JAX hands from forward to backward pass, in MiB and float32,
     which is a bound before compilation.
     """
+    from ntk_analysis.cli.output import json_text
     from ntk_analysis.common.files import require_result, write_whole
     from ntk_analysis.training.memory import TABLE_1, TABLE_3, WHY, Published
 
@@ -73,12 +80,13 @@ def memory(
     names = [_names(row.model, normalization or []) for row, *_ in wanted]  # every error before any result
     records = []
     for (row, size, count), normalizations in zip(wanted, names, strict=True):
-        accounts = _accounts(row, size, count, normalizations, compile)
+        with progress(transient=True) as track:
+            accounts = _accounts(row, size, count, track(normalizations, row.model), compile)
         print("\n".join(_lines(row, accounts)), end="\n\n")
         records += [account.record() | _reported(row, account.normalization) for account in accounts]
     print(WHY)
     if out is not None:
-        write_whole(out, lambda temporary: temporary.write_text(json.dumps(records, indent=2) + "\n"))
+        write_whole(out, lambda temporary: temporary.write_text(json_text(records), encoding="utf-8"))
         print(f"written to {out}")
 
 
@@ -96,7 +104,7 @@ def _names(model: str, wanted: Sequence[str]) -> list[str]:
 
 
 def _accounts(
-    row: "Published", stem: str, classes: int | None, normalizations: Sequence[str], compiled: bool
+    row: "Published", stem: str, classes: int | None, normalizations: Iterable[str], compiled: bool
 ) -> list["Account"]:
     from ntk_analysis.training.memory import account
 

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from ntk_analysis.cli.progress import progress
+
 
 def diagnose(
     network: Annotated[
@@ -18,12 +20,23 @@ def diagnose(
     ],
     *,
     count: Annotated[
-        int | None, Option(help="Use this many of the inputs, chosen with the seed; default: all up to 256.")
+        int | None, Option(help="Use this many of the inputs, chosen with --seed; default: all, up to 256.")
     ] = None,
     memory: Annotated[
-        str | None, Option(help="Memory a tile of the kernel may take, such as 4GiB; default: half of what is free.")
+        str | None,
+        Option(help="Memory that a tile of the kernel may take, such as 4GiB; default: half of what is free."),
     ] = None,
-    seed: Annotated[int, Option(help="Seed of the subset, the shuffles and the probes.", min=0)] = 0,
+    shuffles: Annotated[
+        int,
+        Option(
+            help="Number of networks with the same weights in another order. They tell how much chance changes, and "
+            "more of them make the error smaller.",
+            min=2,
+        ),
+    ] = 8,
+    seed: Annotated[
+        int, Option(help="Seed of all random choices: inputs, shuffles, and vectors that probe derivatives.", min=0)
+    ] = 0,
     out: Annotated[Path | None, Option(help="File for the report, .json.")] = None,
 ) -> None:
     """Examines your own network: its NTK's conditioning, its largest stable learning rate, and its phase.
@@ -38,7 +51,8 @@ def diagnose(
     if out is not None:
         require_result(out, (".json",))
     f, params, x = load_network(network)
-    found = diagnosed(f, params, x, count=count, memory=memory, seed=seed)
+    with progress(transient=True) as track:
+        found = diagnosed(f, params, x, count=count, memory=memory, seed=seed, shuffles=shuffles, track=track)
     print(found.summary())
     if out is not None:
         text = json.dumps({"network": network, **found.record()}, indent=2, allow_nan=False) + "\n"

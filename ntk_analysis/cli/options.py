@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Option
 
+from ntk_analysis.cli.effects import refuse_idle
 from ntk_analysis.cli.groups import Group
 from ntk_analysis.common.normalizations import INFINITE, TRAINED, row_of
 
@@ -22,8 +23,10 @@ Activation = Annotated[
 ]
 NormalizationName = Annotated[str, Option(help=f"Normalisation: {', '.join(INFINITE)}, or another name of these.")]
 TRAINED_NAMES = f"{', '.join(TRAINED)}, or another name of these; skip_init and fixup are for ResNets"
-WeightVariance = Annotated[float | None, Option(help="Weight variance; default: the activation's stable gain.")]
-BiasVariance = Annotated[float, Option(help="Bias variance.")]
+WeightVariance = Annotated[
+    float | None, Option(help="Variance of weights; default: the one that keeps a layer's variance, 2 for ReLU.")
+]
+BiasVariance = Annotated[float, Option(help="Variance of biases.")]
 DataSet = Annotated[
     str,
     Option(
@@ -50,7 +53,7 @@ class NetworkOptions(Group, title="Network"):
 
         row = row_of(self.normalization)
         if self.eps and row.infinite not in ("batch", "layer", "layer_post") and not row.last:
-            raise ValueError(f"--eps has no effect with --normalization {self.normalization}: leave it out")
+            refuse_idle({"eps"}, f"with --normalization {self.normalization}")
         return networks.fully_connected(
             self.depth,
             width,
@@ -67,12 +70,14 @@ class NetworkOptions(Group, title="Network"):
 class ImageOptions(Group, title="Images"):
     """The images of a path, as inputs."""
 
-    count: Annotated[int | None, Option(help="Use this many inputs, chosen with the seed; default: all.")] = None
+    count: Annotated[int | None, Option(help="Use this many of the inputs, chosen with --seed; default: all.")] = None
     image_centering: Annotated[
-        Literal["none", "dataset"], Option(help="What images lose: nothing, or the data set's mean image.")
+        Literal["none", "dataset"],
+        Option(help="What is subtracted from images: nothing, or the mean image of the data set."),
     ] = "none"
     raw: Annotated[
-        bool, Option("--raw", help="Take the numbers as they are: no centering, no scaling to |x|^2 = d.")
+        bool,
+        Option("--raw", help="Use the numbers as they are: subtract nothing, and do not scale images to |x|^2 = d."),
     ] = False
 
     def read(self, path: Path, seed: int) -> tuple[str, Any]:
@@ -99,9 +104,12 @@ class ImageOptions(Group, title="Images"):
 class ClusterOptions(Group, title="Several processes or machines"):
     """Workers of Dask; ValueError if both are given, or if the scheduler is not an address."""
 
-    workers: Annotated[int | None, Option(help="Number of processes that Dask starts here.", min=1)] = None
+    workers: Annotated[int | None, Option(help="Number of processes to start on this machine, with Dask.", min=1)] = (
+        None
+    )
     scheduler: Annotated[
-        str | None, Option(metavar="ADDRESS", help="Address of a running Dask cluster, such as tcp://host:8786.")
+        str | None,
+        Option(metavar="ADDRESS", help="Address of a Dask cluster that is running, such as tcp://host:8786."),
     ] = None
 
     def __post_init__(self) -> None:
@@ -122,12 +130,18 @@ class ModelOptions(Group, title="Network"):
     depth: Annotated[int | None, Option(help="Number of hidden layers, for mlp only. [default: 5]")] = None
     width: Annotated[
         int | None,
-        Option(help="Units of a hidden layer of mlp [512]; channels of the first stage of VGGs and ResNets [64]."),
+        Option(
+            help="Number of units of a hidden layer (mlp [512]), or channels of the first stage (VGG, ResNet [64])."
+        ),
     ] = None
-    min_fan_in: Annotated[int | None, Option(help="Smallest fan-in of a layer that is centered. [default: 51]")] = None
+    min_fan_in: Annotated[
+        int | None, Option(help="Center the weights of layers with at least this fan-in. [default: 51]")
+    ] = None
     running_variance: Annotated[
         str | None,
-        Option(help="Running variances of batch norms: unbiased (PyTorch) or biased (Flax). [default: unbiased]"),
+        Option(
+            help="Variances that batch norms remember for tests: unbiased (PyTorch), biased (Flax). [default: unbiased]"
+        ),
     ] = None
 
 
@@ -137,14 +151,17 @@ class StepOptions(Group, title="Steps"):
 
     optimizer: Annotated[str | None, Option(help="Optimizer: sgd, adam or adamw. [default: sgd]")] = None
     momentum: Annotated[float | None, Option(help="Momentum of SGD, or beta_1 of Adam. [default: 0.9]")] = None
-    weight_decay: Annotated[float | None, Option(help="Weight decay, the same for all parameters. [default: 0]")] = None
+    weight_decay: Annotated[float | None, Option(help="Weight decay of all parameters. [default: 0]")] = None
     batch: Annotated[int | None, Option(help="Number of images in a step. [default: 128]")] = None
-    epochs: Annotated[int | None, Option(help="Number of epochs; a resumed run may have more. [default: 10]")] = None
+    epochs: Annotated[
+        int | None, Option(help="Number of epochs in all; a run that is resumed may be given more. [default: 10]")
+    ] = None
     warmup_epochs: Annotated[
-        int | None, Option("--warmup", help="Number of epochs of linear warm-up. [default: 0]")
+        int | None,
+        Option("--warmup", help="Number of first epochs in which the learning rate rises from 0. [default: 0]"),
     ] = None
     augment: Annotated[
-        bool | None, Option("--augment/--no-augment", help="Augment images by random crops and flips. [default: no]")
+        bool | None, Option("--augment/--no-augment", help="Crop and flip the training images at random. [default: no]")
     ] = None
 
 
@@ -158,11 +175,15 @@ def refuse(names: set[str], reason: str) -> None:
 class PlanOptions(Group, title="Plan"):
     """The machines to plan for, which need not be at hand."""
 
-    for_inputs: Annotated[int | None, Option(help="--plan: plan for this many inputs like these.", min=1)] = None
-    on_devices: Annotated[int | None, Option(help="--plan: plan for this many devices of --memory each.", min=1)] = None
+    for_inputs: Annotated[
+        int | None, Option(help="With --plan: number of inputs to plan for, of the shape of those given.", min=1)
+    ] = None
+    on_devices: Annotated[
+        int | None, Option(help="With --plan: number of devices to plan for, with --memory each.", min=1)
+    ] = None
     flops_per_second: Annotated[
-        float | None, Option(help="--plan: operations a second of each device; default: measured here.")
+        float | None, Option(help="With --plan: operations a second of each device; default: what is measured here.")
     ] = None
     writes_per_second: Annotated[
-        float | None, Option(help="--plan: bytes a second that the storage takes from all devices.")
+        float | None, Option(help="With --plan: bytes a second that the storage takes from all devices together.")
     ] = None

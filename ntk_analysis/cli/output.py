@@ -1,6 +1,8 @@
 """Results of the command line as text, JSON and NumPy archives."""
 
 import json
+import math
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,15 @@ from ntk_analysis.meanfield import BatchNormField, MeanField, PhaseDiagram
 PHASE_LETTERS = {"ordered": "o", "critical": "+", "chaotic": "c", "unbounded": ".", "undecided": " "}
 
 
-def kernel_record(kernel: Kernel) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Facts about a kernel for JSON, and its arrays: nngp, ntk_scaled (ntk = ntk_scaled exp(log_scale)), spectra."""
-    spectra = {which: spectrum.analyse(kernel, which=which) for which in ("ntk", "nngp")}
+def kernel_record(kernel: Kernel, begin: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Facts about a kernel for JSON, and its arrays: nngp, ntk_scaled (ntk = ntk_scaled exp(log_scale)), spectra.
+
+    `begin` is told when each of the two spectra is begun.
+    """
+    spectra = {}
+    for which in ("ntk", "nngp"):
+        begin(f"spectrum of the {which.upper()}")
+        spectra[which] = spectrum.analyse(kernel, which=which)
     arrays = {"nngp": np.asarray(kernel.nngp), **kernel.arrays()}
     record: dict[str, Any] = {"version": __version__, "log_scale": float(kernel.log_scale)}
     for which, found in spectra.items():
@@ -39,10 +47,32 @@ def kernel_record(kernel: Kernel) -> tuple[dict[str, Any], dict[str, np.ndarray]
 def write_kernel(path: Path, record: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     """Writes a kernel: to .npz its arrays and, under `record`, the record as JSON; to .json record and eigenvalues."""
     if path.suffix == ".npz":
-        np.savez_compressed(path, record=np.array(json.dumps(record)), **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(path, record=np.array(json_text(record)), **arrays)  # type: ignore[arg-type]
         return
     eigenvalues = {name: values.tolist() for name, values in arrays.items() if values.ndim == 1}
-    path.write_text(json.dumps(record | eigenvalues, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json_text(record | eigenvalues), encoding="utf-8")
+
+
+def json_text(record: Any) -> str:
+    """A record as JSON, which knows no infinite numbers and no NaN: they become null."""
+    return json.dumps(_writable(record), indent=2, allow_nan=False) + "\n"
+
+
+def _writable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _writable(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_writable(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def meanfield_record(field: MeanField | BatchNormField) -> dict[str, Any]:
+    """The fields of the analysis as numbers, for JSON; the activation by its name."""
+    record = {name: value for name, value in vars(field).items() if name not in ("activation", "fixed_points")}
+    record = {"version": __version__, "activation": str(field.activation), **record}
+    if isinstance(field, BatchNormField):
+        return record | {"eigenvalues": field.eigenvalues._asdict(), "condition_number": field.condition_number}
+    return record | {"fixed_points": [asdict(point) for point in field.fixed_points]}
 
 
 def meanfield_table(field: MeanField | BatchNormField) -> dict[str, str]:

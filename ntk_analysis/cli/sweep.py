@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
+from ntk_analysis.cli.effects import check_training, refuse_idle
 from ntk_analysis.cli.options import TRAINED_NAMES, ClusterOptions, DataSet, ModelOptions, StepOptions
 from ntk_analysis.cli.progress import Interrupted, progress
 
@@ -16,19 +17,23 @@ def sweep(
         str, Option(metavar="NAME,NAME,...", help=f"Normalisations: {TRAINED_NAMES}.")
     ] = "none,mimic,batch",
     lr: Annotated[
-        str, Option(metavar="FIRST:LAST:POINTS|RATE,...", help="Learning rates: a geometric range, or a list.")
+        str, Option(metavar="FIRST:LAST:POINTS|RATE,...", help="Learning rates: a range with equal ratios, or a list.")
     ] = "1e-3:1:4",
-    seeds: Annotated[int, Option(help="Number of seeds: 0, 1, ...", min=1)] = 3,
+    seeds: Annotated[int, Option(help="Number of seeds; they are 0, 1, 2, ...", min=1)] = 3,
     first: Annotated[
-        int | None, Option(help="Show the best accuracy in this many first epochs. [default: all]", min=1)
+        int | None, Option(help="Show the best accuracy of this many first epochs. [default: of all]", min=1)
     ] = None,
     together: Annotated[
         int | None,
-        Option(help="Number of runs at once. [default: one on a CPU, else as many as memory holds]", min=1),
+        Option(
+            help="Number of runs to train at once. [default: one on a CPU, elsewhere as many as memory holds]", min=1
+        ),
     ] = None,
     out: Annotated[
         Path | None,
-        Option(metavar="DIR", help="Folder for runs.jsonl and figures; default: nothing is kept.", show_default=False),
+        Option(
+            metavar="DIR", help="Folder for runs.jsonl and figures; without it, nothing is kept.", show_default=False
+        ),
     ] = None,
     network: ModelOptions,
     steps: StepOptions,
@@ -48,6 +53,9 @@ def sweep(
     if first is not None and first > recipe.epochs:
         raise ValueError(f"got --first {first}: expected at most --epochs {recipe.epochs}")
     grid = Grid(recipe, rates(lr), tuple(range(seeds)), tuple(normalization.split(",")))
+    check_training(network.given() | steps.given(), recipe.model, grid.normalizations)
+    if cluster.given():
+        refuse_idle({"together"} if together is not None else (), "with workers, which train one run at a time each")
     workers = Workers(cluster.scheduler, cluster.workers) if cluster.given() else None
     execute(grid, data, out=out, together=together, first=first, cluster=workers)
 

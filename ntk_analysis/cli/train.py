@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
+from ntk_analysis.cli.effects import check_training
 from ntk_analysis.cli.options import TRAINED_NAMES, DataSet, ModelOptions, StepOptions
 from ntk_analysis.cli.progress import Interrupted, progress
 
@@ -17,10 +18,15 @@ class TrainedModelOptions(ModelOptions, title="Network"):
     """Further fields of a `Recipe` that choose the network."""
 
     normalization: Annotated[str | None, Option(help=f"Normalisation: {TRAINED_NAMES}. [default: none]")] = None
-    gain: Annotated[float | None, Option(help="Gain of centered weights behind a ReLU. [default: 2.934]")] = None
-    skip_scale: Annotated[str | None, Option(help="Law of MimicNorm's scalars: paper or authors. [default: paper]")] = (
-        None
-    )
+    gain: Annotated[
+        float | None, Option(help="Variance of centered weights at the start, times fan-in. [default: 2.934]")
+    ] = None
+    skip_scale: Annotated[
+        str | None,
+        Option(
+            help="Scalars of MimicNorm's residual branches: paper (1/sqrt(l)) or authors (their code). [default: paper]"
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -28,19 +34,29 @@ class TrainedStepOptions(StepOptions, title="Steps"):
     """Further fields of a `Recipe` that say how it is trained."""
 
     loss: Annotated[str | None, Option(help="Loss: cross_entropy or squared. [default: cross_entropy]")] = None
-    learning_rate: Annotated[float | None, Option("--lr", help="Largest learning rate. [default: 0.1]")] = None
+    learning_rate: Annotated[
+        float | None, Option("--lr", help="Learning rate behind warm-up and before decay. [default: 0.1]")
+    ] = None
     nesterov: Annotated[
         bool | None, Option("--nesterov/--no-nesterov", help="Use Nesterov's momentum. [default: no]")
     ] = None
     decay_at: Annotated[
-        str | None, Option(metavar="E,E,...", help="Epochs at which the learning rate falls. [default: none]")
+        str | None,
+        Option(
+            metavar="E,E,...",
+            help="Epochs behind which the learning rate is multiplied by --decay-factor. [default: none]",
+        ),
     ] = None
-    decay_factor: Annotated[float | None, Option(help="Factor by which the learning rate falls. [default: 0.1]")] = None
+    decay_factor: Annotated[
+        float | None, Option(help="Factor of the learning rate at each epoch of --decay-at. [default: 0.1]")
+    ] = None
     bfloat16: Annotated[
         bool | None,
         Option("--bfloat16/--no-bfloat16", help="Compute products and activations in bfloat16. [default: no]"),
     ] = None
-    seed: Annotated[int | None, Option(help="Seed of weights, shuffles and augmentation. [default: 0]")] = None
+    seed: Annotated[
+        int | None, Option(help="Seed of the first weights, the order of images, and augmentation. [default: 0]")
+    ] = None
 
 
 def train(
@@ -48,13 +64,17 @@ def train(
     *,
     out: Annotated[
         Path | None,
-        Option(metavar="DIR", help="Folder for metrics and checkpoints; default: nothing is kept.", show_default=False),
+        Option(
+            metavar="DIR", help="Folder for metrics and checkpoints; without it, nothing is kept.", show_default=False
+        ),
     ] = None,
-    resume: Annotated[bool, Option("--resume", help="Go on with the run in --out, if there is one.")] = False,
+    resume: Annotated[
+        bool, Option("--resume", help="Go on with the run that is in --out; begin one where there is none.")
+    ] = False,
     keep_every: Annotated[
         int | None,
         Option(
-            metavar="N", help="Keep the checkpoint of every N-th epoch. [default: only the last two are kept]", min=1
+            metavar="N", help="Keep the checkpoint of every N-th epoch, too. [default: keep the last two only]", min=1
         ),
     ] = None,
     paper: Annotated[
@@ -67,7 +87,7 @@ def train(
     ] = False,
     tensorboard: Annotated[
         Path | None,
-        Option(metavar="DIR", help="Write TensorBoard's files there; needs tensorboardX.", show_default=False),
+        Option(metavar="DIR", help="Folder for files of TensorBoard; this needs tensorboardX.", show_default=False),
     ] = None,
     network: TrainedModelOptions,
     steps: TrainedStepOptions,
@@ -87,6 +107,7 @@ def train(
     from ntk_analysis.training.recipe import Recipe
 
     recipe = (Recipe.cifar100 if paper else Recipe)(**given)
+    check_training(given | ({"decay_at": recipe.decay_at} if paper else {}), recipe.model, [recipe.normalization])
     execute(recipe, data, out=out, resume=resume, keep_every=keep_every, tensorboard=tensorboard)
 
 

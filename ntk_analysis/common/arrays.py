@@ -70,7 +70,10 @@ def whole_number(value: Any, name: str, most: int | None = None) -> int:
         ValueError: it is below 1, or above `most`.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"got {name}={value!r}, expected a whole number")
+        shown = (
+            f"{name}={value!r}" if isinstance(value, str | float | bool | None) else f"{name}: {type(value).__name__}"
+        )
+        raise TypeError(f"got {shown}, expected a whole number")
     if value < 1 or (most is not None and value > most):
         raise ValueError(f"got {name}={value}, expected {f'1 to {most:,}' if most else 'at least 1'}")
     return int(value)
@@ -95,7 +98,9 @@ def check_dense(value: Any, name: str) -> None:
 
 def _parts(value: Any) -> list[Any]:
     """The entries of nested lists; for anything else, the value itself."""
-    return jax.tree.leaves(value) if isinstance(value, list | tuple) else [value]
+    if isinstance(value, list | tuple):
+        return [part for entry in value for part in _parts(entry)]
+    return [value]
 
 
 def _from_numpy(value: Any, name: str) -> np.ndarray:
@@ -116,6 +121,10 @@ def _from_objects(array: np.ndarray, name: str) -> np.ndarray:
     for place, entry in np.ndenumerate(array):
         if not isinstance(entry, numbers.Real | np.bool_):
             where = f"{name}[{', '.join(map(str, place))}]" if place else name
+            if not place:
+                raise NotRealNumbersError(
+                    f"{name} is a {type(entry).__name__}, expected an array of numbers: are the arguments in order?"
+                )
             raise NotRealNumbersError(
                 f"{where} is a {type(entry).__name__}: the argument must be free of strings, missing values and other "
                 "objects, an array of numbers"

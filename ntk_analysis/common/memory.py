@@ -1,15 +1,25 @@
-"""How much memory there is, and a clear error before more than that is taken."""
+"""How much memory there is, within all limits of this process, and a clear error before more than that is taken."""
 
-import jax
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
 import psutil
 
 
 def available_bytes() -> int:
-    """Free memory in bytes of JAX's default device, or of the machine if the device is its processor."""
+    """Free memory in bytes of JAX's default device, or `host_bytes` if the device is the processor."""
+    import jax  # which readers of images do without
+
     statistics = jax.devices()[0].memory_stats()
     if statistics and "bytes_limit" in statistics:
         return int(statistics["bytes_limit"]) - int(statistics.get("bytes_in_use", 0))
-    return int(psutil.virtual_memory().available)
+    return host_bytes()
+
+
+def host_bytes() -> int:
+    """Memory in bytes that this process may still take: free on the machine, within its control groups and limits."""
+    return max(0, min(int(psutil.virtual_memory().available), *_left_in_groups(), *_left_to_process()))
 
 
 def require_memory(needed: int, what: str, cure: str) -> None:
@@ -22,3 +32,42 @@ def require_memory(needed: int, what: str, cure: str) -> None:
 def gib(count: int | float) -> str:
     """A number of bytes as text in GiB."""
     return f"{count / 2**30:.3g} GiB"
+
+
+def _left_to_process() -> Iterator[int]:
+    """Bytes left below the limit of the process's address space (`ulimit -v`), if it has one."""
+    if sys.platform != "win32":
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit != resource.RLIM_INFINITY:
+            yield limit - int(psutil.Process().memory_info().vms)
+
+
+def _left_in_groups(process: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
+    """Bytes left in each control group of Linux that limits this process, as containers and batch systems make them.
+
+    Files that the system caches are in a group's use, and are given up when memory is wanted.
+    """
+    try:
+        lines = process.read_text().splitlines()
+    except OSError:  # not Linux
+        return
+    for line in lines:
+        _, controllers, place = line.split(":", 2)
+        if not controllers:  # version 2
+            root, limit, use, cache = mounted, "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            root, limit, use = mounted / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cache = "total_inactive_file"
+        else:
+            continue
+        group = root / place.lstrip("/")
+        for folder in (group, *group.parents):  # a limit holds for all groups below
+            if not folder.is_relative_to(root):
+                break
+            try:
+                told = dict(entry.split() for entry in (folder / "memory.stat").read_text().splitlines())
+                yield int((folder / limit).read_text()) - int((folder / use).read_text()) + int(told.get(cache, 0))
+            except (OSError, ValueError):  # the group has no limit, or lies outside of what a container sees
+                continue

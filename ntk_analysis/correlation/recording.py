@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_analysis.common.precision import float_array
-from ntk_analysis.layers import Activation, BatchNorm, Layer, LayerNorm
+from ntk_analysis.layers import Activation, BatchNorm, GroupNorm, Layer, LayerNorm, RMSNorm
 from ntk_analysis.layers.base import Params, as_params_dtype
 
 LayersOf: TypeAlias = Callable[[jax.Array, Any], Iterable[Any]]
@@ -39,7 +39,7 @@ def hidden_layers(
         if isinstance(layer, Activation):
             yield {"pre_activation": last, "before_normalization": unnormalized}.get(place, seen)
         last = seen
-        unnormalized = unnormalized if isinstance(layer, BatchNorm | LayerNorm) else seen
+        unnormalized = unnormalized if isinstance(layer, BatchNorm | LayerNorm | RMSNorm | GroupNorm) else seen
 
 
 def _given_layers(function: LayersOf, statistic: Statistic, key: jax.Array, x: Any, chosen: Any) -> Iterator[Seen]:

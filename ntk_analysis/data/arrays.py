@@ -1,18 +1,22 @@
 """Images in NumPy's own files, .npy and .npz. Nothing is ever unpickled."""
 
 import io
+import math
 import zipfile
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from jaxtyping import Int64, Shaped
 
+from ntk_analysis.common.memory import gib
 from ntk_analysis.common.messages import one_line
-from ntk_analysis.data.files import DataError, read_bytes
-from ntk_analysis.data.images import Images, ImageSet, without_labels
+from ntk_analysis.data.files import DataError, file_size, require_fits
+from ntk_analysis.data.images import CLASSES, Images, ImageSet, without_labels
 
 NPY_MAGIC = b"\x93NUMPY"
 ZIP_MAGIC = b"PK\x03\x04"
+RATIO, LARGE = 200, 2**30  # no images of so many bytes are packed into so small a part of them
 
 
 def read_npy(path: Path) -> Shaped[np.ndarray, "..."]:
@@ -21,7 +25,9 @@ def read_npy(path: Path) -> Shaped[np.ndarray, "..."]:
     Raises:
         DataError: the file is damaged, truncated, has bytes after the data, or holds Python objects.
     """
-    return parse_npy(path, read_bytes(path))
+    size = file_size(path)
+    with path.open("rb") as stream:
+        return parse_npy(path, stream, size)
 
 
 def read_npz(path: Path) -> ImageSet:
@@ -35,16 +41,16 @@ def read_npz(path: Path) -> ImageSet:
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
             images_name, labels_name = choose_arrays(path, names)
-            images_content = archive.read(f"{images_name}.npy")
-            labels_content = archive.read(f"{labels_name}.npy") if labels_name else None
+            images = parse_member(path, archive, images_name)
+            labels = parse_member(path, archive, labels_name) if labels_name else None
     except DataError:
         raise
     except Exception as error:  # damage in a zip file surfaces as any of a dozen types
         raise unreadable(path, error) from error
-    pixels = to_images(f"{path}: {images_name}", parse_npy(path, images_content))
-    if labels_content is None:
+    pixels = to_images(f"{path}: {images_name}", images)
+    if labels is None:
         return without_labels(pixels, path.name)
-    labels = to_labels(f"{path}: {labels_name}", parse_npy(path, labels_content), count=len(pixels))
+    labels = to_labels(f"{path}: {labels_name}", labels, count=len(pixels))
     return ImageSet(pixels, labels, path.name, num_classes=int(labels.max()) + 1)
 
 
@@ -61,16 +67,36 @@ def choose_arrays(path: Path, names: list[str]) -> tuple[str, str | None]:
     return images, labels
 
 
-def parse_npy(path: Path, content: bytes) -> Shaped[np.ndarray, "..."]:
-    """The array of a .npy file's content, which must end with it (numpy.load does not check that)."""
-    stream = io.BytesIO(content)
+def parse_member(path: Path, archive: zipfile.ZipFile, name: str) -> Shaped[np.ndarray, "..."]:
+    """An array of a .npz file; the zip header says what it takes before it is unpacked."""
+    member = archive.getinfo(f"{name}.npy")
+    if member.file_size > max(LARGE, RATIO * member.compress_size):
+        raise DataError(
+            f"{path}: {name} unpacks from {gib(member.compress_size)} to {gib(member.file_size)}, as no images do; if "
+            "it is meant, save it by numpy.savez"
+        )
+    with archive.open(member) as stream:
+        return parse_npy(path, cast(io.BufferedIOBase, stream), member.file_size)
+
+
+def parse_npy(path: Path, stream: io.BufferedIOBase, size: int) -> Shaped[np.ndarray, "..."]:
+    """The array of a .npy file of this size, which must be what its header announces: that is checked first."""
     try:
-        array = np.lib.format.read_array(stream, allow_pickle=False)
+        version = np.lib.format.read_magic(stream)
+        read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
+        shape, _, dtype = read_header(stream)
+        announced = math.prod(shape) * dtype.itemsize
     except Exception as error:  # NumPy lets through what Python's tokenizer raises on a damaged header
         raise unreadable(path, error) from error
-    if stream.read(1):
-        raise DataError(f"{path}: foreign bytes after the {array.shape} array; save it again")
-    return array
+    if not dtype.hasobject and announced != size - stream.tell():
+        problem = "foreign bytes after" if announced < size - stream.tell() else "bytes are missing of"
+        raise DataError(f"{path}: {problem} the {shape} array; save it again")
+    require_fits(path, announced)
+    stream.seek(0)
+    try:
+        return np.lib.format.read_array(stream, allow_pickle=False)
+    except Exception as error:
+        raise unreadable(path, error) from error
 
 
 def unreadable(path: Path, error: Exception) -> DataError:
@@ -105,14 +131,14 @@ def to_pixels(source: str, array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarra
         raise DataError(
             f"{source}: integers {array.min()}..{array.max()}; expected 0..255, save other scales as float32"
         )
-    return array.astype(np.uint8)
+    return array.astype(np.uint8, copy=False)
 
 
 def to_labels(source: str, labels: Shaped[np.ndarray, "..."], count: int) -> Int64[np.ndarray, " n"]:
     """Class numbers, one for each image.
 
     Raises:
-        DataError: labels are not integers, are negative, or are not as many as the images.
+        DataError: labels are not integers, are negative or 100,000 and more, or are not as many as the images.
     """
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (count,):
         raise DataError(
@@ -120,4 +146,9 @@ def to_labels(source: str, labels: Shaped[np.ndarray, "..."], count: int) -> Int
         )
     if labels.min() < 0:
         raise DataError(f"{source}: label {labels.min()}; expected class numbers from 0 up")
+    if labels.max() >= CLASSES:
+        raise DataError(
+            f"{source}: label {labels.max()}; expected class numbers from 0 to {CLASSES - 1:,}, which "
+            "numpy.unique(labels, return_inverse=True)[1] makes of any others"
+        )
     return labels.astype(np.int64)

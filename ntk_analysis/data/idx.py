@@ -5,6 +5,7 @@ integer, then the data in row-major order.
 """
 
 import gzip
+import io
 import math
 import struct
 import zlib
@@ -14,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ntk_analysis.common.messages import one_line
-from ntk_analysis.data.files import DataError, check_labels, for_split, read_bytes
+from ntk_analysis.data.files import DataError, check_labels, file_size, for_split, require_fits
 from ntk_analysis.data.images import ImageSet
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -35,16 +36,28 @@ def read_idx(path: str | Path) -> UInt8[np.ndarray, "..."]:
         DataError: the file is missing, truncated, not IDX, of another type, empty, or has bytes after the data.
     """
     path = Path(path)
-    content = decompress(path, read_bytes(path))
-    shape = idx_shape(path, content)
-    start = 4 + 4 * len(shape)
-    got, expected = len(content) - start, math.prod(shape)
-    if got != expected:
-        problem = "truncated" if got < expected else "followed by foreign bytes"
-        raise DataError(
-            f"{path}: {problem}: {got} bytes of data, expected {expected} for shape {shape}; get the file again"
-        )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()  # frombuffer alone is read-only
+    file_size(path)  # refuses what is no file
+    with path.open("rb") as file:
+        packed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+        file.seek(0)
+        try:
+            return read_array(path, gzip.GzipFile(fileobj=file) if packed else file)
+        except (OSError, EOFError, zlib.error) as error:
+            damaged = f"damaged or truncated{' gzip' * packed} ({one_line(error)})"
+            raise DataError(f"{path}: {damaged}; get the file again") from error
+
+
+def read_array(path: Path, stream: io.BufferedIOBase) -> UInt8[np.ndarray, "..."]:
+    """The array of an IDX file's content, of which no more is unpacked than its header announces."""
+    shape = idx_shape(path, stream.read(4 + 4 * MAX_DIMENSIONS))
+    expected = math.prod(shape)
+    require_fits(path, expected)
+    stream.seek(4 + 4 * len(shape))
+    content = stream.read(expected + 1)
+    if len(content) != expected:
+        problem = f"truncated: {len(content)}" if len(content) < expected else "followed by foreign bytes: more"
+        raise DataError(f"{path}: {problem} bytes of data, expected {expected} for shape {shape}; get the file again")
+    return np.frombuffer(content, np.uint8).reshape(shape).copy()  # frombuffer alone is read-only
 
 
 def read_mnist(directory: str | Path, split: str = "train", name: str = "MNIST") -> ImageSet:
@@ -104,16 +117,6 @@ def read_rank(path: Path, rank: int) -> UInt8[np.ndarray, "..."]:
     if array.ndim != rank:
         raise DataError(f"{path}: {array.ndim}-dimensional array, expected {rank} dimensions; is the file misnamed?")
     return array
-
-
-def decompress(path: Path, content: bytes) -> bytes:
-    """The content itself, or the unpacked content if it is gzip."""
-    if not content.startswith(GZIP_MAGIC):
-        return content
-    try:
-        return gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: damaged or truncated gzip ({one_line(error)}); get the file again") from error
 
 
 def idx_shape(path: Path, content: bytes) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from ntk_analysis.data.files import DataError, check_labels
 Images: TypeAlias = UInt8[np.ndarray, "n h w c"] | Float[np.ndarray, "n h w c"]
 
 NO_LABEL = -1
+CLASSES = 100_000  # at most: a network has an output for each
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +26,8 @@ class ImageSet:
         num_classes: number of classes of the data set (a subset may miss some); 0 if there are no labels.
 
     Raises:
-        DataError: there are no images, shapes do not fit together, labels are out of range, or pixels are NaN or
-            infinite.
+        DataError: there are no images, shapes do not fit together, labels are out of range, there are more than
+            100,000 classes, or pixels are NaN or infinite.
     """
 
     images: np.ndarray  # bare types here: __post_init__ checks shapes and dtypes always, not only in the tests
@@ -44,6 +45,8 @@ class ImageSet:
                 f"{self.name}: {self.labels.dtype} labels of shape {self.labels.shape} for {len(self.images)} images; "
                 "give one integer an image"
             )
+        if self.num_classes > CLASSES:
+            raise DataError(f"{self.name}: {self.num_classes} classes; give at most {CLASSES:,}")
         check_finite(self.name, self.images)
         if self.labelled:
             check_labels(self.name, self.labels, self.num_classes)

@@ -5,6 +5,8 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 from jaxtyping import Float, Float64, Real
 
+from ntk_analysis.common.arrays import concrete
+from ntk_analysis.common.memory import gib, host_bytes
 from ntk_analysis.data.files import DataError
 from ntk_analysis.data.images import check_finite, describe_rows
 
@@ -28,14 +30,22 @@ def preprocess(
         Inputs float64 (N, d), dimensionless, with rows of |x|^2 = d, which is variance q = |x|^2/d = 1.
 
     Raises:
-        ValueError: `image_centering` is unknown.
+        ValueError: `image_centering` is unknown, or the images are no array of real numbers.
         DataError: there are no images, pixels are NaN or infinite, or rows are zero and have no direction to scale:
             black images, or with "dataset" images equal to the mean image (one image alone, or N copies of one).
+        MemoryError: the inputs do not fit into memory.
     """
     if image_centering not in get_args(ImageCentering):
         raise ValueError(f"image_centering={image_centering!r} is unknown; use 'none' or 'dataset'")
-    if images.size == 0:
+    images = concrete(images, "images")
+    if images.size == 0 or images.ndim < 2:
         raise DataError(f"preprocess: images of shape {images.shape}; give at least one image with at least one pixel")
+    needed = images.size * (np.dtype(np.float64).itemsize + 1)  # the inputs, and which pixels are finite
+    if needed > (free := host_bytes()):
+        raise MemoryError(
+            f"preprocess: {images.shape} images as float64 inputs take {gib(needed)}, {gib(free)} are available; use "
+            "fewer images"
+        )
     check_finite("preprocess", images)
     x = images.reshape(len(images), -1).astype(np.float64)
     x /= max(x.max(), -x.min()) or 1.0  # so that no square below overflows or underflows

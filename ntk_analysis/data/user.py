@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ntk_analysis.data.arrays import NPY_MAGIC, ZIP_MAGIC, read_npy, read_npz, to_images
 from ntk_analysis.data.cifar import CIFAR10, CIFAR100, holds_cifar, read_cifar10, read_cifar100
-from ntk_analysis.data.files import DataError, read_bytes
+from ntk_analysis.data.files import DataError, file_size
 from ntk_analysis.data.idx import GZIP_MAGIC, IDX_MAGIC, holds_mnist, read_idx, read_mnist
 from ntk_analysis.data.images import ImageSet, without_labels
 
@@ -38,7 +38,9 @@ def read_images(path: str | Path, split: str = "train") -> ImageSet:
     path = Path(path)
     if path.is_dir():
         return read_directory(path, split)
-    head = read_bytes(path)[:8]
+    file_size(path)  # refuses what is no file
+    with path.open("rb") as file:
+        head = file.read(8)
     if head.startswith(NPY_MAGIC):
         return without_labels(to_images(str(path), read_npy(path)), path.name)
     if head.startswith(ZIP_MAGIC):

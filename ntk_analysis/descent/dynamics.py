@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from ntk_analysis.common.norms import norm
 from ntk_analysis.common.precision import AnyArray, HeldArray, Real, numpy_in_float64
 from ntk_analysis.descent.stability import Apply, checked, moved
 from ntk_analysis.empirical import empirical_ntk
@@ -183,9 +184,9 @@ def _compared(
     outputs = np.asarray(
         trained_outputs(network, params, jnp.asarray(x), y, learning_rate=rate, steps=steps), np.float64
     )
-    moved = np.linalg.norm(prediction.outputs[-1] - prediction.outputs[0])
+    moved = norm(prediction.outputs[-1] - prediction.outputs[0])
     with np.errstate(over="ignore", invalid="ignore"):  # diverged, which is said by width
-        distance = np.linalg.norm(outputs[-1] - prediction.outputs[-1]) / moved
+        distance = norm(outputs[-1] - prediction.outputs[-1]) / moved
         loss = np.sum((outputs - np.asarray(y)).reshape(steps + 1, -1) ** 2, axis=1) / 2
     return float(distance), loss, prediction.loss
 

@@ -19,6 +19,10 @@ new draws where weights are independent and alike, as at initialisation. Where t
 the estimate is the mean over all of them; where it is not, it is the network's own, with the deviation of one draw.
 `verdict_of` states the rule and its thresholds.
 
+What 12 layers can tell: of 60 draws each of tanh networks of width 128, those with ln chi_1 = -.28 were all ordered,
+those with ln chi_1 = .10 all chaotic, and those on the edge of chaos all critical; of He's ReLU 55 were critical and 5
+not decidable. At width 32 no draw was wrong either, but 32 of the 60 of He's ReLU were not decidable.
+
 Limits: a finite depth (what happens once, at the first or last layer or while the variance settles, counts like a
 factor of 2), one draw, these inputs. Without biases a homogeneous activation (ReLU) keeps correlations' fate whatever
 its gain: it is critical here, while chi_1 = w_var/2 counts the signal's own vanishing, reported beside it. Residual

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ntk_analysis import meanfield
 from ntk_analysis.empirical.tiles import Network
-from ntk_analysis.layers import Activation, BatchNorm, Conv, Dense, Layer, LayerNorm, Repeat, Serial
+from ntk_analysis.layers import Activation, BatchNorm, Conv, Dense, GroupNorm, Layer, LayerNorm, Repeat, RMSNorm, Serial
 from ntk_analysis.layers.base import SingleLayer
 from ntk_analysis.meanfield import BatchNormField, MeanField
 
@@ -24,8 +24,8 @@ def field_of(f: Network, batch_size: int) -> tuple[MeanField | BatchNormField | 
     others = [layer for layer in singles if not isinstance(layer, Dense | Conv | Activation | BatchNorm)]
     if len(weights) != 1 or len(functions) != 1 or not all(isinstance(layer, SingleLayer) for layer in others):
         return None, "not available: the network is no chain of one repeated block"
-    if any(isinstance(layer, LayerNorm) for layer in others):
-        return None, "not available with layer normalisation"
+    if any(isinstance(layer, LayerNorm | RMSNorm | GroupNorm) for layer in others):
+        return None, "not available with a normalisation of each input"
     ((w_var, b_var, centered),), (phi,) = weights, functions
     batch = any(isinstance(layer, BatchNorm) for layer in singles)
     normalization = "batch" if batch else "weight_mean" if centered else "none"

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ntk_analysis.common.progress import Track, untracked
 from ntk_analysis.diagnosis.checks import checked_function, chosen_inputs, precision_of
 from ntk_analysis.diagnosis.correlations import layer_correlations
 from ntk_analysis.diagnosis.field import field_of
-from ntk_analysis.diagnosis.growth import measured_growth
+from ntk_analysis.diagnosis.growth import SHUFFLES, measured_growth
 from ntk_analysis.diagnosis.products import products_in_a_row
 from ntk_analysis.diagnosis.report import Diagnosis
 from ntk_analysis.diagnosis.spectra import tangent
@@ -31,6 +32,8 @@ def diagnose(
     coupled: bool | str = "detect",
     memory: str | int | None = None,
     seed: int = 0,
+    shuffles: int = SHUFFLES,
+    track: Track = untracked,
     threshold: float = THRESHOLD,
 ) -> Diagnosis:
     """Conditioning, stable learning rate and phase of a network; the package's head has the theory and its limits.
@@ -49,6 +52,9 @@ def diagnose(
             True, False or "detect", which tries it out, as for `empirical_ntk`.
         memory: memory that a tile of the kernel may take, as for `empirical_ntk`.
         seed: seed of the inputs drawn, of shuffles and of probes.
+        shuffles: number of networks with the same weights in another order, at least 2: more of them make the error
+            smaller.
+        track: draws a progress bar of the kernel's tiles, and one of the shuffled networks.
         threshold: bound on |ln chi_1| per layer, below which a network counts as critical.
 
     Raises:
@@ -59,12 +65,14 @@ def diagnose(
     """
     if not 0 < threshold < math.inf:
         raise ValueError(f"got threshold={threshold}, expected a positive number: |ln chi_1| per layer")
+    if shuffles < 2:
+        raise ValueError(f"got shuffles={shuffles}, expected at least 2: they tell how much one draw fluctuates")
     x = chosen_inputs(x, count, seed)
     with precision_of(params, x):
         flat = checked_function(f, params, x)
-        kernel = tangent(f, params, x, memory=memory, coupled=coupled)
+        kernel = tangent(f, params, x, memory=memory, coupled=coupled, track=track)
         few = x if kernel.plan.coupled else x[:PERTURBED]
-        growth = measured_growth(flat, params, jnp.asarray(few), seed)
+        growth = measured_growth(flat, params, jnp.asarray(few), seed, shuffles=shuffles, track=track)
         products = products_in_a_row(flat, params, jnp.asarray(few))
         field, reason = field_of(f, len(x))
         layers = layer_correlations(f, params, few, field=field, seed=seed) if isinstance(f, Layer) else None

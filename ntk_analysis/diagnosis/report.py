@@ -90,7 +90,7 @@ class Diagnosis:
             "learning_rate_convention": self.learning_rate_convention,
             "ntk_off_diagonal_ratio": _finite(self.ntk_ratio),
             "products": self.products,
-            "growth": {name: _finite(value) for name, value in self.growth._asdict().items()},
+            "growth": {name: _finite(float(value)) for name, value in self.growth._asdict().items()},
             "log_chi": _finite(self.log_chi),
             "verdict": self.verdict._asdict(),
             "mean_field": _field_record(self.field) if self.field else {"reason": self.field_reason},

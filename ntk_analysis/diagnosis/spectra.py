@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_analysis import spectrum
+from ntk_analysis.common.progress import Track, untracked
 from ntk_analysis.empirical import EmpiricalKernel, TilePlan, empirical_ntk, plan
 from ntk_analysis.empirical.tiles import Network
 from ntk_analysis.layers.base import Params
@@ -33,7 +34,15 @@ class Tangent(NamedTuple):
     ratio: float
 
 
-def tangent(f: Network, params: Params, x: np.ndarray, *, memory: str | int | None, coupled: bool | str) -> Tangent:
+def tangent(
+    f: Network,
+    params: Params,
+    x: np.ndarray,
+    *,
+    memory: str | int | None,
+    coupled: bool | str,
+    track: Track = untracked,
+) -> Tangent:
     """Spectra of the kernel of the inputs with themselves: of the whole kernel if it is cheap enough, and of the mean.
 
     Raises:
@@ -45,7 +54,7 @@ def tangent(f: Network, params: Params, x: np.ndarray, *, memory: str | int | No
     options["coupled"] = found.coupled
     if found.outputs * len(x) <= FULL_SIZE and _cheap(f, params, x, options):
         options["layout"] = "full"
-    kernel = empirical_ntk(f, params, x, **options)
+    kernel = empirical_ntk(f, params, x, **options, track=track)
     averaged = _averaged(kernel)
     _check_digits(averaged)
     with warnings.catch_warnings():

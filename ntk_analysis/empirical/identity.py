@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
+from ntk_analysis.common.norms import norm
 from ntk_analysis.empirical.cost import described
 from ntk_analysis.empirical.coupling import few_that_differ
 from ntk_analysis.empirical.directions import random_direction
@@ -165,7 +166,7 @@ def _state(f: Any, params: Params, x: Any) -> Probed:
         eps = float(jnp.finfo(array.dtype).eps) if jnp.issubdtype(array.dtype, jnp.floating) else 2.0**-52  # type: ignore[no-untyped-call]
         wide = array.astype(np.float64)
         values.append(float(np.sum(wide * random_direction(wide, seed=2 + number))))
-        tolerance.append(TOLERANCE * eps * float(np.linalg.norm(np.nan_to_num(wide.ravel()))))
+        tolerance.append(TOLERANCE * eps * norm(np.where(np.isfinite(wide), wide, 0)))
     return Probed(np.array(values), np.array(tolerance))
 
 

@@ -145,6 +145,10 @@ def empirical_ntk(
             "last_norm" for a network that does not end in a batch norm.
         FileExistsError: there is something at `store` that is not a store; it is left as it is.
         OSError: the disk is full, or too small for the kernel.
+        BlockingIOError: another process computes the kernel in this store.
+
+    Warns:
+        UserWarning: tiles of the store are damaged: they are computed again.
     """
     options: dict[str, Any] = {"layout": layout, "method": method, "coupled": coupled, "memory": memory}
     return _compute(f, params, x1, x2, options, store, on or Devices(), track)
@@ -172,23 +176,25 @@ def empirical_nngp(
     return _compute(f, params, x1, x2, options, store, on or Devices(), track)
 
 
-def open_kernel(path: str | Path) -> Kernel | EmpiricalKernel:
+def open_kernel(path: str | Path, *, check: bool = True) -> Kernel | EmpiricalKernel:
     """The kernel that `Kernel.save` wrote into a file, or the finished one in a store, read where it is indexed.
+
+    Args:
+        path: path of the file or store.
+        check: whether to read a store from end to end, and find whatever is damaged; else only its files and their
+            sizes are looked at, and damage is found where it is read.
 
     Raises:
         FileNotFoundError: there is nothing.
         FileExistsError: there is a folder that is not a store.
-        ValueError: the store is not finished, or the file is none of a kernel.
+        ValueError: the store is not finished, or damaged, or the file is none of a kernel.
     """
     if Path(path).is_file():
         return Kernel.load(path)
     kept = find_store(Path(path))
     if kept is None:
         raise FileNotFoundError(f"no kernel at {path}: give the file of a saved one, or a store")
-    if left := len(kept.todo):
-        raise ValueError(
-            f"{left} of {kept.plan.count} tiles of store {path} are not computed yet: repeat the call that began it"
-        )
+    kept.require_whole(read=check)
     return EmpiricalKernel(kept.values, kept.plan)
 
 
@@ -225,8 +231,9 @@ def _compute(
         on.run(job, list(cut.tiles), held, track)
         return EmpiricalKernel(held.values, cut)
     kept = open_store(path, manifest(job))
-    if kept.todo:
+    if (damaged := kept.damaged()) or kept.todo:
         with locked(path):  # another process would compute the same tiles, and tidy away the files of this one
+            kept.forget(damaged)
             on.run(job, kept.todo, kept, track)
             kept.tidy()
     return EmpiricalKernel(kept.values, cut)

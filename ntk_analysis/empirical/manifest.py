@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
+from ntk_analysis.common.checksums import SEAL, unsealed
 from ntk_analysis.common.provenance import made_by
 from ntk_analysis.empirical.identity import identity, same_function
 from ntk_analysis.empirical.plans import TilePlan
@@ -16,8 +17,9 @@ from ntk_analysis.empirical.runs import Job
 
 Manifest: TypeAlias = dict[str, Any]
 
-FORMAT = "ntk_analysis kernel store 3"
+FORMAT = "ntk_analysis kernel store 4"
 NAME = "manifest.json"
+ARRAY, DONE = "kernel", "done"  # folders beside it
 ARRAYS = ("params", "x1", "x2")
 # facts that identify a kernel; the rest of a plan is its cost, and tiles are taken over from the store
 FACTS = ("which", "layout", "method", "coupled", "symmetric", "dtype", "n1", "n2", "outputs")
@@ -28,7 +30,7 @@ def manifest(job: Job) -> Manifest:
     return {
         "format": FORMAT,
         "plan": asdict(job.plan) | {"dtype": job.plan.dtype.name},
-        "sha256": {name: fingerprint(getattr(job, name)) for name in ARRAYS},
+        "arrays": {name: fingerprint(getattr(job, name)) for name in ARRAYS},
         "f": identity(job),
         "made by": made_by("ntk-analysis", "jax", "numpy", "zarr"),
     }
@@ -39,22 +41,27 @@ def read_manifest(path: Path) -> Manifest | None:
 
     Raises:
         FileExistsError: there is something at the path that is not a store.
+        ValueError: it is a store, and its manifest is damaged.
     """
-    if path.is_file():
+    if path.exists() and not path.is_dir():
         raise FileExistsError(f"store {path} is a file, expected a store or a path that does not exist yet")
     if not path.exists() or not any(path.iterdir()):
         return None
     try:
         found = json.loads((path / NAME).read_text())
-        known = found["format"] == FORMAT
+        if SEAL in found and found["format"] == FORMAT:
+            return unsealed(found)
     except (OSError, ValueError, KeyError, TypeError):
-        known = False
-    if not known:
-        raise FileExistsError(
-            f"{path} is not a store ({NAME} of {FORMAT!r} is missing): give a path that does not exist yet; nothing "
-            "was changed"
+        pass
+    if (path / ARRAY).is_dir() and (path / DONE).is_dir():
+        raise ValueError(
+            f"store {path}: {NAME} is missing, damaged, or of another format than {FORMAT!r}: take it from a copy, or "
+            "give another path"
         )
-    return found
+    raise FileExistsError(
+        f"{path} is not a store ({NAME} of {FORMAT!r} is missing): give a path that does not exist yet; nothing "
+        "was changed"
+    )
 
 
 def stored_plan(found: Manifest) -> TilePlan:
@@ -71,7 +78,7 @@ def differences(found: Manifest, wanted: Manifest) -> list[str]:
         if found["plan"][name] != wanted["plan"][name]
     ]
     if not told:  # arrays of other shapes differ anyway
-        told = [f"{name} has other values" for name in ARRAYS if found["sha256"][name] != wanted["sha256"][name]]
+        told = [f"{name} has other values" for name in ARRAYS if found["arrays"][name] != wanted["arrays"][name]]
     same_jax = found["made by"]["jax"] == wanted["made by"]["jax"]
     if not told and not same_function(found["f"], wanted["f"], same_jax=same_jax):
         told = [f"f is another function ({found['f']['name']} there, {wanted['f']['name']} here)"]

@@ -23,9 +23,13 @@ from ntk_analysis.infinite.vector_tiles import TILE, propagate_in_tiles
 from ntk_analysis.infinite.zero_inputs import Numbers, may_hold_zeros, with_derivatives_at_zeros
 
 # arrays of the kernel's size that are alive at once while convolutions are computed: most that XLA was seen to hold is
-# 20 at equal positions (residual blocks), of a tile where there are several, and 10 at all pairs; a quadrature's nodes
-# come on top. Results of all tiles, and what they are made into
-ARRAYS = {"equal": 16, "paired": 12, "results": 6}
+# 20 at equal positions (residual blocks), of a tile where there are several, 10 at all pairs, and 23 where those are
+# batch normalised; a quadrature's nodes come on top. Results of all tiles, and what they are made into. Vectors: by
+# their angles, pair by pair in tiles (3.3 and 5.3 in XLA's account), or all at once, where a normalisation couples the
+# batch (20.3)
+ARRAYS = {
+    "equal": 16, "paired": 12, "normalized": 24, "results": 6, "by angle": 4, "vectors": 6, "coupled": 21,
+}  # fmt: skip
 FEWEST_PAIRS = 2**14  # of vectors, from which on the kernel as a function of the angle is worth its fit
 # the same for networks that are not homogeneous: other inputs have another norm, and so another fit and program
 FEWEST_AT_ONE_NORM = 2**26
@@ -89,20 +93,35 @@ def infinite_kernel(
         OverflowError: the pre-activation variance left the dtype's range (a gain too large for the depth).
         MemoryError: the kernel of images of this size, at equal or at all pairs of positions, does not fit.
         NotImplementedError: the network has a layer without an infinite-width kernel here; the message says why.
+        TypeError: the network is none of layers, such as an array, as where arguments are swapped.
     """
+    check_network(network)
     first, second, training = one_batch(*checked_inputs(x1, x2), statistics)
     network, numbers = split(network)
-    if first.ndim == 4:
-        _check_memory(network, first, first if second is None else second)
     exact = exact or bool(numbers)  # a fit needs to know all numbers
     norm = None if exact or network.homogeneous else _one_norm(first, second)
+    if first.ndim == 4:
+        _check_memory(network, first, first if second is None else second)
+    else:
+        by_angle = norm is not None or (network.homogeneous and not exact)
+        _check_vector_memory(network, first, second, by_angle=by_angle)
     traced = is_traced(first, second)
     zeros = traced and may_hold_zeros(first, second)
     kernel = _propagate(network, exact, norm, zeros, training, numbers, first, second)
     if not (traced or numbers):
         _check_underflow(network, kernel, first, second)  # which is why a distance is not finite, if it is not
-        _check_finite(kernel)
+        _check_finite(kernel, images=first.ndim == 4)
     return kernel
+
+
+def check_network(network: object) -> None:
+    """Raises TypeError for what is no network of layers: a function, an array in the place of the network."""
+    if not hasattr(network, "kernel"):
+        kind = type(network).__name__
+        hint = "a function has an empirical_ntk" if callable(network) else "it comes before the inputs"
+        raise TypeError(
+            f"network is a {kind}, expected a network of layers, as networks.fully_connected makes it; {hint}"
+        )
 
 
 def _one_norm(x1: jax.Array, x2: jax.Array | None) -> float | None:
@@ -251,7 +270,10 @@ def _checked(x: Any, name: str) -> jax.Array:
 def _check_memory(network: HasKernel, x1: jax.Array, x2: jax.Array) -> None:
     (n1, *image, _), n2 = x1.shape, len(x2)
     places = math.prod(image)
-    if network.pairs_positions:
+    normalized = network.pairs_positions and network.couples_batch is not False
+    if normalized:
+        kept, numbers = "all pairs of positions, for a batch normalization", ARRAYS["normalized"] * n1 * n2 * places**2
+    elif network.pairs_positions:
         kept, numbers = "all pairs of positions, for a pooling read-out", (n1 * n2 + n1 + n2) * places**2
         numbers *= ARRAYS["paired"]
     else:
@@ -262,8 +284,17 @@ def _check_memory(network: HasKernel, x1: jax.Array, x2: jax.Array) -> None:
     require_memory(
         numbers * x1.dtype.itemsize,
         f"the kernel of {n1} x {n2} images of {' x '.join(map(str, image))} at {kept},",
-        "use fewer images at a time, smaller images" + ", or a flattening read-out" * network.pairs_positions,
+        "use fewer images at a time, smaller images"
+        + ", or a flattening read-out" * (network.pairs_positions and not normalized),
     )
+
+
+def _check_vector_memory(network: HasKernel, x1: jax.Array, x2: jax.Array | None, *, by_angle: bool) -> None:
+    n1, n2 = len(x1), len(x1 if x2 is None else x2)
+    kind = "coupled" if network.couples_batch else "by angle" if by_angle and x2 is None else "vectors"
+    cure = "use fewer inputs" if network.couples_batch else "use fewer inputs at a time"
+    narrower = ", or float32" * (x1.dtype.itemsize > 4)
+    require_memory(ARRAYS[kind] * n1 * n2 * x1.dtype.itemsize, f"the kernel of {n1} x {n2} inputs", cure + narrower)
 
 
 @lru_cache(maxsize=64)
@@ -276,7 +307,7 @@ def _positions_left(network: HasKernel, shape: tuple[int, ...], dtype: str) -> i
     return math.prod(pairs.shape)
 
 
-def _check_finite(kernel: Kernel) -> None:
+def _check_finite(kernel: Kernel, *, images: bool) -> None:
     if any(bool(jnp.any(jnp.isnan(q))) for q in (kernel.variance1, kernel.variance2)):
         raise ValueError(
             "a variance is not a number: an activation given as a function is known up to some variance only "
@@ -291,7 +322,9 @@ def _check_finite(kernel: Kernel) -> None:
     # the NNGP is sqrt(q1 q2) (1 - distance), finite where these are; the NTK's own overflow is `Kernel.ntk`'s to report
     for values, name in ((kernel.distance, "cosine distance"), (kernel.ntk_scaled, "scaled NTK")):
         if not bool(jnp.all(jnp.isfinite(values))):  # asked where the array lies; it may be large
-            require_finite(values, f"the {name} of this network", why=lambda row, column: _why_not_finite(kernel))
+            require_finite(
+                values, f"the {name} of this network", why=lambda row, column: _why_not_finite(kernel, images)
+            )
 
 
 def _check_underflow(network: HasKernel, kernel: Kernel, x1: jax.Array, x2: jax.Array | None) -> None:
@@ -311,7 +344,7 @@ def _check_underflow(network: HasKernel, kernel: Kernel, x1: jax.Array, x2: jax.
             )
         left = np.asarray(variance).reshape(len(x), -1).max(axis=1)
         lost = (largest > 0) & (left < resolved)
-        if kernel.joint:
+        if network.couples_batch is not False:
             lost &= left > 0  # inputs at the mean of their batch have variance 0, and rightly
         if lost.any() and not _has_zeros(network):
             row = int(np.argmax(lost))
@@ -327,20 +360,21 @@ def _has_zeros(network: Any) -> bool:
     return own or any(map(_has_zeros, getattr(network, "parts", ())))
 
 
-def _why_not_finite(kernel: Kernel) -> str:
+def _why_not_finite(kernel: Kernel, images: bool) -> str:
     if not bool(jnp.isfinite(kernel.log_scale)):
         return f"the NTK left {kernel.ntk_scaled.dtype}'s range within one layer; use a smaller w_var, or float64"
     if not kernel.joint:
         return ""
+    inputs = "positions of all images" if images else "inputs"
     if kernel.training is not None:
         return (
             f"statistics of {kernel.training} training inputs give a kernel of new points only if these are not all "
             "alike, no input lies at their mean, and, at eps = 0, their centered covariance has rank >= 5: use at "
-            "least 6 distinct training inputs, or eps > 0"
+            f"least 6 distinct training {inputs}, or eps > 0"
         )
     return (
         f"at eps = 0 a batch normalisation of {len(kernel.variance1)} has a kernel only if the centered covariance of "
-        "its inputs has rank >= 3 and no input lies at the mean of the batch; use at least 4 distinct inputs, more of "
+        f"its {inputs} has rank >= 3 and none lies at the mean of the batch; use at least 4 distinct {inputs}, more of "
         "them, or eps > 0; without one, check the inputs and the activations there"
     )
 

@@ -42,7 +42,8 @@ class Units:
 class BatchNormalized:
     """Gaussian pre-activations x of one batch, as they were before a batch normalisation with `eps`.
 
-    An activation behind it needs them: (xhat_i, xhat_j) is not Gaussian at finite batch size.
+    An activation behind it needs them: (xhat_i, xhat_j) is not Gaussian at finite batch size. B is the number of
+    vectors, or of images times that of positions.
 
     Attributes:
         sigma: (B, B) covariance of x.
@@ -386,6 +387,27 @@ def tall(values: jax.Array) -> jax.Array:
 def wide(values: jax.Array) -> jax.Array:
     """(n, h, w) as columns of pairs of positions within each input: (n, 1, 1, h, w)."""
     return values[:, None, None]
+
+
+def as_one_batch(pairs: jax.Array) -> jax.Array:
+    """Pairs (n1, n2, h, w, h, w) of all images and positions as a matrix (n1 h w, n2 h w); one of vectors stays."""
+    if pairs.ndim == 2:
+        return pairs
+    n1, n2, *image = pairs.shape
+    places = math.prod(image[:2])
+    return pairs.transpose(0, 2, 3, 1, 4, 5).reshape(n1 * places, n2 * places)
+
+
+def as_pairs(matrix: jax.Array, n: int, positions: tuple[int, ...]) -> jax.Array:
+    """The inverse of `as_one_batch`, for n images with themselves."""
+    if not positions:
+        return matrix
+    return matrix.reshape(n, *positions, n, *positions).transpose(0, 3, 1, 2, 4, 5)
+
+
+def within_inputs(pairs: jax.Array) -> jax.Array:
+    """The pairs of positions within each image, (n, h, w, h, w), of pairs of a batch with itself."""
+    return jnp.einsum("aahwij->ahwij", pairs)
 
 
 def add_ntk(kernel: Kernel, addition: jax.Array, log_scale: jax.Array | float = 0.0) -> Kernel:

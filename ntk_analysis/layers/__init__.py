@@ -9,8 +9,10 @@ from ntk_analysis.layers.combinators import Serial as Serial
 from ntk_analysis.layers.convolution import Conv as Conv
 from ntk_analysis.layers.dense import Dense as Dense
 from ntk_analysis.layers.normalization import BatchNorm as BatchNorm
+from ntk_analysis.layers.normalization import GroupNorm as GroupNorm
 from ntk_analysis.layers.normalization import LastBatchNorm as LastBatchNorm
 from ntk_analysis.layers.normalization import LayerNorm as LayerNorm
+from ntk_analysis.layers.normalization import RMSNorm as RMSNorm
 from ntk_analysis.layers.readout import AvgPool as AvgPool
 from ntk_analysis.layers.readout import Flatten as Flatten
 from ntk_analysis.layers.readout import GlobalAvgPool as GlobalAvgPool

@@ -1,6 +1,7 @@
 """Elementwise activation."""
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -13,7 +14,15 @@ from ntk_analysis.activations.angles import no_second_derivative, safe_divide
 from ntk_analysis.common.importable import PickledByName
 from ntk_analysis.common.pytrees import Number, NumbersAsData, compiled_by_structure, has_traced_numbers
 from ntk_analysis.infinite import covariances
-from ntk_analysis.infinite.kernel import BatchNormalized, Kernel, add_ntk, map_covariance, rounding
+from ntk_analysis.infinite.kernel import (
+    BatchNormalized,
+    Kernel,
+    add_ntk,
+    as_pairs,
+    map_covariance,
+    rounding,
+    within_inputs,
+)
 from ntk_analysis.layers.base import Params, Shape, SingleLayer
 
 
@@ -104,27 +113,36 @@ def _propagate(
 
 def batch_normalized(kernel: Kernel, before: BatchNormalized, phi: activations.Activation, **changes: object) -> Kernel:
     """Kernel of phi(gamma xhat + beta) at gamma = 1, beta = 0, for batch-normalised pre-activations xhat, `before`."""
-    training = kernel.training
+    n, positions, places = len(kernel.variance1), kernel.positions, math.prod(kernel.positions)
+    training = None if kernel.training is None else kernel.training * places
     result = _propagate(before.sigma, before.ntk_scaled, before.apart, phi=phi, eps=before.eps, training=training)
+
+    def pairs(matrix: jax.Array) -> jax.Array:
+        return as_pairs(matrix, n, positions)
+
     # units are NaN where all inputs coincide: they become 0, as in the finite network; the tangent kernel stays NaN
-    variance = jnp.nan_to_num(jnp.diagonal(result.nngp))
+    variance = jnp.nan_to_num(jnp.diagonal(result.nngp)).reshape(n, *positions)
+    mean, distance = result.mean.reshape(n, *positions), pairs(result.distance)
+    within = within_inputs(distance) if kernel.paired else None
     # new points take 2 from the rank
-    quadrature = batch_norm.rule_error(len(variance) - 1 if training is None else training - 3)
+    quadrature = batch_norm.rule_error(n * places - 1 if training is None else training - 3)
     new = replace(
         kernel,
         variance1=variance,
         variance2=variance,
-        distance=result.distance,
-        mean1=result.mean,
-        mean2=result.mean,
-        ntk_scaled=result.pushed,
+        distance=distance,
+        mean1=mean,
+        mean2=mean,
+        ntk_scaled=pairs(result.pushed),
+        within1=within,
+        within2=within,
         relative_error=kernel.relative_error + 4 * rounding(kernel) + quadrature,
         before=None,
         **changes,  # type: ignore[arg-type]
     )
     # d/d gamma = phi'(xhat) xhat = phi(xhat) for a homogeneous phi, d/d beta = phi'(xhat)
     if before.train_scale:
-        new = add_ntk(new, result.nngp)
+        new = add_ntk(new, pairs(result.nngp))
     if before.train_shift:
-        new = add_ntk(new, result.slope)
+        new = add_ntk(new, pairs(result.slope))
     return new

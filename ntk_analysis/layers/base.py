@@ -51,7 +51,12 @@ class Layer(NumbersAsData):
 
     @property
     def pairs_positions(self) -> bool:
-        """Whether the kernel of images needs all pairs of positions (average pooling), not equal positions only."""
+        """Whether the kernel of images needs all pairs of positions (pooling, batch norm), not equal positions only."""
+        return False
+
+    @property
+    def ends_positions(self) -> bool:
+        """Whether the outputs are vectors, so that what stands behind has no positions to pair."""
         return False
 
     @property

@@ -2,8 +2,9 @@
 
 import abc
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from ntk_analysis.common.pytrees import Number, is_known
 from ntk_analysis.infinite import covariances
 from ntk_analysis.infinite.kernel import Kernel, add_ntk
 from ntk_analysis.layers.base import Layer, Params, Record, Shape
+from ntk_analysis.layers.weights import check_room
 
 MOST = 10**6  # passes of a Repeat: a depth of a thousand million is a slip, and takes days
 
@@ -36,6 +38,10 @@ class Combinator(Layer):
     @property
     def pairs_positions(self) -> bool:
         return any(part.pairs_positions for part in self.parts)
+
+    @property
+    def ends_positions(self) -> bool:
+        return any(part.ends_positions for part in self.parts)
 
     @property
     def homogeneous(self) -> bool:
@@ -66,6 +72,11 @@ class Serial(Combinator):
     @property
     def part_keys(self) -> tuple[tuple[int, ...], ...]:
         return tuple((index,) for index in range(len(self.layers)))
+
+    @property
+    def pairs_positions(self) -> bool:
+        images = takewhile(lambda layer: not layer.ends_positions or layer.pairs_positions, self.layers)
+        return any(layer.pairs_positions for layer in images)
 
     def rebuilt(self, parts: Sequence[Layer]) -> "Serial":
         return Serial(*parts)
@@ -136,12 +147,12 @@ class Repeat(Combinator):
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
         output_shape: Shape = ()
 
-        def draw(key: jax.Array) -> Params:  # called once, for all blocks together
+        def draw(key: jax.Array) -> Params:  # called for all blocks together
             nonlocal output_shape
             output_shape, params = self.block.init(key, input_shape)
             return params
 
-        params = jax.vmap(draw)(jax.random.split(key, self.times))
+        params = _together(draw, jax.random.split(key, self.times), self)
         if output_shape != input_shape:
             raise ValueError(
                 f"Repeat needs a block that keeps the shape, got {input_shape} -> {output_shape}: put a layer of the "
@@ -262,7 +273,7 @@ class ResidualChain(Combinator):
 
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
         keys = jax.random.split(key, len(self.scales))
-        return input_shape, jax.vmap(lambda k: _init_branch(self.branch, k, input_shape, input_shape))(keys)
+        return input_shape, _together(lambda k: _init_branch(self.branch, k, input_shape, input_shape), keys, self)
 
     def forward(self, params: Params, x: jax.Array, *, record: Record | None) -> tuple[jax.Array, Any]:
         def step(carry: jax.Array, block: tuple[jax.Array, Params]) -> tuple[jax.Array, Any]:
@@ -300,6 +311,13 @@ def _check_scales(layer: str, *scales: Any) -> None:
     known = [scale for scale in scales if is_known(scale)]
     if not scales or not all(isinstance(s, int | float | np.number | jax.Array) and math.isfinite(s) for s in known):
         raise ValueError(f"{layer} needs a finite number for each block, got scales={scales!r}")
+
+
+def _together(draw: Callable[[jax.Array], Params], keys: jax.Array, layer: Layer) -> Params:
+    """The parameters of each key, drawn at once."""
+    drawn = jax.eval_shape(jax.vmap(draw), keys)
+    check_room(keys, sum(leaf.size for leaf in jax.tree.leaves(drawn)), layer)
+    return jax.vmap(draw)(keys)
 
 
 def _init_branch(branch: Layer, key: jax.Array, input_shape: Shape, expected: Shape) -> Params:

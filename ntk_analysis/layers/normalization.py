@@ -1,5 +1,6 @@
-"""Batch normalisation and layer normalisation."""
+"""Batch normalisation, and normalisations of each input by itself: layer, group and root mean square."""
 
+import math
 from dataclasses import dataclass, replace
 
 import jax
@@ -8,9 +9,10 @@ import jax.numpy as jnp
 from ntk_analysis import activations
 from ntk_analysis.activations.angles import safe_divide, safe_sqrt
 from ntk_analysis.batch_norm.checks import check_eps
+from ntk_analysis.common.arrays import whole_number
 from ntk_analysis.common.pytrees import Number
 from ntk_analysis.infinite import covariances
-from ntk_analysis.infinite.kernel import BatchNormalized, Kernel, map_covariance, rounding
+from ntk_analysis.infinite.kernel import BatchNormalized, Kernel, as_one_batch, map_covariance, rounding
 from ntk_analysis.layers.activation import batch_normalized
 from ntk_analysis.layers.base import Params, Shape, SingleLayer
 
@@ -48,6 +50,9 @@ class BatchNorm(_Normalization):
     every batch size, before an activation that is piecewise linear with its kink at 0; see `batch_norm`. For a network
     that predicts, mean and variance are those of the training batch: `infinite_kernel(..., statistics="x1")`.
 
+    On images the batch of a channel is the M = images x positions numbers that it has on all of them. They are jointly
+    Gaussian over channels, so the formulas of vectors hold for the (M, M) kernel of all pairs of positions.
+
     Attributes:
         eps: number added to the variance.
         train_scale: whether gamma, 1 at the start, is a parameter; else it is 1.
@@ -58,6 +63,7 @@ class BatchNorm(_Normalization):
     train_shift: bool = False
 
     couples_batch = True
+    pairs_positions = True
 
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
         del key
@@ -83,18 +89,15 @@ class BatchNorm(_Normalization):
         return y + params["beta"].reshape(shape) if self.train_shift else y
 
     def kernel(self, kernel: Kernel) -> Kernel:
-        if kernel.positions:
-            raise NotImplementedError(
-                f"{self} on images has no kernel here (its batch would be all positions of all images): use its finite "
-                'side, or normalization="weight_mean" or "layer"'
-            )
+        if kernel.positions and not kernel.paired:
+            raise ValueError(f"{self} on images needs the kernel at all pairs of positions: input_kernel(paired=True)")
         if not kernel.joint:
             raise NotImplementedError(
                 f"the kernel of {self} is that of one joint batch, whose inputs share their statistics: x1 against "
                 "another x2 would need two batches with their own. Compute the kernel of both together (x2=None), or, "
                 'where x2 is behind the statistics of x1 as in prediction, use infinite_kernel(..., statistics="x1")'
             )
-        if kernel.training == 1:
+        if kernel.training == 1 and math.prod(kernel.positions) == 1:
             raise ValueError(
                 f"{self} needs a training batch of at least 2 inputs, got 1: its statistics have no variance"
             )
@@ -104,12 +107,13 @@ class BatchNorm(_Normalization):
                 f"{self} needs Gaussian pre-activations, got units that are {kernel.law}:{after} put a Dense layer "
                 "before it"
             )
-        deviation = safe_sqrt(kernel.variance1)
+        deviation = safe_sqrt(kernel.variance1).reshape(-1)
+        distance = as_one_batch(kernel.distance)
         before = BatchNormalized(
-            sigma=kernel.covariance.value,
+            sigma=as_one_batch(kernel.covariance.value),
             apart=(deviation[:, None] - deviation[None, :]) ** 2
-            + 2 * deviation[:, None] * deviation[None, :] * kernel.distance,
-            ntk_scaled=kernel.ntk_scaled,
+            + 2 * deviation[:, None] * deviation[None, :] * distance,
+            ntk_scaled=as_one_batch(kernel.ntk_scaled),
             eps=self.eps,
             train_scale=self.train_scale,
             train_shift=self.train_shift,
@@ -138,11 +142,7 @@ class LayerNorm(_Normalization):
         return _standardize(x, -1, self.eps)
 
     def kernel(self, kernel: Kernel) -> Kernel:
-        if kernel.law == "inputs":
-            raise NotImplementedError(
-                f"{self} stands on the inputs, which have no law over their features: standardise them yourself, or "
-                "put a Dense layer before it"
-            )
+        _check_law(kernel, self)
 
         def normalize(covariance: covariances.Covariance, mean1: jax.Array, mean2: jax.Array) -> covariances.Covariance:
             centered = covariances.subtract_means(covariance, mean1, mean2)
@@ -161,6 +161,100 @@ class LayerNorm(_Normalization):
             relative_error=kernel.relative_error + 4 * rounding(kernel),
             law="gaussian" if kernel.law == "gaussian" else "activated",
         )
+
+
+@dataclass(frozen=True)
+class RMSNorm(_Normalization):
+    """x / sqrt(mean(x^2) + eps) of each input over its units, of each position over its channels.
+
+    Zhang & Sennrich 2019, without affine parameters; an input of zeros stays one. At infinite width, with q the second
+    moment, K' = K / sqrt((q + eps)(q' + eps)) and Theta' = Theta / the same root: `LayerNorm` without the means.
+
+    Attributes:
+        eps: number added to the mean square.
+    """
+
+    couples_batch = False
+
+    def compute(self, params: Params, x: jax.Array) -> jax.Array:
+        del params
+        check_eps(self.eps)
+        return safe_divide(x, safe_sqrt(jnp.mean(x**2, axis=-1, keepdims=True) + self.eps), 0.0)
+
+    def kernel(self, kernel: Kernel) -> Kernel:
+        _check_law(kernel, self)
+        return _divided(kernel, safe_sqrt(kernel.variance1 + self.eps), safe_sqrt(kernel.variance2 + self.eps))
+
+
+@dataclass(frozen=True)
+class GroupNorm(_Normalization):
+    """(x - mean) / sqrt(var + eps) of each input within groups of units, over all positions (Wu & He 2018).
+
+    The variance is biased, and there are no affine parameters; a group whose units are all equal becomes 0. At infinite
+    width a group's mean and variance are those of all channels. On vectors the kernel is `LayerNorm`'s; on images, with
+    v the mean of K(p, p) over positions, K' = K / sqrt((v + eps)(v' + eps)) and Theta' = Theta / the same root, for
+    pre-activations, whose means are 0.
+
+    Attributes:
+        eps: number added to the variance.
+        groups: number of groups, a divisor of the number of units; the infinite-width kernel does not depend on it.
+    """
+
+    groups: int = 32
+
+    couples_batch = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole_number(self.groups, "groups")
+
+    def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
+        if input_shape[-1] % self.groups:
+            raise ValueError(f"{self} needs a number of units that its groups divide, got {input_shape[-1]}")
+        return super().init(key, input_shape)
+
+    def compute(self, params: Params, x: jax.Array) -> jax.Array:
+        del params
+        grouped = x.reshape(*x.shape[:-1], self.groups, -1)
+        return _standardize(grouped, (*range(1, x.ndim - 1), x.ndim), self.eps).reshape(x.shape)
+
+    def kernel(self, kernel: Kernel) -> Kernel:
+        if not kernel.positions:
+            return LayerNorm(self.eps).kernel(kernel)
+        if kernel.law != "gaussian":
+            raise NotImplementedError(
+                f"{self} on images needs Gaussian pre-activations, got units that are {kernel.law}: put a Conv layer "
+                "before it"
+            )
+        one, other = (
+            safe_sqrt(jnp.broadcast_to(jnp.mean(q, axis=(1, 2), keepdims=True) + self.eps, q.shape))
+            for q in (kernel.variance1, kernel.variance2)
+        )
+        return _divided(kernel, one, other)
+
+
+def _check_law(kernel: Kernel, layer: object) -> None:
+    if kernel.law == "inputs":
+        raise NotImplementedError(
+            f"{layer} stands on the inputs, which have no law over their features: standardise them yourself, or put a "
+            "Dense layer before it"
+        )
+
+
+def _divided(kernel: Kernel, deviation1: jax.Array, deviation2: jax.Array) -> Kernel:
+    """The kernel of units divided by these deviations (n, *positions) of their inputs; correlations stay."""
+    both = kernel.rows(deviation1) * kernel.columns(deviation2)
+    return replace(
+        kernel,
+        variance1=safe_divide(kernel.variance1, deviation1**2, 0.0),
+        variance2=safe_divide(kernel.variance2, deviation2**2, 0.0),
+        mean1=safe_divide(kernel.mean1, deviation1, 0.0),
+        mean2=safe_divide(kernel.mean2, deviation2, 0.0),
+        ntk_scaled=safe_divide(kernel.ntk_scaled, both, 0.0),
+        before=None,
+        law="gaussian" if kernel.law == "gaussian" else "activated",
+        relative_error=kernel.relative_error + 4 * rounding(kernel),
+    )
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ class Flatten(SingleLayer):
     """
 
     couples_batch = False
+    ends_positions = True
 
     @property
     def homogeneous(self) -> bool:
@@ -124,6 +125,7 @@ class GlobalAvgPool(SingleLayer):
     """
 
     couples_batch = False
+    ends_positions = True
 
     @property
     def pairs_positions(self) -> bool:

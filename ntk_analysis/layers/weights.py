@@ -10,9 +10,13 @@ import numpy as np
 
 from ntk_analysis.activations.angles import safe_divide, safe_sqrt
 from ntk_analysis.common.arrays import whole_number
+from ntk_analysis.common.memory import require_memory
+from ntk_analysis.common.precision import is_traced
 from ntk_analysis.common.pytrees import Number, is_known
 from ntk_analysis.infinite import covariances
 from ntk_analysis.infinite.kernel import Kernel, add_ntk, map_covariance, rounding
+
+COPIES = 2  # arrays of the weights' size that are alive at once: random bits, and what is made of them
 
 
 class Weights(NamedTuple):
@@ -33,6 +37,7 @@ class Weights(NamedTuple):
         fan_in = math.prod(shape[:-1])
         if self.centered and fan_in < 2:
             raise ValueError(f"{layer} cannot be centered over a fan-in of {fan_in}: one weight minus its mean is zero")
+        check_room(key, math.prod(shape), layer)
         w_key, b_key = jax.random.split(key)
         params = {"w": jax.random.normal(w_key, shape)}
         if not is_known(self.b_var) or self.b_var > 0:
@@ -89,6 +94,13 @@ class Weights(NamedTuple):
             law="gaussian",
         )
         return add_ntk(propagated, propagated.covariance.value)
+
+
+def check_room(key: jax.Array, count: int, layer: object) -> None:
+    """Raises MemoryError if so many weights cannot be drawn; inside transformations it is not known where they are."""
+    if not is_traced(key):
+        needed = COPIES * count * jnp.zeros(()).dtype.itemsize
+        require_memory(needed, f"to draw {count:,} weights of {layer}", "use a smaller width or depth")
 
 
 def check_weights(width: int, weights: Weights) -> None:

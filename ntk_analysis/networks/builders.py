@@ -156,7 +156,7 @@ def convolutional(
         depth: number of convolutions, each with its activation, at least 1.
         channels: number of channels of every convolution; the infinite-width kernel does not depend on it.
         normalization: name of the normalisation, as for `fully_connected`; "layer" normalises each position over its
-            channels, and "batch" has no infinite-width kernel.
+            channels, "batch" each channel over all positions of all images, whose kernel keeps all pairs of positions.
         activation: name or elementwise JAX function.
         outputs: number of units of the read-out.
         w_var: weight variance after the first layer, as for `fully_connected`.

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from ntk_analysis.common.precision import AnyArray, numpy_in_float64
 from ntk_analysis.common.pytrees import compiled_by_structure
-from ntk_analysis.infinite.compute import checked_inputs, input_kernel, one_batch
+from ntk_analysis.infinite.compute import check_network, checked_inputs, input_kernel, one_batch
 from ntk_analysis.infinite.kernel import Kernel
 from ntk_analysis.layers import Layer
 
@@ -43,6 +43,7 @@ def kernels_by_depth(
         ValueError: wrong shapes, no inputs, NaN or infinite inputs.
         NotImplementedError: a layer has no infinite-width kernel here; the message says why.
     """
+    check_network(network)
     kernel = _start(network, x1, x2, statistics)
     for layer in network.in_order():
         kernel = _behind(layer, kernel)

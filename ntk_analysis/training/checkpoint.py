@@ -112,7 +112,7 @@ class RunFolder:
         done = self._intact()
         lines = (self._checkpoint(done) / "metrics.jsonl").read_bytes() if done else b""
         self._write_metrics(lines, last)
-        epochs = [Epoch.from_json(line) for line in lines.decode().splitlines()]
+        epochs = _epochs(lines, self._checkpoint(done) / "metrics.jsonl")
         if not done:
             return start, epochs
         with ocp.StandardCheckpointer() as reader:
@@ -203,6 +203,17 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
+
+
+def _epochs(lines: bytes, file: Path) -> list[Epoch]:
+    """The epochs of a file's lines; ValueError with the file's name for a line that is none."""
+    epochs = []
+    for number, line in enumerate(lines.splitlines(), start=1):
+        try:
+            epochs.append(Epoch.from_json(line.decode()))
+        except ValueError as error:
+            raise ValueError(f"{file}, line {number}: {error}") from error
+    return epochs
 
 
 def _named(tree: Any) -> dict[str, jax.Array]:

@@ -24,12 +24,15 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from ntk_analysis.common.memory import require_memory
 from ntk_analysis.training.augmentation import crop_and_flip
 from ntk_analysis.training.dataset import Dataset
 from ntk_analysis.training.inputs import Resident, batch_inputs, on_device
 from ntk_analysis.training.metrics import Epoch, Metrics, epoch_record
 from ntk_analysis.training.normalization import LastBatchNorm
 from ntk_analysis.training.recipe import Recipe
+
+COPIES = 2  # states that are alive at once: before and after a step
 
 
 class State(NamedTuple):
@@ -72,6 +75,7 @@ class Trainer:
     Raises:
         ValueError: the batch is larger than the data set, a network to center has no weights for it, or the network
             does not take such images.
+        MemoryError: parameters and optimizer do not fit into memory.
     """
 
     def __init__(self, recipe: Recipe, dataset: Dataset) -> None:
@@ -105,7 +109,9 @@ class Trainer:
         self._evaluate = (_compiled if whole else _promoting)(self._mean_test)
         self._add_own = _compiled(partial(self._add_batch, training=True))
         self._evaluate_own = (_compiled if whole else _promoting)(self._mean_by_batch)
-        jax.eval_shape(self.init, 0)  # raises its error now where a network has nothing to center
+        state = jax.eval_shape(self.init, 0)  # raises its error now where a network has nothing to center
+        needed = COPIES * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+        require_memory(needed, f"training {self.parameters:,} parameters", "use a smaller width, or a smaller model")
 
     def init(self, seed: int | jax.Array, learning_rate: float | jax.Array | None = None) -> State:
         """The state before the first epoch.

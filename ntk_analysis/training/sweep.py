@@ -18,6 +18,7 @@ from ntk_analysis.common.cluster import Workers
 from ntk_analysis.common.lock import locked
 from ntk_analysis.common.normalizations import trained_name
 from ntk_analysis.training.dataset import Dataset
+from ntk_analysis.training.loop import Trainer
 from ntk_analysis.training.recipe import Recipe
 from ntk_analysis.training.run_file import Curve, append_runs, read_runs
 from ntk_analysis.training.runs import train_all, train_on
@@ -120,7 +121,8 @@ def sweep(
             another one trains its runs. None: this process trains.
 
     Raises:
-        ValueError: together is below 1, or runs.jsonl is damaged.
+        ValueError: together is below 1, a network of the grid cannot be trained on such images, or runs.jsonl is
+            damaged.
         FileExistsError: the folder is a file.
         BlockingIOError: another sweep writes to the folder.
         OSError: the disk is full; runs that are finished stay.
@@ -135,6 +137,8 @@ def sweep(
             each(curve)
         missing = [[recipe for recipe in grid.recipes(name) if done[recipe] is None] for name in grid.normalizations]
         todo = list(filter(None, missing))
+        for first, *_ in todo:
+            _check_trainable(first, dataset)
         trained = train_all(todo, dataset, together) if cluster is None else train_on(cluster, todo, dataset, together)
         with closing(trained):  # so that workers end also where writing fails
             for group in trained:
@@ -144,6 +148,14 @@ def sweep(
                     done[curve.recipe] = curve
                     each(curve)
     return table(grid, [curve for curve in done.values() if curve is not None])
+
+
+def _check_trainable(recipe: Recipe, dataset: Dataset) -> None:
+    """Raises what is wrong with a network of the grid, under its name, before the first one is trained."""
+    try:
+        Trainer(recipe, dataset)
+    except ValueError as error:
+        raise ValueError(f"{recipe.normalization}: {error}") from error
 
 
 def _finished(grid: Grid, dataset: Dataset, folder: Path | None) -> dict[Recipe, Curve | None]:

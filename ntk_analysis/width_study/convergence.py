@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from ntk_analysis.common.arrays import concrete
+from ntk_analysis.common.norms import norm
 from ntk_analysis.width_study.laws import UNRESOLVED, PowerLaw, fit_power_law
 from ntk_analysis.width_study.statistics import FEWEST_DRAWS, diagonal_fluctuation, squared_bias
 
@@ -49,14 +50,15 @@ class Convergence:
         """
         limit = concrete(limit, "limit").astype(np.float64)
         draws = [_checked(kernels, limit, width) for width, kernels in zip(widths, samples, strict=True)]
-        size = float(np.linalg.norm(limit))
+        size = norm(limit)
         if not 0 < size < np.inf:
             raise ValueError(f"the limit has norm {size}: relative distances need a finite kernel that is not 0")
+        off = [kernels / size - limit / size for kernels in draws]  # of a size whose squares are in range
         bias, fluctuation = (
-            np.array([statistic(kernels) for kernels in draws]).T
-            for statistic in (lambda kernels: squared_bias((kernels - limit) / size), diagonal_fluctuation)
+            np.array([statistic(kernels) for kernels in given]).T
+            for statistic, given in ((squared_bias, off), (diagonal_fluctuation, [kernels / size for kernels in draws]))
         )
-        distance = tuple(np.linalg.norm(kernels - limit, axis=(1, 2)) / size for kernels in draws)
+        distance = tuple(np.linalg.norm(one, axis=(1, 2)) for one in off)
         return cls(np.array(widths), distance, *bias, *fluctuation)
 
     @property

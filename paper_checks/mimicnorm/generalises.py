@@ -27,8 +27,8 @@ CLAIM = Claim(
     summary="At depth 50 the centered kernel is the identity: it fits its images at once and says nothing of others. "
     "Its mean prediction shrinks like L 2^-L and explains none of the test targets, and one trained network is at "
     "chance, where the straight network is not. Only the order of the classes survives, in the mean over all networks. "
-    "With batch norm it does not: behind the statistics of 30 training images the mean prediction of 10 layers is at "
-    "chance.",
+    "With batch norm it does not: behind the statistics of 30 training images the mean prediction of 10 layers gets "
+    "18 % right, where that of the straight network gets 68 %.",
     figures=("generalisation", "condition_number"),
 )
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import brentq
 
-from ntk_analysis import batch_norm, last_batch_norm, spectrum
+from ntk_analysis import batch_norm, data, last_batch_norm, spectrum
+from ntk_analysis.depth_study.image_networks import NETWORKS, behind_weights
 from ntk_analysis.layers import Activation, BatchNorm, Serial
 from ntk_analysis.meanfield import MeanField, analyse
 
@@ -158,6 +159,31 @@ def check_matrices(evidence: Evidence, theory: Theory, setting: Setting) -> None
         )
 
 
+def check_images(evidence: Evidence, setting: Setting) -> None:
+    """Compares condition numbers of convolutional networks, whole and behind a last batch norm, on 16 digits."""
+    digits = data.load_digits().subset(16, setting.seed)
+    x = data.preprocess(digits.images, image_centering="dataset").reshape(digits.images.shape)
+    because = "rounding and quadrature, relative to the condition number"
+    for name in setting.size((), tuple(NETWORKS)):
+        kernels = {norm: list(behind_weights(NETWORKS[name](norm), x))[-1] for norm in ("weight_mean", "batch")}
+        expected, kappa = (kernels[norm].condition_number for norm in ("weight_mean", "batch"))
+        condition = f"{name} network of 16 digits, 8 x 8, one batch"
+        evidence.stated("condition number of the NTK", expected, kappa, 1e-6 * kappa, because, condition=condition)
+        behind = {}
+        for norm, kernel in kernels.items():
+            outputs = last_batch_norm.sample_outputs(kernel.nngp, 1, setting.seed)
+            matrix = last_batch_norm.ntk(kernel.ntk, outputs)[:, :, 0, 0]
+            behind[norm] = spectrum.condition_number(matrix, without=last_batch_norm.null_space(outputs))
+        evidence.varied(
+            "condition number behind a last batch normalisation",
+            behind["weight_mean"],
+            behind["batch"],
+            1e-6 * behind["batch"],
+            because,
+            condition=condition,
+        )
+
+
 def check_neurons(evidence: Evidence, theory: Theory, setting: Setting) -> None:
     """Checks the push-forward of the zero-mean space by autodiff: mean over neurons at the fixed point."""
     B, draws = 8, setting.size(20_000, 1_000_000)
@@ -212,12 +238,13 @@ def search(evidence: Evidence, centered: MeanField) -> None:
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
-    """Checks pair map, rates and matrices, finite networks, correlated inputs and finite batches."""
+    """Checks pair map, rates and matrices, images, finite networks, correlated inputs and finite batches."""
     evidence = Evidence()
     centered = analyse("relu", normalization="weight_mean")
     check_pair_map(evidence, centered, setting.size((8, 16, 32), (32, 64, 128)))
     check_rates(evidence, centered, setting.size((4, 16), (4, 16, 64)))
     check_matrices(evidence, theory, setting)
+    check_images(evidence, setting)
     check_neurons(evidence, theory, setting)
     search(evidence, centered)
     return evidence

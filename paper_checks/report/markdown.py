@@ -56,7 +56,19 @@ def _edge(edge: Record) -> str:
 
 
 def _rows(rows: Sequence[Record]) -> list[str]:
-    heads = ("quantity", "condition", "kind", "", "expected", "measured", "tolerance", "because", "miss", "", "line")
+    heads = (
+        "quantity",
+        "condition",
+        "kind",
+        "",
+        "expected",
+        "measured",
+        "tolerance",
+        "because",
+        "off by (tolerances)",
+        "",
+        "line",
+    )
     return _table(
         heads,
         (

@@ -3,6 +3,7 @@
 import math
 
 MOST_DIGITS = 8
+MANY = 1000  # tolerances beyond which nobody wants to know how many
 PLAIN = range(-4, 6)  # powers of ten of numbers that are written without one
 
 
@@ -51,6 +52,15 @@ def misses(miss: float | None) -> str:
     if miss == 0:
         return "0"
     return plain(miss, 2) if miss >= 0.01 else "< 0.01"
+
+
+def off_by(miss: float) -> str:
+    """Returns how far a comparison is off, in words for a terminal: as a part of its tolerance, or beyond it."""
+    if miss == 0:
+        return "nothing"
+    if miss <= 1:
+        return f"{plain(miss, 2)} of the tolerance" if miss >= 0.01 else "less than 0.01 of the tolerance"
+    return f"{plain(miss, 3)} tolerances" if miss < MANY else f"more than {MANY:,} tolerances"
 
 
 def bar(miss: float | None) -> float:

@@ -4,7 +4,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float64
 
-from ntk_analysis.diagnosis.growth import QUANTILE
 from ntk_analysis.layers import Activation, Layer
 from ntk_analysis.layers.base import as_params_dtype
 
@@ -36,7 +35,7 @@ def check(setting: Setting, subject: Subject) -> Evidence:
         "how alike outputs are",
         growth.inputs_alike,
         growth.outputs_alike,
-        QUANTILE * growth.outputs_alike_error + subject.rounding,
+        growth.quantile * growth.outputs_alike_error + subject.rounding,
         "95 % of networks with the same weights shuffled",
         condition=f"{len(subject.x)} inputs, end to end",
         relation=Relation.AT_MOST,

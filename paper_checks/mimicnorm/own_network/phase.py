@@ -2,8 +2,7 @@
 
 import math
 
-from ntk_analysis.diagnosis.growth import ENDS, QUANTILE
-from ntk_analysis.diagnosis.verdict import THRESHOLD
+from ntk_analysis.diagnosis.verdict import half_width
 
 from ...contract import Claim, Evidence, Relation, Setting
 from ...subject import Subject
@@ -29,14 +28,13 @@ def check(setting: Setting, subject: Subject) -> Evidence:
         evidence.note(f"Mean-field theory of its block: chi_1 = {found.field.chi_1:.4g}, {found.field.phase}.")
     layers = found.products - 1
     if layers > 0 and math.isfinite(found.log_chi):
-        half = (QUANTILE * found.growth.estimate[1] + ENDS) / layers
         evidence.stated(
-            "ln chi_1 per layer",
-            THRESHOLD,
-            found.log_chi,
-            half,
-            "95 % of networks with the same weights shuffled, and a factor of 2 for what happens once",
-            condition=f"{layers} layers, end to end",
+            "the smallest ln chi_1 per layer that the measurement leaves open",
+            0.0,
+            found.log_chi - half_width(found.growth, layers),
+            max(subject.rounding, 1e-9),
+            "roundings; the interval has 95 % of networks with the same weights shuffled, and what happens once",
+            condition=f"{layers} layers, end to end: {found.log_chi:.3g} measured",
             relation=Relation.AT_LEAST,
         )
     if found.verdict.phase == "not decidable":

@@ -1,0 +1,151 @@
+"""Is weight mean's kernel batch norm's in a convolutional network? VGG- and ResNet-like ones, layer by layer.
+
+Batch norm's batch is all positions of all images, so that its kernel is that of a batch images x positions. What stands
+behind each layer of weights is read out by the mean over equal positions.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ntk_analysis import data, last_batch_norm, spectrum
+from ntk_analysis.common.progress import Track
+from ntk_analysis.depth_study.image_networks import NETWORKS, Behind, behind_weights
+
+from .config import Config, Result, load_images
+from .style import look, note, panels
+
+NORMALIZATIONS = ("none", "weight_mean", "batch")
+LAST = {"none": "last_bn", "weight_mean": "mimic", "batch": "batch"}  # their looks behind a last batch norm
+PANELS = {
+    "correlation": "mean correlation of two images",
+    "condition_number": r"condition number $\kappa$ of the NTK",
+    "growth": "NTK over NNGP, means of the diagonals",
+}
+
+
+class Settings(NamedTuple):
+    """The sizes of the figure.
+
+    Attributes:
+        images: number of images.
+        size: height and width to which they are averaged.
+    """
+
+    images: int
+    size: int
+
+
+def settings(config: Config) -> Settings:
+    """Returns the sizes of the figure; the small ones give the same panels."""
+    return Settings(16, 8) if config.full else Settings(12, 4)
+
+
+def small_images(images: data.ImageSet, size: int) -> data.ImageSet:
+    """Returns the images as means over size x size equal blocks, without what is left over at the borders.
+
+    Raises:
+        ValueError: the images are smaller than that.
+    """
+    n, height, width, channels = images.images.shape
+    if min(height, width) < size:
+        raise ValueError(f"{images.name} has images of {height} x {width}, expected {size} x {size} at least")
+    rows, columns = height // size, width // size
+    top, left = (height - size * rows) // 2, (width - size * columns) // 2
+    cut = images.images[:, top : top + size * rows, left : left + size * columns].astype(np.float64)
+    blocks = cut.reshape(n, size, rows, size, columns, channels)
+    return replace(images, images=blocks.mean((2, 4)))
+
+
+def behind_last(kernel: Behind, seed: int) -> float:
+    """Returns the condition number of the NTK behind a last batch norm on its range, for one draw of outputs."""
+    outputs = last_batch_norm.sample_outputs(kernel.nngp, 1, seed)
+    matrix = np.asarray(last_batch_norm.ntk(kernel.ntk, outputs))[:, :, 0, 0]
+    return float(spectrum.condition_number(matrix, without=np.asarray(last_batch_norm.null_space(outputs))))
+
+
+def compute(config: Config, track: Track) -> Result:
+    """Computes each panel's (networks, normalisations, layers) from one hidden layer on, NaN behind the last layer."""
+    chosen = settings(config)
+    images = load_images(config.data)
+    images = small_images(images.subset(min(chosen.images, len(images.images)), config.seed), chosen.size)
+    centering = config.image_centering or "dataset"
+    x = data.preprocess(images.images, image_centering=centering).reshape(images.images.shape)
+    pairs = [(name, normalization) for name in NETWORKS for normalization in NORMALIZATIONS]
+    found = [list(behind_weights(NETWORKS[name](kind), x))[1:] for name, kind in track(pairs, "image_kernels")]
+    shape, longest = (len(NETWORKS), len(NORMALIZATIONS)), max(map(len, found))
+    arrays = {}
+    for key in PANELS:
+        rows = [[getattr(kernel, key) for kernel in row] + [np.nan] * (longest - len(row)) for row in found]
+        arrays[key] = np.reshape(rows, (*shape, longest))
+    arrays["condition_number_last"] = np.reshape([behind_last(row[-1], config.seed) for row in found], shape)
+    arrays["layers"] = np.reshape([len(row) for row in found], shape)
+    facts = {
+        "data set": images.name,
+        "images": len(x),
+        "positions": f"{chosen.size} x {chosen.size}",
+        "centering of images": centering,
+        "batch of a channel in the first layers": len(x) * chosen.size**2,
+        "networks": "ReLU, infinite width, stable gain, no bias, eps = 0, average pooling",
+    }
+    return Result(arrays, facts | {key: listed(arrays[key]) for key in ("condition_number", "condition_number_last")})
+
+
+def listed(values: np.ndarray) -> dict[str, dict[str, object]]:
+    """Returns the numbers by network and normalisation, each a list over layers without NaN, or a number."""
+    return {
+        network: {
+            name: row[~np.isnan(row)].tolist() if np.ndim(row) else float(row)
+            for name, row in zip(NORMALIZATIONS, rows, strict=True)
+        }
+        for network, rows in zip(NETWORKS, values, strict=True)
+    }
+
+
+def draw(result: Result) -> Figure:
+    """Draws a row for each network: correlation, condition number with and without a last batch norm, growth."""
+    facts = result.facts
+    figure, axes = panels(len(PANELS), rows=len(NETWORKS), height=2.3, share=False)
+    places = [(row, network, key) for row, network in enumerate(NETWORKS) for key in PANELS]
+    for panel, (row, network, key) in zip(axes, places, strict=True):
+        draw_panel(panel, result, row, key)
+        panel.set(title=network, ylabel=PANELS[key], xlabel="hidden layers")
+    names = (*NORMALIZATIONS, "last_bn", "mimic")
+    handles = [
+        Line2D(
+            [], [], color=look(name).color, label=look(name).label, marker=look(name).marker, markersize=3.5,
+            linestyle="" if name in ("last_bn", "mimic") else "-",
+        )
+        for name in names
+    ]  # fmt: skip
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    note(
+        figure,
+        f"{facts['networks']}. {facts['images']} images of {facts['data set']}, averaged to {facts['positions']}, "
+        f"{'mean image subtracted' if facts['centering of images'] == 'dataset' else 'not centered'}, one batch: of "
+        f"{facts['batch of a channel in the first layers']} numbers a channel at first. Markers beside the end of the "
+        "lines: behind a last batch norm, one output drawn, null space left out; batch norm's is hollow.",
+    )
+    return figure
+
+
+def draw_panel(axes: Axes, result: Result, row: int, key: str) -> None:
+    """Draws one quantity of one network by hidden layer, and condition numbers behind a last batch norm beside it."""
+    a = result.arrays
+    for column, name in enumerate(NORMALIZATIONS):
+        count = int(a["layers"][row, column])
+        style = look(name)
+        axes.plot(
+            np.arange(1, count + 1), a[key][row, column, :count], color=style.color, marker=style.marker, markersize=3.5
+        )
+        if key == "condition_number":
+            last = look(LAST[name])
+            face = "white" if name == "batch" else last.color
+            kappa = a["condition_number_last"][row, column]
+            axes.plot(count + 0.6, kappa, color=last.color, marker=last.marker, markersize=5, markerfacecolor=face)
+    if key != "correlation":
+        axes.set_yscale("log")
