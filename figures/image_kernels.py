@@ -17,14 +17,14 @@ from ntk_analysis.common.progress import Track
 from ntk_analysis.depth_study.image_networks import NETWORKS, Behind, behind_weights
 
 from .config import Config, Result, load_images
-from .style import look, note, panels
+from .style import look, note, panels, plain_ticks
 
 NORMALIZATIONS = ("none", "weight_mean", "batch")
 LAST = {"none": "last_bn", "weight_mean": "mimic", "batch": "batch"}  # their looks behind a last batch norm
 PANELS = {
-    "correlation": "mean correlation of two images",
-    "condition_number": r"condition number $\kappa$ of the NTK",
-    "growth": "NTK over NNGP, means of the diagonals",
+    "correlation": "correlation of two images",
+    "condition_number": r"condition number $\kappa$",
+    "growth": "NTK / NNGP",
 }
 
 
@@ -127,8 +127,9 @@ def draw(result: Result) -> Figure:
         figure,
         f"{facts['networks']}. {facts['images']} images of {facts['data set']}, averaged to {facts['positions']}, "
         f"{'mean image subtracted' if facts['centering of images'] == 'dataset' else 'not centered'}, one batch: of "
-        f"{facts['batch of a channel in the first layers']} numbers a channel at first. Markers beside the end of the "
-        "lines: behind a last batch norm, one output drawn, null space left out; batch norm's is hollow.",
+        f"{facts['batch of a channel in the first layers']} numbers a channel at first. Left: NNGP, mean of all pairs. "
+        "Middle: of the NTK; markers beside the ends of the lines stand for a last batch norm behind them, one output "
+        "drawn, null space left out, batch norm's is hollow. Right: ratio of the means of the diagonals.",
     )
     return figure
 
@@ -149,3 +150,4 @@ def draw_panel(axes: Axes, result: Result, row: int, key: str) -> None:
             axes.plot(count + 0.6, kappa, color=last.color, marker=last.marker, markersize=5, markerfacecolor=face)
     if key != "correlation":
         axes.set_yscale("log")
+        plain_ticks(axes.yaxis)

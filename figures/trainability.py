@@ -66,7 +66,7 @@ def compute(config: Config, track: Track) -> Result:
     batch = min(chosen.batch, len(x))
     parts = mini_batches(len(x), batch, chosen.batches, config.seed)
     found = [
-        [largest_eigenvalues(kernel, parts) for kernel in tangent_kernels(x, name, depths)]
+        [largest_eigenvalues(kernel, parts) for kernel in tangent_kernels(x, name, chosen.depths)]
         for name in track(NETWORKS, "trainability: kernels")
     ]
     trained = x[: chosen.trained_images]

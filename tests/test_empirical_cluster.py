@@ -67,7 +67,7 @@ def test_workers_compute_what_one_process_does(threads, tmp_path):
     found = empirical_ntk(Deadly(""), PARAMS, X, on=on, track=lambda s, _: map(seen.append, s), **call)
     assert len(seen) == TILES
     np.testing.assert_array_equal(found.ntk, empirical_ntk(Deadly(""), PARAMS, X, memory=MEMORY, **OPTIONS).ntk)
-    assert sorted(entry.name for entry in (tmp_path / "k").iterdir()) == ["done", "kernel", "manifest.json"]
+    assert sorted(entry.name for entry in (tmp_path / "k").iterdir()) == [".lock", "done", "kernel", "manifest.json"]
 
 
 @pytest.mark.full
@@ -167,7 +167,7 @@ def test_workers_die_and_the_result_is_that_of_one_process(cluster, tmp_path):
     assert not (tmp_path / "deadly").exists(), "a worker died at a tile"
     assert found.plan == expected.plan
     np.testing.assert_array_equal(found.ntk, expected.ntk)
-    assert sorted(entry.name for entry in store.iterdir()) == ["done", "kernel", "manifest.json"]
+    assert sorted(entry.name for entry in store.iterdir()) == [".lock", "done", "kernel", "manifest.json"]
 
 
 @pytest.mark.full

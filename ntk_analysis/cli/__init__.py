@@ -3,9 +3,10 @@
 Heavy imports stand inside the commands, so that --help answers at once.
 """
 
+import contextlib
 import sys
 
-from ntk_analysis.cli.interrupts import INTERRUPTED, listen
+from ntk_analysis.cli.interrupts import INTERRUPTED, leave, listen
 
 
 def main() -> None:
@@ -19,7 +20,14 @@ def start() -> None:
     """Runs the command line as a program of its own, which Ctrl-C ends from its first import on."""
     listen()
     try:
-        main()
-    except KeyboardInterrupt:
-        print("interrupted: nothing half-written", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        try:
+            main()
+        except KeyboardInterrupt:
+            print("interrupted: nothing half-written", file=sys.stderr)
+            sys.exit(INTERRUPTED)
+    except SystemExit as end:
+        if end.code != INTERRUPTED:
+            raise
+        with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it
+            sys.stdout.flush()
+        leave()

@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 INTERRUPTED = 130  # exit status after Ctrl-C, the same as in shells
 PATIENCE = 2.0  # seconds from the signal until the process is left
@@ -39,6 +39,15 @@ def _watch(reading: socket.socket, _writing: socket.socket) -> None:
         pass
     time.sleep(PATIENCE)
     os.write(2, b"interrupted: left in the middle of a computation; no file is half-written\n")
+    leave()
+
+
+def leave() -> NoReturn:
+    """Leaves this process and its children at once, with the status of an interrupted command.
+
+    `sys.exit` would not do: Python ends itself by the signal once a KeyboardInterrupt has passed through `exec` of a
+    text, as dataclasses use it in every import.
+    """
     _end_children()
     os._exit(INTERRUPTED)
 
