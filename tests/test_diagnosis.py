@@ -352,7 +352,7 @@ def test_products_are_counted_in_branches_and_loops():
     ("network", "chi_1", "words"),
     [
         (convolutional(3, 4), 1.0, ""),
-        (fully_connected(3, 6, "layer"), None, "layer normalisation"),
+        (fully_connected(3, 6, "layer"), None, "normalisation of each input"),
         (residual(4, 6), None, "no chain"),
         (fully_connected(1, 6).apply, None, "plain function"),
     ],

@@ -189,7 +189,7 @@ def test_commands_that_train(alias, trained, stopped):
     assert handed_over(f"train --model resnet18 --normalization {alias}") == trained
     assert handed_over(f"train --paper --normalization {alias}") == trained
     assert handed_over(f"sweep --model resnet18 --normalization {alias}") == (trained,)
-    names = handed_over(f"memory resnet18 --normalization {alias}")
+    names = list(handed_over(f"memory resnet18 --normalization {alias}"))
     assert names == ["batch_norm", *(name for name in [trained] if name != "batch_norm")]
 
 

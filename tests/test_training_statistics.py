@@ -220,14 +220,6 @@ BATCH = networks.fully_connected(1, 1, "batch")
             id="copies",
             marks=pytest.mark.full,
         ),
-        pytest.param(
-            networks.convolutional(1, 1, "batch"),
-            np.ones((7, 2, 2, 1)),
-            np.ones((2, 2, 2, 1)),
-            "x1",
-            "on images",
-            id="images",
-        ),
     ],
 )
 def test_what_is_refused(network, x1, x2, statistics, words):
