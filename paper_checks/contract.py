@@ -73,7 +73,7 @@ class Paper:
         claims: ids of its claims, which are the names of the modules that check them, in the order of the report.
         network_claims: ids of the claims that may be put to a user's own network, modules of its `own_network`: their
             `check` takes a `Subject` in the place of a theory.
-        slow: ids of those claims whose quick check takes minutes: only the full tests run it.
+        slow: ids of those claims whose quick check takes longest: only the full tests run it.
     """
 
     name: str

@@ -42,7 +42,7 @@ def normal_pairs():
     return np.random.default_rng(0).standard_normal((2, DRAWS))
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [name for name in EVERY if name != "tanh"] + full("tanh"))
 def test_moments_agree_with_monte_carlo(name, normal_pairs):
     activation = get(name)
     value_and_slope = jax.jit(lambda x: jax.jvp(activation, (x,), (jnp.ones_like(x),)))
@@ -160,7 +160,7 @@ def test_a_user_function_with_kinks_is_integrated_between_them():
     assert abs(activation.dual.second_moment(1.0) / float(exact) - 1) <= activation.quadrature_error(1.0) < 1e-11
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY if name not in SHOWN] + full(*SHOWN))
+@pytest.mark.parametrize("name", [name for name in EVERY if name not in (*SHOWN, "gelu")] + full(*SHOWN, "gelu"))
 def test_values_and_gradients_are_finite_at_the_edges(name):
     activation = get(name)
     q1, q2 = np.array([(1.0, 1.0), (0.7, 2.0), (0.0, 1.0), (0.0, 0.0)]).repeat(3, axis=0).T

@@ -137,6 +137,7 @@ def test_a_kernel_is_an_array_and_a_line(infinite):
         np.asarray(huge)
 
 
+@pytest.mark.full
 def test_a_kernel_is_cut_by_inputs(infinite):
     few = infinite[:3, :3]
     assert few.joint

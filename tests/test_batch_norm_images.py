@@ -108,8 +108,8 @@ NETWORKS = {
 LOOPED = [name for name, network in NETWORKS.items() if "LayerNorm" not in repr(network)]
 
 
-@pytest.mark.parametrize("training", [None, *full(7)])
-@pytest.mark.parametrize("name", [LOOPED[0], *full(*LOOPED[1:])])
+@pytest.mark.parametrize("training", [None, 7], ids=["joint", "training batch"])
+@pytest.mark.parametrize("name", full(*LOOPED))
 def test_against_loops(name, training):
     x = photos(n=9, shape=(4, 3, 2))
     new = {} if training is None else {"x2": x[training:], "statistics": "x1"}
@@ -132,6 +132,7 @@ def test_images_of_one_position_are_vectors(statistics):
     close(both(actual), both(expected), 1e-14)
 
 
+@pytest.mark.full
 def test_finite_networks_of_one_layer():
     """With one hidden layer the average over draws is exact at every width."""
     x = images()
@@ -196,6 +197,7 @@ def test_black_images_are_told_by_their_statistics():
         infinite_kernel(networks.convolutional(1, 4, "batch"), np.zeros((3, 2, 2, 1)))
 
 
+@pytest.mark.full
 def test_layers_by_hand_say_that_positions_must_be_paired():
     with pytest.raises(ValueError, match="all pairs of positions"):
         BatchNorm().kernel(Conv(1).kernel(input_kernel(jnp.ones((2, 2, 2, 1)))))

@@ -18,6 +18,7 @@ def fields_agree(found, expected):
     assert found.law == expected.law
 
 
+@pytest.mark.full
 def test_of_a_repeated_block_and_a_residual():
     network = Serial(Dense(1, 1.0, 0.1), Repeat(BLOCK, 2), Residual(BLOCK, 0.5))
     found = list(ntk.kernels_by_depth(network, X, X[:2]))

@@ -127,6 +127,7 @@ def test_meanfield_prints_the_table(run, tmp_path):
     assert (record["normalization"], record["phase"], record["b_var"]) == ("weight_mean", "chaotic", 0.0)
 
 
+@pytest.mark.full
 def test_json_has_numbers(run, tmp_path):
     """Where the table has words around a number, and where a number is infinite."""
     run("meanfield", "--normalization", "bn", "--batch-size", 16, "--out", tmp_path / "b.json")

@@ -109,7 +109,7 @@ def dense_kernel(f, params):
     return np.einsum("acp,bdp->abcd", jacobian, jacobian)
 
 
-@pytest.mark.parametrize("mode", ["train", *full("eval")])
+@pytest.mark.parametrize("mode", full("train", "eval"))
 def test_linen_s_kernel_is_the_dense_jacobian_s_of_the_parameters(variables, mode):
     f, params, x = from_linen(Linen(), variables, X, mode, rngs={"dropout": KEY})
     assert params is variables["params"]

@@ -273,8 +273,7 @@ def test_the_program_does_not_grow_with_depth(normalization):
 @pytest.mark.parametrize(
     "network",
     [
-        SHALLOW_CENTERED,
-        *full(NETWORKS["centered"]),
+        *full(SHALLOW_CENTERED, NETWORKS["centered"]),
         *(pytest.param(NETWORKS[name], marks=pytest.mark.slow) for name in ("bias", "residual")),
     ],
 )

@@ -99,7 +99,7 @@ OTHERS = [name for name in NETWORKS if name not in ("many numbers", *FULL)]
 
 
 @pytest.mark.parametrize(
-    "name", ["many numbers", *full(*FULL), *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
+    "name", [*full("many numbers", *FULL), *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
 )
 def test_derivatives_by_all_numbers(name):
     network, x = NETWORKS[name], inputs_of(name)

@@ -54,6 +54,7 @@ ONE_LAYER = [
 ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("network", ONE_LAYER)
 def test_finite_networks_of_one_layer(network, training_statistics):
     mean, error = finite_average(network, inputs(), draws=3_000)

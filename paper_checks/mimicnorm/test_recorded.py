@@ -7,7 +7,6 @@ import pytest
 
 from ntk_analysis.paper_checks.contract import Evidence, Kind, Line, Relation, Row
 from ntk_analysis.paper_checks.judge import judge
-from ntk_analysis.paper_checks.mimicnorm import PAPER
 from ntk_analysis.paper_checks.mimicnorm.micro import RERUN
 from ntk_analysis.paper_checks.mimicnorm.micro_trained import CELLS, RECORD, Cell, read, recipe_of, seeds_of, trained
 from ntk_analysis.paper_checks.papers import claim_checks
@@ -17,7 +16,7 @@ from ntk_analysis.training.recipe import Recipe
 RECORDED = json.loads((Path(__file__).parent / "studies" / "mlp" / "claims.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("record", RECORDED, ids=PAPER.slow)
+@pytest.mark.parametrize("record", RECORDED, ids=[record["id"] for record in RECORDED])
 def test_recorded_rows_of_trained_networks_give_the_verdict(record):
     """The comparisons are made again from the numbers on record."""
     rows = []
