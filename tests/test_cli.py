@@ -58,6 +58,14 @@ def test_version_and_help(run):
         assert "Usage: ntk-analysis" in out
 
 
+@pytest.mark.full
+def test_the_plan_of_a_kernel_writes_nothing(run, images, tmp_path):
+    status, out, _ = run("kernel", images, "--out", tmp_path / "k.npz", "--plan")
+    assert status == 0
+    assert out.startswith("12 x 12 inputs pair by pair: ")
+    assert not (tmp_path / "k.npz").exists()
+
+
 def test_kernel_with_defaults_alone(run, images, tmp_path):
     status, out, _ = run("kernel", images, "--out", tmp_path / "k.npz")
     assert status == 0

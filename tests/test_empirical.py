@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from tiers import full
 
+from ntk_analysis.common.cost import program_cost
 from ntk_analysis.empirical import Tiles, empirical_nngp, empirical_ntk, plan
-from ntk_analysis.empirical.cost import program_cost
 from ntk_analysis.empirical.functions import Side, flattened
 from ntk_analysis.empirical.layouts import LAYOUTS, mirrored, symmetric
 from ntk_analysis.empirical.methods import products_method

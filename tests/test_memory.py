@@ -49,7 +49,7 @@ def test_too_large_a_kernel_is_refused_before_it_is_computed(monkeypatch, networ
     x = np.ones((3, 4, 5, 2))
     needed = asked(network, x.shape, dtype=x.dtype)
     available(monkeypatch, 1)
-    monkeypatch.setattr(compute, "_propagate", None)  # would raise another error
+    monkeypatch.setattr(compute, "propagate", None)  # would raise another error
     with pytest.raises(MemoryError, match=words) as caught:
         infinite_kernel(network, x)
     message = str(caught.value)
@@ -148,7 +148,7 @@ def test_kernels_of_too_many_vectors_are_refused(name, monkeypatch):
     pairs = 1000 * (700 if crossed else 1000)
     assert asked(network, (1000, 3), crossed=crossed) == arrays * pairs * 4
     available(monkeypatch, arrays * pairs * 8 - 1)
-    monkeypatch.setattr(compute, "_propagate", None)
+    monkeypatch.setattr(compute, "propagate", None)
     x2 = None if crossed is None else np.ones(crossed)
     with pytest.raises(
         MemoryError, match=r"the kernel of 1000 x 1?\d00+ inputs needs .*: use fewer inputs.*, or float32"
@@ -162,7 +162,7 @@ def test_what_is_asked_for_vectors_is_what_the_program_takes(name):
     network, crossed, arrays = VECTORS[name]
     shapes = [None if shape is None else jax.ShapeDtypeStruct(shape, np.float32) for shape in ((2000, 3), crossed)]
     norm = 1.0 if arrays == 4 else None
-    program = compute._propagate.lower(network, False, norm, False, None, (), *shapes).compile().memory_analysis()
+    program = compute.propagate.lower(network, False, norm, False, None, (), *shapes).compile().memory_analysis()
     kernel = 4 * 2000 * (700 if crossed else 2000)
     tile = 150 * 500**2 * 4
     taken = program.temp_size_in_bytes + program.output_size_in_bytes

@@ -15,22 +15,26 @@ def kernel(
     out: Annotated[Path, Option(help="File for the result: .npz for kernels and spectra, .json for spectra only.")],
     *,
     seed: Annotated[int, Option(help="Seed that chooses the images of --count.", min=0)] = 0,
+    plan: Annotated[bool, Option("--plan", help="Show memory and time that the kernel takes, and stop there.")] = False,
     layers: NetworkOptions,
     images: ImageOptions,
 ) -> None:
     """Computes NNGP and NTK of a fully connected network on images, in float64, with the NTK's spectrum."""
+    from ntk_analysis import infinite
     from ntk_analysis.cli.output import kernel_record, write_kernel
     from ntk_analysis.common.files import require_result, write_whole
-    from ntk_analysis.infinite import infinite_kernel
 
     require_result(out, (".npz", ".json"), [path])
     if images.count is None:
         refuse_idle({"seed"} if seed else (), "without --count, which chooses images with it")
     network = layers.network()
     name, x = images.read(path, seed)
+    if plan:
+        print(infinite.plan(network, x).summary())
+        return
     with stages(3) as begin:
         begin(f"kernel of {len(x):,} images")
-        found = infinite_kernel(network, x)
+        found = infinite.infinite_kernel(network, x)
         record, arrays = kernel_record(found, begin)
     record |= {
         "data": name,

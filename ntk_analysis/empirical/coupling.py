@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ntk_analysis.common.cost import described, program_cost
 from ntk_analysis.common.purity import is_pure
-from ntk_analysis.empirical.cost import described, program_cost
 from ntk_analysis.empirical.directions import random_direction
 from ntk_analysis.empirical.functions import count_outputs, flattened, name_of, precise
 from ntk_analysis.empirical.methods import forward_mode

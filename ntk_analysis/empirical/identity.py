@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
+from ntk_analysis.common.cost import described
 from ntk_analysis.common.norms import norm
-from ntk_analysis.empirical.cost import described
 from ntk_analysis.empirical.coupling import few_that_differ
 from ntk_analysis.empirical.directions import random_direction
 from ntk_analysis.empirical.functions import flattened, name_of, precise

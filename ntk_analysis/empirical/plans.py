@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ntk_analysis.common.cost import described, program_cost, tree_bytes
 from ntk_analysis.common.memory import available_bytes, gib
-from ntk_analysis.empirical.cost import described, program_cost, tree_bytes
 from ntk_analysis.empirical.estimate import Estimate
 from ntk_analysis.empirical.functions import Side
 from ntk_analysis.empirical.layouts import Layout, mirrored, outputs_shape

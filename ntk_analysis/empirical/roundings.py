@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Jaxpr
 
-from ntk_analysis.empirical.cost import bodies
+from ntk_analysis.common.cost import bodies
 
 
 def program_rounding(function: Callable[..., Any], *arguments: Any) -> float:

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_analysis.common.arrays import concrete
+from ntk_analysis.common.cost import described
 from ntk_analysis.common.finite import require_finite
 from ntk_analysis.common.precision import is_traced, numpy_in_float64, wants_float64
-from ntk_analysis.empirical.cost import described
 from ntk_analysis.empirical.coupling import WHOLE, coupling
 from ntk_analysis.empirical.faults import Place, fault
 from ntk_analysis.empirical.functions import (

@@ -2,3 +2,5 @@
 
 from ntk_analysis.infinite.compute import infinite_kernel as infinite_kernel
 from ntk_analysis.infinite.kernel import Kernel as Kernel
+from ntk_analysis.infinite.planning import KernelPlan as KernelPlan
+from ntk_analysis.infinite.planning import plan as plan

@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -95,23 +95,55 @@ def infinite_kernel(
         NotImplementedError: the network has a layer without an infinite-width kernel here; the message says why.
         TypeError: the network is none of layers, such as an array, as where arguments are swapped.
     """
+    task = task_of(network, x1, x2, statistics=statistics, exact=exact)
+    memory = account(task)
+    require_memory(memory.memory_bytes, memory.what, memory.cure)
+    kernel = propagate(*task)
+    if not (is_traced(task.x1, task.x2) or task.numbers):
+        # underflow comes first: where a distance is not finite, it may be why
+        _check_underflow(network, kernel, task.x1, task.x2)
+        _check_finite(kernel, images=task.x1.ndim == 4)
+    return kernel
+
+
+class Task(NamedTuple):
+    """One kernel to compute: the checked arguments of `propagate`, in its order.
+
+    Attributes:
+        network: the network without its traced numbers.
+        exact: whether every pair is taken through all layers.
+        norm: |x|^2 / d of all inputs where it is one and the inputs are many; None where norms differ or do not matter.
+        zeros: whether inputs of zeros are differentiated by, see `zero_inputs`.
+        training: number of training inputs, see `Kernel`.
+        numbers: the traced numbers of the network.
+        x1: first inputs.
+        x2: second inputs, or None.
+    """
+
+    network: HasKernel
+    exact: bool
+    norm: float | None
+    zeros: bool
+    training: int | None
+    numbers: Numbers
+    x1: jax.Array
+    x2: jax.Array | None
+
+    @property
+    def by_angle(self) -> bool:
+        """Whether the kernel may be taken as a function of the angle between two vectors."""
+        return self.norm is not None or (self.network.homogeneous and not self.exact)
+
+
+def task_of(network: HasKernel, x1: AnyArray, x2: AnyArray | None, *, statistics: str | None, exact: bool) -> Task:
+    """The kernel to compute for these arguments; errors are those of `infinite_kernel`."""
     check_network(network)
     first, second, training = one_batch(*checked_inputs(x1, x2), statistics)
     network, numbers = split(network)
     exact = exact or bool(numbers)  # a fit needs to know all numbers
     norm = None if exact or network.homogeneous else _one_norm(first, second)
-    if first.ndim == 4:
-        _check_memory(network, first, first if second is None else second)
-    else:
-        by_angle = norm is not None or (network.homogeneous and not exact)
-        _check_vector_memory(network, first, second, by_angle=by_angle)
-    traced = is_traced(first, second)
-    zeros = traced and may_hold_zeros(first, second)
-    kernel = _propagate(network, exact, norm, zeros, training, numbers, first, second)
-    if not (traced or numbers):
-        _check_underflow(network, kernel, first, second)  # which is why a distance is not finite, if it is not
-        _check_finite(kernel, images=first.ndim == 4)
-    return kernel
+    zeros = is_traced(first, second) and may_hold_zeros(first, second)
+    return Task(network, exact, norm, zeros, training, numbers, first, second)
 
 
 def check_network(network: object) -> None:
@@ -149,7 +181,7 @@ def one_batch(
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
-def _propagate(
+def propagate(
     network: HasKernel,
     exact: bool,
     norm: float | None,
@@ -159,11 +191,7 @@ def _propagate(
     x1: jax.Array,
     x2: jax.Array | None,
 ) -> Kernel:
-    """Kernel of the network without its traced numbers, which are given by themselves.
-
-    `norm` is that of all inputs, None where they differ or need not be looked at; `zeros`: see `zero_inputs`;
-    `training`: see `Kernel`.
-    """
+    """Kernel of a `Task`, without checks."""
     _check_numbers(network)
     numbers = tuple(number.astype(x1.dtype) for number in numbers)
     pairs = len(x1) * len(x1 if x2 is None else x2)
@@ -267,8 +295,30 @@ def _checked(x: Any, name: str) -> jax.Array:
     return array
 
 
-def _check_memory(network: HasKernel, x1: jax.Array, x2: jax.Array) -> None:
-    (n1, *image, _), n2 = x1.shape, len(x2)
+class Account(NamedTuple):
+    """The memory that a kernel takes, in the words of the error that refuses it.
+
+    Attributes:
+        memory_bytes: number of bytes.
+        what: what takes them.
+        cure: what takes less.
+        way: how the kernel is computed.
+    """
+
+    memory_bytes: int
+    what: str
+    cure: str
+    way: str
+
+
+def account(task: Task) -> Account:
+    """The memory that a kernel takes, of vectors or of images."""
+    return _vector_account(task) if task.x1.ndim == 2 else _image_account(task)
+
+
+def _image_account(task: Task) -> Account:
+    network, x1 = task.network, task.x1
+    (n1, *image, _), n2 = x1.shape, len(x1 if task.x2 is None else task.x2)
     places = math.prod(image)
     normalized = network.pairs_positions and network.couples_batch is not False
     if normalized:
@@ -281,20 +331,25 @@ def _check_memory(network: HasKernel, x1: jax.Array, x2: jax.Array) -> None:
         left = _positions_left(network, x1.shape[1:], str(x1.dtype)) if n1 * n2 * places > PLACES else None
         if left is not None:
             numbers = ARRAYS["equal"] * PLACES + ARRAYS["results"] * n1 * n2 * left
-    require_memory(
+    return Account(
         numbers * x1.dtype.itemsize,
         f"the kernel of {n1} x {n2} images of {' x '.join(map(str, image))} at {kept},",
         "use fewer images at a time, smaller images"
         + ", or a flattening read-out" * (network.pairs_positions and not normalized),
+        f"at {kept}",
     )
 
 
-def _check_vector_memory(network: HasKernel, x1: jax.Array, x2: jax.Array | None, *, by_angle: bool) -> None:
-    n1, n2 = len(x1), len(x1 if x2 is None else x2)
-    kind = "coupled" if network.couples_batch else "by angle" if by_angle and x2 is None else "vectors"
+def _vector_account(task: Task) -> Account:
+    network, x1, by_angle = task.network, task.x1, task.by_angle
+    n1, n2 = len(x1), len(x1 if task.x2 is None else task.x2)
+    kind = "coupled" if network.couples_batch else "by angle" if by_angle and task.x2 is None else "vectors"
     cure = "use fewer inputs" if network.couples_batch else "use fewer inputs at a time"
     narrower = ", or float32" * (x1.dtype.itemsize > 4)
-    require_memory(ARRAYS[kind] * n1 * n2 * x1.dtype.itemsize, f"the kernel of {n1} x {n2} inputs", cure + narrower)
+    of_angle = by_angle and n1 * n2 >= FEWEST_PAIRS
+    way = "as one joint batch" if network.couples_batch else "by their angles" if of_angle else "pair by pair"
+    needed = ARRAYS[kind] * n1 * n2 * x1.dtype.itemsize
+    return Account(needed, f"the kernel of {n1} x {n2} inputs", cure + narrower, way)
 
 
 @lru_cache(maxsize=64)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
+EIGH = 9.0  # operations for each n^3 of an eigendecomposition with vectors (Golub & Van Loan)
 PROGRAMS = 1024  # number of programs whose cost is kept; tracing takes as long as a small kernel itself
 
 
@@ -15,8 +16,9 @@ class Cost(NamedTuple):
     """The operations and the memory that a program takes.
 
     Attributes:
-        flops: number of operations: 2 for each multiply-add of matrix products and convolutions, 1 for each element
-            computed otherwise. A `while_loop` counts as one pass, a `cond` as its dearest branch.
+        flops: number of operations: 2 for each multiply-add of matrix products and convolutions, 9 n^3 for an
+            eigendecomposition, 1 for each element computed otherwise. A `while_loop` counts as one pass, a `cond` as
+            its dearest branch.
         memory_bytes: the most bytes that inputs, outputs and intermediate arrays take at one time, in the order of the
             program and without XLA's fusion, which needs less.
     """
@@ -93,4 +95,6 @@ def _flops(eqn: Any) -> float:
         kernel = eqn.invars[1].aval.shape
         outputs = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
         return 2.0 * results * math.prod(kernel) / outputs
+    if eqn.primitive.name == "eigh":
+        return EIGH * eqn.invars[0].aval.shape[-1] * math.prod(eqn.invars[0].aval.shape)
     return float(results)
