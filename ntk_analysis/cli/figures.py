@@ -25,7 +25,7 @@ def figures(
             metavar="[NAME]...",
             help="Names among fig2 fig3 fig4 fig6 supp1 supp2 supp3 table1 phase_diagram condition_number bn_growth "
             "same_kernel kernel_matrices, and trainability dynamics generalisation width_study learning_rates "
-            "image_kernels; default: the first thirteen.",
+            "image_kernels micro_batch; default: the first thirteen.",
             show_default=False,
         ),
     ] = None,
