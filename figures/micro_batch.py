@@ -29,7 +29,7 @@ AVERAGED = (1, 4, 16, 100)  # batches that running statistics are averaged over
 AVERAGED_SIZE = 16
 STYLES = {"unbiased": "-", "biased": "--"}
 KINDS = ("none", "layer", "mimic", "batch")
-TOP = 1e4  # of the panels of second moments
+TOP = 1e6
 
 
 class Settings(NamedTuple):
