@@ -51,7 +51,7 @@ def test_all_parameters_are_in_its_kernel(path):
     import jax.numpy as jnp
 
     f, params, x = load_network(f"{path}:network")
-    f = getattr(f, "apply", f)
+    f = f if callable(f) else f.apply
     kernel = empirical_ntk(f, params, x[:2], layout="trace").ntk
     jacobian = jax.jacrev(lambda p: f(p, x[:2]))(params)
     squares = sum(float(jnp.sum(leaf[0].astype(jnp.float32) ** 2)) for leaf in jax.tree.leaves(jacobian))
