@@ -21,6 +21,7 @@ from .style import look, note, panels, plain_ticks
 
 NORMALIZATIONS = ("none", "weight_mean", "batch")
 LAST = {"none": "last_bn", "weight_mean": "mimic", "batch": "batch"}  # their looks behind a last batch norm
+BEHIND_LAST = "condition_number_last"
 PANELS = {
     "correlation": "correlation of two images",
     "condition_number": r"condition number $\kappa$",
@@ -69,21 +70,20 @@ def behind_last(kernel: Behind, seed: int) -> float:
 
 
 def compute(config: Config, track: Track) -> Result:
-    """Computes each panel's (networks, normalisations, layers) from one hidden layer on, NaN behind the last layer."""
+    """Computes each panel's (normalisations, layers) of each network, "VGG-like growth", from one hidden layer on."""
     chosen = settings(config)
     images = load_images(config.data)
     images = small_images(images.subset(min(chosen.images, len(images.images)), config.seed), chosen.size)
     centering = config.image_centering or "dataset"
     x = data.preprocess(images.images, image_centering=centering).reshape(images.images.shape)
-    pairs = [(name, normalization) for name in NETWORKS for normalization in NORMALIZATIONS]
-    found = [list(behind_weights(NETWORKS[name](kind), x))[1:] for name, kind in track(pairs, "image_kernels")]
-    shape, longest = (len(NETWORKS), len(NORMALIZATIONS)), max(map(len, found))
+    pairs = [(network, name) for network in NETWORKS for name in NORMALIZATIONS]
+    kernels = {pair: list(behind_weights(NETWORKS[pair[0]](pair[1]), x))[1:] for pair in track(pairs, "image_kernels")}
     arrays = {}
-    for key in PANELS:
-        rows = [[getattr(kernel, key) for kernel in row] + [np.nan] * (longest - len(row)) for row in found]
-        arrays[key] = np.reshape(rows, (*shape, longest))
-    arrays["condition_number_last"] = np.reshape([behind_last(row[-1], config.seed) for row in found], shape)
-    arrays["layers"] = np.reshape([len(row) for row in found], shape)
+    for network in NETWORKS:
+        rows = [kernels[network, name] for name in NORMALIZATIONS]
+        for key in PANELS:
+            arrays[f"{network} {key}"] = np.array([[getattr(kernel, key) for kernel in row] for row in rows])
+        arrays[f"{network} {BEHIND_LAST}"] = np.array([behind_last(row[-1], config.seed) for row in rows])
     facts = {
         "data set": images.name,
         "images": len(x),
@@ -92,27 +92,25 @@ def compute(config: Config, track: Track) -> Result:
         "batch of a channel in the first layers": len(x) * chosen.size**2,
         "networks": "ReLU, infinite width, stable gain, no bias, eps = 0, average pooling",
     }
-    return Result(arrays, facts | {key: listed(arrays[key]) for key in ("condition_number", "condition_number_last")})
-
-
-def listed(values: np.ndarray) -> dict[str, dict[str, object]]:
-    """Returns the numbers by network and normalisation, each a list over layers without NaN, or a number."""
-    return {
-        network: {
-            name: row[~np.isnan(row)].tolist() if np.ndim(row) else float(row)
-            for name, row in zip(NORMALIZATIONS, rows, strict=True)
-        }
-        for network, rows in zip(NETWORKS, values, strict=True)
+    shown = {
+        key: {network: named(arrays[f"{network} {key}"]) for network in NETWORKS}
+        for key in ("condition_number", BEHIND_LAST)
     }
+    return Result(arrays, facts | shown)
+
+
+def named(values: np.ndarray) -> dict[str, object]:
+    """Returns the numbers by normalisation, each a list over layers, or a number."""
+    return dict(zip(NORMALIZATIONS, values.tolist(), strict=True))
 
 
 def draw(result: Result) -> Figure:
     """Draws a row for each network: correlation, condition number with and without a last batch norm, growth."""
     facts = result.facts
     figure, axes = panels(len(PANELS), rows=len(NETWORKS), height=2.3, share=False)
-    places = [(row, network, key) for row, network in enumerate(NETWORKS) for key in PANELS]
-    for panel, (row, network, key) in zip(axes, places, strict=True):
-        draw_panel(panel, result, row, key)
+    places = [(network, key) for network in NETWORKS for key in PANELS]
+    for panel, (network, key) in zip(axes, places, strict=True):
+        draw_panel(panel, result, network, key)
         panel.set(title=network, ylabel=PANELS[key], xlabel="hidden layers")
     names = (*NORMALIZATIONS, "last_bn", "mimic")
     handles = [
@@ -134,20 +132,16 @@ def draw(result: Result) -> Figure:
     return figure
 
 
-def draw_panel(axes: Axes, result: Result, row: int, key: str) -> None:
+def draw_panel(axes: Axes, result: Result, network: str, key: str) -> None:
     """Draws one quantity of one network by hidden layer, and condition numbers behind a last batch norm beside it."""
-    a = result.arrays
-    for column, name in enumerate(NORMALIZATIONS):
-        count = int(a["layers"][row, column])
-        style = look(name)
-        axes.plot(
-            np.arange(1, count + 1), a[key][row, column, :count], color=style.color, marker=style.marker, markersize=3.5
-        )
+    for place, name in enumerate(NORMALIZATIONS):
+        values, style = result.arrays[f"{network} {key}"][place], look(name)
+        layers = np.arange(1, len(values) + 1)
+        axes.plot(layers, values, color=style.color, marker=style.marker, markersize=3.5)
         if key == "condition_number":
-            last = look(LAST[name])
-            face = "white" if name == "batch" else last.color
-            kappa = a["condition_number_last"][row, column]
-            axes.plot(count + 0.6, kappa, color=last.color, marker=last.marker, markersize=5, markerfacecolor=face)
+            last, face = look(LAST[name]), "white" if name == "batch" else look(LAST[name]).color
+            kappa = result.arrays[f"{network} {BEHIND_LAST}"][place]
+            axes.plot(len(values) + 0.6, kappa, color=last.color, marker=last.marker, markerfacecolor=face)
     if key != "correlation":
         axes.set_yscale("log")
         plain_ticks(axes.yaxis)
