@@ -5,6 +5,7 @@ The layer that reads out a network is the one that leads on to the next hidden l
 
 import itertools
 from collections.abc import Iterable, Iterator
+from typing import SupportsIndex
 
 import numpy as np
 
@@ -25,7 +26,7 @@ def readouts(normalization: str, depth: int, x: np.ndarray, *, training: int | N
     return itertools.islice(behind_dense, 1, None)
 
 
-def tangent_kernels(x: np.ndarray, normalization: str, depths: Iterable[int]) -> Iterator[np.ndarray]:
+def tangent_kernels(x: np.ndarray, normalization: str, depths: Iterable[SupportsIndex]) -> Iterator[np.ndarray]:
     """Yields the tangent kernels (m, m) of networks of these numbers of hidden layers, ascending, in one pass."""
     wanted = {int(depth) for depth in depths}
     for depth, kernel in enumerate(readouts(normalization, max(wanted), x), 1):
@@ -39,7 +40,9 @@ def unit_diagonal(matrix: np.ndarray, training: int | None = None) -> np.ndarray
     return scaled
 
 
-def kernels(x: np.ndarray, normalization: str, depths: Iterable[int], *, training: int | None = None) -> np.ndarray:
+def kernels(
+    x: np.ndarray, normalization: str, depths: Iterable[SupportsIndex], *, training: int | None = None
+) -> np.ndarray:
     """Returns NNGP and NTK after these numbers of hidden layers, (depths, 2, m, m), each over its mean diagonal.
 
     With `training`, the first so many inputs give batch norms their statistics, and it is their mean diagonal.
