@@ -152,7 +152,7 @@ def test_the_command(run):
 
 @pytest.mark.full
 def test_the_command_tells_of_divergence(run):
-    status, out, err = run("--lr", 1e6, "--normalization", "none")
+    status, out, err = run("--lr", 1e6, "--normalization", "weight_mean")
     assert (status, err) == (0, "")
     assert "DIVERGED in epoch 1: training loss" in out
 
