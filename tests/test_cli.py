@@ -220,7 +220,6 @@ BAD = [
     (["train", "--decay-factor", "0.5"], "--decay-factor has no effect without --decay-at"),
     (["train", "--depth", "3", "--model", "vgg16"], "vgg16 has its own depth"),
     (["sweep", "--min-fan-in", "9", "--normalization", "none,bn"], "--min-fan-in has no effect with --normalization"),
-    (["sweep", "--together", "2", "--workers", "2"], "--together has no effect with workers"),
     (["sweep", "--width", "8"], "mimic_norm: the mask selects no weights to center: lower min_fan_in"),
     (["memory", "--table1", "--batch", "8"], "--batch is for MODEL"),
     (["figures", "fig4", "--data"], "requires an argument"),

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from ntk_analysis.cli.effects import check_training, refuse_idle
+from ntk_analysis.cli.effects import check_training
 from ntk_analysis.cli.options import TRAINED_NAMES, ClusterOptions, DataSet, ModelOptions, StepOptions
 from ntk_analysis.cli.progress import Interrupted, progress
 
@@ -54,8 +54,6 @@ def sweep(
         raise ValueError(f"got --first {first}: expected at most --epochs {recipe.epochs}")
     grid = Grid(recipe, rates(lr), tuple(range(seeds)), tuple(normalization.split(",")))
     check_training(network.given() | steps.given(), recipe.model, grid.normalizations)
-    if cluster.given():
-        refuse_idle({"together"} if together is not None else (), "with workers, which train one run at a time each")
     workers = Workers(cluster.scheduler, cluster.workers) if cluster.given() else None
     execute(grid, data, out=out, together=together, first=first, cluster=workers)
 
