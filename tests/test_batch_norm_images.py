@@ -152,7 +152,7 @@ def test_finite_networks_of_one_layer():
     "make",
     [
         pytest.param(
-            lambda n: networks.convolutional(2, n, "batch", eps=0.1, outputs=2), id="2 layers", marks=pytest.mark.full
+            lambda n: networks.convolutional(2, n, "batch", eps=0.1, outputs=2), id="2 layers", marks=pytest.mark.slow
         ),
         pytest.param(
             lambda n: networks.residual(2, n, "batch", eps=0.1, outputs=2, kernel_size=2, readout="pool"),
