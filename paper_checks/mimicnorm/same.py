@@ -28,8 +28,8 @@ CLAIM = Claim(
     recorded=Verdict.FAILS,
     summary="The map of one pair's correlation and the rates, 1.4669 backwards and .7335 forwards, agree for large "
     "batches of uncorrelated inputs. The kernels do not: batch normalisation's keeps a constant mode and a "
-    "condition number of 6.27 for 8 inputs (5.50 for many), weight centering's goes to 1. Nor are they the same in "
-    "networks of images: 4.00 against weight centering's 12.6 in a VGG-like one, 13.7 against 8.36 in a ResNet-like one.",
+    "condition number of 6.27 for 8 inputs (5.50 for many), weight centering's goes to 1. Nor do they agree "
+    "in networks of images: 4.00 against weight centering's 12.6 in a VGG-like one, 13.7 to 8.36 in a ResNet-like one.",
     figures=("same_kernel", "image_kernels", "bn_growth", "kernel_matrices"),
 )
 LAYERS = 60
