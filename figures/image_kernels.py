@@ -89,6 +89,7 @@ def compute(config: Config, track: Track) -> Result:
         "images": len(x),
         "positions": f"{chosen.size} x {chosen.size}",
         "centering of images": centering,
+        "mean initial correlation": data.mean_correlation(x.reshape(len(x), -1)),
         "batch of a channel in the first layers": len(x) * chosen.size**2,
         "networks": "ReLU, infinite width, stable gain, no bias, eps = 0, average pooling",
     }

@@ -37,5 +37,5 @@ PAPER = Paper(
         "micro",
     ),
     network_claims=("decorrelation", "phase", "conditioning", "scaling", "centering"),
-    slow=("early", "lr", "acc", "mem", "outliers", "decor"),
+    slow=("early", "lr", "acc", "mem", "outliers", "decor", "trainable", "thm2_proof"),
 )
