@@ -98,11 +98,12 @@ def _along(values: jax.Array, number: np.ndarray) -> jax.Array:
 
 
 def _joined(values: jax.Array, number: np.ndarray, symmetric: bool) -> jax.Array:
-    """Values of all pairs, from tiles (m, m1, m2, ...)."""
+    """Values of all pairs, from tiles (m, m1, m2, ...); of images with themselves below the diagonal those above it."""
     (rows, columns), (_, size1, size2, *pairs) = number.shape, values.shape
-    if symmetric:
-        below = np.tril(np.ones((rows, columns), bool), -1).reshape(rows, columns, 1, 1, *(1,) * len(pairs))
-        table = jnp.where(below, jnp.swapaxes(values, 1, 2)[number], values[number])
-    else:
-        table = values[number]
-    return jnp.swapaxes(table, 1, 2).reshape(rows * size1, columns * size2, *pairs)
+    joined = jnp.swapaxes(values[number], 1, 2).reshape(rows * size1, columns * size2, *pairs)
+    if not symmetric:
+        return joined
+    # within a tile on the diagonal, too: programs may round the two sides of a pair differently
+    row, column = jnp.arange(rows * size1), jnp.arange(columns * size2)
+    below = (row[:, None] > column[None]).reshape(len(row), len(column), *(1,) * len(pairs))
+    return jnp.where(below, jnp.swapaxes(joined, 0, 1), joined)
