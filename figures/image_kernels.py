@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ntk_analysis import data, last_batch_norm, spectrum
+from ntk_analysis import data
 from ntk_analysis.common.progress import Track
-from ntk_analysis.depth_study.image_networks import NETWORKS, Behind, behind_weights
+from ntk_analysis.depth_study.image_networks import NETWORKS, behind_weights
 
 from .config import Config, Result, load_images
 from .style import look, note, panels, plain_ticks
@@ -62,13 +62,6 @@ def small_images(images: data.ImageSet, size: int) -> data.ImageSet:
     return replace(images, images=blocks.mean((2, 4)))
 
 
-def behind_last(kernel: Behind, seed: int) -> float:
-    """Returns the condition number of the NTK behind a last batch norm on its range, for one draw of outputs."""
-    outputs = last_batch_norm.sample_outputs(kernel.nngp, 1, seed)
-    matrix = np.asarray(last_batch_norm.ntk(kernel.ntk, outputs))[:, :, 0, 0]
-    return float(spectrum.condition_number(matrix, without=np.asarray(last_batch_norm.null_space(outputs))))
-
-
 def compute(config: Config, track: Track) -> Result:
     """Computes each panel's (normalisations, layers) of each network, "VGG-like growth", from one hidden layer on."""
     chosen = settings(config)
@@ -83,7 +76,9 @@ def compute(config: Config, track: Track) -> Result:
         rows = [kernels[network, name] for name in NORMALIZATIONS]
         for key in PANELS:
             arrays[f"{network} {key}"] = np.array([[getattr(kernel, key) for kernel in row] for row in rows])
-        arrays[f"{network} {BEHIND_LAST}"] = np.array([behind_last(row[-1], config.seed) for row in rows])
+        arrays[f"{network} {BEHIND_LAST}"] = np.array(
+            [row[-1].condition_number_behind_last(config.seed) for row in rows]
+        )
     facts = {
         "data set": images.name,
         "images": len(x),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ntk_analysis import spectrum
+from ntk_analysis import last_batch_norm, spectrum
 from ntk_analysis.infinite.kernel import Kernel
 from ntk_analysis.layers import AvgPool, Conv, Dense, Flatten, GlobalAvgPool, Layer, Residual, Serial
 from ntk_analysis.networks import fully_connected
@@ -82,6 +82,12 @@ class Behind(NamedTuple):
     def condition_number(self) -> float:
         """Condition number of the NTK."""
         return float(spectrum.condition_number(self.ntk))
+
+    def condition_number_behind_last(self, seed: int) -> float:
+        """Condition number of the NTK behind a last batch norm, on its range, for one draw of outputs."""
+        outputs = last_batch_norm.sample_outputs(self.nngp, 1, seed)
+        matrix = np.asarray(last_batch_norm.ntk(self.ntk, outputs))[:, :, 0, 0]
+        return float(spectrum.condition_number(matrix, without=np.asarray(last_batch_norm.null_space(outputs))))
 
     @property
     def growth(self) -> float:

@@ -170,11 +170,7 @@ def check_images(evidence: Evidence, setting: Setting) -> None:
         expected, kappa = (kernels[norm].condition_number for norm in ("weight_mean", "batch"))
         condition = f"{name} network of 16 digits, 8 x 8, one batch"
         evidence.stated("condition number of the NTK", expected, kappa, 1e-6 * kappa, because, condition=condition)
-        behind = {}
-        for norm, kernel in kernels.items():
-            outputs = last_batch_norm.sample_outputs(kernel.nngp, 1, setting.seed)
-            matrix = last_batch_norm.ntk(kernel.ntk, outputs)[:, :, 0, 0]
-            behind[norm] = spectrum.condition_number(matrix, without=last_batch_norm.null_space(outputs))
+        behind = {norm: kernel.condition_number_behind_last(setting.seed) for norm, kernel in kernels.items()}
         evidence.varied(
             "condition number behind a last batch normalisation",
             behind["weight_mean"],
