@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from ntk_analysis import cli, data
+from ntk_analysis.training.checkpoint import run_folder
 from ntk_analysis.training.dataset import hold_out
 from ntk_analysis.training.loop import Trainer, fit
 from ntk_analysis.training.recipe import Recipe
@@ -174,3 +176,28 @@ def test_errors_are_one_line(run, arguments, told):
     assert err.startswith("error: ")
     assert told in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.full
+def test_interrupted_at_any_time_of_a_checkpoint(trainer, digits, tmp_path):
+    """Orbax's threads write on behind a KeyboardInterrupt: into a folder that is being removed by then."""
+    state, record = trainer.init(0), fit(trainer).epochs[0]
+    main = threading.main_thread().ident
+    with run_folder(tmp_path / "run", replace(RECIPE, epochs=100), digits, resume=False) as folder:
+        folder.save(state, record)
+        begun = time.monotonic()
+        folder.save(state, replace(record, epoch=2))
+        whole, stopped, done = time.monotonic() - begun, 0, 2
+        for share in np.linspace(0, 1, 40):
+            timer = threading.Timer(share * whole, signal.pthread_kill, (main, signal.SIGINT))
+            try:
+                timer.start()
+                folder.save(state, replace(record, epoch=done + 1))
+                timer.join()
+            except KeyboardInterrupt:
+                stopped += 1
+            assert not list(folder.checkpoints.glob(".writing-*"))
+            found = len(folder.restore(state)[1])
+            assert found in (done, done + 1)
+            done = found
+    assert stopped > 20

@@ -26,6 +26,7 @@ import orbax.checkpoint as ocp
 
 from ntk_analysis.common.checksums import damage, sealed, unsealed, write_sums
 from ntk_analysis.common.files import FULL, append_lines, write_whole
+from ntk_analysis.common.interrupts import ctrl_c_waits
 from ntk_analysis.common.lock import LOCK, locked
 from ntk_analysis.common.provenance import made_by
 from ntk_analysis.training.dataset import Dataset
@@ -115,12 +116,14 @@ class RunFolder:
         epochs = _epochs(lines, self._checkpoint(done) / "metrics.jsonl")
         if not done:
             return start, epochs
-        with ocp.StandardCheckpointer() as reader:
+        with ctrl_c_waits(), ocp.StandardCheckpointer() as reader:
             leaves = reader.restore(self._checkpoint(done).absolute() / "state", _named(start))  # orbax takes no other
         return jax.tree.unflatten(jax.tree.structure(start), [leaves[name] for name in _named(start)]), epochs
 
     def save(self, state: Any, epoch: Epoch) -> None:
         """Writes the measured epoch and the state after it; both are on the disk when this returns.
+
+        Ctrl-C waits for it.
 
         Raises:
             OSError: the disk is full; the checkpoints before this one stay.
@@ -128,7 +131,8 @@ class RunFolder:
         try:
             append_lines(self.metrics, [epoch.to_json()])
             self.checkpoints.mkdir(exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=self.checkpoints) as scratch:
+            # threads of orbax would write on behind an exception, into a folder that is being removed by then
+            with ctrl_c_waits(), tempfile.TemporaryDirectory(prefix=SCRATCH, dir=self.checkpoints) as scratch:
                 self._write(Path(scratch) / "new", state)
                 os.replace(Path(scratch) / "new", self._checkpoint(epoch.epoch))
                 for old in self._superseded():
