@@ -1,6 +1,5 @@
 """Figures on disk: picture, data and provenance side by side, never half of one."""
 
-import io
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ntk_analysis.common.files import write_together
+from ntk_analysis.common.numpy_files import read_arrays
 from ntk_analysis.common.provenance import versions
 
 from .config import Config, Result
@@ -67,10 +67,7 @@ def load(folder: Path, name: str) -> tuple[dict[str, Any], Result]:
     """
     try:
         record = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        # read first: np.load leaves a damaged file open
-        archive = io.BytesIO((folder / f"{name}.npz").read_bytes())
-        with np.load(archive, allow_pickle=False) as arrays:
-            result = Result(dict(arrays), record["facts"])
+        result = Result(read_arrays(folder / f"{name}.npz"), record["facts"])
         if record["figure"] != name:
             raise ValueError(f"it is the data of {record['figure']}")
     except Exception as error:

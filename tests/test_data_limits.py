@@ -1,4 +1,4 @@
-"""What is no file of images, or does not fit, is refused in one line, before it is read or unpacked."""
+"""What is no file of images or no kernel, or does not fit, is refused in one line before it is read or unpacked."""
 
 import gzip
 import io
@@ -11,8 +11,10 @@ import zipfile
 import numpy as np
 import pytest
 
+import ntk_analysis as ntk
 from ntk_analysis import cli, data
 from ntk_analysis.data import DataError
+from ntk_analysis.layers import Dense, Serial
 
 GB = 10**9
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="names of Linux")
@@ -181,3 +183,47 @@ def test_labels_that_are_no_class_numbers(largest, tmp_path):
         assert f"{largest + 1} classes; give at most 100,000" in refused(data.ImageSet, *args)
     np.savez(tmp_path / "a.npz", images=np.ones((2, 3)), labels=np.array([0, 99_999]))
     assert data.read_images(tmp_path / "a.npz").num_classes == 100_000
+
+
+# ---- a saved kernel, and the data of a figure: the same rules
+
+
+def test_a_kernel_is_not_unpacked_before_it_is_known_to_fit(tmp_path, monkeypatch):
+    """6.9 GB of zeros by their headers, which no content stands behind."""
+    path = tmp_path / "k.npz"
+    content = header((6_900_000, 1000))
+    zipped(path, content + bytes(2**20), size=len(content) + 69 * GB // 10, name="distance.npy")
+    monkeypatch.setattr("ntk_analysis.common.numpy_files.host_bytes", lambda: GB)
+    monkeypatch.setattr(np.lib.format, "read_array", None)  # would raise another error
+    for read in (ntk.open_kernel, ntk.Kernel.load):
+        with pytest.raises(MemoryError, match=r"k\.npz are 6\.43 GiB, 0\.931 GiB are available: get more memory$"):
+            read(path)
+
+
+@pytest.mark.parametrize("shape", [(6_900_000, 1000), (2**40, 2**40), (3, 5, 2)])
+def test_headers_of_a_kernel_that_promise_too_much(shape, tmp_path):
+    zipped(tmp_path / "k.npz", header(shape) + bytes(20), name="distance.npy")
+    with pytest.raises(ValueError, match=r"k\.npz cannot be read as a kernel \(bytes are missing of the \("):
+        ntk.open_kernel(tmp_path / "k.npz")
+
+
+@LINUX
+def test_a_pipe_is_no_kernel(tmp_path):
+    os.mkfifo(tmp_path / "k.npz")
+    with pytest.raises(ValueError, match=r"it is no \.npz file"):
+        ntk.Kernel.load(tmp_path / "k.npz")
+    with pytest.raises(FileNotFoundError):
+        ntk.Kernel.load(tmp_path / "nothing.npz")
+
+
+def test_what_no_kernel_has_is_not_read(tmp_path, monkeypatch):
+    """What stands beside a kernel's arrays takes no memory; a kernel that just fits is read."""
+    kernel = ntk.infinite_kernel(Serial(Dense(1)), np.eye(3))
+    arrays = kernel.arrays()
+    np.savez(tmp_path / "k.npz", other=np.zeros(10**5), **arrays)
+    room = sum(array.nbytes for array in arrays.values())
+    monkeypatch.setattr("ntk_analysis.common.numpy_files.host_bytes", lambda: room)
+    np.testing.assert_array_equal(ntk.open_kernel(tmp_path / "k.npz").ntk, kernel.ntk)
+    monkeypatch.setattr("ntk_analysis.common.numpy_files.host_bytes", lambda: room - 1)
+    with pytest.raises(MemoryError):
+        ntk.open_kernel(tmp_path / "k.npz")

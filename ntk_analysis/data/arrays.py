@@ -1,7 +1,6 @@
 """Images in NumPy's own files, .npy and .npz. Nothing is ever unpickled."""
 
 import io
-import math
 import zipfile
 from pathlib import Path
 from typing import cast
@@ -11,6 +10,7 @@ from jaxtyping import Int64, Shaped
 
 from ntk_analysis.common.memory import gib
 from ntk_analysis.common.messages import one_line
+from ntk_analysis.common.numpy_files import read_header
 from ntk_analysis.data.files import DataError, file_size, require_fits
 from ntk_analysis.data.images import CLASSES, Images, ImageSet, without_labels
 
@@ -82,15 +82,9 @@ def parse_member(path: Path, archive: zipfile.ZipFile, name: str) -> Shaped[np.n
 def parse_npy(path: Path, stream: io.BufferedIOBase, size: int) -> Shaped[np.ndarray, "..."]:
     """The array of a .npy file of this size, which must be what its header announces: that is checked first."""
     try:
-        version = np.lib.format.read_magic(stream)
-        read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
-        shape, _, dtype = read_header(stream)
-        announced = math.prod(shape) * dtype.itemsize
-    except Exception as error:  # NumPy lets through what Python's tokenizer raises on a damaged header
+        announced = read_header(stream, size).size
+    except Exception as error:  # damage in a zip file surfaces as any of a dozen types
         raise unreadable(path, error) from error
-    if not dtype.hasobject and announced != size - stream.tell():
-        problem = "foreign bytes after" if announced < size - stream.tell() else "bytes are missing of"
-        raise DataError(f"{path}: {problem} the {shape} array; save it again")
     require_fits(path, announced)
     stream.seek(0)
     try:

@@ -187,6 +187,7 @@ def open_kernel(path: str | Path, *, check: bool = True) -> Kernel | EmpiricalKe
     Raises:
         FileNotFoundError: there is nothing.
         FileExistsError: there is a folder that is not a store.
+        MemoryError: the kernel in a file needs more memory than is free.
         ValueError: the store is not finished, or damaged, or the file is none of a kernel.
     """
     if Path(path).is_file():

@@ -1,8 +1,6 @@
 """Kernel, the state that flows through an infinitely wide network, and what layers do to it."""
 
 import math
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ntk_analysis.common.files import write_whole
+from ntk_analysis.common.numpy_files import read_arrays
 from ntk_analysis.common.precision import HeldArray, float_array, is_traced, numpy_in_float64
 from ntk_analysis.common.pytrees import Number
 from ntk_analysis.infinite.covariances import Covariance
@@ -290,16 +289,14 @@ class Kernel:
 
         Raises:
             FileNotFoundError: there is no such file.
+            MemoryError: the kernel needs more memory than is free; nothing was unpacked then.
             ValueError: the file is none of a kernel, or it is damaged.
         """
         try:
-            if not zipfile.is_zipfile(path):
-                raise ValueError("it is no .npz file")
-            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-                found: dict[str, Any] = {name: file[name] for name in (*SAVED, "format") if name in file}
+            found: dict[str, Any] = read_arrays(Path(path), (*SAVED, "format"))
             if str(found.pop("format", "")) != SAVED_FORMAT or {*SAVED} - {*found} - NOT_ALWAYS:
                 raise ValueError("it holds no kernel of this version")
-        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
+        except ValueError as error:
             raise ValueError(f"{path} cannot be read as a kernel ({error}): save one by kernel.save") from error
         plain: dict[str, Any] = {"law": str(found["law"]), "joint": bool(found["joint"])}
         if "training" in found:
