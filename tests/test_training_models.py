@@ -23,7 +23,8 @@ from ntk_analysis.training.initialization import (
     read_out_path,
 )
 from ntk_analysis.training.models import MODELS, RESIDUAL, ResNet, build
-from ntk_analysis.training.models.layers import Layers, max_pool
+from ntk_analysis.training.models.layers import Layers
+from ntk_analysis.training.models.selection import max_pool
 from ntk_analysis.training.normalization import (
     NORMALIZATIONS,
     LastBatchNorm,

@@ -159,13 +159,6 @@ def check(what: str, got: str, choices: Any) -> None:
         raise ValueError(f"unknown {what} {got!r}: choose one of {', '.join(choices)}")
 
 
-def max_pool(x: jax.Array, size: int, *, padding: int = 0, ceil: bool = False) -> jax.Array:
-    """Maxima over squares of x (batch, height, width, channels), strides 2; `ceil` keeps an incomplete last square."""
-    ends = [padding + (ceil and (length + 2 * padding - size) % 2) for length in x.shape[1:3]]
-    pads = [(0, 0), *((padding, end) for end in ends), (0, 0)]
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, size, size, 1), (1, 2, 2, 1), pads)
-
-
 def global_mean(x: jax.Array) -> jax.Array:
     """Mean over each image: from (batch, height, width, channels) to (batch, channels)."""
     return jnp.mean(x, (1, 2))

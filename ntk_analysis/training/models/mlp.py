@@ -4,6 +4,7 @@ import jax
 from flax import nnx
 
 from ntk_analysis.training.models.layers import Layers
+from ntk_analysis.training.models.selection import relu
 
 
 class MLP(nnx.Module):
@@ -37,5 +38,5 @@ class MLP(nnx.Module):
                 f"got inputs of {x.shape[-1]} features, expected {self.first.in_features}: build with inputs="
             )
         for dense, norm in zip([self.first, *self.hidden], self.norms, strict=True):
-            x = nnx.relu(norm(dense(x)))
+            x = relu(norm(dense(x)))
         return self.last(self.head(x))

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
-from ntk_analysis.training.models.layers import Layers, global_mean, max_pool
+from ntk_analysis.training.models.layers import Layers, global_mean
+from ntk_analysis.training.models.selection import max_pool, relu
 from ntk_analysis.training.normalization import Identity, start_fixup
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -55,7 +56,7 @@ class ResNet(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Logits (batch, classes) of images (batch, height, width, 3)."""
-        x = nnx.relu(self.norm(self.stem(x)))
+        x = relu(self.norm(self.stem(x)))
         if self.pools:
             x = max_pool(x, 3, padding=1)
         for block in self.blocks:
@@ -90,7 +91,7 @@ class Block(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         y = x
         for conv, norm in zip(self.convs[:-1], self.norms[:-1], strict=True):
-            y = nnx.relu(norm(conv(y)))
+            y = relu(norm(conv(y)))
         # a scalar and a norm occur together in Fixup only, whose shift comes after its scalar
         y = self.norms[-1](self.scale(self.convs[-1](y)))
-        return nnx.relu(self.projection_norm(self.projection(x)) + y)
+        return relu(self.projection_norm(self.projection(x)) + y)

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ntk_analysis.training.models.layers import Layers, global_mean, max_pool
+from ntk_analysis.training.models.layers import Layers, global_mean
+from ntk_analysis.training.models.selection import max_pool, relu
 
 CHANNELS = {
     "x0_5": (48, 96, 192, 1024),
@@ -70,7 +71,7 @@ class Rectified(nnx.Module):
         self.norm = layers.norm(units)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return nnx.relu(self.norm(self.conv(x)))
+        return relu(self.norm(self.conv(x)))
 
 
 class Separable(nnx.Module):

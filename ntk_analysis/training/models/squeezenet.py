@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ntk_analysis.training.models.layers import Layers, check, global_mean, max_pool
+from ntk_analysis.training.models.layers import Layers, check, global_mean
+from ntk_analysis.training.models.selection import max_pool, relu
 
 SQUEEZED = (16, 16, 32, 32, 48, 48, 64, 64)  # squeezed channels of the modules; each gives 8 times as many
 POOLS = {"1.0": (3, 7), "1.1": (2, 4)}  # fire modules before a pooling, besides the pooling behind the stem
@@ -44,7 +45,7 @@ class SqueezeNet(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Logits (batch, classes) of images (batch, height, width, 3)."""
-        x = max_pool(nnx.relu(self.norm(self.stem(x))), 3, ceil=True)
+        x = max_pool(relu(self.norm(self.stem(x))), 3, ceil=True)
         for number, fire in enumerate(self.fires, 1):
             x = fire(x)
             if number in self.pools:
@@ -62,6 +63,6 @@ class Fire(nnx.Module):
         self.norms = nnx.List([layers.norm(units) for units in (squeezed, 4 * squeezed, 4 * squeezed)])
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = nnx.relu(self.norms[0](self.squeeze(x)))
+        x = relu(self.norms[0](self.squeeze(x)))
         sides = self.norms[1](self.small(x)), self.norms[2](self.large(x))
-        return nnx.relu(jnp.concatenate(sides, -1))
+        return relu(jnp.concatenate(sides, -1))

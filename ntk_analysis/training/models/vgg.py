@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
-from ntk_analysis.training.models.layers import Layers, global_mean, max_pool
+from ntk_analysis.training.models.layers import Layers, global_mean
+from ntk_analysis.training.models.selection import max_pool, relu
 
 CONVS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 """Numbers of convolutions of the stages, by depth."""
@@ -64,7 +65,7 @@ class VGG(nnx.Module):
             raise ValueError(f"got images of {size}: VGG with the ImageNet stem takes 224 x 224; or use stem='cifar'")
         x = x.reshape(len(x), -1)
         for dense in self.hidden:
-            x = self.dropout(nnx.relu(dense(x)))
+            x = self.dropout(relu(dense(x)))
         return self.last(self.head(x))
 
 
@@ -77,6 +78,8 @@ class Stage(nnx.Module):
         self.norms = nnx.List([layers.norm(units) for _ in widths])
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = nnx.relu(norm(conv(x)))
-        return max_pool(x, 2)
+        *inner, last = zip(self.convs, self.norms, strict=True)
+        for conv, norm in inner:
+            x = relu(norm(conv(x)))
+        conv, norm = last
+        return relu(max_pool(norm(conv(x)), 2))
