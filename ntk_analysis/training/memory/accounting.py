@@ -11,10 +11,11 @@ import optax
 from flax import nnx
 
 from ntk_analysis.common.normalizations import trained_name
-from ntk_analysis.training.memory.residuals import CONSTANTS, COPIES, kept_bytes, scope
+from ntk_analysis.training.memory.residuals import CONSTANTS, COPIES, kept_bytes
 from ntk_analysis.training.models import build
 from ntk_analysis.training.models.layers import STEMS, check
 from ntk_analysis.training.normalization import LastBatchNorm, SkipScale
+from ntk_analysis.training.scopes import scope
 
 LOSS = "loss"
 LAYERS: dict[type[nnx.Module], str] = {

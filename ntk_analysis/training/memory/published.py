@@ -6,12 +6,12 @@ from typing import NamedTuple
 from ntk_analysis.common.normalizations import trained_name
 
 WHY = """\
-kept: arrays handed from forward to backward pass, before compilation; distinct: without constants (JAX's ReLU keeps an
-array of zeros) and copies; training: kept, images, and three times the parameters (themselves, gradients, momentum).
+kept: arrays handed from forward to backward pass, before compilation; distinct: without constants and copies; training:
+kept, images, and three times the parameters (themselves, gradients, momentum).
 Why the paper's savings are other numbers: it reports all that PyTorch holds on a GPU. That has cuDNN's workspaces, the
 CUDA context and what the allocator caches too, much the same whatever the normalisation: its percentages are of a
-larger sum. PyTorch's batch norm keeps one array where JAX's keeps two, and its ReLU, in place, neither zeros nor a
-mask. XLA computes some of ours again, and stores no constants: --compile asks it."""
+larger sum. PyTorch's batch norm keeps one array where JAX's keeps two. XLA computes some of ours again, and stores no
+constants: --compile asks it."""
 
 
 class Published(NamedTuple):

@@ -12,17 +12,14 @@ from typing import Any
 import jax
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
+from ntk_analysis.training.scopes import POOLING, RELU
+
 CONSTANTS = "constants"
 COPIES = "copies"
 OTHER = "other"
-READERS = {"select_n": "ReLU", "select_and_scatter_add": "pooling"}
+READERS = {"select_n": RELU, "select_and_scatter_add": POOLING}
 """Kind of kept arrays, by the operation of the backward pass that reads them, if they are in no scope."""
 RESHAPING = ("copy", "copy_p", "reshape", "squeeze")  # operations that give the same bytes as they take
-
-
-def scope(kind: str) -> Any:
-    """A context: arrays that its operations keep count as this kind."""
-    return jax.named_scope(f"<{kind}>")
 
 
 def kept_bytes(loss: Callable[..., tuple[jax.Array, Any]], *arguments: Any, kinds: Iterable[str] = ()) -> Counter[str]:
@@ -32,7 +29,7 @@ def kept_bytes(loss: Callable[..., tuple[jax.Array, Any]], *arguments: Any, kind
     never store a constant, or keep it in another form. Arrays that are one object count once. The sum over all kinds is
     the bound; without `CONSTANTS` and `COPIES` it is the bytes of distinct values. The kinds are:
 
-    - `CONSTANTS`: arrays that depend on no argument, such as the zeros that every ReLU keeps and never reads.
+    - `CONSTANTS`: arrays that depend on no argument, such as the zeros that JAX's own ReLU keeps and never reads.
     - `COPIES`: arrays that equal another kept array or an argument, found as the same operations on the same operands
       or as a reshaping. Equal values that come about in different ways are not found.
     - The first of `kinds` whose `scope` reads the array, else the kind of a reading operation in `READERS`, else

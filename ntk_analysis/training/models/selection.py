@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ntk_analysis.training.scopes import POOLING, RELU, scope
+
 STRIDE = 2
 computed_where_read = partial(jax.checkpoint, prevent_cse=False)
 
@@ -26,7 +28,8 @@ def relu(x: jax.Array) -> jax.Array:
 @relu.defjvp
 def _relu_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     y = relu(*primals)
-    return y, _where_positive(y, *tangents)
+    with scope(RELU):
+        return y, _where_positive(y, *tangents)
 
 
 @computed_where_read
@@ -50,11 +53,11 @@ def max_pool(x: jax.Array, size: int, padding: int = 0, ceil: bool = False) -> j
 
 
 @max_pool.defjvp
-def _max_pool_jvp(
-    size: int, padding: int, ceil: bool, primals: Any, tangents: Any
-) -> tuple[jax.Array, jax.Array]:
-    y, place = _largest(*primals, size, padding, ceil)
-    return y, _at(size, padding, ceil, place, *tangents)
+def _max_pool_jvp(size: int, padding: int, ceil: bool, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (x,) = primals
+    y, place = _largest(x, size, padding, ceil)
+    with scope(POOLING):
+        return y, _at(size, padding, ceil, place, *tangents)
 
 
 def _largest(x: jax.Array, size: int, padding: int, ceil: bool) -> tuple[jax.Array, jax.Array]:
