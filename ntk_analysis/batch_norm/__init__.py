@@ -46,6 +46,8 @@ from ntk_analysis.batch_norm.kernels import quadrature_error as quadrature_error
 from ntk_analysis.batch_norm.large_batch import large_batch_nngp as large_batch_nngp
 from ntk_analysis.batch_norm.rules import COARSE as COARSE
 from ntk_analysis.batch_norm.rules import FINE as FINE
+from ntk_analysis.batch_norm.rules import LARGE_BATCH as LARGE_BATCH
+from ntk_analysis.batch_norm.rules import FewNodes as FewNodes
 from ntk_analysis.batch_norm.rules import Rule as Rule
 from ntk_analysis.batch_norm.rules import rule_error as rule_error
 from ntk_analysis.batch_norm.sampling import AfterActivation as AfterActivation

@@ -23,7 +23,8 @@ from ntk_analysis.batch_norm.damping import (
     matmul,
     modes,
 )
-from ntk_analysis.batch_norm.rules import Rule, nodes_and_log_weights
+from ntk_analysis.batch_norm.few_nodes import Nodes, few_nodes, without_derivatives
+from ntk_analysis.batch_norm.rules import FINE, AnyRule, FewNodes, nodes_and_log_weights
 from ntk_analysis.batch_norm.separation import (
     CloseInputs,
     close_inputs,
@@ -35,6 +36,7 @@ from ntk_analysis.common.precision import HeldArray, Real
 from ntk_analysis.common.pytrees import compiled_by_structure
 
 Result = TypeVar("Result")
+Held = TypeVar("Held")
 Vector = Float[jax.Array, " B"]
 
 
@@ -122,10 +124,14 @@ _compiled = functools.partial(compiled_by_structure, static=("phi", "rule"))
 
 
 @_compiled
-def nngp_integral(sigma: Matrix, *, w: Vector, eps: Real, rounding: Real, phi: PiecewiseLinear, rule: Rule) -> Matrix:
+def nngp_integral(
+    sigma: Matrix, *, w: Vector, eps: Real, rounding: Real, phi: PiecewiseLinear, rule: AnyRule
+) -> Matrix:
     """`kernels.nngp` without its checks; like all functions here it gives NaN where the checks would raise an error."""
-    batch = _prepare(sigma, w, None, eps, rounding)
-    total = _integrate(lambda m: m.value, batch, phi, rule)
+    batch = _prepare(sigma, w, None, eps, rounding, rule)
+    total = _integrate(lambda m: m.value, batch, _moments(batch, phi), rule)
+    if isinstance(rule, FewNodes):
+        total = _with_diagonal(total, phi.dual.second_moment(_of_each(batch)[0]))
     return _where(batch.exists(NNGP), batch.size * total)
 
 
@@ -138,12 +144,12 @@ def push_integral(
     eps: Real,
     rounding: Real,
     phi: PiecewiseLinear,
-    rule: Rule,
+    rule: AnyRule,
 ) -> Matrix:
     """`kernels.push` without its checks."""
-    batch = _prepare(sigma, w, None, eps, rounding)
+    batch = _prepare(sigma, w, None, eps, rounding, rule)
     T = center(theta, batch.w)
-    total = _integrate(lambda m: _pushed(m, batch.w, T), batch, phi, rule)
+    total = _integrate(lambda m: _pushed(m, batch.w, T), batch, _moments(batch, phi), rule)
     return _where(_differentiable(batch, phi), batch.size * total / batch.unit)
 
 
@@ -156,10 +162,10 @@ def pull_integral(
     eps: Real,
     rounding: Real,
     phi: PiecewiseLinear,
-    rule: Rule,
+    rule: AnyRule,
 ) -> Matrix:
     """`kernels.pull` without its checks."""
-    batch = _prepare(sigma, w, None, eps, rounding)
+    batch = _prepare(sigma, w, None, eps, rounding, rule)
     M = (cotangent + cotangent.T) / 2
 
     def integrand(m: Moments) -> Matrix:
@@ -170,7 +176,7 @@ def pull_integral(
         through = matmul(left, m.kappa) * column + jnp.sum(M * m.value) / 2 * row * m.kappa * column
         return m.s * (L + through - left - left.T)
 
-    total = center_adjoint(_integrate(integrand, batch, phi, rule), batch.w)
+    total = center_adjoint(_integrate(integrand, batch, _moments(batch, phi), rule), batch.w)
     return _where(_differentiable(batch, phi), batch.size * total / batch.unit)
 
 
@@ -184,14 +190,14 @@ def propagate_integrals(
     eps: Real,
     rounding: Real,
     phi: PiecewiseLinear,
-    rule: Rule,
+    rule: AnyRule,
 ) -> Propagated:
     """`kernels.propagate` without its checks: all from one eigendecomposition and one pass over the nodes.
 
     For the NNGP, its diagonal and H = E[(y_i/d_i - y_j/d_j)^2] / 2 are integrated, which have no cancellation; d_i =
     sqrt(S_ii) makes up for samples without a weight that are larger than the others by far.
     """
-    batch = _prepare(sigma, w, apart, eps, rounding)
+    batch = _prepare(sigma, w, apart, eps, rounding, rule)
     T = center(theta, batch.w)
     d = jax.lax.stop_gradient(safe_sqrt(jnp.diagonal(batch.S)))
     d = jnp.where(d > 0, d, 1)
@@ -202,10 +208,13 @@ def propagate_integrals(
         half_square = (row - column) ** 2 / 2 + row * column * m.distance
         return size**2, half_square, _size_of_xhat(m, batch), _pushed(m, batch.w, T)
 
-    q, H, size, pushed = _integrate(integrand, batch, phi, rule)
+    q, H, size, pushed = _integrate(integrand, batch, _moments(batch, phi), rule)
     exists = batch.exists(NNGP)
     distance = jnp.where(batch.apart > 0, cosine_distances(q, 2 * H), 0)
     nngp = d[:, None] * d[None, :] * ((q[:, None] + q[None, :]) / 2 - H)
+    if isinstance(rule, FewNodes):
+        square, size = _of_each(batch)
+        nngp = _with_diagonal(nngp, phi.dual.second_moment(square))
 
     def by_eps(needed: Needed) -> jax.Array:
         """1, with a derivative by eps = 0 that is NaN where it is infinite: it needs one more moment of 1/|G x|^2."""
@@ -261,12 +270,14 @@ def _differentiable(batch: Batch, phi: PiecewiseLinear) -> Bool[jax.Array, ""]:
     return batch.exists(TANGENT) & _off_kink(batch, phi)
 
 
-def _prepare(sigma: Matrix, w: Vector, apart: Matrix | None, eps: Real, rounding: Real) -> Batch:
+def _prepare(sigma: Matrix, w: Vector, apart: Matrix | None, eps: Real, rounding: Real, rule: AnyRule) -> Batch:
     w = jax.lax.stop_gradient(w)
     if apart is not None:
         # constant where it is 0: the diagonal is no pair, and heavy tails may make derivatives infinite at duplicates
         apart = jnp.where(apart > 0, apart, 0)
     S = centered_covariance(sigma, w, apart)
+    if isinstance(rule, FewNodes):
+        S = without_derivatives(S)
     dimensions, size = jnp.sum(w > 0).astype(S.dtype) - 1, jnp.sum(w)
     unit = jnp.sum(w * jnp.diagonal(S)) / dimensions
     limits = jax.lax.stop_gradient(rounding_limits(sigma, w, apart, rounding) / unit)
@@ -289,44 +300,96 @@ def _prepare(sigma: Matrix, w: Vector, apart: Matrix | None, eps: Real, rounding
     )
 
 
-def _integrate(integrand: Callable[[Moments], Result], batch: Batch, phi: PiecewiseLinear, rule: Rule) -> Result:
+class Node(NamedTuple):
+    """What a sum over the nodes holds of one, where moments of pairs are not needed.
+
+    Attributes:
+        square: variances kappa_ii.
+        size: integrand of E|xhat_i|, see `_size_of_xhat`.
+    """
+
+    square: Vector
+    size: Vector
+
+
+def _of_each(batch: Batch) -> Node:
+    """The integrals of kappa_ii and of E|xhat_i| on all nodes: products of matrices with vectors only."""
+    squares, values = batch.modes.loadings**2, batch.modes.values
+    beyond = jnp.diagonal(batch.modes.beyond)
+
+    def at(s: jax.Array) -> Node:
+        part = s / (1 + 2 * s * values)
+        q = matmul(squares, part[:, None])[:, 0] + s * beyond
+        bent = safe_divide(matmul(squares, (part**2 * values)[:, None])[:, 0], q, 0.0)
+        return Node(q, safe_sqrt(q) * (jnp.sum(part * values) + s * batch.floor + bent))
+
+    return _integrate(lambda node: node, batch, at, FINE)
+
+
+def _with_diagonal(matrix: Matrix, diagonal: Vector) -> Matrix:
+    """The matrix of the same correlations with this diagonal."""
+    ratio = safe_sqrt(safe_divide(diagonal, jnp.diagonal(matrix), 0.0))
+    return matrix * ratio[:, None] * ratio[None, :]
+
+
+def _integrate(
+    integrand: Callable[[Held], Result], batch: Batch, moments: Callable[[jax.Array], Held], rule: AnyRule
+) -> Result:
     """Int delta integrand ds/s, one node at a time: a node takes O(B^2) memory, and so do all nodes of a gradient."""
-    dtype = batch.S.dtype
-    nodes, log_weights = (jnp.asarray(a, dtype) for a in nodes_and_log_weights(rule, dtype))
-    s = nodes / jax.lax.stop_gradient(batch.dimensions + batch.floor)
+    nodes = jax.lax.stop_gradient(_nodes(batch, rule))
 
     def log_weight(s: jax.Array, log_weight: jax.Array) -> jax.Array:
         return log_weight - half_log_det(batch.S, batch.modes, batch.w, s) - s * batch.floor
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def at(s: jax.Array, log_weights: jax.Array) -> Result:
-        weight = jnp.exp(log_weight(s, log_weights))
-        return jax.tree.map(lambda leaf: weight * leaf, integrand(_moments(batch, s, phi)))
+    def at(node: Nodes) -> Result:
+        weight = jnp.exp(log_weight(*node))
+        return jax.tree.map(lambda leaf: weight * leaf, integrand(moments(node.s)))
 
-    def add(total: Result, node: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[Result, None]:
-        s, log_weights, counts = node
-        return jax.lax.cond(counts, lambda: jax.tree.map(jnp.add, total, at(s, log_weights)), lambda: total), None
+    def add(total: Result, node: tuple[Nodes, jax.Array]) -> tuple[Result, None]:
+        return jax.lax.cond(node[1], lambda: jax.tree.map(jnp.add, total, at(node[0])), lambda: total), None
 
     # the integrands are of order s in both directions at most, s^2 to the right for samples outside of the span of
     # those with a weight, and their sum is of order 1
-    order = jnp.log(nodes) + jnp.where(batch.outside, jnp.maximum(jnp.log(nodes), 0), 0)
-    counts = jax.vmap(log_weight)(s, log_weights) + order > math.log(np.finfo(dtype).eps)
-    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(at, s[0], log_weights[0]))
-    total, _ = jax.lax.scan(add, zero, (s, log_weights, counts))
+    order = jnp.log(nodes.s * _scale(batch))
+    order = order + jnp.where(batch.outside, jnp.maximum(order, 0), 0)
+    size = jax.vmap(log_weight)(*nodes) + order
+    counts = (size > math.log(np.finfo(batch.S.dtype).eps)) | isinstance(rule, FewNodes)
+    first = jax.tree.map(lambda leaf: leaf[0], nodes)
+    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(at, first))
+    total, _ = jax.lax.scan(add, zero, (nodes, counts))
     return total
 
 
-def _moments(batch: Batch, s: jax.Array, phi: PiecewiseLinear) -> Moments:
-    kappa = damped(batch.S, batch.modes, batch.w, s)
-    q = jnp.maximum(jnp.diagonal(kappa), 0)
-    apart = cosine_distances(q, damped_apart(kappa, s, batch.S, batch.apart, close=batch.close))
-    row, column, root = q[:, None], q[None, :], safe_sqrt(q)
-    bend = (2 / math.pi) * phi.bent**2 * root[:, None] * root[None, :] * safe_sqrt(apart * (2 - apart))
-    return Moments(
-        s=s,
-        kappa=kappa,
-        size=safe_sqrt(phi.dual.second_moment(q)),
-        distance=phi.dual.cosine_distance(row, column, apart),
-        slope=phi.derivative_dual.at_distance(row, column, apart),
-        bend=bend,
-    )
+def _scale(batch: Batch) -> jax.Array:
+    """What 1/s is measured in."""
+    return jax.lax.stop_gradient(batch.dimensions + batch.floor)
+
+
+def _nodes(batch: Batch, rule: AnyRule) -> Nodes:
+    """The nodes of a rule for this batch."""
+    if isinstance(rule, FewNodes):
+        return few_nodes(batch.modes.values, batch.floor, _scale(batch), rule.count)
+    s, log_weights = (jnp.asarray(a, batch.S.dtype) for a in nodes_and_log_weights(rule, batch.S.dtype))
+    return Nodes(s / _scale(batch), log_weights)
+
+
+def _moments(batch: Batch, phi: PiecewiseLinear) -> Callable[[jax.Array], Moments]:
+    """The moments of a batch as a function of s."""
+
+    def at(s: jax.Array) -> Moments:
+        kappa = damped(batch.S, batch.modes, batch.w, s)
+        q = jnp.maximum(jnp.diagonal(kappa), 0)
+        apart = cosine_distances(q, damped_apart(kappa, s, batch.S, batch.apart, close=batch.close))
+        row, column, root = q[:, None], q[None, :], safe_sqrt(q)
+        bend = (2 / math.pi) * phi.bent**2 * root[:, None] * root[None, :] * safe_sqrt(apart * (2 - apart))
+        return Moments(
+            s=s,
+            kappa=kappa,
+            size=safe_sqrt(phi.dual.second_moment(q)),
+            distance=phi.dual.cosine_distance(row, column, apart),
+            slope=phi.derivative_dual.at_distance(row, column, apart),
+            bend=bend,
+        )
+
+    return at

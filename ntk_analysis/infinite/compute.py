@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from ntk_analysis.activations.angles import safe_divide
+from ntk_analysis.batch_norm.rules import LARGE_BATCH
 from ntk_analysis.common.finite import require_finite
 from ntk_analysis.common.memory import require_memory
 from ntk_analysis.common.precision import AnyArray, float_array, is_traced, numpy_in_float64
@@ -43,6 +45,7 @@ def infinite_kernel(
     x2: Float[AnyArray, "n2 *features"] | None = None,
     *,
     statistics: Literal["x1"] | None = None,
+    batch_norm: Literal["exact", "large_batch"] = "exact",
     exact: bool = False,
 ) -> Kernel:
     """NNGP and NTK of an infinitely wide network between inputs x1 and x2 (x2 = None: x1 with itself).
@@ -60,6 +63,13 @@ def infinite_kernel(
     covariance of x1 has rank 5 in every layer (6 distinct inputs), or all of x2 lies in its span; with eps > 0 unless
     x1 are all alike. The blocks share one `log_scale`: in a deep float32 network the training block may underflow
     beside new points, whose NTK grows faster.
+
+    Batch normalisation of M inputs, or images times positions, takes some 30 nodes of a quadrature, each with products
+    of (M, M) matrices. A large batch does with three, see `batch_norm.few_nodes`: batch_norm="large_batch" takes two
+    fifths of the time at M = 1,024. The network is computed with two nodes, too, and `approximation_error` is twice the
+    largest change: of a distance, of a variance over itself, of the NTK over its largest entry. It is a bound where the
+    third node takes away a third of the error, as it did in all of 400 drawn batches of 16 to 128 inputs and rank 7 or
+    more. It tells of single entries: eigenvalues far below the largest entry may be known less.
 
     A homogeneous network, without biases and with piecewise linear activations, has a kernel that is a function of the
     angle between two vectors; any network has on vectors of one norm. From 128 x 128 pairs on, or 8,192 x 8,192 of one
@@ -85,20 +95,24 @@ def infinite_kernel(
         x2: (n2, ...) inputs of the same features and dtype, or None.
         statistics: "x1": every batch normalisation has the statistics of x1, and the kernel is that of [x1; x2]. None:
             those of the one joint batch. A network without batch normalisation has the same kernel either way.
+        batch_norm: "exact", or "large_batch" for few nodes and their measured error, outside of transformations.
         exact: take the kernel of every pair through all layers.
 
     Raises:
-        ValueError: wrong shapes, no inputs, NaN or infinite inputs; a batch too small for its batch normalisation; a
-            variance beyond what an activation given as a function is known for.
+        ValueError: wrong shapes, no inputs, NaN or infinite inputs; another word for `batch_norm`; a batch too small
+            for its batch normalisation; a variance beyond what an activation given as a function is known for.
         OverflowError: the pre-activation variance left the dtype's range (a gain too large for the depth).
         MemoryError: the kernel of images of this size, at equal or at all pairs of positions, does not fit.
-        NotImplementedError: the network has a layer without an infinite-width kernel here; the message says why.
+        NotImplementedError: the network has a layer without an infinite-width kernel here, and the message says why; or
+            batch_norm="large_batch" inside a transformation.
         TypeError: the network is none of layers, such as an array, as where arguments are swapped.
     """
-    task = task_of(network, x1, x2, statistics=statistics, exact=exact)
+    task = task_of(network, x1, x2, statistics=statistics, batch_norm=batch_norm, exact=exact)
     memory = account(task)
     require_memory(memory.memory_bytes, memory.what, memory.cure)
     kernel = propagate(*task)
+    if task.nodes is not None:
+        kernel = _with_measured_error(kernel, propagate(*task._replace(nodes=task.nodes - 1)))
     if not (is_traced(task.x1, task.x2) or task.numbers):
         # underflow comes first: where a distance is not finite, it may be why
         _check_underflow(network, kernel, task.x1, task.x2)
@@ -115,6 +129,7 @@ class Task(NamedTuple):
         norm: |x|^2 / d of all inputs where it is one and the inputs are many; None where norms differ or do not matter.
         zeros: whether inputs of zeros are differentiated by, see `zero_inputs`.
         training: number of training inputs, see `Kernel`.
+        nodes: number of nodes of a batch normalisation, see `Kernel`.
         numbers: the traced numbers of the network.
         x1: first inputs.
         x2: second inputs, or None.
@@ -125,6 +140,7 @@ class Task(NamedTuple):
     norm: float | None
     zeros: bool
     training: int | None
+    nodes: int | None
     numbers: Numbers
     x1: jax.Array
     x2: jax.Array | None
@@ -135,15 +151,47 @@ class Task(NamedTuple):
         return self.norm is not None or (self.network.homogeneous and not self.exact)
 
 
-def task_of(network: HasKernel, x1: AnyArray, x2: AnyArray | None, *, statistics: str | None, exact: bool) -> Task:
+def task_of(
+    network: HasKernel, x1: AnyArray, x2: AnyArray | None, *, statistics: str | None, batch_norm: str, exact: bool
+) -> Task:
     """The kernel to compute for these arguments; errors are those of `infinite_kernel`."""
     check_network(network)
     first, second, training = one_batch(*checked_inputs(x1, x2), statistics)
     network, numbers = split(network)
     exact = exact or bool(numbers)  # a fit needs to know all numbers
     norm = None if exact or network.homogeneous else _one_norm(first, second)
-    zeros = is_traced(first, second) and may_hold_zeros(first, second)
-    return Task(network, exact, norm, zeros, training, numbers, first, second)
+    traced = is_traced(first, second)
+    nodes = _nodes(network, batch_norm, traced=traced or bool(numbers))
+    return Task(network, exact, norm, traced and may_hold_zeros(first, second), training, nodes, numbers, first, second)
+
+
+def _nodes(network: HasKernel, batch_norm: str, *, traced: bool) -> int | None:
+    """The number of nodes of a batch normalisation by the name of the choice; None: as many as are exact."""
+    if batch_norm not in ("exact", "large_batch"):
+        raise ValueError(f"got batch_norm={batch_norm!r}, expected 'exact' or 'large_batch'")
+    if batch_norm == "exact" or network.couples_batch is False:
+        return None
+    if traced:
+        raise NotImplementedError(
+            "batch_norm='large_batch' measures its error, which takes values: call it outside jit, grad and vmap, or "
+            "leave it out"
+        )
+    return LARGE_BATCH.count
+
+
+def _with_measured_error(kernel: Kernel, fewer: Kernel) -> Kernel:
+    """The kernel with twice its change from one node fewer as its error."""
+    apart = jnp.abs(kernel.distance - fewer.distance)
+    of_variance = jnp.max(jnp.abs(safe_divide(fewer.variance1, kernel.variance1, 1.0) - 1))
+    rescaled = fewer.ntk_scaled * jnp.exp(fewer.log_scale - kernel.log_scale)
+    of_ntk = jnp.max(jnp.abs(kernel.ntk_scaled - rescaled)) / jnp.max(jnp.abs(kernel.ntk_scaled))
+    relative = jnp.max(safe_divide(apart, kernel.distance, 0.0))
+    return replace(
+        kernel,
+        nodes=None,
+        approximation_error=2 * float(jnp.max(jnp.stack([jnp.max(apart), of_ntk, of_variance]))),
+        relative_error=kernel.relative_error + 2 * relative,
+    )
 
 
 def check_network(network: object) -> None:
@@ -180,13 +228,14 @@ def one_batch(
     return jnp.concatenate([x1, x2]), None, len(x1)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
 def propagate(
     network: HasKernel,
     exact: bool,
     norm: float | None,
     zeros: bool,
     training: int | None,
+    nodes: int | None,
     numbers: Numbers,
     x1: jax.Array,
     x2: jax.Array | None,
@@ -197,10 +246,10 @@ def propagate(
     pairs = len(x1) * len(x1 if x2 is None else x2)
     by_angle = norm is not None or (network.homogeneous and not exact)
     if not by_angle or x1.ndim != 2 or pairs < FEWEST_PAIRS:
-        return _recursion(network, zeros, training, numbers, x1, x2)
+        return _recursion(network, zeros, training, nodes, numbers, x1, x2)
     function = angular_function(network, str(x1.dtype), norm or 1.0)
     if function is None:
-        return _recursion(network, zeros, training, numbers, x1, x2)
+        return _recursion(network, zeros, training, nodes, numbers, x1, x2)
     arrays = _angular(network, function, zeros, x1, x2)
     known: dict[str, Any] = {"law": function.law, "joint": x2 is None, "training": training}
     return Kernel(**arrays, **known, approximation_error=function.error)
@@ -217,17 +266,23 @@ def _recursion(
     network: HasKernel,
     zeros: bool,
     training: int | None,
+    nodes: int | None,
     numbers: Numbers,
     x1: jax.Array,
     x2: jax.Array | None,
 ) -> Kernel:
     """Every pair through all layers."""
-    kernel_of = partial(_through_layers, network, training)
+    kernel_of = partial(_through_layers, network, training, nodes)
     return with_derivatives_at_zeros(kernel_of, numbers, x1, x2) if zeros else kernel_of(numbers, x1, x2)
 
 
 def _through_layers(
-    network: HasKernel, training: int | None, numbers: Numbers, x1: jax.Array, x2: jax.Array | None
+    network: HasKernel,
+    training: int | None,
+    nodes: int | None,
+    numbers: Numbers,
+    x1: jax.Array,
+    x2: jax.Array | None,
 ) -> Kernel:
     """Many pairs tile by tile, where layers treat each by itself."""
     paired, second = network.pairs_positions, x1 if x2 is None else x2
@@ -243,7 +298,7 @@ def _through_layers(
                 return network.kernel(replace(input_kernel(first, second), identical=identical))
 
             return replace(kernel_in_tiles(tile, x1, x2), training=training)
-    start = replace(input_kernel(x1, x2, paired=paired), training=training)
+    start = replace(input_kernel(x1, x2, paired=paired), training=training, nodes=nodes)
     return replace(network.kernel(start), identical=None)
 
 
@@ -263,7 +318,7 @@ def _arrays(kernel: Kernel) -> dict[str, Any]:
 @_angular.defjvp
 def _angular_jvp(network: HasKernel, function: AngularFunction, zeros: bool, primals: Any, tangents: Any) -> Any:
     """The recursion's values and derivatives: series are good for values only, and at angle 0 not differentiable."""
-    return jax.jvp(lambda x1, x2: _arrays(_recursion(network, zeros, None, (), x1, x2)), primals, tangents)
+    return jax.jvp(lambda x1, x2: _arrays(_recursion(network, zeros, None, None, (), x1, x2)), primals, tangents)
 
 
 def checked_inputs(x1: AnyArray, x2: AnyArray | None) -> tuple[jax.Array, jax.Array | None]:

@@ -89,6 +89,8 @@ class Kernel:
         joint: whether the second inputs are the first (one batch with itself), as batch normalisation needs.
         training: number of the first inputs, if their statistics are those of every batch normalisation and the other
             inputs are new points behind them; None: statistics of all inputs.
+        nodes: number of nodes that the integrals of a batch normalisation take, while the kernel is computed; None: as
+            many as make them exact.
         within1: (n1, *positions, *positions) cosine distance within each first input; None unless all positions are
             paired.
         within2: (n2, *positions, *positions) the same on the second inputs.
@@ -96,8 +98,8 @@ class Kernel:
         identical: (n1, n2) 1 where an input is paired with itself, 0 elsewhere; None: no pair is. Layers ask where two
             inputs coincide and could be moved apart; a finished kernel holds None.
         approximation_error: largest error of `distance` and `ntk_scaled` as functions of the angle, measured between
-            the nodes of the series that gave them (see `angle_series`), and part of `relative_error`; 0 if the kernel
-            was taken through all layers.
+            the nodes of the series that gave them (see `angle_series`), or behind batch normalisations of few nodes
+            (see `infinite_kernel`), and part of `relative_error`; 0 if the kernel was taken through all layers exactly.
     """
 
     variance1: Float[HeldArray, "n1 *positions"]
@@ -111,6 +113,7 @@ class Kernel:
     law: Law = field(metadata={"static": True})
     joint: bool = field(default=False, metadata={"static": True})
     training: int | None = field(default=None, metadata={"static": True})
+    nodes: int | None = field(default=None, metadata={"static": True})
     within1: HeldArray | None = None
     within2: HeldArray | None = None
     before: BatchNormalized | None = None

@@ -8,6 +8,7 @@ from typing import Literal
 import jax
 from jaxtyping import Float
 
+from ntk_analysis.batch_norm.rules import LARGE_BATCH
 from ntk_analysis.common.cost import program_cost
 from ntk_analysis.common.memory import available_bytes, gib
 from ntk_analysis.common.precision import AnyArray, numpy_in_float64
@@ -59,6 +60,7 @@ def plan(
     x2: Float[AnyArray, "n2 *features"] | None = None,
     *,
     statistics: Literal["x1"] | None = None,
+    batch_norm: Literal["exact", "large_batch"] = "exact",
     exact: bool = False,
     measure: bool = True,
 ) -> KernelPlan:
@@ -72,6 +74,7 @@ def plan(
         x1: (n1, ...) inputs, as for `infinite_kernel`.
         x2: (n2, ...) inputs, or None.
         statistics: "x1" or None, as for `infinite_kernel`.
+        batch_norm: "exact" or "large_batch", as for `infinite_kernel`; the second is computed twice, and so counted.
         exact: whether to take every pair through all layers, as for `infinite_kernel`.
         measure: whether to compute the part that tells the time.
 
@@ -79,7 +82,7 @@ def plan(
         ValueError: arguments are refused, as by `infinite_kernel`.
         NotImplementedError: the network has a layer without an infinite-width kernel here.
     """
-    task = task_of(network, x1, x2, statistics=statistics, exact=exact)
+    task = task_of(network, x1, x2, statistics=statistics, batch_norm=batch_norm, exact=exact)
     taken, flops = account(task), _flops(task)
     first = task.x1 if task.training is None else task.x1[: task.training]
     shape = (len(task.x1), len(task.x1 if task.x2 is None else task.x2))
@@ -89,7 +92,9 @@ def plan(
 
 def _flops(task: Task) -> float:
     *settings, numbers, x1, x2 = task
-    return program_cost(lambda *arrays: jax.tree.leaves(propagate(*settings, *arrays)), numbers, x1, x2)[0].flops
+    flops = program_cost(lambda *arrays: jax.tree.leaves(propagate(*settings, *arrays)), numbers, x1, x2)[0].flops
+    fewer = None if task.nodes is None or task.nodes < LARGE_BATCH.count else task._replace(nodes=task.nodes - 1)
+    return flops if fewer is None else flops + _flops(fewer)
 
 
 def _seconds(task: Task, flops: float, inputs: int) -> float:

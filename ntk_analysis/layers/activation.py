@@ -96,7 +96,7 @@ class Activation(PickledByName, SingleLayer):
         )
 
 
-@functools.partial(compiled_by_structure, static=("phi", "eps", "training"))
+@functools.partial(compiled_by_structure, static=("phi", "eps", "training", "nodes"))
 def _propagate(
     sigma: jax.Array,
     theta: jax.Array,
@@ -105,17 +105,27 @@ def _propagate(
     phi: activations.Activation,
     eps: Number,
     training: int | None,
+    nodes: int | None,
 ) -> batch_norm.Propagated:
     """`batch_norm.propagate`, traced: it follows the ambient dtype and gives NaN where eager code raises an error."""
     weights = None if training is None else np.where(np.arange(len(sigma)) < training, 1 / training, 0.0)
-    return batch_norm.propagate(sigma, theta, phi, eps, apart=apart, weights=weights)
+    rule = None if nodes is None else batch_norm.FewNodes(nodes)
+    return batch_norm.propagate(sigma, theta, phi, eps, apart=apart, weights=weights, rule=rule)
 
 
 def batch_normalized(kernel: Kernel, before: BatchNormalized, phi: activations.Activation, **changes: object) -> Kernel:
     """Kernel of phi(gamma xhat + beta) at gamma = 1, beta = 0, for batch-normalised pre-activations xhat, `before`."""
     n, positions, places = len(kernel.variance1), kernel.positions, math.prod(kernel.positions)
     training = None if kernel.training is None else kernel.training * places
-    result = _propagate(before.sigma, before.ntk_scaled, before.apart, phi=phi, eps=before.eps, training=training)
+    result = _propagate(
+        before.sigma,
+        before.ntk_scaled,
+        before.apart,
+        phi=phi,
+        eps=before.eps,
+        training=training,
+        nodes=kernel.nodes,
+    )
 
     def pairs(matrix: jax.Array) -> jax.Array:
         return as_pairs(matrix, n, positions)
