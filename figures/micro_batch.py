@@ -4,7 +4,8 @@ In training a batch is normalised by itself; a new point is normalised by statis
 its second moment grows without bound with depth. Behind averages over many batches it depends on the framework: with
 Bessel's correction of the remembered variance (PyTorch) it shrinks and settles, without it (Flax) it explodes at every
 batch size. Of trained MLPs of 10 hidden layers all bear batches of 8; at 4 batch norm fails, layer norm and MimicNorm
-do not. Of 20 hidden layers batch norm alone trains at batches of 16, and none does at 4. Trained networks are on
+do not. Of 20 hidden layers batch norm alone trains at batches of 16, and none does at 4. In a VGG, whose statistics are
+over positions, too, batches of 4 do not harm it. Trained networks are on
 record, see `paper_checks.mimicnorm.micro_trained`.
 """
 
@@ -28,8 +29,13 @@ RUNNING = (4, 16, 64, 256)
 AVERAGED = (1, 4, 16, 100)  # batches that running statistics are averaged over
 AVERAGED_SIZE = 16
 STYLES = {"unbiased": "-", "biased": "--"}
-KINDS = ("none", "layer", "mimic", "batch")
+KINDS = ("none", "layer", "group", "mimic", "batch")
 TOP = 1e6
+NETWORKS = {
+    **{f"mlp_{depth}": (tuple(micro_trained.KINDS), depth, "mlp") for depth in micro_trained.DEPTHS},
+    "vgg": (tuple(dict.fromkeys(cell.kind for cell in micro_trained.VGG_CELLS)), micro_trained.VGG_LAYERS, "vgg"),
+}
+"""What was trained, by the name of its arrays: normalisations, layers, model."""
 
 
 class Settings(NamedTuple):
@@ -82,21 +88,20 @@ def compute(config: Config, track: Track) -> Result:
     arrays["networks"] = found.mean(axis=1)
     arrays["networks_error"] = found.std(axis=1, ddof=1) / np.sqrt(chosen.draws)
     for mode in ("training", "evaluation"):
-        arrays[mode] = np.array(
-            [
+        for name, (kinds, depth, model) in NETWORKS.items():
+            arrays[f"{mode}_{name}"] = np.array(
                 [
-                    [spread(micro_trained.accuracies(mode, kind, depth, B)) for B in micro_trained.BATCHES]
-                    for kind in micro_trained.KINDS
+                    [spread(micro_trained.accuracies(mode, kind, depth, B, model)) for B in micro_trained.BATCHES]
+                    for kind in kinds
                 ]
-                for depth in micro_trained.DEPTHS
-            ]
-        )
+            )
     facts = {
         "network": "ReLU, batch norm, eps = 0, orthogonal inputs",
         "width of finite networks": chosen.width,
         "finite networks": chosen.draws,
         "trained on": "digits, on record",
-        "trained networks": "MLPs of width 128, rate 0.01, momentum 0.9, at least 10 epochs and 450 steps",
+        "trained networks": "MLPs of width 128 at rate 0.01, momentum 0.9, for at least 10 epochs and 450 steps",
+        "trained VGG": "VGG11 with 8 to 64 channels on 2,500 images, the same rate, at least 6 epochs and 150 steps",
     }
     return Result(arrays, facts)
 
@@ -109,14 +114,17 @@ def spread(values: np.ndarray) -> tuple[float, float, float]:
 def draw(result: Result) -> Figure:
     """Draws second moments by layer above, and below accuracies by batch size and what else varies with it."""
     facts = result.facts
-    figure, axes = panels(3, rows=2, height=2.7, share=False)
+    figure, axes = panels(4, rows=2, height=2.5, share=False)
     draw_frozen(axes[0], result)
     draw_running(axes[1], result)
     draw_averaged(axes[2], result)
-    for row, (depth, panel) in enumerate(zip(micro_trained.DEPTHS, axes[3:5], strict=True)):
-        draw_accuracies(panel, result, row)
-        panel.set_title(f"trained: {depth} hidden layers")
-    draw_statistics(axes[5])
+    draw_statistics(axes[3])
+    for (name, (_, depth, model)), panel in zip(NETWORKS.items(), axes[4:], strict=False):
+        draw_accuracies(panel, result, name)
+        panel.set_title(f"VGG{depth}, CIFAR-10" if model == "vgg" else f"MLP, {depth} hidden layers")
+    axes[5].set_ylabel("")
+    axes[6].set_ylabel("")
+    axes[7].axis("off")
     handles = [
         Line2D([], [], color=at.color, marker=at.marker, markersize=4, label=at.label) for at in map(look, KINDS)
     ]
@@ -125,13 +133,15 @@ def draw(result: Result) -> Figure:
         Line2D([], [], color=GREY, linestyle="--", label="no correction (Flax)"),
         Line2D([], [], color=GREY, linestyle=":", label="training mode"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=4)
+    axes[7].legend(handles=handles, loc="center left", borderaxespad=0)
     note(
         figure,
         f"Above: {facts['network']}, infinite width; crosses: mean of {facts['finite networks']} networks of width "
-        f"{facts['width of finite networks']} ± 2 s.e. Second moments of new points behind batch norm; training points "
-        f"have 1. Below: test accuracy by images a batch, {facts['trained networks']}, on {facts['trained on']}; mean, "
-        "smallest and largest of 3 to 6 seeds, in evaluation mode; dotted: batch norm in training mode.",
+        f"{facts['width of finite networks']} ± 2 s.e. Second moments of new points behind batch norm, training points "
+        f"have 1; k batches of {AVERAGED_SIZE}. Why: relative deviation of a batch variance; growth a layer of "
+        "gradients, and of new points behind one frozen batch, over the limit, less 1. Below: test accuracy by images "
+        f"a batch, {facts['trained networks']}, on {facts['trained on']}, mean, smallest and largest of 3 to 6 seeds; "
+        f"{facts['trained VGG']}, one seed. All in evaluation mode; dotted: batch norm in training mode, and chance.",
     )
     return figure
 
@@ -151,7 +161,7 @@ def draw_running(axes: Axes, result: Result) -> None:
         draw_family(
             axes, result.arrays[f"running_{variance}"], RUNNING, style, "B = " if variance == "unbiased" else None
         )
-    finish(axes, "averages over many batches", bottom=0.3)
+    finish(axes, "average of many batches", bottom=0.3)
 
 
 def draw_averaged(axes: Axes, result: Result) -> None:
@@ -161,7 +171,7 @@ def draw_averaged(axes: Axes, result: Result) -> None:
         label = "k = " if variance == "unbiased" else None
         draw_family(axes, a[f"averaged_{variance}"], AVERAGED, style, label)
     draw_networks(axes, a["networks"][1], a["networks_error"][1])
-    finish(axes, f"averages over k batches of {AVERAGED_SIZE}", bottom=0.3)
+    finish(axes, "average of k batches", bottom=0.3)
 
 
 def draw_family(axes: Axes, values: np.ndarray, numbers: tuple[int, ...], style: str, label: str | None) -> None:
@@ -185,19 +195,19 @@ def finish(axes: Axes, title: str, bottom: float = 0.8) -> None:
     axes.legend(loc="upper left", handlelength=1.2)
 
 
-def draw_accuracies(axes: Axes, result: Result, row: int) -> None:
-    """Draws test accuracies by batch size at one depth."""
+def draw_accuracies(axes: Axes, result: Result, network: str) -> None:
+    """Draws test accuracies by batch size of one network, a key of `NETWORKS`."""
     batches = np.array(micro_trained.BATCHES)
-    for column, kind in enumerate(micro_trained.KINDS):
+    for row, kind in enumerate(NETWORKS[network][0]):
         name, *biased = kind.split(", ")
         style: Look = look(name)
-        mean, low, high = result.arrays["evaluation"][row, column].T
+        mean, low, high = result.arrays[f"evaluation_{network}"][row].T
         axes.errorbar(
             batches, mean, [mean - low, high - mean], color=style.color, marker=style.marker, markersize=3.5,
             linestyle=STYLES["biased" if biased else "unbiased"], linewidth=1.2, elinewidth=0.7,
         )  # fmt: skip
         if kind == "batch":
-            axes.plot(batches, result.arrays["training"][row, column, :, 0], ":", color=style.color, linewidth=1.2)
+            axes.plot(batches, result.arrays[f"training_{network}"][row, :, 0], ":", color=style.color, linewidth=1.2)
     axes.axhline(0.1, color=BLACK, linewidth=0.8, linestyle=":")
     axes.set(xlabel="images a batch $B$", ylabel="test accuracy", ylim=(0, 1.02))
     by_batch(axes, batches)
@@ -210,18 +220,18 @@ def draw_statistics(axes: Axes) -> None:
     chi = np.array([analyse("relu", normalization="batch", batch_size=int(B)).chi_1 for B in sizes])
     rate = np.array([evaluation_mode(batch_size=int(B), batches=1, running_variance="biased").rate for B in sizes])
     color = look("batch").color
-    axes.plot(sizes, np.sqrt(2 / (sizes - 1)), color=GREY, label="relative deviation\nof a batch variance")
-    axes.plot(sizes, chi / limit - 1, color=color, label=r"gradients: $\chi(B)/\chi(\infty) - 1$")
-    axes.plot(sizes, rate / limit - 1, "--", color=color, label="new points, frozen batch")
+    axes.plot(sizes, np.sqrt(2 / (sizes - 1)), color=GREY, label="batch variance")
+    axes.plot(sizes, chi / limit - 1, color=color, label="gradients")
+    axes.plot(sizes, rate / limit - 1, "--", color=color, label="new points")
     axes.set(
         yscale="log",
         xlabel="images a batch $B$",
-        ylabel="relative size",
+        ylabel="relative deviation, growth",
         title="why: statistics of few",
-        ylim=(3e-3, 200),
+        ylim=(3e-3, 300),
     )
     by_batch(axes, np.array(micro_trained.BATCHES))
-    axes.legend(loc="upper right")
+    axes.legend(loc="upper right", handlelength=1.2)
 
 
 def by_batch(axes: Axes, batches: np.ndarray) -> None:

@@ -60,6 +60,7 @@ LOOKS = {
     "batch": Look("batch norm", PURPLE, "v"),
     "layer": Look("layer norm", SKY, "P"),
     "layer_post": Look("layer norm after activation", "#5F1F5F", "d"),
+    "group": Look("group norm", "#04188D", "h"),
     "last_bn": Look("last batch norm", ORANGE, "^"),
     "mimic": Look("MimicNorm", GREEN, "D"),
     "skip_init": Look("SkipInit", "#8C24F3", "X"),

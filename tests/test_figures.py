@@ -286,8 +286,8 @@ def test_every_normalisation_has_one_look():
     assert len({one.marker for one in LOOKS.values()}) == len({one.label for one in LOOKS.values()}) == len(LOOKS)
     for name, row in TABLE.items():
         assert {look(alias) for alias in (name, *row.aliases)} == {LOOKS[name]}
-    with pytest.raises(ValueError, match="unknown normalization 'group': choose one of none"):
-        look("group")
+    with pytest.raises(ValueError, match="unknown normalization 'groups': choose one of none"):
+        look("groups")
 
 
 @pytest.mark.parametrize("sight", SIGHT)

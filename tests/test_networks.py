@@ -322,7 +322,7 @@ def test_kernels_that_do_not_exist_say_so():
         ({"width": 0}, "got width=0"),
         ({"outputs": 0}, "got width=0"),
         (
-            {"normalization": "group"},
+            {"normalization": "groups"},
             "choose one of none, weight_mean, weight_standardization, batch, layer, layer_post",
         ),
         ({"eps": -1.0, "normalization": "batch"}, "eps=-1.0"),

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 from tiers import full
 
+from ntk_analysis import layers
 from ntk_analysis.training import Recipe, build, mimic
 from ntk_analysis.training.normalization import RUNNING_VARIANCES, BatchNorm, LastBatchNorm, hidden_norm
 
@@ -45,6 +46,14 @@ def test_the_running_variance_is_the_chosen_one(name):
     exact = row.astype(np.float64) - row.mean(1, keepdims=True, dtype=np.float64)
     expected = exact / np.sqrt(np.mean(exact**2, 1, keepdims=True) + 1e-5)
     np.testing.assert_allclose(layer(jnp.asarray(row)), expected, atol=2e-4)
+
+
+def test_group_norm_has_groups_of_16_channels_or_more():
+    counts = {units: hidden_norm("group", units, rngs=nnx.Rngs(0)).num_groups for units in (8, 24, 50, 128)}
+    assert counts == {8: 1, 24: 1, 50: 2, 128: 8}
+    x = np.random.default_rng(0).standard_normal((3, 2, 2, 48)).astype(np.float32) + 1
+    expected = layers.GroupNorm(1e-5, 3).apply((), x)
+    np.testing.assert_allclose(hidden_norm("group_norm", 48, rngs=nnx.Rngs(0))(jnp.asarray(x)), expected, atol=1e-5)
 
 
 def test_masked_samples_are_not_counted():

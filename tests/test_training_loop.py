@@ -388,7 +388,7 @@ def test_a_recipe_is_written_and_read():
 
 WRONG = {
     "unknown model": {"model": "alexnet"},
-    "unknown normalization": {"normalization": "group"},
+    "unknown normalization": {"normalization": "groups"},
     "unknown loss": {"loss": "hinge"},
     "unknown optimizer": {"optimizer": "lion"},
     "for residual networks": {"normalization": "fixup"},

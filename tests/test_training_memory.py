@@ -217,7 +217,7 @@ def test_compiled(run):
     [
         ([], "give a MODEL, such as resnet18, or --table1"),
         (["alexnet"], "unknown model 'alexnet': choose one of mlp, vgg11"),
-        (["vgg11", "--normalization", "group"], "unknown normalization 'group'"),
+        (["vgg11", "--normalization", "groups"], "unknown normalization 'groups'"),
         (["vgg11", "--normalization", "fixup"], "fixup is for residual networks"),
         (["vgg11", "--batch", 1], "'--batch': Input should be greater than or equal to 2"),
         (["--table1", "--batch", 64], "--batch is for MODEL"),

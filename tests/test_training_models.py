@@ -450,7 +450,7 @@ def test_mimic_of_a_resnet_is_the_mimic_norm_resnet():
     ("options", "message"),
     [
         ({"name": "resnet17"}, "unknown model 'resnet17': choose one of mlp, vgg11"),
-        ({"normalization": "group"}, "unknown normalization 'group': choose one of none, weight_mean"),
+        ({"normalization": "groups"}, "unknown normalization 'groups': choose one of none, weight_mean"),
         ({"stem": "mnist"}, "unknown stem 'mnist': choose one of cifar, imagenet"),
         ({"skip_scale": "1/l"}, "unknown skip_scale '1/l': choose one of paper, authors"),
         ({"name": "vgg11", "normalization": "fixup"}, "fixup is for residual networks"),
@@ -468,8 +468,8 @@ def test_other_errors():
         centered_init()(jax.random.key(0), (1, 4))
     with pytest.raises(ValueError, match="expected 2 or more"):
         Centering(min_fan_in=1)
-    with pytest.raises(ValueError, match="unknown normalization 'group'"):
-        hidden_norm("group", 4, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="unknown normalization 'groups'"):
+        hidden_norm("groups", 4, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"fits 0 layers.*none: no nnx.Linear"):
         read_out_path(SkipScale(1.0))
     with pytest.raises(ValueError, match="224 x 224"):

@@ -320,7 +320,7 @@ def test_a_killed_sweep_goes_on(tmp_path, monkeypatch, capsys):
         ({"learning_rates": (0.1, 0.1)}, "each once"),
         ({"learning_rates": (-0.1,)}, "got learning_rate=-0.1"),
         ({"seeds": (-1,)}, "got seed=-1"),
-        ({"normalizations": ("none", "group")}, "unknown normalization 'group'"),
+        ({"normalizations": ("none", "groups")}, "unknown normalization 'groups'"),
     ],
 )
 def test_grids_that_make_no_sense(changes, told):

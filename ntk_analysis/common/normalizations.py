@@ -28,6 +28,7 @@ TABLE = {
     "batch": Row("batch", "batch_norm", aliases=("batch_norm", "bn")),
     "layer": Row("layer", "layer_norm", aliases=("layer_norm", "ln")),
     "layer_post": Row("layer_post", None),
+    "group": Row(None, "group_norm", aliases=("group_norm", "gn")),
     "last_bn": Row("none", "last_bn", last=True, aliases=("last_batch_norm",)),
     "mimic": Row("weight_mean", "mimic_norm", last=True, aliases=("mimic_norm", "mimicnorm")),
     "skip_init": Row(None, "skip_init", aliases=("skipinit",)),

@@ -2,7 +2,7 @@
 
 MimicNorm (2010.09278) is made of three pieces: centered weights, one last batch norm, and a scalar at the end of each
 residual branch. Beside them stand SkipInit (De & Smith 2020) and Fixup (Zhang et al. 2019), which are for residual
-networks only, batch norm, layer norm and weight standardisation.
+networks only, batch norm, layer norm, group norm and weight standardisation.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,8 +22,8 @@ class Normalization:
     """The parts of a network's normalisation.
 
     Attributes:
-        hidden: name of the module behind hidden layers: "none", "batch_norm", "layer_norm" or "shift" (Fixup's scalar
-            biases).
+        hidden: name of the module behind hidden layers: "none", "batch_norm", "layer_norm", "group_norm" or "shift"
+            (Fixup's scalar biases).
         centered: whether weights start centered; training keeps them centered by `center_weights`.
         standardized: whether weights are standardised in every forward pass.
         last: whether a batch norm without affine parameters stands behind the read-out.
@@ -43,6 +43,7 @@ NORMALIZATIONS = {
     "none": Normalization(),
     "batch_norm": Normalization("batch_norm"),
     "layer_norm": Normalization("layer_norm"),
+    "group_norm": Normalization("group_norm"),
     "weight_standardization": Normalization(standardized=True, scale="damped"),
     "weight_mean": Normalization(centered=True, scale="damped"),
     "last_bn": Normalization(last=True, scale="damped"),
@@ -52,6 +53,8 @@ NORMALIZATIONS = {
 }
 """Normalisations by name. `weight_mean` and `last_bn` are MimicNorm less one of its parts: in a residual network they
 keep the scalars."""
+
+GROUP = 16  # channels of a group, at least
 
 SKIP_SCALES: dict[str, Callable[[int, int], float]] = {
     "paper": lambda block, convs: block**-0.5,
@@ -290,7 +293,7 @@ def hidden_norm(
     momentum: float = 0.9,
     eps: float = 1e-5,
     running_variance: str = "unbiased",
-) -> Identity | BatchNorm | nnx.LayerNorm | Shift:
+) -> Identity | BatchNorm | nnx.LayerNorm | nnx.GroupNorm | Shift:
     """The module behind a hidden layer, with features on the last axis.
 
     Args:
@@ -298,7 +301,8 @@ def hidden_norm(
         units: size of the last axis.
         rngs: Flax's generators of random numbers; none is drawn.
         momentum: momentum of batch norm's running statistics.
-        eps: number added to the variance. Layer norm is over the channels of each position.
+        eps: number added to the variance. Layer norm is over the channels of each position, group norm over all
+            positions and the channels of a group: as many equal groups as have 16 channels or more (Wu & He 2018).
         running_variance: name of the variance that batch norm remembers, a key of `RUNNING_VARIANCES`.
 
     Raises:
@@ -313,4 +317,7 @@ def hidden_norm(
             return BatchNorm(units, momentum=momentum, eps=eps, running_variance=running_variance, rngs=rngs)
         case "layer_norm":
             return nnx.LayerNorm(units, epsilon=eps, use_fast_variance=False, rngs=rngs)
+        case "group_norm":
+            groups = next(count for count in range(max(units // GROUP, 1), 0, -1) if units % count == 0)
+            return nnx.GroupNorm(units, groups, epsilon=eps, use_fast_variance=False, rngs=rngs)
     return Shift()

@@ -20,6 +20,7 @@ from ntk_analysis.training.normalization import NORMALIZATIONS, SKIP_SCALES
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 LOSSES = ("cross_entropy", "squared")
+NARROW = (nnx.Conv, nnx.Linear, nnx.BatchNorm, nnx.LayerNorm, nnx.GroupNorm)  # what bfloat16 computes with
 LARGEST_SEED = 2**31 - 1
 Number: TypeAlias = float | int
 
@@ -162,7 +163,7 @@ class Recipe:
             **options,
         )
         for _, module in nnx.iter_modules(model):
-            if self.bfloat16 and isinstance(module, nnx.Conv | nnx.Linear | nnx.BatchNorm | nnx.LayerNorm):
+            if self.bfloat16 and isinstance(module, NARROW):
                 module.dtype = jnp.bfloat16  # dtype of its computations; its parameters stay float32
         return model
 

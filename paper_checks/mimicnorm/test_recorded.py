@@ -8,7 +8,16 @@ import pytest
 from ntk_analysis.paper_checks.contract import Evidence, Kind, Line, Relation, Row
 from ntk_analysis.paper_checks.judge import judge
 from ntk_analysis.paper_checks.mimicnorm.micro import RERUN
-from ntk_analysis.paper_checks.mimicnorm.micro_trained import CELLS, RECORD, Cell, read, recipe_of, seeds_of, trained
+from ntk_analysis.paper_checks.mimicnorm.micro_trained import (
+    CELLS,
+    RECORDS,
+    VGG_CELLS,
+    Cell,
+    read,
+    recipe_of,
+    seeds_of,
+    trained,
+)
 from ntk_analysis.paper_checks.papers import claim_checks
 from ntk_analysis.training.dataset import load_dataset
 from ntk_analysis.training.recipe import Recipe
@@ -30,13 +39,19 @@ def test_recorded_rows_of_trained_networks_give_the_verdict(record):
 
 
 def test_networks_trained_by_batch_size_are_those_of_their_recipes():
-    dataset = load_dataset("digits")
-    for line in map(json.loads, RECORD.read_text(encoding="utf-8").splitlines()):
-        recipe = recipe_of(Cell(**line["cell"]), len(dataset.train.images))
-        assert Recipe.from_json(json.dumps(line["recipe"])) == recipe
-        assert line["data"] == {"name": dataset.name, "sha256": dataset.digest}
+    digits = load_dataset("digits")
+    for record in RECORDS:
+        of_images = set()
+        for line in map(json.loads, record.read_text(encoding="utf-8").splitlines()):
+            cell = Cell(**line["cell"])
+            recipe = recipe_of(cell, len(digits.train.images) if cell.model == "mlp" else 2500)
+            assert Recipe.from_json(json.dumps(line["recipe"])) == recipe
+            of_images.add((cell.model, *line["data"].values()))
+        assert len(of_images) == 1
+        assert of_images <= {("mlp", digits.name, digits.digest)} or cell.model == "vgg"
     found = read()
-    assert {cell: {one.seed for one in found[cell]} for cell in found} == {cell: {*seeds_of(cell)} for cell in CELLS}
+    expected = {cell: {*seeds_of(cell)} for cell in CELLS + VGG_CELLS}
+    assert {cell: {one.seed for one in found[cell]} for cell in found} == expected
 
 
 @pytest.mark.full  # trains

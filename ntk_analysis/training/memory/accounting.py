@@ -23,6 +23,7 @@ LAYERS: dict[type[nnx.Module], str] = {
     nnx.Linear: "dense",
     nnx.BatchNorm: "batch norm",
     nnx.LayerNorm: "layer norm",
+    nnx.GroupNorm: "group norm",
     LastBatchNorm: "last batch norm",
     SkipScale: "skip scale",
     nnx.Dropout: "dropout",
