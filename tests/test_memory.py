@@ -162,7 +162,7 @@ def test_what_is_asked_for_vectors_is_what_the_program_takes(name):
     network, crossed, arrays = VECTORS[name]
     shapes = [None if shape is None else jax.ShapeDtypeStruct(shape, np.float32) for shape in ((2000, 3), crossed)]
     norm = 1.0 if arrays == 4 else None
-    program = compute.propagate.lower(network, False, norm, False, None, (), *shapes).compile().memory_analysis()
+    program = compute.propagate.lower(network, False, norm, False, None, None, (), *shapes).compile().memory_analysis()
     kernel = 4 * 2000 * (700 if crossed else 2000)
     tile = 150 * 500**2 * 4
     taken = program.temp_size_in_bytes + program.output_size_in_bytes
