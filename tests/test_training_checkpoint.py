@@ -178,7 +178,16 @@ def test_errors_are_one_line(run, arguments, told):
     assert err.count("\n") == 1
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises KeyboardInterrupt; a shell starts what runs in its background with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.full
+@pytest.mark.usefixtures("interruptible")
 def test_interrupted_at_any_time_of_a_checkpoint(trainer, digits, tmp_path):
     """Orbax's threads write on behind a KeyboardInterrupt: into a folder that is being removed by then."""
     state, record = trainer.init(0), fit(trainer).epochs[0]
