@@ -4,9 +4,9 @@ In training a batch is normalised by itself; a new point is normalised by statis
 its second moment grows without bound with depth. Behind averages over many batches it depends on the framework: with
 Bessel's correction of the remembered variance (PyTorch) it shrinks and settles, without it (Flax) it explodes at every
 batch size. Of trained MLPs of 10 hidden layers all bear batches of 8; at 4 batch norm fails, layer norm and MimicNorm
-do not. Of 20 hidden layers batch norm alone trains at batches of 16, and none does at 4. In a VGG, whose statistics are
-over positions, too, batches of 4 do not harm it. Trained networks are on
-record, see `paper_checks.mimicnorm.micro_trained`.
+do not. Of 20 hidden layers batch norm alone trains at batches of 16, and none does at 4. In a VGG of one seed, whose
+statistics are over positions, too, batches of 4 do not harm it. Trained networks are on record, see
+`paper_checks.mimicnorm.micro_trained`.
 """
 
 from typing import NamedTuple

@@ -4,10 +4,10 @@ All integrals are of smooth functions with the weight delta ds. In the variable
     u(s) = tr(W kappa) = sum_k s lambda_k / (1 + 2 s lambda_k)
 these functions, over u, are polynomials of low degree up to O(1/r), where r = (sum lambda)^2 / sum lambda^2 is the
 effective rank; as r grows, u becomes s tr(W S), and the weight delta u ds/s the exponential distribution. So Gauss
-quadrature in u with this weight has an error that falls with r, by more powers the more nodes it takes. One node stands
-for expectations in the place of the batch's statistics: it is wrong on the constant mode at every batch size, two are
-not. The weight is a function of the eigenvalues alone, which is summed on many points; the nodes are eigenvalues of its
-Jacobi matrix (Golub & Welsch 1969).
+quadrature in u with this weight has an error that falls with r, by more powers the more nodes it takes. One node is
+close to expectations in the place of the batch's statistics: it is wrong on the constant mode at every batch size, two
+are not. The weight is a function of the eigenvalues alone, which is summed on many points; the nodes are eigenvalues of
+its Jacobi matrix (Golub & Welsch 1969).
 
 The second moments of each input and its E|xhat_i| need no products of matrices, and are integrated on all nodes. There
 are no derivatives: nodes and weights move with the batch.
