@@ -23,9 +23,9 @@ import numpy as np
 from gmpy2 import exp, expm1, log1p, mpfr
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))
 
-from exact_duals import drawn  # noqa: E402
+from tests.exact_duals import drawn  # noqa: E402
 
 CASES = 45  # the first of the 100 that functions with closed forms are judged at
 AGREED = 1e-15  # relative, of the coarser rule; the finer one is closer

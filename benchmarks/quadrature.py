@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))
 
-from exact_duals import CATALOGUE, judged  # noqa: E402
+from tests.exact_duals import CATALOGUE, judged  # noqa: E402
 
 if __name__ == "__main__":
     record = {}

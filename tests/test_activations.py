@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
-from tiers import full
 
 from ntk_analysis import activations
 from ntk_analysis.activations import NAMED, Quadrature, get
 from ntk_analysis.activations.panels import panels
+
+from .tiers import full
 
 INTEGRATED = [name for name, activation in NAMED.items() if isinstance(activation, Quadrature)]
 SHOWN = ["tanh"]  # of those: one with kinks is in test_quadrature.py

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiers import full
 
 from ntk_analysis.infinite import angle_fit, compute, infinite_kernel
 from ntk_analysis.infinite.angle_fit import TOLERANCE, angular_function, fitted, measured_error
 from ntk_analysis.infinite.distances import NEAR
 from ntk_analysis.layers import Activation, BatchNorm, Conv, Dense, Flatten, LayerNorm, Residual, Serial
 from ntk_analysis.networks import fully_connected, residual
+
+from .tiers import full
 
 NETWORKS = {
     "relu 1": fully_connected(1, 1),

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
-from tiers import full
 
 from ntk_analysis import activations, batch_norm, kernels_by_depth, last_batch_norm, meanfield, spectrum
 from ntk_analysis.alignment import alignment, target_alignment
@@ -26,6 +25,8 @@ from ntk_analysis.networks import fully_connected
 from ntk_analysis.regression import GradientFlow, KernelClassifier, KernelRegressor
 from ntk_analysis.spectrum import condition_number
 from ntk_analysis.width_study import Convergence, fit_power_law, width_study
+
+from .tiers import full
 
 X = np.array([[0.5, -1, 2], [1.5, 0.25, -0.5], [-2, 1, 0.75], [1, 1, -1], [0.25, 2, 1.5]])  # exact in bfloat16
 K = np.round(X @ X.T * 4) / 4 + 2 * np.eye(5)

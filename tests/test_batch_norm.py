@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiers import full
 
 from ntk_analysis import activations, batch_norm
 from ntk_analysis.batch_norm import COARSE, FINE, large_batch_nngp, nngp, pull, push, quadrature_error, rule_error
+
+from .tiers import full
 
 
 def distances(B):

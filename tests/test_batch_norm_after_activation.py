@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
-from tiers import full
 
 from ntk_analysis import activations
 from ntk_analysis.batch_norm import after_activation, nngp, push
+
+from .tiers import full
 
 
 def distances(B):

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiers import full
 
 from ntk_analysis import infinite, infinite_kernel, networks
 from ntk_analysis.batch_norm import LARGE_BATCH, FewNodes, nngp, propagate, push, quadrature_error
 from ntk_analysis.meanfield import analyse
+
+from .tiers import full
 
 
 def drawn(seed):

@@ -3,9 +3,6 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from averages import STANDARD_ERRORS, both, deviation, extrapolated, finite_average, images, resolution
-from test_convolution import LoopedKernel, close, photos
-from tiers import full
 
 from ntk_analysis import batch_norm, infinite_kernel, networks
 from ntk_analysis.infinite.compute import input_kernel
@@ -22,6 +19,10 @@ from ntk_analysis.layers import (
     Serial,
 )
 from ntk_analysis.networks.by_depth import kernels_by_depth
+
+from .averages import STANDARD_ERRORS, both, deviation, extrapolated, finite_average, images, resolution
+from .test_convolution import LoopedKernel, close, photos
+from .tiers import full
 
 RELU = Activation("relu")
 

@@ -8,10 +8,11 @@ import mpmath
 import numpy as np
 import pytest
 from scipy.special import beta
-from tiers import full
 
 from ntk_analysis import activations
 from ntk_analysis.batch_norm import FINE, nngp, propagate, push, rule_error
+
+from .tiers import full
 
 
 def distances(B):

@@ -13,11 +13,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tiers import full
 
 from ntk_analysis import __version__, cli
 from ntk_analysis.cli.output import json_text
 from ntk_analysis.figures.names import NAMES, WITHOUT
+
+from .tiers import full
 
 
 @pytest.fixture

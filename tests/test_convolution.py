@@ -11,9 +11,6 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
-from averages import STANDARD_ERRORS, both, deviation, finite_average, images, resolution
-from test_kernel import equations
-from tiers import full
 
 from ntk_analysis.common import quick_compilation
 from ntk_analysis.infinite import image_tiles
@@ -33,6 +30,10 @@ from ntk_analysis.layers import (
     Serial,
 )
 from ntk_analysis.networks import convolutional, fully_connected, residual
+
+from .averages import STANDARD_ERRORS, both, deviation, finite_average, images, resolution
+from .test_kernel import equations
+from .tiers import full
 
 ROUNDING = 1e-12  # relative to the largest entry: a few hundred roundings of float64, for kernels of a few layers
 RELU = Activation("relu")

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from tiers import full
 
 from ntk_analysis.correlation import (
     OBSERVABLES,
@@ -24,6 +23,8 @@ from ntk_analysis.correlation import (
 )
 from ntk_analysis.layers import Activation, BatchNorm, Dense, LayerNorm, Repeat, Residual, ResidualChain, Serial
 from ntk_analysis.networks import fully_connected
+
+from .tiers import full
 
 GAIN = 2 / (1 - 1 / math.pi)
 PAIRS = np.array([[0, 1], [2, 0], [3, 5]])

@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from tiers import full
 
 from ntk_analysis import data
 from ntk_analysis.data import DataError, ImageSet
+
+from .tiers import full
 
 FIXED = settings(derandomize=True, deadline=None, max_examples=50)
 RNG = functools.partial(np.random.default_rng, 0)

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_empirical import drawn as drawn_at_random
-from tiers import full
 
 from ntk_analysis.descent import against_linearised, linearised, loss_curve, scale_invariance, trained_outputs
 from ntk_analysis.layers import Dense, LastBatchNorm, Residual, Serial
 from ntk_analysis.networks import fully_connected
+
+from .test_empirical import drawn as drawn_at_random
+from .tiers import full
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((10, 6))

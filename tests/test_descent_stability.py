@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_empirical import drawn
-from tiers import full
 
 from ntk_analysis import empirical, networks, spectrum
 from ntk_analysis.descent import largest_stable_learning_rate, loss_curve
+
+from .test_empirical import drawn
+from .tiers import full
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((12, 5))

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiers import full
 
 from ntk_analysis import data, meanfield
 from ntk_analysis.diagnosis import Growth, diagnose, products_in_a_row, spectra, verdict_of
@@ -21,6 +20,8 @@ from ntk_analysis.empirical.coupling import BY_LAYERS, OTHERS, PLACE
 from ntk_analysis.empirical.tiles import AS_STATED
 from ntk_analysis.layers import Activation, BatchNorm, Dense, Serial
 from ntk_analysis.networks import convolutional, fully_connected, residual
+
+from .tiers import full
 
 DEPTH, WIDTH, OUTPUTS = 30, 256, 10
 PHASES = {

@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiers import full
 
 from ntk_analysis import cli
 from ntk_analysis.diagnosis import load_network
+
+from .tiers import full
 
 
 @pytest.fixture

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import typer
-from tiers import full
 
 import ntk_analysis
 from ntk_analysis.cli.app import app
 from ntk_analysis.paper_checks.report.formulas import formula
+
+from .tiers import full
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = [path.relative_to(DOCS).as_posix() for path in sorted(DOCS.rglob("*.md"))]

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiers import full
 
 from ntk_analysis.common.cost import program_cost
 from ntk_analysis.empirical import Tiles, empirical_nngp, empirical_ntk, plan
@@ -20,6 +19,8 @@ from ntk_analysis.empirical.plans import MARGIN, memory_budget
 from ntk_analysis.empirical.tiles import tile_programs
 from ntk_analysis.networks import fully_connected
 from ntk_analysis.spectrum import condition_number
+
+from .tiers import full
 
 ROUNDING = 1e-12  # of the largest entry, float64: sums of a few thousand products in another order
 METHODS = ("jacobian", "products")

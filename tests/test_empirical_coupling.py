@@ -8,9 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_empirical import assert_close, dense
-from test_empirical import drawn as drawn_at_random
-from tiers import full
 
 from ntk_analysis.empirical import empirical_nngp, empirical_ntk
 from ntk_analysis.empirical.coupling import (
@@ -36,6 +33,10 @@ from ntk_analysis.layers import (
     Serial,
 )
 from ntk_analysis.networks import fully_connected
+
+from .test_empirical import assert_close, dense
+from .test_empirical import drawn as drawn_at_random
+from .tiers import full
 
 CALLS = itertools.count(1)
 

@@ -3,14 +3,15 @@
 import jax
 import numpy as np
 import pytest
-from test_empirical_store import MEMORY, PARAMS, SMALL, TILES, X, net, python
 
 from ntk_analysis.empirical import Devices, plan
 from ntk_analysis.networks import fully_connected
 
+from .test_empirical_store import MEMORY, PARAMS, SMALL, TILES, X, net, python
+
 SHARDED = """
 import jax
-from test_empirical_store import *
+from tests.test_empirical_store import *
 
 from ntk_analysis.empirical import Devices
 

@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_empirical_store import MEMORY, OPTIONS
-from tiers import full
 
 from ntk_analysis.common.finite import require_finite
 from ntk_analysis.empirical import empirical_nngp, empirical_ntk, open_kernel, plan
 from ntk_analysis.layers import Activation, Conv, Dense, Flatten, Serial
 from ntk_analysis.regression import KernelRegressor
+
+from .test_empirical_store import MEMORY, OPTIONS
+from .tiers import full
 
 
 def draw(*shape, seed=0):

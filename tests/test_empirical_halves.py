@@ -3,8 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from test_empirical import drawn
-from tiers import full
 
 from ntk_analysis.empirical.functions import Side, flattened
 from ntk_analysis.empirical.halves import BLOCKS, FEWEST, symmetric_tile
@@ -13,6 +11,9 @@ from ntk_analysis.empirical.layouts import arranged, mirrored
 from ntk_analysis.empirical.methods import jacobian_method, outputs_method, products_method
 from ntk_analysis.layers import Activation, Dense, LayerNorm, Repeat, Serial
 from ntk_analysis.networks import fully_connected
+
+from .test_empirical import drawn
+from .tiers import full
 
 SCANNED = Serial(Dense(4), Repeat(Serial(LayerNorm(), Activation("relu"), Dense(4, b_var=0.1)), 2), Dense(3))
 NORMALISED = fully_connected(2, 4, "batch", outputs=3)

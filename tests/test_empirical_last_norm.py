@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_empirical import LAYOUTS, assert_close, dense, drawn, in_layout
-from tiers import full
 
 from ntk_analysis.empirical import Tiles, empirical_ntk, plan
 from ntk_analysis.layers import Activation, BatchNorm, Conv, Dense, Flatten, LastBatchNorm, LayerNorm, Serial
 from ntk_analysis.networks import fully_connected
+
+from .test_empirical import LAYOUTS, assert_close, dense, drawn, in_layout
+from .tiers import full
 
 RELU = Activation("relu")
 NETWORKS = {

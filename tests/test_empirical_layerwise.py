@@ -3,8 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from test_empirical import assert_close, dense, drawn, in_layout
-from tiers import full
 
 from ntk_analysis.empirical import empirical_ntk
 from ntk_analysis.layers import (
@@ -21,6 +19,9 @@ from ntk_analysis.layers import (
     Serial,
 )
 from ntk_analysis.networks import NORMALIZATIONS, convolutional, fully_connected, residual
+
+from .test_empirical import assert_close, dense, drawn, in_layout
+from .tiers import full
 
 VECTORS, IMAGES = (5,), (4, 4, 2)
 WIDE = {"w_var": 1.3, "b_var": 0.1}

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_empirical import drawn
-from tiers import full
 
 from ntk_analysis.empirical import TilePlan, empirical_nngp, empirical_ntk, open_kernel, plan
 from ntk_analysis.networks import fully_connected
+
+from .test_empirical import drawn
+from .tiers import full
 
 
 def draw(*shape, seed=0):
@@ -150,7 +151,7 @@ def test_killed_between_data_and_mark(tmp_path, monkeypatch):
 
 KILLED = """
 import sys
-from test_empirical_store import *
+from tests.test_empirical_store import *
 
 def track(steps, description):
     for step in steps:
@@ -162,7 +163,7 @@ empirical_ntk(net, PARAMS, draw(40, 3, seed=2), store=sys.argv[1], track=track, 
 
 
 def python(*arguments, flags="", **options):
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     environment["XLA_FLAGS"] = f"{environment.get('XLA_FLAGS', '')} {flags}"
     return subprocess.Popen([sys.executable, "-c", *arguments], env=environment, stdout=subprocess.PIPE, **options)
 

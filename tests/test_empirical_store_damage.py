@@ -5,12 +5,13 @@ import warnings
 
 import numpy as np
 import pytest
-from damages import DAMAGES, flip, truncated
-from test_empirical_store import PARAMS, SMALL, X, interrupted, net
-from tiers import full
 
 from ntk_analysis import spectrum
 from ntk_analysis.empirical import empirical_ntk, open_kernel
+
+from .damages import DAMAGES, flip, truncated
+from .test_empirical_store import PARAMS, SMALL, X, interrupted, net
+from .tiers import full
 
 INPUTS = X[:5]  # 3 x 3 tiles, of which 6 are computed; the last row and column are padded
 CHUNK = "kernel/c/0/1"

@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_empirical_store import OPTIONS, PARAMS, SMALL, Stop, X, interrupted, net, stop_after
-from tiers import full
 
 from ntk_analysis.common.checksums import sealed, unsealed
 from ntk_analysis.empirical import empirical_nngp, empirical_ntk, open_kernel, plan
 from ntk_analysis.empirical.identity import identity, same_function
 from ntk_analysis.empirical.runs import Job
+
+from .test_empirical_store import OPTIONS, PARAMS, SMALL, Stop, X, interrupted, net, stop_after
+from .tiers import full
 
 
 def other_net(params, x):

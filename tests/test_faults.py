@@ -7,8 +7,9 @@ test_training_damage.py and test_empirical_store_damage.py have them within one 
 
 import signal
 
-import faults
 import pytest
+
+from . import faults
 
 TRIALS = 1
 

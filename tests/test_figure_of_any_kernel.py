@@ -3,12 +3,13 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from tiers import full
 
 from ntk_analysis import infinite_kernel
 from ntk_analysis.empirical import empirical_ntk
 from ntk_analysis.figures.any_kernel import draw_kernel
 from ntk_analysis.networks import fully_connected
+
+from .tiers import full
 
 X = np.random.default_rng(0).standard_normal((6, 4))
 GRAM = X @ X.T + np.eye(6)

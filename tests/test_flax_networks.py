@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
-from tiers import full
 
 from ntk_analysis.descent import linearised
 from ntk_analysis.diagnosis import diagnose, load_network
 from ntk_analysis.empirical import empirical_nngp, empirical_ntk, plan
 from ntk_analysis.networks import from_linen, from_nnx
+
+from .tiers import full
 
 
 @pytest.fixture(autouse=True)

@@ -85,7 +85,7 @@ def test_a_partial_comes_back_with_its_arguments():
 def test_what_cannot_be_imported_is_refused_in_one_line(function, name):
     network = fully_connected(2, 4, activation=function, w_var=1.0)
     with pytest.raises(
-        pickle.PicklingError, match=f"{name} of test_importable cannot be pickled.*top level"
+        pickle.PicklingError, match=f"{name} of tests.test_importable cannot be pickled.*top level"
     ) as refused:
         pickle.dumps(network)
     assert "\n" not in str(refused.value)

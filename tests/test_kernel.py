@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiers import full
 
 from ntk_analysis import spectrum
 from ntk_analysis.activations import get
@@ -19,6 +18,8 @@ from ntk_analysis.infinite.compute import infinite_kernel, input_kernel
 from ntk_analysis.infinite.kernel import Kernel
 from ntk_analysis.layers import Activation, Dense, Repeat, Residual, Serial
 from ntk_analysis.networks import fully_connected
+
+from .tiers import full
 
 NETWORKS = {
     "straight": fully_connected(3, 8),

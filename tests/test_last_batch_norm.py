@@ -10,11 +10,12 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from jax.test_util import check_grads
 from numpy.testing import assert_allclose, assert_array_equal
-from tiers import full
 
 from ntk_analysis import infinite_kernel, last_batch_norm, networks, spectrum
 from ntk_analysis.last_batch_norm import as_matrix, jacobian, ntk, null_space, sample_outputs
 from ntk_analysis.layers import LastBatchNorm, Serial
+
+from .tiers import full
 
 B, C = 7, 3
 

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiers import full
 
 from ntk_analysis.activations import functions as activations
 from ntk_analysis.empirical.coupling import known_coupling
@@ -33,6 +32,8 @@ from ntk_analysis.layers import (
 )
 from ntk_analysis.layers.base import SingleLayer
 from ntk_analysis.networks.builders import fully_connected
+
+from .tiers import full
 
 RELU, LEAKY = Activation("relu"), Activation("leaky_relu(0.3)")
 RNG = np.random.default_rng(0)

@@ -8,21 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from averages import (
-    FEATURES,
-    STANDARD_ERRORS,
-    both,
-    deviation,
-    extrapolated,
-    finite_average,
-    images,
-    one_batch,
-    pairs,
-    resolution,
-)
 from hypothesis import given
 from hypothesis import strategies as st
-from tiers import full
 
 from ntk_analysis import layers
 from ntk_analysis.infinite import infinite_kernel
@@ -45,6 +32,20 @@ from ntk_analysis.layers import (
     Serial,
 )
 from ntk_analysis.networks import fully_connected
+
+from .averages import (
+    FEATURES,
+    STANDARD_ERRORS,
+    both,
+    deviation,
+    extrapolated,
+    finite_average,
+    images,
+    one_batch,
+    pairs,
+    resolution,
+)
+from .tiers import full
 
 RELU = Activation("relu")
 

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from tiers import full
 
 from ntk_analysis.activations import get
 from ntk_analysis.meanfield import analyse, critical_line, phase_diagram
+
+from .tiers import full
 
 CENTERED_CHI = math.pi / (math.pi - 1)
 SETTLING = [

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiers import full
 
 from ntk_analysis import batch_norm
 from ntk_analysis.activations import get
 from ntk_analysis.cli.output import meanfield_table
 from ntk_analysis.meanfield import BatchNormField, MeanField, analyse, critical_line, phase_diagram
+
+from .tiers import full
 
 LIMIT = math.pi / (math.pi - 1)
 HOMOGENEOUS = ["relu", "leaky_relu(0.2)", "leaky_relu(-3)", "abs", "identity"]

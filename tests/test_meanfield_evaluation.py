@@ -7,10 +7,11 @@ import mpmath
 import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
-from tiers import full
 
 from ntk_analysis import batch_norm
 from ntk_analysis.meanfield import evaluation_mode
+
+from .tiers import full
 
 # second derivation: theory.md, section 9
 GOLDEN = [

@@ -8,13 +8,14 @@ import sys
 import jax
 import numpy as np
 import pytest
-from tiers import full
 
 from ntk_analysis.common import memory
 from ntk_analysis.infinite import compute
 from ntk_analysis.infinite.compute import infinite_kernel, input_kernel
 from ntk_analysis.layers import Activation, AvgPool, BatchNorm, Conv, Dense, Flatten, Serial
 from ntk_analysis.networks import convolutional, fully_connected, residual
+
+from .tiers import full
 
 FLAT, POOL = convolutional(1, 4, kernel_size=1), convolutional(1, 4, kernel_size=1, readout="pool")
 

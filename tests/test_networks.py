@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from averages import (
+
+from ntk_analysis import batch_norm, spectrum
+from ntk_analysis.activations import NAMED, get
+from ntk_analysis.infinite.compute import infinite_kernel, input_kernel
+from ntk_analysis.layers import Activation, BatchNorm, Dense, Repeat, Serial
+from ntk_analysis.networks import NORMALIZATIONS, convolutional, fully_connected, residual
+
+from .averages import (
     FEATURES,
     STANDARD_ERRORS,
     both,
@@ -19,13 +26,7 @@ from averages import (
     pairs,
     resolution,
 )
-from tiers import full
-
-from ntk_analysis import batch_norm, spectrum
-from ntk_analysis.activations import NAMED, get
-from ntk_analysis.infinite.compute import infinite_kernel, input_kernel
-from ntk_analysis.layers import Activation, BatchNorm, Dense, Repeat, Serial
-from ntk_analysis.networks import NORMALIZATIONS, convolutional, fully_connected, residual
+from .tiers import full
 
 CENTERED = ["none", "weight_mean"]
 

@@ -4,11 +4,12 @@ import re
 
 import numpy as np
 import pytest
-from tiers import full
 
 from ntk_analysis import infinite, networks
 from ntk_analysis.common import memory
 from ntk_analysis.infinite import compute, planning
+
+from .tiers import full
 
 BATCH = networks.fully_connected(2, 4, "batch")
 

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from exact_duals import CATALOGUE, judged
-from tiers import full
+
+from .exact_duals import CATALOGUE, judged
+from .tiers import full
 
 RECORD = Path(__file__).parents[1] / "benchmarks" / "results" / "quadrature.json"
 

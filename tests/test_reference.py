@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiers import full
 
 from ntk_analysis import cli, infinite_kernel, reference
 from ntk_analysis.layers import (
@@ -29,6 +28,8 @@ from ntk_analysis.layers import (
 from ntk_analysis.networks import convolutional, fully_connected, residual
 from ntk_analysis.reference import loading
 from ntk_analysis.reference.comparison import as_neural_tangents_expects
+
+from .tiers import full
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("neural_tangents") is None, reason="neural-tangents is not installed (extra `reference`)"

@@ -14,7 +14,6 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
-from tiers import full
 
 from ntk_analysis import data, spectrum
 from ntk_analysis.empirical import empirical_nngp, empirical_ntk
@@ -24,6 +23,8 @@ from ntk_analysis.networks import convolutional, fully_connected, residual
 from ntk_analysis.reference import load
 from ntk_analysis.reference.comparison import as_neural_tangents_expects
 from ntk_analysis.regression import GradientFlow, KernelClassifier, KernelRegressor, UnresolvedPredictionWarning
+
+from .tiers import full
 
 NETWORK = fully_connected(2, 64)
 TIMES = np.array([0.0, 0.1, 1.0, 20.0, np.inf])

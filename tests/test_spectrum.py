@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
-from tiers import full
 
 from ntk_analysis import spectrum
 from ntk_analysis.infinite.kernel import Kernel
 from ntk_analysis.spectrum import UnresolvedSpectrumWarning, analyse, training_curve
+
+from .tiers import full
 
 seeds = st.integers(0, 2**32 - 1)
 scales = st.floats(-80, 80).map(lambda exponent: 10.0**exponent)

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import norm
-from tiers import full
 
 from ntk_analysis.activations import get
 from ntk_analysis.activations.panels import panels
 from ntk_analysis.activations.switches import switches
+
+from .tiers import full
 
 
 def spike(x):

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tiers import full
 
 from ntk_analysis import layers
 from ntk_analysis.training import Recipe, build, mimic
 from ntk_analysis.training.normalization import RUNNING_VARIANCES, BatchNorm, LastBatchNorm, hidden_norm
+
+from .tiers import full
 
 FACTOR = {"unbiased": lambda n: n / (n - 1), "biased": lambda n: 1.0}
 # Second moment of a test point's normalised pre-activation in evaluation mode, layers 2, 5, 10 and 20 of a ReLU network

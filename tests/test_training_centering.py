@@ -6,9 +6,10 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from tiers import full
 
 from ntk_analysis.training.centering import center, center_weights, selected
+
+from .tiers import full
 
 
 @pytest.fixture(autouse=True)

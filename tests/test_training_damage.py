@@ -8,13 +8,14 @@ from dataclasses import replace
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from damages import DAMAGES, flip
 
 from ntk_analysis import data
 from ntk_analysis.common.checksums import damage, sealed, unsealed, write_sums
 from ntk_analysis.training.dataset import hold_out
 from ntk_analysis.training.loop import Trainer, fit
 from ntk_analysis.training.recipe import Recipe
+
+from .damages import DAMAGES, flip
 
 RECIPE = Recipe(depth=1, width=16, normalization="none", batch=64, epochs=3)
 

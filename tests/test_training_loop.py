@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tiers import full
 
 from ntk_analysis import data
 from ntk_analysis.data import DataError, ImageSet
@@ -21,6 +20,8 @@ from ntk_analysis.training.metrics import Epoch
 from ntk_analysis.training.normalization import NORMALIZATIONS
 from ntk_analysis.training.recipe import Recipe, chain
 from ntk_analysis.training.surge import variance_by_step
+
+from .tiers import full
 
 SMALL = Recipe(depth=2, width=24, min_fan_in=2, batch=32, epochs=3, normalization="none", learning_rate=0.05)
 

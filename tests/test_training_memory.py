@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tiers import full
 
 from ntk_analysis import cli
 from ntk_analysis.training.memory import CONSTANTS, COPIES, TABLE_1, TABLE_3, account, kept_by, kept_bytes
 from ntk_analysis.training.models import MODELS, build
 from ntk_analysis.training.normalization import SkipScale
+
+from .tiers import full
 
 FLOAT = 4  # bytes
 B, D, H, C = 8, 5, 7, 3  # batch, inputs, hidden units, classes

@@ -9,7 +9,6 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from tiers import full
 
 from ntk_analysis.training.centering import center, center_weights
 from ntk_analysis.training.conversion import mimic
@@ -33,6 +32,8 @@ from ntk_analysis.training.normalization import (
     hidden_norm,
     start_fixup,
 )
+
+from .tiers import full
 
 
 def abstract(name, **options):

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiers import full
 
 from ntk_analysis.training.memory import kept_bytes
 from ntk_analysis.training.models.selection import max_pool, relu
+
+from .tiers import full
 
 WAYS = {"2 x 2": (2, 0, False), "3 x 3, padded": (3, 1, False), "3 x 3, incomplete": (3, 0, True)}
 

@@ -4,14 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from averages import STANDARD_ERRORS, both, deviation, extrapolated, finite_average, resolution
-from tiers import full
 
 from ntk_analysis import infinite_kernel, networks
 from ntk_analysis.data import load_digits
 from ntk_analysis.empirical import open_kernel
 from ntk_analysis.layers import Activation, BatchNorm, Dense, LayerNorm, Residual, ResidualChain, Serial, normalization
 from ntk_analysis.networks.by_depth import kernels_by_depth
+
+from .averages import STANDARD_ERRORS, both, deviation, extrapolated, finite_average, resolution
+from .tiers import full
 
 TRAIN, NEW = 7, 2
 RELU = Activation("relu")

@@ -13,7 +13,6 @@ import dask
 import numpy as np
 import pytest
 from distributed import LocalCluster
-from tiers import full
 
 from ntk_analysis import cli, data
 from ntk_analysis.common.cluster import Workers, results
@@ -22,6 +21,8 @@ from ntk_analysis.training.recipe import Recipe
 from ntk_analysis.training.run_file import read_runs
 from ntk_analysis.training.runs import groups
 from ntk_analysis.training.sweep import Grid, sweep
+
+from .tiers import full
 
 SMALL = Recipe(depth=1, width=16, batch=32, epochs=2)
 GRID = Grid(SMALL, (0.01, 0.1), (0, 1, 3), ("none", "last_bn"))

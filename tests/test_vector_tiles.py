@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiers import full
 
 from ntk_analysis.infinite import vector_tiles
 from ntk_analysis.infinite.compute import input_kernel
 from ntk_analysis.infinite.vector_tiles import propagate_in_tiles
 from ntk_analysis.layers import Activation, BatchNorm, Dense, Repeat, Residual, Serial
 from ntk_analysis.networks import fully_connected
+
+from .tiers import full
 
 NETWORKS = {
     "erf": fully_connected(3, 8, activation="erf", b_var=0.1),

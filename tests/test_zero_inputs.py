@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiers import full
 
 from ntk_analysis import data
 from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.infinite.zero_inputs import may_hold_zeros
 from ntk_analysis.layers import Activation, AvgPool, Conv, Dense, Flatten, GlobalAvgPool, LayerNorm, Residual, Serial
+
+from .tiers import full
 
 RNG = np.random.default_rng(0)
 VECTORS = RNG.standard_normal((3, 2)) * [[3.0], [0.0], [1.0]]  # the second is all zeros

@@ -1,0 +1,1 @@
+"""The tests of the library, and what several of them share."""
