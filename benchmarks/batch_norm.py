@@ -16,7 +16,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when NumPy and SciPy are import
 import jax
 import jax.numpy as jnp
 import numpy as np
-from timing import header, timed, write
+from timing import finished, header, timed, write
 
 from ntk_analysis import batch_norm
 from ntk_analysis.infinite import infinite_kernel
@@ -51,8 +51,8 @@ def exact(x: np.ndarray) -> dict[str, float]:
         "minimum_wall_s": round(float(times[:, 0].min()), 4),
         "median_wall_s": round(float(np.median(times[:, 0])), 4),
         "minimum_cpu_s": round(float(times[:, 1].min()), 4),
-        "nngp_error": deviation(kernel.nngp, nngp),
-        "ntk_error": deviation(kernel.ntk, ntk),
+        "nngp_error": deviation(np.asarray(kernel.nngp), nngp),
+        "ntk_error": deviation(np.asarray(kernel.ntk), ntk),
     }
 
 
@@ -86,7 +86,7 @@ def monte_carlo(x: np.ndarray) -> dict[str, float]:
 
     keys = jax.random.split(jax.random.key(0), DRAWS)
     samples = np.stack([np.asarray(draw(key)) for key in keys])
-    seconds = min(timed(lambda key=key: jax.block_until_ready(draw(key)))[0] for key in keys[:5])
+    seconds = min(timed(finished(draw, key))[0] for key in keys[:5])
     spread = float(np.sqrt(np.mean(samples.var(axis=0, ddof=1)) / np.mean(samples.mean(axis=0) ** 2)))
     return {
         "width": WIDTH,

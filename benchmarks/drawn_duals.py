@@ -45,32 +45,32 @@ class Rule(NamedTuple):
 RULE, FINER = Rule(120, 14, 11.0, 10), Rule(130, 16, 11.5, 11)
 
 
-def _tanh(x):
+def _tanh(x: mpfr) -> tuple[mpfr, mpfr]:
     e = exp(-2 * abs(x))
     value = (1 - e) / (1 + e)
     return (value if x > 0 else -value), 4 * e / (1 + e) ** 2
 
 
-def _elu(x):
+def _elu(x: mpfr) -> tuple[mpfr, mpfr]:
     return (x, mpfr(1)) if x > 0 else (expm1(x), exp(x))
 
 
-def _silu(x):
+def _silu(x: mpfr) -> tuple[mpfr, mpfr]:
     e = exp(-x)
     sigmoid = 1 / (1 + e)
     return x * sigmoid, sigmoid * (1 + x * e * sigmoid)
 
 
-def _softplus(x):
+def _softplus(x: mpfr) -> tuple[mpfr, mpfr]:
     e = exp(x)
     return log1p(e), e / (1 + e)
 
 
-def _relu6(x):
+def _relu6(x: mpfr) -> tuple[mpfr, mpfr]:
     return min(max(x, mpfr(0)), mpfr(6)), mpfr(int(0 < x < 6))
 
 
-FUNCTIONS: dict[str, tuple[Callable, tuple[float, ...]]] = {
+FUNCTIONS: dict[str, tuple[Callable[[mpfr], tuple[mpfr, mpfr]], tuple[float, ...]]] = {
     "tanh": (_tanh, (0.0,)),
     "elu": (_elu, (0.0,)),
     "silu": (_silu, (0.0,)),

@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -23,10 +24,11 @@ from timing import OURS, THEIRS, Call, finished, header, timed, write
 
 from ntk_analysis import data, reference
 from ntk_analysis.empirical import empirical_ntk
+from ntk_analysis.empirical.layouts import Layout
 from ntk_analysis.layers import Activation, Dense, Serial
 
 FREEING = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc keeps no array for later that was freed
-LAYOUTS = ("full", "trace")
+LAYOUTS: tuple[Layout, ...] = ("full", "trace")
 NETWORK = Serial(Dense(512), Activation("relu"), *[Dense(512, 2.0), Activation("relu")] * 4, Dense(10, 2.0))
 
 
@@ -35,10 +37,14 @@ def kernels(implementation: str = "structured") -> dict[tuple[str, str], Call]:
     x = data.preprocess(data.load_digits().subset(256, seed=0).images, image_centering="dataset").astype(np.float32)
     params = NETWORK.init(jax.random.key(0), x.shape)[1]
     on_device = jnp.asarray(x)
+
+    def ours(layout: Layout) -> object:
+        return empirical_ntk(NETWORK, params, x, layout=layout).values
+
     calls: dict[tuple[str, str], Call] = {}
     for layout in LAYOUTS:
         theirs = reference.empirical_ntk_fn(NETWORK.apply, layout=layout, implementation=implementation)
-        calls[layout, OURS] = lambda layout=layout: empirical_ntk(NETWORK, params, x, layout=layout).values
+        calls[layout, OURS] = partial(ours, layout)
         calls[layout, THEIRS] = finished(theirs, params, on_device)
     return calls
 

@@ -21,10 +21,11 @@ from timing import OURS, THEIRS, Call, finished, header, in_turns, timed, write
 
 from ntk_analysis import data, reference
 from ntk_analysis.empirical import empirical_ntk
+from ntk_analysis.empirical.layouts import Layout
 from ntk_analysis.layers import Activation, BatchNorm, Conv, Dense, GlobalAvgPool, Layer, Residual, Serial
 
 TORCH = "torch.func"
-LAYOUTS = ("full", "trace")
+LAYOUTS: tuple[Layout, ...] = ("full", "trace")
 THEIR_WAYS = ("contraction", "structured")  # NTK-vector products take them half a minute on these CNNs
 TOLERANCE = 1e-4  # of the largest entry: float32 in other orders
 RELU = Activation("relu")
@@ -72,7 +73,7 @@ def translated(layer: Layer) -> Callable[[Any, torch.Tensor], torch.Tensor]:
     raise NotImplementedError(layer)
 
 
-def torch_call(network: Layer, params: Any, x: np.ndarray, coupled: bool, layout: str) -> Call:
+def torch_call(network: Layer, params: Any, x: np.ndarray, coupled: bool, layout: Layout) -> Call:
     """The kernel by Jacobians of torch.func."""
     f = translated(network)
     weights = jax.tree.map(lambda leaf: torch.tensor(np.array(leaf)), params)
@@ -87,10 +88,10 @@ def torch_call(network: Layer, params: Any, x: np.ndarray, coupled: bool, layout
             found = torch.func.vmap(one, (None, 0))(weights, inputs)
         return [leaf.flatten(2) for leaf in torch.utils._pytree.tree_leaves(found)]
 
-    return lambda: sum(torch.einsum(equation, leaf, leaf) for leaf in jacobian()).numpy()  # type: ignore[attr-defined]
+    return lambda: sum(torch.einsum(equation, leaf, leaf) for leaf in jacobian()).numpy()
 
 
-def calls(network: Layer, count: int, layout: str) -> dict[str, Call]:
+def calls(network: Layer, count: int, layout: Layout) -> dict[str, Call]:
     """The call that returns the finished kernel, by library; neural-tangents has its fastest implementation."""
     images = data.load_mnist5k() if isinstance(network.layers[0], Conv) else data.load_digits()  # type: ignore[attr-defined]
     chosen = images.subset(count, seed=0)
@@ -116,7 +117,7 @@ def calls(network: Layer, count: int, layout: str) -> dict[str, Call]:
     return found | {f"{THEIRS}, {best}": theirs[best]}
 
 
-def measured(network: Layer, count: int, layout: str, rounds: int) -> dict[str, Any]:
+def measured(network: Layer, count: int, layout: Layout, rounds: int) -> dict[str, Any]:
     """Times of each library, in turns, and our part of each of the others'."""
     found = calls(network, count, layout)
     ours, *others = (np.asarray(call()) for call in found.values())

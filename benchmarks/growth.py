@@ -13,6 +13,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when NumPy and SciPy are import
 import argparse
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ import numpy as np
 from timing import Call, finished, header, timed, write
 
 from ntk_analysis.empirical import empirical_ntk
+from ntk_analysis.empirical.layouts import Layout
 from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.layers import Layer
 from ntk_analysis.networks import convolutional, fully_connected
@@ -43,7 +45,7 @@ def batch(network: Layer, count: int) -> Call:
     return lambda: infinite_kernel(network, x).ntk
 
 
-def empirical(network: Layer, *shape: int, layout: str = "trace") -> Call:
+def empirical(network: Layer, *shape: int, layout: Layout = "trace") -> Call:
     """NTK of a finite network."""
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     params = network.init(jax.random.key(0), shape)[1]
@@ -56,15 +58,15 @@ def mlp(width: int = 512, outputs: int = 10, depth: int = 5, normalization: str 
 
 
 INPUTS, DEPTHS = (500, 1000, 2000, 4000), (10, 50, 200, 1000)
-BIASED = {"activation": "erf", "b_var": 0.1}
+biased = partial(fully_connected, activation="erf", b_var=0.1)
 WORK: dict[str, dict[str, tuple[Iterable[int], Callable[[int], Call]]]] = {
     "relu, a function of the angle": {
         "inputs": ((*INPUTS, 8000), lambda n: infinite(fully_connected(50, 1), n, 784)),
         "depth": (DEPTHS, lambda depth: infinite(fully_connected(depth, 1), 2000, 784)),
     },
     "erf with bias, tiles": {
-        "inputs": (INPUTS, lambda n: infinite(fully_connected(50, 1, **BIASED), n, 784)),
-        "depth": ((10, 20, 50, 100), lambda depth: infinite(fully_connected(depth, 1, **BIASED), 1000, 784)),
+        "inputs": (INPUTS, lambda n: infinite(biased(50, 1), n, 784)),
+        "depth": ((10, 20, 50, 100), lambda depth: infinite(biased(depth, 1), 1000, 784)),
     },
     "CNN, flatten, 5 layers": {
         "inputs": ((16, 32, 64, 128), lambda n: infinite(convolutional(5, 1), n, 16, 16, 3)),

@@ -3,7 +3,8 @@
 import os
 
 import pytest
-from empirical import LAYOUTS, OURS, THEIRS, kernels
+from empirical import LAYOUTS, kernels
+from timing import OURS, THEIRS
 
 
 @pytest.mark.parametrize("library", [OURS, THEIRS])

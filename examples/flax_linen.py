@@ -1,5 +1,8 @@
 """A Flax Linen model with batch norm: from_linen takes its parameters out, and keeps its running statistics apart."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -14,14 +17,14 @@ class Network(nn.Module):
     """One hidden layer behind batch norm."""
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         x = nn.Dense(128)(x)
         # the fast variance, Flax's default, loses the digits of units whose mean is far from 0
         x = nn.BatchNorm(use_running_average=not train, use_fast_variance=False)(x)
         return nn.Dense(10)(nn.relu(x))
 
 
-def network():
+def network() -> tuple[Callable[..., Any], Any, jax.Array]:
     """(f, params, x), as `ntk-analysis diagnose` takes them."""
     model = Network()
     x = jnp.asarray(preprocess(load_digits().subset(32, seed=0).images, image_centering="dataset"), jnp.float32)

@@ -1,5 +1,9 @@
 """A Flax NNX model with batch norm: from_nnx takes its parameters out, and keeps its running statistics apart."""
 
+from collections.abc import Callable
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -9,7 +13,7 @@ from ntk_analysis.empirical import empirical_ntk
 from ntk_analysis.networks import from_nnx
 
 
-def network():
+def network() -> tuple[Callable[..., Any], Any, jax.Array]:
     """(f, params, x), as `ntk-analysis diagnose` takes them."""
     rngs = nnx.Rngs(0)
     model = nnx.Sequential(

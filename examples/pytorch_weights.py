@@ -4,8 +4,10 @@
 `ntk-analysis check --network examples/pytorch_weights.py:network --axes weight=1`.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -16,7 +18,7 @@ from ntk_analysis.empirical import empirical_ntk
 WIDTHS = (64, 128, 128, 10)
 
 
-def state_dict():
+def state_dict() -> dict[str, np.ndarray]:
     """{name: tensor.numpy() for name, tensor in model.state_dict().items()} of nn.Sequential(Linear, ReLU, ...).
 
     Drawn here by nn.Linear's own law, so that the example runs without PyTorch.
@@ -28,16 +30,15 @@ def state_dict():
     return state
 
 
-def f(params, x):
+def f(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     """nn.Linear is x W^T + b, with every second module a ReLU."""
-    last = 2 * (len(WIDTHS) - 2)
-    for index in range(0, last + 1, 2):
+    for index in range(0, 2 * len(WIDTHS) - 2, 2):
+        x = jnp.maximum(x, 0) if index > 0 else x
         x = x @ params[f"{index}.weight"].T + params[f"{index}.bias"]
-        x = jnp.maximum(x, 0) if index < last else x
     return x
 
 
-def network():
+def network() -> tuple[Callable[..., jax.Array], dict[str, jax.Array], jax.Array]:
     """(f, params, x), as `ntk-analysis diagnose` takes them."""
     x = preprocess(load_digits().subset(32, seed=0).images, image_centering="dataset").astype(np.float32)
     return f, {name: jnp.asarray(array) for name, array in state_dict().items()}, jnp.asarray(x)
