@@ -11,11 +11,16 @@ import sys
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ntk_analysis.common.progress import Track, untracked
+
+T = TypeVar("T")
+Numbers: TypeAlias = ArrayLike | None
+"""A number or an array of them; None, where theory has no number, is refused by every row."""
 
 
 class Verdict(StrEnum):
@@ -57,7 +62,7 @@ class Setting:
     full: bool = False
     track: Track = untracked
 
-    def size(self, quick: Any, full: Any) -> Any:
+    def size(self, quick: T, full: T) -> T:
         """Returns the quick or the full size."""
         return full if self.full else quick
 
@@ -186,15 +191,21 @@ class Evidence:
     notes: list[str] = field(default_factory=list)
     open: str = ""
 
-    def stated(self, quantity: str, expected: Any, measured: Any, tolerance: Any, because: str, **more: Any) -> Row:
+    def stated(
+        self, quantity: str, expected: Numbers, measured: Numbers, tolerance: Numbers, because: str, **more: Any
+    ) -> Row:
         """Adds a row for the claim as the paper states it; `more` is condition="..." and relation=..., see `_row`."""
         return self._row(Kind.STATED, quantity, expected, measured, tolerance, because, **more)
 
-    def varied(self, quantity: str, expected: Any, measured: Any, tolerance: Any, because: str, **more: Any) -> Row:
+    def varied(
+        self, quantity: str, expected: Numbers, measured: Numbers, tolerance: Numbers, because: str, **more: Any
+    ) -> Row:
         """Adds a row for the claim under conditions that the paper did not state."""
         return self._row(Kind.VARIED, quantity, expected, measured, tolerance, because, **more)
 
-    def corrected(self, quantity: str, expected: Any, measured: Any, tolerance: Any, because: str, **more: Any) -> Row:
+    def corrected(
+        self, quantity: str, expected: Numbers, measured: Numbers, tolerance: Numbers, because: str, **more: Any
+    ) -> Row:
         """Adds a row for what is true where the claim is not."""
         return self._row(Kind.CORRECTED, quantity, expected, measured, tolerance, because, **more)
 

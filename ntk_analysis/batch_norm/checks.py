@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ntk_analysis.batch_norm.damping import Array, Modes, center, modes
 from ntk_analysis.common.arrays import concrete
@@ -42,7 +43,7 @@ TANGENT = Needed(3, 5)
 WITH_EPS = Needed(1, 1)
 
 
-def rounding_limits(sigma: Array, w: Array, apart: Array | None, rounding: Real) -> Any:
+def rounding_limits(sigma: Array, w: Array, apart: Array | None, rounding: Real) -> Array:
     """Bounds (B,) below which a variance of each input of H sigma H^T, or an eigenvalue, is 0 within rounding.
 
     Distances taken from differences of vectors are better known than those of the covariance: to a rounding of the
@@ -84,7 +85,7 @@ def check_eps(eps: Number) -> None:
         raise ValueError(f"got eps={eps}, expected a finite number >= 0: it is added to the variance")
 
 
-def checked(value: Any, name: str) -> np.ndarray:
+def checked(value: ArrayLike, name: str) -> np.ndarray:
     """The value as a finite symmetric matrix in float64; else raises an error."""
     given = concrete(value, name)
     array = given.astype(np.float64)
@@ -112,7 +113,7 @@ def check_apart(sigma: np.ndarray, apart: np.ndarray, rounding: float) -> None:
         )
 
 
-def checked_weights(weights: Any, B: int) -> np.ndarray:
+def checked_weights(weights: ArrayLike, B: int) -> np.ndarray:
     """Weights (B,) of the samples in units of the largest, in float64; else raises an error."""
     p = concrete(weights, "weights").astype(np.float64)
     if p.shape != (B,):

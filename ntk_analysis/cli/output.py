@@ -53,7 +53,7 @@ def write_kernel(path: Path, record: dict[str, Any], arrays: dict[str, np.ndarra
     path.write_text(json_text(record | eigenvalues), encoding="utf-8")
 
 
-def json_text(record: Any) -> str:
+def json_text(record: object) -> str:
     """A record as JSON, which knows no infinite numbers and no NaN: they become null."""
     return json.dumps(_writable(record), indent=2, allow_nan=False) + "\n"
 

@@ -1,13 +1,18 @@
 """Learning rates x seeds x normalisations."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
 from ntk_analysis.cli.effects import check_training
 from ntk_analysis.cli.options import TRAINED_NAMES, ClusterOptions, DataSet, ModelOptions, StepOptions
 from ntk_analysis.cli.progress import Interrupted, progress
+
+if TYPE_CHECKING:
+    from ntk_analysis.common.cluster import Workers
+    from ntk_analysis.training.dataset import Dataset
+    from ntk_analysis.training.sweep import Grid, Table
 
 
 def sweep(
@@ -79,7 +84,9 @@ def rates(text: str) -> tuple[float, ...]:
         ) from None
 
 
-def execute(grid: Any, source: str, *, out: Path | None, together: int | None, first: int | None, cluster: Any) -> None:
+def execute(
+    grid: "Grid", source: str, *, out: Path | None, together: int | None, first: int | None, cluster: "Workers | None"
+) -> None:
     """Trains all runs with a progress bar, and prints the tables of accuracies.
 
     Raises:
@@ -95,7 +102,7 @@ def execute(grid: Any, source: str, *, out: Path | None, together: int | None, f
         bar = iter(track(range(total), "runs"))
         next(bar)  # the first run has begun
 
-        def told(curve: Any) -> None:
+        def told(curve: object) -> None:
             nonlocal done
             del curve
             done += 1
@@ -114,7 +121,7 @@ def execute(grid: Any, source: str, *, out: Path | None, together: int | None, f
         print(f"{draw(found, dataset, out)}; the runs are in {out / 'runs.jsonl'}")
 
 
-def as_text(table: Any, part: str, first: int | None) -> str:
+def as_text(table: "Table", part: str, first: int | None) -> str:
     """Table of learning rates by normalisations; behind each accuracy stands how many seeds diverged."""
     grid = table.grid
     columns = [max(len(name), 9) for name in grid.normalizations]
@@ -132,7 +139,7 @@ def as_text(table: Any, part: str, first: int | None) -> str:
     return "\n".join(line.rstrip() for line in [head, *lines, *told])
 
 
-def draw(table: Any, dataset: Any, out: Path) -> str:
+def draw(table: "Table", dataset: "Dataset", out: Path) -> str:
     """Draws the table beside its runs: by epoch, and by learning rate if there are several; returns the file names."""
     from ntk_analysis.figures.config import Config
     from ntk_analysis.figures.fig6 import draw as by_epoch

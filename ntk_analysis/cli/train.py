@@ -2,15 +2,21 @@
 
 import importlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
 from ntk_analysis.cli.effects import check_training
 from ntk_analysis.cli.options import TRAINED_NAMES, DataSet, ModelOptions, StepOptions
 from ntk_analysis.cli.progress import Interrupted, progress
+
+if TYPE_CHECKING:
+    from ntk_analysis.training.loop import Run, Trainer
+    from ntk_analysis.training.metrics import Epoch
+    from ntk_analysis.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,7 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
 
 
 def execute(
-    recipe: Any, source: str, *, out: Path | None, resume: bool, keep_every: int | None, tensorboard: Path | None
+    recipe: "Recipe", source: str, *, out: Path | None, resume: bool, keep_every: int | None, tensorboard: Path | None
 ) -> None:
     """Trains; prints the plan, a line for each epoch, and the result.
 
@@ -161,7 +167,7 @@ def execute(
     print(summary(run, out))
 
 
-def plan(trainer: Any) -> str:
+def plan(trainer: "Trainer") -> str:
     """Text on the training that is about to start: data, parameters, steps and memory."""
     recipe, data = trainer.recipe, trainer.dataset
     images, tests = data.train.images, data.test.images
@@ -179,7 +185,7 @@ def plan(trainer: Any) -> str:
     )
 
 
-def memory(trainer: Any) -> str:
+def memory(trainer: "Trainer") -> str:
     """Text on the memory that training holds at once, from shapes; the compiler's temporaries come on top."""
     import jax
 
@@ -193,7 +199,7 @@ def memory(trainer: Any) -> str:
     return f"{gib(kept)} for the backward pass, {gib(sum(state))} for weights and optimizer, {gib(images)} for images"
 
 
-def line(epoch: Any, epochs: int, time_left: str) -> str:
+def line(epoch: "Epoch", epochs: int, time_left: str) -> str:
     """The line that reports one epoch."""
     last = epoch.last_bn_variance
     variance = "" if last is None else f"  last BN variance {sum(last) / len(last):.3g}"
@@ -213,7 +219,7 @@ def left(ends: list[float], first: float, todo: int) -> str:
     return f", {'at most ' if len(ends) == 1 else ''}{told} left"
 
 
-def summary(run: Any, out: Path | None) -> str:
+def summary(run: "Run", out: Path | None) -> str:
     """The line that reports the result of training."""
     last = run.epochs[-1]
     kept = "" if out is None else f"; in {out}"
@@ -229,7 +235,7 @@ def summary(run: Any, out: Path | None) -> str:
     )
 
 
-def tensorboard_log(folder: Path | None) -> Any:
+def tensorboard_log(folder: Path | None) -> Callable[..., None]:
     """A function that writes an epoch for TensorBoard; without a folder, one that does nothing.
 
     Raises:
@@ -242,7 +248,7 @@ def tensorboard_log(folder: Path | None) -> Any:
     except ImportError as error:
         raise ImportError("--tensorboard needs tensorboardX: pip install tensorboardX, or leave it out") from error
 
-    def log(epoch: Any) -> None:
+    def log(epoch: "Epoch") -> None:
         for name in ("learning_rate", "train_loss", "train_accuracy", "test_loss", "test_accuracy"):
             writer.add_scalar(name, getattr(epoch, name), epoch.epoch)
         writer.flush()

@@ -22,7 +22,7 @@ class NotRealNumbersError(TypeError, ValueError):
     """The argument is not an array of real numbers. It is a ValueError, too, as scikit-learn expects of estimators."""
 
 
-def real_array(value: Any, name: str) -> jax.Array | np.ndarray:
+def real_array(value: object, name: str) -> jax.Array | np.ndarray:
     """`value` as an array: JAX arrays and tracers are unchanged; all else becomes NumPy, in its own dtype or float64.
 
     Args:
@@ -50,7 +50,7 @@ def real_array(value: Any, name: str) -> jax.Array | np.ndarray:
     return array
 
 
-def concrete(value: Any, name: str) -> np.ndarray:
+def concrete(value: object, name: str) -> np.ndarray:
     """`value` as a NumPy array, outside JAX's transformations.
 
     Raises:
@@ -62,7 +62,7 @@ def concrete(value: Any, name: str) -> np.ndarray:
     return np.asarray(real_array(value, name))
 
 
-def whole_number(value: Any, name: str, most: int | None = None) -> int:
+def whole_number(value: object, name: str, most: int | None = None) -> int:
     """A whole number >= 1, of Python or NumPy, as an int.
 
     Raises:
@@ -79,7 +79,7 @@ def whole_number(value: Any, name: str, most: int | None = None) -> int:
     return int(value)
 
 
-def check_dense(value: Any, name: str) -> None:
+def check_dense(value: object, name: str) -> None:
     """Raises NotRealNumbersError for a sparse matrix or a masked array, even if no entry is masked.
 
     The rows of a list are checked, too.
@@ -96,14 +96,14 @@ def check_dense(value: Any, name: str) -> None:
         raise NotRealNumbersError(f"{name} is a sparse matrix, expected a dense array: pass {name}.toarray()")
 
 
-def _parts(value: Any) -> list[Any]:
+def _parts(value: object) -> list[Any]:
     """The entries of nested lists; for anything else, the value itself."""
     if isinstance(value, list | tuple):
         return [part for entry in value for part in _parts(entry)]
     return [value]
 
 
-def _from_numpy(value: Any, name: str) -> np.ndarray:
+def _from_numpy(value: object, name: str) -> np.ndarray:
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, and what other libraries refuse to hand over

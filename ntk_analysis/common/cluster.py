@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ntk_analysis.common.messages import one_line
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 PATIENCE = "60s"  # time in which a scheduler, and its first worker, must answer
 LOOPBACK = "127.0.0.1"
@@ -69,7 +72,7 @@ class Workers:
 
 
 def results(
-    client: Any, task: Callable[..., Any], calls: Sequence[tuple[Any, ...]], what: str, *, remedy: str
+    client: "Client", task: Callable[..., Any], calls: Sequence[tuple[Any, ...]], what: str, *, remedy: str
 ) -> Iterator[Any]:
     """Yields task(*call) for each call, in the order in which they finish; each once, even if workers die on the way.
 

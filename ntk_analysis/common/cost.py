@@ -6,7 +6,10 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from numpy.typing import DTypeLike
+
+from ntk_analysis.common.pytrees import Tree
 
 EIGH = 9.0  # operations for each n^3 of an eigendecomposition with vectors (Golub & Van Loan)
 PROGRAMS = 1024  # number of programs whose cost is kept; tracing takes as long as a small kernel itself
@@ -41,12 +44,12 @@ def _traced_cost(function: Any, tree: Any, leaves: tuple[jax.ShapeDtypeStruct, .
     return _cost(program.jaxpr), results
 
 
-def described(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+def described(shape: tuple[int, ...], dtype: DTypeLike) -> jax.ShapeDtypeStruct:
     """The description of an array that is not at hand."""
     return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
 
 
-def tree_bytes(tree: Any) -> int:
+def tree_bytes(tree: Tree) -> int:
     """Number of bytes of all arrays, or descriptions of arrays, in a tree."""
     return sum(_bytes(leaf) for leaf in jax.tree.leaves(tree))
 
@@ -79,7 +82,7 @@ def _variables(atoms: Iterable[Any]) -> set[Any]:
     return {atom for atom in atoms if not isinstance(atom, Literal)}
 
 
-def bodies(eqn: Any) -> list[Jaxpr]:
+def bodies(eqn: JaxprEqn) -> list[Jaxpr]:
     """The programs inside a step: of a loop, of branches, or of a function that is called."""
     params = [param if isinstance(param, tuple | list) else [param] for param in eqn.params.values()]
     found = [value for values in params for value in values if isinstance(value, ClosedJaxpr | Jaxpr)]

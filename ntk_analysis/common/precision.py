@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_analysis.common.arrays import real_array
-from ntk_analysis.common.pytrees import has_traced_numbers
+from ntk_analysis.common.pytrees import Tree, has_traced_numbers
 
 AnyArray: TypeAlias = jax.Array | np.ndarray
 Real: TypeAlias = AnyArray | np.floating | float | int
@@ -53,7 +53,7 @@ def _narrow(dtype: np.dtype) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.floating)) and dtype.itemsize < 4
 
 
-def to_numpy(tree: Any) -> Any:
+def to_numpy(tree: Tree) -> Tree:
     """The tree with every JAX array made a NumPy array (0-d ones become NumPy scalars)."""
     return jax.tree.map(lambda leaf: np.asarray(leaf)[()] if isinstance(leaf, jax.Array) else leaf, tree)
 
@@ -87,7 +87,7 @@ def compiled(method: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def float_array(value: Any, name: str = "the argument") -> jax.Array:
+def float_array(value: object, name: str = "the argument") -> jax.Array:
     """A floating-point JAX array, of anything that `arrays.real_array` takes; `name` is the argument's name in errors.
 
     Float32 and float64 keep their dtype as far as the x64 flag allows, narrower floats become float32 without loss, and

@@ -21,6 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+Tree: TypeAlias = Any
+"""A pytree: arrays in nested containers, or in objects that JAX takes apart. Python has no type for it."""
+
 T = TypeVar("T")
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,7 +60,7 @@ class _Hole:
     index: int
 
 
-def is_known(number: Any) -> bool:
+def is_known(number: Tree) -> bool:
     """Whether a number has one value now: it is not traced, nor the place of one that is, nor an array of several."""
     return not isinstance(number, jax.core.Tracer | _Hole) and np.ndim(number) == 0
 
@@ -69,7 +72,7 @@ else:
     Number: TypeAlias = float | int | np.number | np.ndarray | jax.Array | _Hole
 
 
-def has_traced_numbers(tree: Any) -> bool:
+def has_traced_numbers(tree: Tree) -> bool:
     """Whether a number of an object, or of a tree of objects, is traced."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 

@@ -1,12 +1,12 @@
 """Pairs of inputs, and their correlation coefficients over a layer's channels."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Integer
+from numpy.typing import ArrayLike
 
 from ntk_analysis.activations.angles import safe_divide
 from ntk_analysis.common.arrays import concrete
@@ -31,7 +31,7 @@ def random_pairs(count_inputs: int, pairs: int, seed: int | np.integer) -> Integ
     return np.stack([number - j * (j - 1) // 2, j], axis=1)
 
 
-def checked_pairs(pairs: Any, inputs: int) -> np.ndarray:
+def checked_pairs(pairs: ArrayLike, inputs: int) -> np.ndarray:
     """The pairs as an int32 array (P, 2), each of two different rows; else raises a ValueError."""
     index = concrete(pairs, "pairs")
     if index.ndim != 2 or index.shape[1] != 2 or len(index) == 0 or index.dtype.kind not in "iu":

@@ -1,12 +1,12 @@
 """The spread of correlations that theory predicts for deep networks of finite width."""
 
 import math
-from typing import Any
 
 from ntk_analysis import activations
+from ntk_analysis.networks.builders import AnyActivation
 
 
-def predicted_spread(width: int, *, observable: str = "activation", activation: Any = "relu") -> float:
+def predicted_spread(width: int, *, observable: str = "activation", activation: AnyActivation = "relu") -> float:
     """Standard deviation of the correlation of two decorrelated inputs in a deep weight-centered network.
 
     It is of first order in 1/width and holds for weight centering with its stable gain and no biases. It does not hold

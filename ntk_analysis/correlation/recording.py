@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_analysis.common.precision import float_array
+from ntk_analysis.common.pytrees import Tree
 from ntk_analysis.layers import Activation, BatchNorm, GroupNorm, Layer, LayerNorm, RMSNorm
 from ntk_analysis.layers.base import Params, as_params_dtype
 
@@ -25,7 +26,7 @@ class Seen(NamedTuple):
 
 
 def hidden_layers(
-    network: Layer | LayersOf, statistic: Statistic, place: str, *, key: jax.Array, x: Any, chosen: Any
+    network: Layer | LayersOf, statistic: Statistic, place: str, *, key: jax.Array, x: Tree, chosen: Tree
 ) -> Iterator[Seen]:
     """Yields one network's hidden layers from first to last, each reduced by statistic(layer, chosen)."""
     if not isinstance(network, Layer):

@@ -16,8 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from ntk_analysis.common.precision import AnyArray, HeldArray, Real, numpy_in_float64
+from ntk_analysis.common.pytrees import Tree
 from ntk_analysis.empirical.whole_models import refuse_whole_models
 from ntk_analysis.layers import Layer
 from ntk_analysis.layers.base import Params
@@ -118,11 +120,11 @@ class FunctionOf:
 
     network: Layer
 
-    def __call__(self, params: Params, x: Any) -> Any:
+    def __call__(self, params: Params, x: Tree) -> jax.Array:
         return self.network.apply(params, x)
 
 
-def checked(f: Layer | Apply, params: Params, x: Any, y: Any, *, steps: int) -> Apply:
+def checked(f: Layer | Apply, params: Params, x: Tree, y: ArrayLike, *, steps: int) -> Apply:
     """The function f(params, x), after a check that its outputs can be compared with y."""
     if steps < 1:
         raise ValueError(f"got steps={steps}: expected at least 1")

@@ -6,12 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ntk_analysis.common.arrays import concrete
 from ntk_analysis.common.precision import wants_float64
 from ntk_analysis.diagnosis.loading import first_line
-from ntk_analysis.empirical.functions import Flat, check_inputs, check_params, count_outputs, flattened
-from ntk_analysis.empirical.tiles import Network
+from ntk_analysis.empirical.functions import Flat, Network, check_inputs, check_params, count_outputs, flattened
 from ntk_analysis.empirical.whole_models import refuse_whole_models
 from ntk_analysis.layers import Layer
 from ntk_analysis.layers.base import Params
@@ -19,7 +19,7 @@ from ntk_analysis.layers.base import Params
 LARGEST_COUNT = 256  # number of inputs taken unless asked for more
 
 
-def chosen_inputs(x: Any, count: int | None, seed: int) -> np.ndarray:
+def chosen_inputs(x: ArrayLike, count: int | None, seed: int) -> np.ndarray:
     """`count` of the inputs, in their order; None takes all of them up to LARGEST_COUNT."""
     array = concrete(x, "x")
     try:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ntk_analysis import meanfield
-from ntk_analysis.empirical.tiles import Network
+from ntk_analysis.empirical.functions import Network
 from ntk_analysis.layers import Activation, BatchNorm, Conv, Dense, GroupNorm, Layer, LayerNorm, Repeat, RMSNorm, Serial
 from ntk_analysis.layers.base import SingleLayer
 from ntk_analysis.meanfield import BatchNormField, MeanField

@@ -1,11 +1,11 @@
 """`diagnose`: every measurement on one network, put together."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ntk_analysis.common.progress import Track, untracked
 from ntk_analysis.diagnosis.checks import checked_function, chosen_inputs, precision_of
@@ -16,7 +16,7 @@ from ntk_analysis.diagnosis.products import products_in_a_row
 from ntk_analysis.diagnosis.report import Diagnosis
 from ntk_analysis.diagnosis.spectra import tangent
 from ntk_analysis.diagnosis.verdict import THRESHOLD, verdict_of
-from ntk_analysis.empirical.tiles import Network
+from ntk_analysis.empirical.functions import Network
 from ntk_analysis.layers import Layer
 from ntk_analysis.layers.base import Params
 
@@ -26,7 +26,7 @@ PERTURBED = 64  # number of inputs whose perturbations are followed, unless the 
 def diagnose(
     f: Network,
     params: Params,
-    x: Any,
+    x: ArrayLike,
     *,
     count: int | None = None,
     coupled: bool | str = "detect",

@@ -9,7 +9,7 @@ import numpy as np
 from ntk_analysis import spectrum
 from ntk_analysis.common.progress import Track, untracked
 from ntk_analysis.empirical import EmpiricalKernel, TilePlan, empirical_ntk, plan
-from ntk_analysis.empirical.tiles import Network
+from ntk_analysis.empirical.functions import Network
 from ntk_analysis.layers.base import Params
 from ntk_analysis.spectrum import Spectrum
 

@@ -16,7 +16,7 @@ import numpy as np
 from ntk_analysis.common.cost import described, program_cost
 from ntk_analysis.common.purity import is_pure
 from ntk_analysis.empirical.directions import random_direction
-from ntk_analysis.empirical.functions import count_outputs, flattened, name_of, precise
+from ntk_analysis.empirical.functions import Network, count_outputs, flattened, name_of, precise
 from ntk_analysis.empirical.methods import forward_mode
 from ntk_analysis.empirical.roundings import one_rounding_off, program_rounding
 from ntk_analysis.layers import Layer
@@ -48,7 +48,7 @@ def known_coupling(network: Layer | Callable[..., Any]) -> bool | None:
 
 
 def coupling(
-    f: Layer | Callable[..., Any], params: Params, x1: Any, x2: Any = None, *, which: str = "ntk", budget: int = 2**30
+    f: Network, params: Params, x1: np.ndarray, x2: np.ndarray | None = None, *, which: str = "ntk", budget: int = 2**30
 ) -> str:
     """Text that says what couples the outputs of a batch; empty if nothing does.
 

@@ -16,11 +16,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ntk_analysis.common.progress import Track
-from ntk_analysis.empirical.functions import Side
+from ntk_analysis.empirical.functions import Network, Side
 from ntk_analysis.empirical.layouts import Layout
 from ntk_analysis.empirical.methods import Method
 from ntk_analysis.empirical.runs import Job, Runner, Sink, Steps, Tile, description
-from ntk_analysis.empirical.tiles import NETWORKS, Network, Tiles, padded_rows, tile_programs
+from ntk_analysis.empirical.tiles import NETWORKS, Tiles, padded_rows, tile_programs
 
 EACH, ALL = PartitionSpec("tiles"), PartitionSpec()  # type: ignore[no-untyped-call]
 

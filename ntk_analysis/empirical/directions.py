@@ -1,13 +1,14 @@
 """Random directions in parameter space, the same in every process and with every version of NumPy."""
 
 import math
-from typing import Any
 
 import jax
 import numpy as np
 
+from ntk_analysis.common.pytrees import Tree
 
-def random_direction(tree: Any, seed: int = 0) -> Any:
+
+def random_direction(tree: Tree, seed: int = 0) -> Tree:
     """A tree of NumPy arrays like this one, entries uniform of mean 0 and variance 1, each leaf with its own stream.
 
     No entry is 0, whatever the leaf holds: a derivative along the direction sees every parameter, also one that is

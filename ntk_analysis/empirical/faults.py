@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
-from ntk_analysis.empirical.functions import flattened
+from ntk_analysis.empirical.functions import Network, flattened
 from ntk_analysis.layers.base import Params
 
 CAUSES = {
@@ -45,7 +45,7 @@ class Place(NamedTuple):
     row: int
 
 
-def fault(f: Any, params: Params, pair: tuple[Place, Place], *, which: str, dtype: np.dtype) -> str:
+def fault(f: Network, params: Params, pair: tuple[Place, Place], *, which: str, dtype: np.dtype) -> str:
     """Text on the cause of a kernel's NaN or infinity at a pair of inputs, and what to do; empty if none is known."""
     flat = flattened(f)
 

@@ -9,11 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_analysis.common.arrays import check_dense
+from ntk_analysis.common.precision import AnyArray
 from ntk_analysis.layers import Layer
 from ntk_analysis.layers.base import Params
 
 Flat: TypeAlias = Callable[[Params, Any], jax.Array]
 """Function f(params, x) -> (n, C)."""
+Network: TypeAlias = Layer | Callable[..., Any]
+"""A network of layers, or a function f(params, x)."""
+Inputs: TypeAlias = AnyArray | jax.ShapeDtypeStruct
+"""Inputs (n, ...), or the description of inputs that are not at hand."""
 
 
 class Side(NamedTuple):
@@ -39,7 +44,7 @@ def flattened(f: Layer | Callable[..., Any]) -> Flat:
     return flat
 
 
-def name_of(f: Any) -> str:
+def name_of(f: object) -> str:
     """The name of f: a network is written in full, a function by its module and name."""
     if isinstance(f, Layer):
         return repr(f)
@@ -119,7 +124,7 @@ def check_params(params: Params) -> None:
             raise ValueError(f"{name} has NaN or infinite values: no kernel can be taken there")
 
 
-def check_inputs(x1: Any, x2: Any) -> None:
+def check_inputs(x1: Inputs, x2: Inputs | None) -> None:
     """Raises ValueError unless both are finite inputs (n, ...) of the same features, n >= 1."""
     for name, x in (("x1", x1), ("x2", x2)):
         if x is None:

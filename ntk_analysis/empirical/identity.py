@@ -17,6 +17,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from ntk_analysis.common.cost import described
 from ntk_analysis.common.norms import norm
+from ntk_analysis.common.pytrees import Tree
 from ntk_analysis.empirical.coupling import few_that_differ
 from ntk_analysis.empirical.directions import random_direction
 from ntk_analysis.empirical.functions import flattened, name_of, precise
@@ -65,7 +66,7 @@ def same_function(found: dict[str, Any], wanted: dict[str, Any], *, same_jax: bo
     return all(_agree(found[name], wanted[name]) for name in told) and (not layers or found["name"] == wanted["name"])
 
 
-def as_it_is(f: Any, params: Params, x: Any) -> Any:
+def as_it_is(f: Any, params: Params, x: Tree) -> Any:
     """f under a name of its own, valid as long as its program and state are the same, so that no older one is run.
 
     JAX keeps what it compiled for a function; a function that closes over changed state counts as another function.

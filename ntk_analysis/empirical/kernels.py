@@ -12,13 +12,14 @@ from ntk_analysis.common.memory import available_bytes, gib
 from ntk_analysis.common.precision import AnyArray, numpy_in_float64
 from ntk_analysis.common.progress import Track, untracked
 from ntk_analysis.empirical.devices import Devices
+from ntk_analysis.empirical.functions import Network
 from ntk_analysis.empirical.identity import as_it_is
 from ntk_analysis.empirical.layouts import Layout
 from ntk_analysis.empirical.manifest import manifest, read_manifest
 from ntk_analysis.empirical.plans import TilePlan
 from ntk_analysis.empirical.runs import Held, Job, Runner
 from ntk_analysis.empirical.store import Stored, continued, find_store, open_store
-from ntk_analysis.empirical.tiles import Network, checked_call, computes_in_float64, plan
+from ntk_analysis.empirical.tiles import checked_call, computes_in_float64, plan
 from ntk_analysis.infinite.kernel import Kernel
 from ntk_analysis.layers.base import Params
 

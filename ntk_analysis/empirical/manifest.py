@@ -11,6 +11,7 @@ import numpy as np
 
 from ntk_analysis.common.checksums import SEAL, unsealed
 from ntk_analysis.common.provenance import made_by
+from ntk_analysis.common.pytrees import Tree
 from ntk_analysis.empirical.identity import identity, same_function
 from ntk_analysis.empirical.plans import TilePlan
 from ntk_analysis.empirical.runs import Job
@@ -91,7 +92,7 @@ def changes(found: Manifest, wanted: Manifest) -> list[str]:
     return [f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]
 
 
-def fingerprint(tree: Any) -> str | None:
+def fingerprint(tree: Tree) -> str | None:
     """SHA-256 of all arrays in a tree, with their places, shapes and dtypes; None for None."""
     if tree is None:
         return None

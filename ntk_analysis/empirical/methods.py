@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from ntk_analysis.common.pytrees import Tree
 from ntk_analysis.empirical.functions import Flat, Side
 from ntk_analysis.empirical.layouts import Layout, inner
 from ntk_analysis.layers.base import Params
@@ -74,7 +75,7 @@ def jacobian_method(f: Flat, layout: Layout) -> Method:
     return Method("jacobian", lambda params, side: jacobian(f, params, side), contract, part_of)
 
 
-def part_of(prepared: Any, start: jax.Array, size: int) -> Any:
+def part_of(prepared: Tree, start: jax.Array, size: int) -> Tree:
     """The given rows of every array."""
     return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), prepared)
 
@@ -83,7 +84,7 @@ def _rows(leaf: jax.Array) -> jax.Array:
     return leaf.reshape(*leaf.shape[:2], -1)
 
 
-def jacobian(f: Flat, params: Params, side: Side) -> Any:
+def jacobian(f: Flat, params: Params, side: Side) -> Tree:
     """Gradients of all outputs on the side's rows: the tree of params, with axes (n, C) before those of each array."""
     if side.rows is None:
         return jax.vmap(lambda x: jax.jacrev(lambda p: f(p, x[None])[0])(params))(side.x)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from ntk_analysis.empirical.functions import Side, nan_with_derivatives
 from ntk_analysis.empirical.methods import unit_cotangents
+from ntk_analysis.infinite.kernel import Kernel
 from ntk_analysis.layers import Layer
 from ntk_analysis.layers.base import Params, Record, Shape, SingleLayer, as_params_dtype
 
@@ -58,7 +59,7 @@ class Probed(SingleLayer):
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
         raise NotImplementedError("a probed layer takes the parameters of the layer that it holds")
 
-    def kernel(self, kernel: Any) -> Any:
+    def kernel(self, kernel: Kernel) -> Kernel:
         raise NotImplementedError("a probed layer has no infinite-width side")
 
     def compute(self, params: Params, x: jax.Array) -> jax.Array:

@@ -9,6 +9,7 @@ import numpy as np
 from jax.extend.core import Jaxpr
 
 from ntk_analysis.common.cost import bodies
+from ntk_analysis.common.pytrees import Tree
 
 
 def program_rounding(function: Callable[..., Any], *arguments: Any) -> float:
@@ -17,7 +18,7 @@ def program_rounding(function: Callable[..., Any], *arguments: Any) -> float:
     return max(map(_eps, [*_floats(var.aval for var in jaxpr.invars), *_computed(jaxpr)]))
 
 
-def one_rounding_off(tree: Any, eps: float, seed: int) -> Any:
+def one_rounding_off(tree: Tree, eps: float, seed: int) -> Tree:
     """The tree with every float times 1 + eps or 1 - eps, at random; by the eps of its own dtype if that is coarser."""
     generator = np.random.default_rng(seed)
 

@@ -4,19 +4,23 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ntk_analysis.common.arrays import concrete
 from ntk_analysis.common.cost import described
 from ntk_analysis.common.finite import require_finite
-from ntk_analysis.common.precision import is_traced, numpy_in_float64, wants_float64
+from ntk_analysis.common.precision import AnyArray, is_traced, numpy_in_float64, wants_float64
+from ntk_analysis.common.pytrees import Tree
 from ntk_analysis.empirical.coupling import WHOLE, coupling
 from ntk_analysis.empirical.faults import Place, fault
 from ntk_analysis.empirical.functions import (
+    Inputs,
+    Network,
     Side,
     check_inputs,
     check_params,
@@ -37,7 +41,6 @@ from ntk_analysis.empirical.whole_models import refuse_whole_models
 from ntk_analysis.layers import BatchNorm, LastBatchNorm, Layer
 from ntk_analysis.layers.base import Params
 
-Network: TypeAlias = Layer | Callable[..., Any]
 METHODS = ("jacobian", "products", "layerwise", "last_norm")
 OF_LAYERS = {"layerwise": layerwise_method, "last_norm": last_norm_method}
 KERNELS = ("ntk", "nngp")
@@ -52,8 +55,8 @@ NETWORKS = 32  # number of networks whose compiled tiles are kept for the next c
 def plan(
     f: Network,
     params: Params,
-    x1: Any,
-    x2: Any = None,
+    x1: Inputs,
+    x2: Inputs | None = None,
     *,
     layout: Layout = "full",
     which: str = "ntk",
@@ -89,8 +92,9 @@ def plan(
     budget = memory_budget(memory)
     why = AS_STATED if coupled else ""
     if coupled == "detect":
-        some = (x if x is None or isinstance(x, np.ndarray) else _concrete(x, WHOLE) for x in (x1, x2))
-        why = coupling(f, params, *some, which=which, budget=budget)
+        tried1 = x1 if isinstance(x1, np.ndarray) else _concrete(x1, WHOLE)
+        tried2 = x2 if x2 is None or isinstance(x2, np.ndarray) else _concrete(x2, WHOLE)
+        why = coupling(f, params, tried1, tried2, which=which, budget=budget)
     task = Task(outputs, layout, which, bool(why), why, dtype, budget)
     best = _cheapest(f, params, shape1, shape2, _candidates(f, which, method), task, parallel=parallel)
     if measure:
@@ -101,8 +105,8 @@ def plan(
 def checked_call(
     f: Network,
     params: Params,
-    x1: Any,
-    x2: Any,
+    x1: Inputs,
+    x2: Inputs | None,
     *,
     layout: Layout = "full",
     which: str = "ntk",
@@ -116,10 +120,8 @@ def checked_call(
         raise TypeError(
             "empirical kernels are computed tile by tile outside JAX transformations: call them outside jit"
         )
-    x1, x2 = (
-        x if x is None or isinstance(x, jax.ShapeDtypeStruct) else concrete(x, name)
-        for name, x in (("x1", x1), ("x2", x2))
-    )
+    x1 = x1 if isinstance(x1, jax.ShapeDtypeStruct) else concrete(x1, "x1")
+    x2 = x2 if x2 is None or isinstance(x2, jax.ShapeDtypeStruct) else concrete(x2, "x2")
     check_inputs(x1, x2)
     check_params(params)
     if isinstance(x1, np.ndarray) and _divides_by_variance(f) and np.all(x1 == x1[:1]):
@@ -145,7 +147,14 @@ class Tiles:
     """
 
     def __init__(
-        self, f: Network, params: Params, x1: Any, x2: Any, *, plan: TilePlan, float64: bool | None = None
+        self,
+        f: Network,
+        params: Params,
+        x1: ArrayLike,
+        x2: ArrayLike | None,
+        *,
+        plan: TilePlan,
+        float64: bool | None = None,
     ) -> None:
         self.plan = plan
         self._float64 = computes_in_float64(params, x1, x2) if float64 is None else float64
@@ -165,7 +174,7 @@ class Tiles:
             left = self.left(i)
             return self.finished(i, j, self.contract(left, left if same else self.right(j)))
 
-    def finished(self, i: int, j: int, padded: Any) -> np.ndarray:
+    def finished(self, i: int, j: int, padded: AnyArray) -> np.ndarray:
         """The computed tile (i, j) without its padding; ValueError if it is not finite."""
         rows, columns = self.plan.slices(i, j)
         tile = np.asarray(padded)[: rows.stop - rows.start, : columns.stop - columns.start]
@@ -183,18 +192,18 @@ class Tiles:
         with jax.enable_x64(self._float64):
             return fault(self._f, self._params, pair, which=self.plan.which, dtype=self.plan.dtype)
 
-    def left(self, i: int) -> Any:
+    def left(self, i: int) -> Tree:
         """What is prepared of the rows of tiles (i, .), on the device."""
         if self._row[0] != i:
             self._row = (-1, None)  # frees the old row before the new one is prepared
             self._row = (i, self._programs.prepare(self._params, self._side(self._x1, i, self.plan.rows)))
         return self._row[1]
 
-    def right(self, j: int) -> Any:
+    def right(self, j: int) -> Tree:
         """What is prepared of the columns of tiles (., j), on the device."""
         return self._programs.prepare(self._params, self._side(self._x2, j, self.plan.columns))
 
-    def contract(self, left: Any, right: Any) -> jax.Array:
+    def contract(self, left: Tree, right: Tree) -> jax.Array:
         """The tile of these prepared rows and columns, with its padding, on the device."""
         return self._programs.contract(self._params, left, right)
 
@@ -218,7 +227,7 @@ def tile_programs(f: Network, name: str, layout: Layout) -> Programs:
     """The compiled programs of a method for this function."""
     method = _method(f, name, layout)
 
-    def contract(params: Params, left: Any, right: Any) -> jax.Array:
+    def contract(params: Params, left: Tree, right: Tree) -> jax.Array:
         return arranged(method.contract(params, left, right), layout)
 
     square = partial(symmetric_tile, method, layout)

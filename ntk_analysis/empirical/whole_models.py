@@ -12,7 +12,7 @@ ADVICE = "networks.from_linen(module, variables, x) and networks.from_nnx(module
 STATISTICS = "batch_stats"  # Linen's collection of running averages
 
 
-def refuse_whole_models(f: Any, params: Params) -> None:
+def refuse_whole_models(f: object, params: Params) -> None:
     """Raises an error that says how to take a model apart, if f or params is a whole model.
 
     A kernel of whole variables would count running statistics, caches and keys as parameters.

@@ -8,6 +8,7 @@ import jax
 from flax import linen as nn
 from flax.errors import FlaxError
 
+from ntk_analysis.common.pytrees import Tree
 from ntk_analysis.flax_networks.modes import Seen, arguments, check_obeyed, flags
 from ntk_analysis.layers.base import Params
 
@@ -33,11 +34,11 @@ class LinenFunction:
     rngs: Mapping[str, jax.Array] = field(repr=False)
     mode: str
 
-    def __call__(self, params: Params, x: Any) -> Any:
+    def __call__(self, params: Params, x: Tree) -> Tree:
         """The module's output."""
         return self.apply(params, x)[0]
 
-    def apply(self, params: Params, x: Any) -> tuple[Any, Mapping[str, Any]]:
+    def apply(self, params: Params, x: Tree) -> tuple[Any, Mapping[str, Any]]:
         """The module's output, and the collections that it may write into."""
         # with batch statistics running ones are not missed; in evaluation mode missing ones would be invented
         mutable: Any = nn.DenyList(("params",)) if self.mode == "train" else tuple(self.state)
@@ -46,9 +47,9 @@ class LinenFunction:
 
 
 def from_linen(
-    module: Any,
-    variables: Any,
-    x: Any,
+    module: object,
+    variables: Tree,
+    x: Tree,
     *,
     mode: str,
     rngs: jax.Array | Mapping[str, jax.Array] | None,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ntk_analysis.common.pytrees import Tree
 from ntk_analysis.flax_networks.modes import Seen, arguments, check_obeyed, flags
 from ntk_analysis.layers.base import Params
 
@@ -29,28 +30,28 @@ class NNXFunction:
     arguments: dict[str, Any]
     mode: str
 
-    def __call__(self, params: Params, x: Any) -> Any:
+    def __call__(self, params: Params, x: Tree) -> Tree:
         """The model's output."""
         return self.applied(self.model(params, x), x)
 
     @property
-    def module(self) -> Any:
+    def module(self) -> nnx.Module:
         """The model, with shapes in place of its parameters."""
         return nnx.merge(self.graph, self.shapes, self.state, copy=True)
 
-    def model(self, params: Params, x: Any) -> Any:
+    def model(self, params: Params, x: Tree) -> Any:
         """A model with these parameters that may be written into, under every transformation of JAX."""
         # running statistics in float32 cannot take those of a batch in float64
         widest = max((leaf.dtype for leaf in _floats((params, x))), key=_bits, default=None)
         state = jax.tree.map(lambda leaf: leaf.astype(widest) if _narrower(leaf, widest) else leaf, self.state)
         return nnx.merge(self.graph, params, state, copy=True)
 
-    def applied(self, model: Any, x: Any) -> Any:
+    def applied(self, model: Any, x: Tree) -> Tree:
         """The output of such a model."""
         return model(x, **nnx.clone(self.arguments))
 
 
-def from_nnx(module: Any, x: Any, mode: str, given: dict[str, Any]) -> tuple[NNXFunction, Params, Any]:
+def from_nnx(module: object, x: Tree, mode: str, given: dict[str, Any]) -> tuple[NNXFunction, Params, Any]:
     """See `networks.from_nnx`."""
     if not isinstance(module, nnx.Module):
         raise TypeError(f"got {type(module).__name__}, expected a module of flax.nnx: from_linen takes those of linen")

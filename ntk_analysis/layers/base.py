@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import jax
+from numpy.typing import ArrayLike
 
 from ntk_analysis.common.precision import AnyArray
-from ntk_analysis.common.pytrees import NumbersAsData
+from ntk_analysis.common.pytrees import NumbersAsData, Tree
 from ntk_analysis.infinite.kernel import Kernel
 
 Params: TypeAlias = Any
@@ -99,14 +100,14 @@ class Layer(NumbersAsData):
         yield self
 
     @abc.abstractmethod
-    def walk(self, outputs: Any) -> Iterator[tuple["Layer", Any]]:
+    def walk(self, outputs: Tree) -> Iterator[tuple["Layer", Any]]:
         """The single layers in the order of execution, each with its output as recorded by `activations`."""
 
     def apply(self, params: Params, x: AnyArray) -> jax.Array:
         """Output of the finite network on x, (batch, ...); x takes the dtype of the parameters."""
         return self.forward(params, as_params_dtype(params, x), record=None)[0]
 
-    def activations(self, params: Params, x: AnyArray) -> Any:
+    def activations(self, params: Params, x: AnyArray) -> Tree:
         """Every layer's output, nested as the network is; the outputs of a `Repeat` are stacked along a first axis."""
         return self.forward(params, as_params_dtype(params, x), record=lambda y: y)[1]
 
@@ -122,17 +123,17 @@ class SingleLayer(Layer):
         y = self.compute(params, x)
         return y, (None if record is None else record(y))
 
-    def walk(self, outputs: Any) -> Iterator[tuple[Layer, Any]]:
+    def walk(self, outputs: Tree) -> Iterator[tuple[Layer, Any]]:
         yield self, outputs
 
 
-def as_params_dtype(params: Params, x: Any) -> jax.Array:
+def as_params_dtype(params: Params, x: ArrayLike) -> jax.Array:
     """x as a JAX array of the parameters' dtype: a finite network computes in the precision in which it was drawn."""
     leaves = jax.tree.leaves(params)
     return jax.numpy.asarray(x, leaves[0].dtype if leaves else None)
 
 
-def check_rank(x: Any, layer: object) -> None:
+def check_rank(x: AnyArray, layer: object) -> None:
     """Raises ValueError unless x is (batch, features)."""
     if len(x.shape) != 2:
         raise ValueError(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_analysis.common.arrays import whole_number
-from ntk_analysis.common.pytrees import Number, is_known
+from ntk_analysis.common.pytrees import Number, Tree, is_known
 from ntk_analysis.infinite import covariances
 from ntk_analysis.infinite.kernel import Kernel, add_ntk
 from ntk_analysis.layers.base import Layer, Params, Record, Shape
@@ -107,7 +107,7 @@ class Serial(Combinator):
             kernel = layer.kernel(kernel)
         return kernel
 
-    def walk(self, outputs: Any) -> Iterator[tuple[Layer, Any]]:
+    def walk(self, outputs: Tree) -> Iterator[tuple[Layer, Any]]:
         for layer, output in zip(self.layers, outputs, strict=True):
             yield from layer.walk(output)
 
@@ -177,7 +177,7 @@ class Repeat(Combinator):
 
         return jax.lax.scan(step, kernel, None, length=self.times - 1)[0]
 
-    def walk(self, outputs: Any) -> Iterator[tuple[Layer, Any]]:
+    def walk(self, outputs: Tree) -> Iterator[tuple[Layer, Any]]:
         for index in range(self.times):
             yield from self.block.walk(jax.tree.map(lambda stacked, i=index: stacked[i], outputs))
 
@@ -235,7 +235,7 @@ class Residual(Combinator):
         skip = kernel if self.shortcut is None else self.shortcut.kernel(kernel)
         return _add_branch(skip, self.branch.kernel(kernel), self.scale)
 
-    def walk(self, outputs: Any) -> Iterator[tuple[Layer, Any]]:
+    def walk(self, outputs: Tree) -> Iterator[tuple[Layer, Any]]:
         skipped, inner, output = outputs
         if self.shortcut is not None:
             yield from self.shortcut.walk(skipped)
@@ -295,7 +295,7 @@ class ResidualChain(Combinator):
 
         return jax.lax.scan(step, kernel, jnp.asarray(self.scales[1:], kernel.distance.dtype))[0]
 
-    def walk(self, outputs: Any) -> Iterator[tuple[Layer, Any]]:
+    def walk(self, outputs: Tree) -> Iterator[tuple[Layer, Any]]:
         for index, scale in enumerate(self.scales):
             block = jax.tree.map(lambda stacked, i=index: stacked[i], outputs)
             yield from Residual(self.branch, scale).walk(block)

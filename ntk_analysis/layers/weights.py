@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from ntk_analysis.common.precision import is_traced
 from ntk_analysis.common.pytrees import Number, is_known
 from ntk_analysis.infinite import covariances
 from ntk_analysis.infinite.kernel import Kernel, add_ntk, map_covariance, rounding
+from ntk_analysis.layers.base import Params
 
 COPIES = 2  # arrays of the weights' size that are alive at once: random bits, and what is made of them
 
@@ -44,7 +45,7 @@ class Weights(NamedTuple):
             params["b"] = jax.random.normal(b_key, shape[-1:])
         return params
 
-    def deviation(self, params: Any) -> jax.Array:
+    def deviation(self, params: Params) -> jax.Array:
         """Standard deviation (units,) of each unit's weights; 0, with derivatives 0, if all its weights are equal.
 
         It is not the rounding of their mean, which would be standardised to 1: the unit is dead, its outputs are the
@@ -55,7 +56,7 @@ class Weights(NamedTuple):
         centered = jnp.where(equal, 0, w - jnp.mean(w, 0, keepdims=True))
         return safe_sqrt(jnp.mean(centered**2, 0))
 
-    def apply(self, params: Any, product: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    def apply(self, params: Params, product: Callable[[jax.Array], jax.Array]) -> jax.Array:
         """Outputs sqrt(w_var / fan-in) product(weights) + sqrt(b_var) biases."""
         w = params["w"]
         check_weights(w.shape[-1], self)  # of a network that a step of its numbers made

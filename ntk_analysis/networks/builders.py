@@ -1,15 +1,15 @@
 """Ready networks by name, with the normalisation as an argument."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 
 from ntk_analysis import activations
 from ntk_analysis.common.arrays import whole_number
 from ntk_analysis.common.normalizations import infinite_name, row_of
-from ntk_analysis.common.pytrees import Number
+from ntk_analysis.common.pytrees import Number, Tree
 from ntk_analysis.layers import (
     Activation,
     BatchNorm,
@@ -27,6 +27,10 @@ from ntk_analysis.layers import (
 from ntk_analysis.layers.base import Params
 from ntk_analysis.layers.combinators import MOST
 from ntk_analysis.layers.windows import Padding
+
+if TYPE_CHECKING:
+    from flax import linen as nn
+    from flax import nnx
 
 NORMALIZATIONS = ("none", "weight_mean", "weight_standardization", "batch", "layer", "layer_post")
 """Names of the normalisations of hidden layers; `common.normalizations.TABLE` has all names that networks take."""
@@ -247,12 +251,12 @@ def residual(
 
 
 def from_linen(
-    module: Any,
-    variables: Any,
-    x: Any,
+    module: "nn.Module",
+    variables: Tree,
+    x: Tree,
     mode: str = "eval",
     *,
-    rngs: Any = None,
+    rngs: jax.Array | Mapping[str, jax.Array] | None = None,
     **arguments: Any,
 ) -> tuple[Callable[..., Any], Params, Any]:
     """A Flax Linen module as (f, params, x), which `empirical_ntk`, `diagnose` and the commands take.
@@ -282,7 +286,9 @@ def from_linen(
     return linen.from_linen(module, variables, x, mode=mode, rngs=rngs, given=arguments)
 
 
-def from_nnx(module: Any, x: Any, mode: str = "eval", **arguments: Any) -> tuple[Callable[..., Any], Params, Any]:
+def from_nnx(
+    module: "nnx.Module", x: Tree, mode: str = "eval", **arguments: Any
+) -> tuple[Callable[..., Any], Params, Any]:
     """A Flax NNX model as (f, params, x), which `empirical_ntk`, `diagnose` and the commands take.
 
     `params` is the state of the model's `nnx.Param`s alone. All other variables (running statistics, caches, random

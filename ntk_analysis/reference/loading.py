@@ -5,7 +5,7 @@ import importlib
 import importlib.metadata
 import sys
 import warnings
-from typing import Any
+from types import ModuleType
 
 import jax
 
@@ -20,7 +20,7 @@ INSTALL = (
 
 
 @functools.cache
-def load() -> Any:
+def load() -> ModuleType:
     """The module neural_tangents 0.6.5, mended for current JAX; unmended, JAX 0.4.24 is the last on which it imports.
 
     Afterwards JAX, `sys.modules`, the warning filters and JAX's flags are as they were before. Only six names inside

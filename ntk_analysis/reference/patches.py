@@ -47,7 +47,7 @@ def _lent(namespace: dict[str, Any], names: dict[str, Any]) -> Iterator[None]:
             del namespace[name]
 
 
-def mend(module: Any) -> None:
+def mend(module: ModuleType) -> None:
     """Replaces the names inside neural-tangents that fail when they are called; the replacements stay.
 
     - empirical.core, empirical.ad: jax.core and jax.interpreters.ad with the names that they have lost;

@@ -2,16 +2,19 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ntk_analysis.alignment import centered_one_hot
 from ntk_analysis.common.arrays import check_dense, concrete
+from ntk_analysis.common.precision import Real
 from ntk_analysis.infinite.kernel import Kernel
 from ntk_analysis.regression.gradient_flow import GradientFlow
 from ntk_analysis.regression.kernel_source import input_by_input, is_precomputed, kernel_between
@@ -142,7 +145,7 @@ class KernelRegressor(RegressorMixin, _KernelEstimator):  # type: ignore[misc]
         tags.target_tags.multi_output = True
         return tags
 
-    def fit(self, X: Any, y: Any) -> "KernelRegressor":
+    def fit(self, X: ArrayLike, y: ArrayLike) -> "KernelRegressor":
         """Decomposes the kernel of the training inputs (n, d), or images, with targets (n,) or (n, outputs).
 
         Raises:
@@ -150,15 +153,14 @@ class KernelRegressor(RegressorMixin, _KernelEstimator):  # type: ignore[misc]
             NotImplementedError: the network has no kernel between two sets of inputs, as behind a last batch
                 normalisation.
         """
-        X, y = self._validated(X, y if y is None else _readable(y, "y"), multi_output=True, y_numeric=True)
-        self._fit(X, y)
+        self._fit(*self._validated(X, y if y is None else _readable(y, "y"), multi_output=True, y_numeric=True))
         return self
 
     def predict(
         self,
-        X: Any,
+        X: ArrayLike,
         *,
-        time: Any = None,
+        time: Real | Sequence[Any] | None = None,
         return_std: bool = False,
         return_cov: bool = False,
         return_error: bool = False,
@@ -190,20 +192,20 @@ class KernelClassifier(ClassifierMixin, _KernelEstimator):  # type: ignore[misc]
         classes_: sorted labels, of shape (classes,).
     """
 
-    def fit(self, X: Any, y: Any) -> "KernelClassifier":
+    def fit(self, X: ArrayLike, y: ArrayLike) -> "KernelClassifier":
         """Decomposes the kernel of the training inputs, with labels (n,); errors are those of `KernelRegressor.fit`."""
         check_dense(y, "y")
-        X, y = self._validated(X, y)
-        check_classification_targets(y)
-        self.classes_ = np.unique(y)
-        self._fit(X, centered_one_hot(y))
+        inputs, labels = self._validated(X, y)
+        check_classification_targets(labels)
+        self.classes_ = np.unique(labels)
+        self._fit(inputs, centered_one_hot(labels))
         return self
 
-    def outputs(self, X: Any, *, time: Any = None) -> Float64[np.ndarray, "..."]:
+    def outputs(self, X: ArrayLike, *, time: Real | Sequence[Any] | None = None) -> Float64[np.ndarray, "..."]:
         """Mean outputs, which approach the one-hot targets minus 1/classes."""
         return self._predict(X, time)
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: ArrayLike) -> np.ndarray:
         """Predicted labels (k,)."""
         outputs = self.outputs(X)  # raises an error if nothing was fitted
         labels: np.ndarray = self.classes_[np.argmax(outputs, axis=-1)]

@@ -1,6 +1,7 @@
 """Training by gradient flow: mean and covariance of the predictions of infinitely wide networks, at any time."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +70,9 @@ class GradientFlow:
         eigenvalues, modes, rounding = positive_modes(matrix, regularization, which.upper())
         return cls(eigenvalues, modes, modes.T @ y, matrix.log_scale, which, rounding)
 
-    def mean(self, test: AnyKernel, time: Any = math.inf, *, relative: bool = False) -> Float64[np.ndarray, "..."]:
+    def mean(
+        self, test: AnyKernel, time: Real | Sequence[Any] = math.inf, *, relative: bool = False
+    ) -> Float64[np.ndarray, "..."]:
         """Mean prediction Theta_* A_t y on k test inputs.
 
         Args:
@@ -88,7 +91,7 @@ class GradientFlow:
         return np.stack(means).reshape(np.shape(time) + in_modes.shape[:1] + self.coefficients.shape[1:])
 
     def mean_error(
-        self, test: AnyKernel, time: Any = math.inf, *, relative: bool = False
+        self, test: AnyKernel, time: Real | Sequence[Any] = math.inf, *, relative: bool = False
     ) -> Float64[np.ndarray, "..."]:
         """Bound on how far rounding may have moved `mean`, in the shape of `mean`; infinite where no bound exists.
 
@@ -124,7 +127,7 @@ class GradientFlow:
         nngp_test_train: AnyArray,
         nngp_test: AnyArray,
         *,
-        time: Any = math.inf,
+        time: Real | Sequence[Any] = math.inf,
         relative: bool = False,
     ) -> Float64[np.ndarray, "..."]:
         """Covariance of predictions over infinitely wide networks, K_** + B K B' - B K_*' - K_* B', B = Theta_* A_t.

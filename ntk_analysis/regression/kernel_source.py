@@ -1,7 +1,5 @@
 """What an estimator's `kernel` may be: a network, a function of two sets of inputs, or "precomputed"."""
 
-from typing import Any
-
 import jax
 import numpy as np
 
@@ -21,13 +19,13 @@ COUPLED = (
 )
 
 
-def is_precomputed(source: Any) -> bool:
+def is_precomputed(source: object) -> bool:
     """Whether the inputs themselves are the kernel."""
     return isinstance(source, str) and source == "precomputed"
 
 
 def kernel_between(
-    source: Any, x1: np.ndarray, x2: np.ndarray | None = None, *, batch: np.ndarray | None = None
+    source: object, x1: np.ndarray, x2: np.ndarray | None = None, *, batch: np.ndarray | None = None
 ) -> AnyKernel:
     """Kernel of x1 with x2, or of x1 with itself.
 

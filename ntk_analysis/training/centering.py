@@ -23,7 +23,8 @@ import jax
 import optax
 
 from ntk_analysis.common.precision import AnyArray
-from ntk_analysis.training.fan_in import Axes, FanIn, Path, keys, named
+from ntk_analysis.common.pytrees import Tree
+from ntk_analysis.training.fan_in import Axes, FanIn, Path, StatedAxes, keys, named
 from ntk_analysis.training.module_axes import as_axes
 
 Mask: TypeAlias = Callable[[Path, AnyArray], bool]
@@ -64,7 +65,7 @@ def selected(
     dense: bool = True,
     convolutions: bool = True,
     without: Sequence[str] = READ_OUTS,
-    axes: Any = None,
+    axes: StatedAxes = None,
 ) -> Selected:
     """A mask that selects weights by kind of layer, fan-in and name.
 
@@ -84,7 +85,7 @@ def selected(
     return Selected(min_fan_in, dense, convolutions, frozenset(without), axes)
 
 
-def center(params: Any, mask: Mask | None = None, *, axes: Any = None) -> Any:
+def center(params: Tree, mask: Mask | None = None, *, axes: StatedAxes = None) -> Tree:
     """The parameters, with each unit's mean over the fan-in subtracted from the selected weights; the others unchanged.
 
     Selected weights whose fan-in is not known stay as they are, and one warning names them.
@@ -111,7 +112,7 @@ def center(params: Any, mask: Mask | None = None, *, axes: Any = None) -> Any:
     return jax.tree.unflatten(tree, centered)
 
 
-def center_weights(mask: Mask | None = None, *, axes: Any = None) -> optax.GradientTransformationExtraArgs:
+def center_weights(mask: Mask | None = None, *, axes: StatedAxes = None) -> optax.GradientTransformationExtraArgs:
     """An optax transformation that keeps the selected weights centered; put it last in a chain.
 
     It projects the weights, not their change: rounding does not add up, and a start that is not centered is centered by

@@ -29,6 +29,7 @@ from ntk_analysis.common.files import FULL, append_lines, write_whole
 from ntk_analysis.common.interrupts import ctrl_c_waits
 from ntk_analysis.common.lock import LOCK, locked
 from ntk_analysis.common.provenance import made_by
+from ntk_analysis.common.pytrees import Tree
 from ntk_analysis.training.dataset import Dataset
 from ntk_analysis.training.metrics import Epoch
 from ntk_analysis.training.recipe import Recipe
@@ -96,7 +97,7 @@ class RunFolder:
         """Path of the folder that has a folder for each checkpoint."""
         return self.path / "checkpoints"
 
-    def restore(self, start: Any) -> tuple[Any, list[Epoch]]:
+    def restore(self, start: Tree) -> tuple[Any, list[Epoch]]:
         """The state and the epochs of the last checkpoint that is not damaged; `start` and none if there never was one.
 
         A damaged checkpoint is told in a warning and removed, if there is one before it to go on from.
@@ -120,7 +121,7 @@ class RunFolder:
             leaves = reader.restore(self._checkpoint(done).absolute() / "state", _named(start))  # orbax takes no other
         return jax.tree.unflatten(jax.tree.structure(start), [leaves[name] for name in _named(start)]), epochs
 
-    def save(self, state: Any, epoch: Epoch) -> None:
+    def save(self, state: Tree, epoch: Epoch) -> None:
         """Writes the measured epoch and the state after it; both are on the disk when this returns.
 
         Ctrl-C waits for it.

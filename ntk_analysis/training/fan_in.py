@@ -8,9 +8,12 @@ read so by their shape; for all others the module that holds them knows.
 import math
 from collections.abc import Callable, Mapping
 from itertools import combinations
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
+from jax.tree_util import KeyPath
+
+from ntk_analysis.common.precision import AnyArray
 
 Path: TypeAlias = tuple[str, ...]
 
@@ -26,7 +29,7 @@ class FanIn(NamedTuple):
     axes: tuple[int, ...]
     convolution: bool = False
 
-    def size(self, weights: Any) -> int:
+    def size(self, weights: AnyArray) -> int:
         """Number of weights of one unit; 0 where units sum over nothing."""
         return math.prod(weights.shape[axis] for axis in self.axes) if self.axes else 0
 
@@ -34,12 +37,22 @@ class FanIn(NamedTuple):
 Axes: TypeAlias = Callable[[Path, Any], FanIn | None]
 """Function axes(path, array) that gives the fan-in, or None if it is not known; the path is the keys to the array."""
 
+if TYPE_CHECKING:
+    from flax import nnx
+
+    from ntk_analysis.layers import Layer
+
+    StatedAxes: TypeAlias = int | tuple[int, ...] | Mapping[str, Any] | Axes | Layer | nnx.Module | None
+else:
+    # what a caller may give as axes=, see `center`; anything else is refused at run time, in the words of `given`
+    StatedAxes: TypeAlias = object
+
 NOT_SUMMED = FanIn(())
 VECTORS = ("bias", "b", "scale", "gamma", "beta", "shift")  # arrays of one axis; with two they are stacked
 ATTENTION = ("query", "key", "value", "out")
 
 
-def by_shape(path: Path, weights: Any) -> FanIn | None:
+def by_shape(path: Path, weights: AnyArray) -> FanIn | None:
     """The fan-in as shapes tell it, without a module: (fan-in, units) and (height, width, channels, units).
 
     It is None for other numbers of axes, embeddings, PyTorch's `weight`, whose units come first, biases and scales of
@@ -73,7 +86,7 @@ def from_table(table: Mapping[Path, Callable[[tuple[int, ...]], FanIn | None]]) 
     return axes
 
 
-def given(axes: Any) -> Axes:
+def given(axes: object) -> Axes:
     """The fan-in as the caller states it: for all arrays, by the end of their path, or by a function of path and array.
 
     Raises:
@@ -124,6 +137,6 @@ def stacked(inner: tuple[int, ...], axes: tuple[int, ...], convolution: bool = F
     return read
 
 
-def keys(path: Any) -> Path:
+def keys(path: KeyPath[Any]) -> Path:
     """The keys of a path of `jax.tree_util`, as text."""
     return tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path)

@@ -25,6 +25,7 @@ import optax
 from flax import nnx
 
 from ntk_analysis.common.memory import require_memory
+from ntk_analysis.common.pytrees import Tree
 from ntk_analysis.training.augmentation import crop_and_flip
 from ntk_analysis.training.dataset import Dataset
 from ntk_analysis.training.inputs import Resident, batch_inputs, on_device
@@ -327,7 +328,7 @@ def epochs(trainer: Trainer, recipe: Recipe, state: State, done: Sequence[Epoch]
         yield state, epoch
 
 
-def in_turn(step: Callable[..., Any], state: Any, xs: Any) -> tuple[Any, Any]:
+def in_turn(step: Callable[..., Any], state: Tree, xs: Tree) -> tuple[Any, Any]:
     """`jax.lax.scan` as a Python loop, which calls each step from here: for convolutions on a CPU.
 
     XLA's CPU backend does not use its fast convolutions inside a loop. One step of gradient descent on a 3 x 3

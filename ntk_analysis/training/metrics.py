@@ -75,7 +75,7 @@ class Epoch:
         return cls.from_record(json.loads(line))
 
     @classmethod
-    def from_record(cls, record: Any) -> "Epoch":
+    def from_record(cls, record: object) -> "Epoch":
         """The epoch of a line of JSON, as JSON's own objects.
 
         Raises:

@@ -4,19 +4,21 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import jax
+import numpy as np
 from flax import linen as nn
 from flax import nnx
 
+from ntk_analysis.common.pytrees import Tree
 from ntk_analysis.flax_networks.linen import LinenFunction
 from ntk_analysis.flax_networks.modes import arguments as mode_arguments
 from ntk_analysis.flax_networks.nnx import NNXFunction
 from ntk_analysis.layers import BatchNorm, Conv, Dense, Layer
-from ntk_analysis.training.fan_in import NOT_SUMMED, Axes, FanIn, Path, by_shape, from_table, given, stacked
+from ntk_analysis.training.fan_in import NOT_SUMMED, Axes, FanIn, Path, StatedAxes, by_shape, from_table, given, stacked
 
 Read: TypeAlias = Callable[[tuple[int, ...]], FanIn | None]
 
 
-def fan_in_axes(network: Any, x: Any = None, **arguments: Any) -> Axes:
+def fan_in_axes(network: object, x: Tree = None, **arguments: Any) -> Axes:
     """A function that gives the fan-in axes of each array of a network, for `center`, `center_weights` and `selected`.
 
     Layers that are stacked (`Repeat`, `ResidualChain`, Flax's scan and vmap) are read one by one. Embeddings are looked
@@ -50,7 +52,7 @@ def fan_in_axes(network: Any, x: Any = None, **arguments: Any) -> Axes:
     raise TypeError(f"got {type(network).__name__}, expected a network of layers, or a module of Flax")
 
 
-def as_axes(axes: Any) -> Axes:
+def as_axes(axes: StatedAxes) -> Axes:
     """The function for a given `axes=`: None, a network that needs no inputs, or what `fan_in.given` takes."""
     if axes is None:
         return by_shape
@@ -59,7 +61,7 @@ def as_axes(axes: Any) -> Axes:
     return fan_in_axes(axes) if isinstance(axes, Layer | nnx.Module | NNXFunction) else given(axes)
 
 
-def axes_of(network: Any, x: Any, axes: Any = None) -> Axes:
+def axes_of(network: object, x: Tree, axes: StatedAxes = None) -> Axes:
     """The function for `axes` if they are stated; else for the network's modules, or by shape for a plain function."""
     known = isinstance(network, Layer | nnx.Module | NNXFunction | LinenFunction)
     known = known or isinstance(getattr(network, "__self__", None), nn.Module)
@@ -165,7 +167,7 @@ def _by_shape_of_one(path: Path, shape: tuple[int, ...]) -> Read:
     """The fan-in by the shape of one layer, wherever that layer is stacked."""
     if path[-1] in ("bias", "scale"):  # Flax's biases and scales have as many axes as the units
         return lambda shape: NOT_SUMMED
-    one = by_shape(path, jax.ShapeDtypeStruct(shape, float))  # type: ignore[no-untyped-call]
+    one = by_shape(path, np.broadcast_to(0.0, shape))
     if one is None:
         return lambda shape: None
     return stacked(shape, one.axes, one.convolution) if one.axes else lambda shape: NOT_SUMMED

@@ -101,7 +101,9 @@ class BatchNorm(nnx.BatchNorm):
         super().__init__(units, momentum=momentum, epsilon=eps, use_fast_variance=False, rngs=rngs)
         self.running_variance = _known(running_variance)
 
-    def __call__(self, x: jax.Array, use_running_average: bool | None = None, *, mask: jax.Array | None = None) -> Any:
+    def __call__(
+        self, x: jax.Array, use_running_average: bool | None = None, *, mask: jax.Array | None = None
+    ) -> jax.Array:
         """The normalised x, in its shape (..., units).
 
         Raises:

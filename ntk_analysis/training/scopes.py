@@ -1,6 +1,6 @@
 """Names of the parts of a network in its traced program, by which its memory is counted."""
 
-from typing import Any
+from contextlib import AbstractContextManager
 
 import jax
 
@@ -8,6 +8,6 @@ RELU = "ReLU"
 POOLING = "pooling"
 
 
-def scope(kind: str) -> Any:
+def scope(kind: str) -> AbstractContextManager[None]:
     """A context: arrays that its operations keep count as this kind."""
     return jax.named_scope(f"<{kind}>")

@@ -32,12 +32,12 @@ EPS = float(np.finfo(np.float64).eps)
 RHO = 0.1
 
 
-def from_its_own_layer(covariances: np.ndarray, slopes: np.ndarray) -> Any:
+def from_its_own_layer(covariances: np.ndarray, slopes: np.ndarray) -> np.ndarray:
     """Returns sum_l K^l prod_{r = l}^{L - 1} T'(K^r), of K^1 ... K^L and T'(K^1) ... T'(K^L) along the first axis."""
     return _summed(covariances, slopes[:-1])
 
 
-def from_the_next_layer(covariances: np.ndarray, slopes: np.ndarray) -> Any:
+def from_the_next_layer(covariances: np.ndarray, slopes: np.ndarray) -> np.ndarray:
     """Returns the printed formula, sum_l K^l prod_{r = l + 1}^{L} T'(K^r)."""
     return _summed(covariances, slopes[1:])
 

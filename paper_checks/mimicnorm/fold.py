@@ -10,6 +10,7 @@ import optax
 
 from ntk_analysis import activations, data
 from ntk_analysis.layers import Activation, Conv, Dense, Layer, Residual, Serial
+from ntk_analysis.layers.base import Params
 from ntk_analysis.training.centering import center, selected
 
 from ..contract import Claim, Evidence, Setting, Verdict
@@ -35,17 +36,17 @@ CLAIM = Claim(
 )
 
 
-def theory(params: Any) -> Any:
+def theory(params: Params) -> Params:
     """Changes the weights after a step: subtracts the mean of each unit over its fan-in."""
     return center(params, selected(min_fan_in=1))
 
 
-def over_units(params: Any) -> Any:
+def over_units(params: Params) -> Params:
     """Subtracts the mean over the units in place of the mean over the fan-in."""
     return jax.tree.map(lambda w: w - w.mean(axis=-1, keepdims=True) if w.ndim > 1 else w, params)
 
 
-def after_half(params: Any) -> Any:
+def after_half(params: Params) -> Params:
     """Subtracts half of the mean, as if centering were a decay."""
     return jax.tree.map(lambda w, projected: (w + projected) / 2, params, theory(params))
 
@@ -87,13 +88,13 @@ def behind_first(project: Theory) -> Theory:
 
 def train(
     f: Callable[[Any, jax.Array], jax.Array],
-    params: Any,
-    x: Any,
-    y: Any,
-    optimizer: Any,
+    params: Params,
+    x: jax.Array,
+    y: jax.Array,
+    optimizer: optax.GradientTransformation,
     project: Theory,
     gradient: Theory,
-) -> Any:
+) -> Params:
     """Returns the parameters after full-batch steps on the mean squared error."""
 
     def loss(params: Any) -> jax.Array:
@@ -107,14 +108,14 @@ def train(
     return jax.lax.scan(step, (params, optimizer.init(params)), length=STEPS)[0][0]
 
 
-def distance(left: Any, right: Any) -> float:
+def distance(left: Params, right: Params) -> float:
     """Returns the largest difference of two parameter sets, relative to the largest entry."""
     lefts, rights = (list(map(np.asarray, jax.tree.leaves(params))) for params in (left, right))
     apart = max(float(np.max(np.abs(a - b))) for a, b in zip(lefts, rights, strict=True))
     return apart / max(float(np.max(np.abs(a))) for a in lefts)
 
 
-def same(params: Any) -> Any:
+def same(params: Params) -> Params:
     """Returns the parameters as they are: no projection."""
     return params
 

@@ -1,5 +1,6 @@
 """The parts that all networks are built from, each normalised and initialised as the network wants it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,7 +154,7 @@ class Layers:
         return self.gain if centered else HE_GAIN
 
 
-def check(what: str, got: str, choices: Any) -> None:
+def check(what: str, got: str, choices: Iterable[str]) -> None:
     """Raises a ValueError that names the choices, if `got` is not one of them."""
     if got not in choices:
         raise ValueError(f"unknown {what} {got!r}: choose one of {', '.join(choices)}")
