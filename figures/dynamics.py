@@ -41,7 +41,7 @@ class Settings(NamedTuple):
         norm_width: width of the network with a last batch norm.
         norm_steps: number of its training steps.
         norm_batch: number of images in its batch.
-        rates: its learning rates.
+        rates: learning rates of the training.
     """
 
     images: int

@@ -42,9 +42,9 @@ class Look(NamedTuple):
     """The look of one normalisation in every figure.
 
     Attributes:
-        label: its name in legends and titles.
-        color: its colour, "#rrggbb".
-        marker: its marker, which no other has.
+        label: the name in legends and titles.
+        color: the colour, "#rrggbb".
+        marker: the marker, which no other has.
     """
 
     label: str

@@ -65,7 +65,7 @@ def relative_change(before: AnyKernel, after: AnyKernel, *, which: str = "ntk") 
     """|after - before|_F / |before|_F: unlike the distance, it sees a change of scale.
 
     Raises:
-        ValueError: as `kernel_distance`.
+        ValueError: `kernel_distance` raises it.
         OverflowError: the kernels' scales differ by more than float64 holds.
     """
     first, second = _pair(before, after, which)
@@ -81,7 +81,7 @@ def relative_change(before: AnyKernel, after: AnyKernel, *, which: str = "ntk") 
 
 
 def alignment(kernel1: AnyKernel, kernel2: AnyKernel, *, which: str = "ntk") -> float:
-    """<K1, K2>_F / (|K1|_F |K2|_F), in [-1, 1], as in Cristianini et al. 2001. Errors as `kernel_distance`."""
+    """<K1, K2>_F / (|K1|_F |K2|_F), in [-1, 1], as in Cristianini et al. 2001. Its errors are those of `kernel_distance`."""
     first, second = _pair(kernel1, kernel2, which)
     return _cosine(_unit(first), _unit(second))
 
@@ -109,7 +109,7 @@ def centered_alignment(kernel1: AnyKernel, kernel2: AnyKernel, *, unbiased: bool
         which: the part of a `Kernel` or `EmpiricalKernel` to take.
 
     Raises:
-        ValueError: as `kernel_distance`; a kernel that is zero once centered, up to rounding; with `unbiased`, one that
+        ValueError: `kernel_distance` raises it; or a kernel that is zero once centered, up to rounding; with `unbiased`, one that
             is not symmetric, has fewer than 4 inputs or pairs of outputs.
 
     Warns:
@@ -144,7 +144,7 @@ def target_alignment(
             rounding; `unbiased` without `centered`; as `centered_alignment`.
 
     Warns:
-        UnresolvedAlignmentWarning: as `centered_alignment`.
+        UnresolvedAlignmentWarning: `centered_alignment` warns.
     """
     values = entries(kernel, which)[0]
     if values.shape[0] != values.shape[1]:

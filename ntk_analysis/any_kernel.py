@@ -84,7 +84,7 @@ def as_array(kernel: AnyKernel, which: str = "ntk") -> AnyArray:
 
     Raises:
         OverflowError: the NTK of a `Kernel` does not fit its dtype.
-        ValueError, AttributeError, FileNotFoundError, FileExistsError: as `entries`.
+        ValueError, AttributeError, FileNotFoundError, FileExistsError: `entries` raises it.
     """
     kernel = opened(kernel)
     if isinstance(kernel, Kernel):

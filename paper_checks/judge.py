@@ -1,4 +1,4 @@
-"""From evidence to a verdict: one rule for all claims."""
+"""The way from evidence to a verdict: one rule for all claims."""
 
 import time
 from collections.abc import Callable

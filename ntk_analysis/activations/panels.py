@@ -38,7 +38,7 @@ class Panels:
 
     Attributes:
         edges: edges of the panels, ascending; the function was looked at from the first to the last.
-        kinks: those edges at which the function, its slope or its curvature jumps.
+        kinks: edges at which the function, its slope or its curvature jumps.
         jumps: whether the function itself jumps anywhere, and not only its slope or curvature.
         bends: whether the function or its slope jumps anywhere.
         tolerance: largest residual of the polynomials, relative to the largest value up to that |x|.

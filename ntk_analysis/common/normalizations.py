@@ -8,7 +8,7 @@ class Row(NamedTuple):
 
     Attributes:
         infinite: the name of its hidden layers in `networks` and `meanfield`; None where no kernel is known.
-        trained: its name in `training`, under which runs are recorded; None where no model has it.
+        trained: the name in `training`, under which runs are recorded; None where no model has it.
         last: whether a batch norm without parameters stands on the outputs.
         aliases: further names.
     """

@@ -46,8 +46,8 @@ class Trained(NamedTuple):
 
     Attributes:
         seed: seed of the weights and of the order of the images.
-        training: in training mode, with the statistics of each batch of test images.
-        evaluation: in evaluation mode, with the remembered statistics.
+        training: accuracy in training mode, with the statistics of each batch of test images.
+        evaluation: accuracy in evaluation mode, with the remembered statistics.
     """
 
     seed: int

@@ -144,7 +144,7 @@ def against_linearised(
         make: function from a width to a network, such as `lambda width: fully_connected(3, width, "weight_mean")`.
         x: inputs (n, ...).
         y: targets in the shape of the outputs.
-        widths: at least two widths, ascending.
+        widths: two or more widths, ascending.
         draws: number of networks of each width, at least 2.
         learning_rate: learning rate of all widths, for the loss 1/2 sum |f - y|^2.
         steps: number of steps of gradient descent; distances are taken after the last one.

@@ -1,4 +1,4 @@
-"""From a function to a plan, and from a plan to tiles: what stores, clusters and devices iterate over."""
+"""A function becomes a plan, and a plan becomes tiles: what stores, clusters and devices iterate over."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""From inputs to the NNGP and NTK of an infinitely wide network."""
+"""The way from inputs to the NNGP and NTK of an infinitely wide network."""
 
 from ntk_analysis.infinite.compute import infinite_kernel as infinite_kernel
 from ntk_analysis.infinite.kernel import Kernel as Kernel

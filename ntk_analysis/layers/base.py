@@ -90,7 +90,7 @@ class Layer(NumbersAsData):
         return False
 
     def rebuilt(self, parts: Sequence["Layer"]) -> "Layer":
-        """The same composition of other parts."""
+        """A composition of this kind and with these numbers, of other parts."""
         if parts:
             raise TypeError(f"{self} is not made of layers, got {len(parts)} to make it of")
         return self

@@ -114,7 +114,7 @@ class Serial(Combinator):
 
 @dataclass(frozen=True)
 class Repeat(Combinator):
-    """The same block, `times` times with its own parameters each time, as one scan.
+    """A block that is repeated `times` times, with its own parameters each time, as one scan.
 
     Compile time and program size do not depend on `times`. The block's output shape must be its input shape.
     """

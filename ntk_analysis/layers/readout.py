@@ -1,4 +1,4 @@
-"""From images to vectors: flattening and average pooling."""
+"""Layers that make vectors of images: flattening and average pooling."""
 
 import functools
 import math

@@ -180,7 +180,7 @@ class KernelRegressor(RegressorMixin, _KernelEstimator):  # type: ignore[misc]
             ValueError: inputs or times do not fit, or a spread is asked for without an NNGP.
 
         Warns:
-            UnresolvedPredictionWarning: that bound is above 0.01 of the largest target, and was not asked for.
+            UnresolvedPredictionWarning: the error is above 0.01 of the largest target, and was not asked for.
         """
         return self._predict(X, time, return_std, return_cov, return_error)
 

@@ -61,12 +61,12 @@ def training_curve(
     eigenvalues, which are rounding, count as zero.
 
     Args:
-        kernel: As for `analyse`.
+        kernel: the kernel, as for `analyse`.
         targets: y, (m,) or (m, outputs); of a full kernel (m C,), output by output.
         learning_rate: Positive; in gradient flow step t is time t * learning_rate.
         steps: A last step, for all steps from 0 to it, or a (t,) array of step numbers.
-        which: As for `analyse`.
-        loss: As for `analyse`; summed over outputs either way.
+        which: the part of the kernel, as for `analyse`.
+        loss: the loss, as for `analyse`; summed over outputs either way.
         initial: f_0, shaped like targets; 0 (the mean over initialisations) if not given.
         gradient_flow: exp(-x t) in the place of (1 - x)^t.
 

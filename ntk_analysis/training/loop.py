@@ -149,7 +149,7 @@ class Trainer:
                 of the remembered ones. Images are then taken in their order, and those left over are not counted.
 
         Raises:
-            ValueError: in training mode, there are fewer test images than a batch has.
+            ValueError: `training` is asked for, and there are fewer test images than a batch has.
         """
         if not training:
             return self._evaluate(state, self._resident)

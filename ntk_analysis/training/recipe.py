@@ -35,7 +35,7 @@ class Recipe:
         width: their units, None is 512; of a VGG or ResNet the channels of its first stage, None is 64.
         normalization: a name of `normalizations.TABLE` that models have; aliases become the key of `NORMALIZATIONS`.
         min_fan_in: smallest fan-in that is centered or standardised; the authors' 51, 2 for the paper's text.
-        gain: of centered weights behind a ReLU.
+        gain: factor of centered weights behind a ReLU.
         skip_scale: law of MimicNorm's scalars, "paper" or "authors".
         running_variance: variances that batch norms remember for evaluation: "unbiased", as in PyTorch, the paper's
             framework, or "biased", as in Flax.

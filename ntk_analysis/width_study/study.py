@@ -64,7 +64,7 @@ def width_study(
         make: function from a width to a network that ends in `Dense`, such as `lambda width: fully_connected(3, width,
             "batch")`.
         x: inputs (n, ...); a batch-normalised network takes them as one batch.
-        widths: at least two widths, ascending.
+        widths: two or more widths, ascending.
         seeds: number of networks drawn at each width, one for all or one for each; at least 4.
         seed: seed of all draws.
         limit: network whose infinite-width kernel is the limit; None is make(widths[0]).

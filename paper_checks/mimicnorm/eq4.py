@@ -68,11 +68,11 @@ class Expected(NamedTuple):
     """The numbers that a theory gives.
 
     Attributes:
-        dual: at CORRELATIONS, unit variances.
-        sampled: at SAMPLED, unit variances.
-        unequal: at SAMPLED, variances VARIANCES.
-        slope: at CORRELATIONS but the first, unit variances; the last one is at correlation one.
-        sampled_slope: at SAMPLED, unit variances.
+        dual: values at CORRELATIONS, unit variances.
+        sampled: values at SAMPLED, unit variances.
+        unequal: values at SAMPLED, variances VARIANCES.
+        slope: values at CORRELATIONS but the first, unit variances; the last one is at correlation one.
+        sampled_slope: values at SAMPLED, unit variances.
     """
 
     dual: np.ndarray

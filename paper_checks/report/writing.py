@@ -30,9 +30,9 @@ def write_report(folder: Path, judged: Sequence[Judged], setting: Setting, netwo
     A report that was there before stays whole until all three are written.
 
     Args:
-        folder: where to.
+        folder: folder of the report.
         judged: the claims, in the order in which they are shown.
-        setting: that they were checked with.
+        setting: the setting that they were checked with.
         network: the user's own network, as it was named; "" for the claims of papers.
 
     Raises:

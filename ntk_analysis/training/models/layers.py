@@ -42,9 +42,9 @@ class Layers:
         normalization: a name of `normalizations.TABLE` that models have; aliases become the key of `NORMALIZATIONS`.
         rngs: Flax's generators.
         centering: which layers `weight_mean` and `mimic_norm` center, and `weight_standardization` standardises.
-        gain: of centered weights behind a ReLU; `VGG_GAIN` is the paper's for VGG.
+        gain: factor of centered weights behind a ReLU; `VGG_GAIN` is the paper's for VGG.
         skip_scale: a name of `SKIP_SCALES`, the law of MimicNorm's scalars.
-        momentum: of running statistics.
+        momentum: momentum of the running statistics.
         eps: added to variances.
         running_variance: a name of `RUNNING_VARIANCES`, what batch norms remember for evaluation.
     """
