@@ -1,4 +1,4 @@
-"""The way from images to network inputs: the mean image is subtracted if wished, then |x|^2/d is scaled to variance q = 1."""
+"""Images become inputs: the mean image is subtracted if wished, then |x|^2/d is scaled to variance q = 1."""
 
 from typing import Literal, TypeAlias, get_args
 
