@@ -81,7 +81,7 @@ def relative_change(before: AnyKernel, after: AnyKernel, *, which: str = "ntk") 
 
 
 def alignment(kernel1: AnyKernel, kernel2: AnyKernel, *, which: str = "ntk") -> float:
-    """<K1, K2>_F / (|K1|_F |K2|_F), in [-1, 1], as in Cristianini et al. 2001. It raises what `kernel_distance` does."""
+    """<K1, K2>_F / (|K1|_F |K2|_F), in [-1, 1], Cristianini et al. 2001. It raises what `kernel_distance` does."""
     first, second = _pair(kernel1, kernel2, which)
     return _cosine(_unit(first), _unit(second))
 
@@ -109,8 +109,8 @@ def centered_alignment(kernel1: AnyKernel, kernel2: AnyKernel, *, unbiased: bool
         which: the part of a `Kernel` or `EmpiricalKernel` to take.
 
     Raises:
-        ValueError: `kernel_distance` raises it; or a kernel that is zero once centered, up to rounding; with `unbiased`, one
-            that is not symmetric, has fewer than 4 inputs or pairs of outputs.
+        ValueError: `kernel_distance` raises it; or a kernel is zero once centered, up to rounding; or, with `unbiased`,
+            it is not symmetric, or has fewer than 4 inputs or pairs of outputs.
 
     Warns:
         UnresolvedAlignmentWarning: rounding may have moved the result by more than 0.01.
