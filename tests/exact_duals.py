@@ -4,9 +4,9 @@ Ten have closed forms. Of five others, without any, benchmarks/drawn_duals.py ha
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -141,6 +141,7 @@ def judged(name: str, count: int | None = None) -> Judged:
     if name in EXACT:
         function, *formulas = EXACT[name]
         cases = drawn(count or CASES)
+        true: list[Callable[..., Iterable[Any]]]
         true = [lambda i, f=formula: _by_formula(f, *cases[:, i]) for formula in formulas]
     else:
         function, table = COMPUTED[name], json.loads(TABLE.read_text())

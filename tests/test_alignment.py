@@ -80,8 +80,8 @@ def test_invariances(seed, log_scale):
         assert compare(b, a) == pytest.approx(value, abs=ROUNDING)
         assert compare(scale * a, b) == pytest.approx(value, abs=ROUNDING)
         assert compare(a[np.ix_(order, order)], b[np.ix_(order, order)]) == pytest.approx(value, abs=ROUNDING)
-    for compare in (kernel_distance, alignment, relative_change):  # centering singles out the vector of ones
-        assert compare(Q @ a @ Q.T, Q @ b @ Q.T) == pytest.approx(compare(a, b), rel=1e-10)
+    for turned in (kernel_distance, alignment, relative_change):  # centering singles out the vector of ones
+        assert turned(Q @ a @ Q.T, Q @ b @ Q.T) == pytest.approx(turned(a, b), rel=1e-10)
     assert centered_alignment(a + 5 * a.max(), b) == pytest.approx(centered_alignment(a, b), abs=1e-11)
     assert relative_change(scale * a, scale * b) == pytest.approx(relative_change(a, b), rel=1e-10)
 
@@ -140,7 +140,7 @@ def test_what_rounding_leaves_of_a_centered_kernel_is_refused_or_stated_or_good(
     limits = jnp.finfo(dtype)
     offsets = np.geomspace(1e-2, 4, 9) / float(limits.eps) ** 0.5  # entries of offset^2 against a spread of about 1
     held = [offset_kernels(dtype, offset) for offset in offsets if 32 * offset**2 < float(limits.max)]
-    outcomes = {outcome(*kernels, unbiased) for kernels in held for unbiased in (False, True)}
+    outcomes = {outcome(exact, rounded, unbiased) for exact, rounded in held for unbiased in (False, True)}
     assert outcomes == {"stated", "refused"} | ({"good"} if limits.bits > 16 else set())  # too few digits on 32 inputs
 
 

@@ -238,7 +238,8 @@ def test_any_network_is_a_function_of_the_angle_on_inputs_of_one_norm(name, dtyp
 @pytest.mark.full  # refusals of a private function
 def test_whose_norms_have_to_be_one(at_any_number_on_one_norm):
     network, x = ON_ONE_NORM["layer norm"], at_any_number_on_one_norm
-    assert_alike(*both(network, x[:5], x[3:]), 20 * TOLERANCE["float64"])
+    fast, slow = both(network, x[:5], x[3:])
+    assert_alike(fast, slow, 20 * TOLERANCE["float64"])
     assert infinite_kernel(network, x[:5], 1.0001 * x[3:]).approximation_error == 0
     program = jax.jit(lambda x: infinite_kernel(network, x).approximation_error)
     assert program(x) == 0, "norms are not known under a trace"
@@ -275,7 +276,9 @@ def test_few_inputs_take_the_recursion_and_many_the_angle(at_any_size, monkeypat
 def test_the_measured_error_bounds_that_of_any_pair(name):
     """With a degree too low for rounding to matter: measured at 501 angles it is within 2 per cent of the largest."""
     with jax.enable_x64(True):
-        function, checks = fitted(NETWORKS[name], "float64")
+        found = fitted(NETWORKS[name], "float64")
+        assert found is not None
+        function, checks = found
         assert measured_error(function, checks, "float64") < TOLERANCE["float64"]
         poor = replace(function, far=function.far[:, :9])
         error = measured_error(poor, checks, "float64")

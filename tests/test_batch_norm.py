@@ -1,6 +1,7 @@
 """Batch normalisation at finite batch size: golden values, Monte Carlo, adjointness, fixed point, clear refusals."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,7 @@ def covariance(kind, B):
 
 
 # golden values: second derivation by mpmath and an independent quadrature
-GOLDEN = {
+GOLDEN: dict[tuple[str, str, int], list[float | None]] = {
     ("nngp", "relu", 4): [0.53781998, 0.10627859, 0.07471132],
     ("nngp", "relu", 16): [0.57125100, 0.27541762, 0.15374706],
     ("push", "relu", 4): [0.72474717, -0.15851613, -0.23848209, 2.67304684],
@@ -58,8 +59,8 @@ GOLDEN = {
 )
 def test_golden_values(operation, name, B):
     """Golden values, Sigma = exp(-d/3) + I/2, Theta = 1/(1 + d), M = cos d with d = |i - j|."""
-    other = {"nngp": (), "push": (tangent(B),), "pull": (np.cos(distances(B)),)}[operation]
-    A = getattr(batch_norm, operation)(exponential(B), *other, name)
+    others: dict[str, tuple[Any, ...]] = {"nngp": (), "push": (tangent(B),), "pull": (np.cos(distances(B)),)}
+    A = getattr(batch_norm, operation)(exponential(B), *others[operation], name)
     computed = [A[0, 0], A[0, 1], A[0, -1], np.trace(A)]
     for value, golden in zip(computed, GOLDEN[operation, name, B], strict=False):
         assert golden is None or value == pytest.approx(golden, abs=6e-9)

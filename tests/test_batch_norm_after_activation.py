@@ -50,6 +50,8 @@ def test_agrees_with_monte_carlo(name, kind):
         X[1] = X[0]
         sigma = X @ X.T / 4
     sampled = after_activation(sigma, THETA, name, 0.1, samples=2**10)
+    assert sampled.pushed is not None
+    assert sampled.pushed_error is not None
     x = jnp.asarray(gaussian_draws(sigma, draws))
     samples = one_draw(x, jnp.asarray(THETA), 0.1, activations.get(name))
     results = [
@@ -73,6 +75,8 @@ def test_agrees_with_monte_carlo(name, kind):
 @pytest.mark.parametrize("eps", [0.1, 1e-3])
 def test_a_linear_activation_has_closed_forms(eps):
     sampled = after_activation(SIGMA, THETA, "identity", eps, samples=2**12)
+    assert sampled.pushed is not None
+    assert sampled.pushed_error is not None
     assert np.all(np.abs(sampled.nngp - nngp(SIGMA, "identity", eps)) <= 5 * sampled.nngp_error)
     assert np.all(np.abs(sampled.pushed - push(SIGMA, THETA, "identity", eps)) <= 5 * sampled.pushed_error)
     assert np.all(np.abs(sampled.mean) <= 5 * sampled.mean_error)
@@ -96,6 +100,7 @@ def test_quasi_monte_carlo_beats_monte_carlo(name, nngp_gain, push_gain):
     samples, repeats = 2**12, 16
     sampled = after_activation(SIGMA, THETA, name, 0.1, samples=samples, repeats=repeats)
     plain = one_draw(jnp.asarray(gaussian_draws(SIGMA, 40_000)), jnp.asarray(THETA), 0.1, activations.get(name))
+    assert sampled.pushed_error is not None
     for error, draws, gain in ((sampled.nngp_error, plain[1], nngp_gain), (sampled.pushed_error, plain[2], push_gain)):
         plain_error = np.std(draws, axis=0) / np.sqrt(samples * repeats)
         assert np.mean(plain_error**2) > gain**2 * np.mean(error**2)
@@ -104,6 +109,7 @@ def test_quasi_monte_carlo_beats_monte_carlo(name, nngp_gain, push_gain):
 def test_invariants_and_determinism():
     sampled = after_activation(SIGMA, THETA, samples=2**8)
     again = after_activation(SIGMA, THETA, samples=2**8)
+    assert sampled.pushed is not None
     np.testing.assert_array_equal(sampled.pushed, again.pushed)
     assert not np.array_equal(sampled.nngp, after_activation(SIGMA, THETA, samples=2**8, seed=1).nngp)
     # y has mean zero over the batch; eps and dead batches keep the trace below B

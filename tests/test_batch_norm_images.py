@@ -1,5 +1,7 @@
 """Batch normalisation of images: golden values, a dense recursion in NumPy, vectors, finite networks."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -53,7 +55,7 @@ class LoopedBatch(LoopedKernel):
     def __init__(self, x, weights):
         super().__init__(x)
         self.of_images = weights
-        self.waits = None
+        self.waits: Any = None
 
     def normalized(self, function):
         layer, self.waits = self.waits, None
@@ -124,7 +126,7 @@ def test_images_of_one_position_are_vectors(statistics):
     x = np.random.default_rng(1).standard_normal((9, 1, 1, 4)) + 0.3
     network = networks.convolutional(2, 1, "batch", eps=0.1, kernel_size=1)
     of_vectors = networks.fully_connected(2, 1, "batch", eps=0.1)
-    new = {} if statistics is None else {"x2": x[7:], "statistics": "x1"}
+    new: dict[str, Any] = {} if statistics is None else {"x2": x[7:], "statistics": "x1"}
     flat = {name: value if isinstance(value, str) else value[:, 0, 0] for name, value in new.items()}
     count = None if statistics is None else 7
     actual, expected = infinite_kernel(network, x[:count], **new), infinite_kernel(of_vectors, x[:count, 0, 0], **flat)

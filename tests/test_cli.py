@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -87,7 +88,7 @@ def read_as_the_page_says(folder, record, eigenvalues):
     page = (Path(__file__).parent.parent / "docs" / "commands.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"^```py\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     (folder / "k.npz").rename(folder / "kernel.npz")
-    names = {}
+    names: dict[str, Any] = {}
     with contextlib.chdir(folder):
         exec(compile(code, "commands.md", "exec"), names)
         with names["arrays"] as arrays:

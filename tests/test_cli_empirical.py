@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 from ntk_analysis import cli, data
 from ntk_analysis.cli.progress import progress
-from ntk_analysis.empirical import empirical_nngp, empirical_ntk, open_kernel, plan
+from ntk_analysis.empirical import EmpiricalKernel, empirical_nngp, empirical_ntk, open_kernel, plan
 from ntk_analysis.empirical.store import KernelStore
 from ntk_analysis.networks import fully_connected
 
@@ -57,7 +58,7 @@ def run(monkeypatch, capsys, tmp_path):
 
 def given():
     """The network of FILE, as Python has it."""
-    names = {}
+    names: dict[str, Any] = {}
     exec(FILE, names)
     return names["network"]()
 
@@ -73,6 +74,7 @@ SMALL = ("net.py:network", "--method", "jacobian", "--coupled", "no", "--memory"
 
 def test_a_drawn_network(run):
     """The arguments reach the library; float64 is the same network, of which float32 is a rounding."""
+    network: tuple[str | float, ...]
     network = ("--depth", 1, "--width", 8, "--classes", 3, "--activation", "tanh", "--normalization", "weight_mean")
     network += ("--w-var", 1.5, "--b-var", 0.1, "--seed", 5, "--count", 9, "--images", "images.npy")
     network += ("--method", "jacobian")  # whose plan alone is traced, not that of each method
@@ -103,7 +105,9 @@ def test_a_given_network(run):
         assert status == 0, err
         assert f"{kernel} (7, 7, 2) float64 (diagonal)" in out
         expected = compute(f, params, chosen, layout="diagonal").values
-        np.testing.assert_allclose(open_kernel(kernel).values, expected, rtol=1e-12, atol=1e-12)
+        stored = open_kernel(kernel)
+        assert isinstance(stored, EmpiricalKernel)
+        np.testing.assert_allclose(stored.values, expected, rtol=1e-12, atol=1e-12)
     assert "finished before" in run(*call, "--store", "nngp")[1]
     status, _, err = run(*call, "--store", "nngp", "--count", 8)
     assert status == 2
@@ -135,7 +139,7 @@ def test_a_killed_command_goes_on_to_the_same_bits(run, tmp_path):
 
 def test_ctrl_c(run, monkeypatch):
     write = KernelStore.write
-    kept = []
+    kept: list[Any] = []
 
     def interrupted(store, i, j, tile):
         if len(kept) == 3:

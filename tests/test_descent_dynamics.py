@@ -1,5 +1,7 @@
 """Finite networks under gradient descent, against their own tangent kernel and the identities of a last batch norm."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -167,14 +169,12 @@ def test_bad_scale_invariance():
     with pytest.raises(TypeError, match="does not end in LastBatchNorm"):
         scale_invariance(plain, drawn(plain), X, Y, learning_rate=0.1, steps=2)
     network = fully_connected(1, 4, outputs=2, last_batch_norm=True)
-    for change, message in [
-        ({"learning_rate": 0.0}, "positive"),
-        ({"batch": 2}, "batch of 2"),
-        ({"steps": 0}, "steps"),
-    ]:
-        arguments = {"learning_rate": 0.1, "steps": 2} | change
+    plain_arguments: dict[str, Any] = {"learning_rate": 0.1, "steps": 2}
+    changes: dict[str, dict[str, Any]]
+    changes = {"positive": {"learning_rate": 0.0}, "batch of 2": {"batch": 2}, "steps": {"steps": 0}}
+    for message, change in changes.items():
         with pytest.raises(ValueError, match=message):
-            scale_invariance(network, drawn(network), X, Y, **arguments)
+            scale_invariance(network, drawn(network), X, Y, **plain_arguments | change)
     branched = Serial(Dense(4), Residual(Dense(4)), Dense(2), LastBatchNorm())
     with pytest.raises(TypeError, match="no norms by layer"):
         scale_invariance(branched, drawn(branched), X, Y, learning_rate=0.1, steps=2)

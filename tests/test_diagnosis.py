@@ -64,12 +64,18 @@ def test_the_verdict_is_mean_fields_beside_it(digits):
     depth, width = 12, 64
     network, field, phase = deep("weight mean", depth, width)
     found = diagnose(network, drawn(network, digits), digits)
+    assert found.field is not None
     assert found.verdict.phase == found.field.phase == phase == field.phase
     assert_chi_1(found, field, depth)
-    # one network's correlations wander by some sqrt(depth/width) on the way
-    np.testing.assert_allclose(found.layers.measured, found.layers.predicted, atol=math.sqrt(depth / width))
-    np.testing.assert_allclose(found.layers.measured[:2], found.layers.predicted[:2], atol=3 / math.sqrt(width))
+    assert_correlations(found.layers, depth, width)
     assert "nan" not in found.summary() + json.dumps(found.record(), allow_nan=False)
+
+
+def assert_correlations(layers, depth, width):
+    """As predicted: one network's correlations wander by some sqrt(depth/width) on the way."""
+    assert layers is not None
+    np.testing.assert_allclose(layers.measured, layers.predicted, atol=math.sqrt(depth / width))
+    np.testing.assert_allclose(layers.measured[:2], layers.predicted[:2], atol=3 / math.sqrt(width))
 
 
 def assert_chi_1(found, field, depth):
@@ -104,9 +110,8 @@ def test_the_evidence_tells_the_phases_apart(digits):
     assert ordered.growth.outputs_alike > 0.99 > critical.growth.outputs_alike > 0.5 > abs(chaotic.growth.outputs_alike)
     assert ordered.trace.condition_number > critical.trace.condition_number > 3 * chaotic.trace.condition_number
     for found in (ordered, critical, chaotic):
-        # one network's correlations wander by some sqrt(depth/width) on the way
-        np.testing.assert_allclose(found.layers.measured, found.layers.predicted, atol=math.sqrt(DEPTH / WIDTH))
-        np.testing.assert_allclose(found.layers.measured[:2], found.layers.predicted[:2], atol=3 / math.sqrt(WIDTH))
+        assert_correlations(found.layers, DEPTH, WIDTH)
+        assert found.field is not None
         assert found.field.phase == found.verdict.phase
 
 
@@ -117,6 +122,7 @@ def test_without_biases_relu_keeps_its_correlations_at_any_gain(digits):
     network = fully_connected(DEPTH, 64, "none", "relu", outputs=OUTPUTS, w_var=1.5)
     found = diagnose(network, drawn(network, digits), digits)
     assert found.verdict.phase == "critical"
+    assert found.field is not None
     assert found.field.phase == "ordered"
     assert found.growth.scale < 0.01
     assert "relative to it 1" in found.summary()
@@ -178,7 +184,7 @@ def test_what_is_said_to_decide_decides(gain, error):
     products = 6
     undecided = verdict_of(growth(gain, error), products, 0.5)
     assert undecided.phase == "not decidable"
-    layers = int(re.search(r"about (\d+) layers", undecided.reason)[1])
+    layers = int(re.findall(r"about (\d+) layers", undecided.reason)[0])
     for depth, decided in ((layers, True), (layers - 1, False)):
         scale = depth / (products - 1)
         found = verdict_of(growth(gain * scale, error * math.sqrt(scale)), depth + 1, 0.5)
@@ -262,7 +268,7 @@ def test_twelve_layers_are_decided(name, digits, monkeypatch):
     network = fully_connected(12, 128, "none", activation, outputs=OUTPUTS, w_var=w_var, b_var=b_var)
     compiled = jax.jit(network.apply)  # once for all draws
     pulled = jax.jit(lambda params, x, key: growth_module._pulled(compiled, params, x, key))
-    monkeypatch.setattr(growth_module.jax, "jit", lambda function: pulled)
+    monkeypatch.setattr(jax, "jit", lambda function: pulled)
     found = [
         verdict_of(measured_growth(compiled, drawn(network, digits, seed), jnp.asarray(digits), seed), 13, 0.5).phase
         for seed in range(20)
@@ -298,6 +304,7 @@ def test_spectra_and_learning_rate_are_the_dense_kernels():
     x = draw(6, 8, seed=1)
     found = diagnose(linear, {"w": draw(8, 3)}, x)
     eigenvalues = np.linalg.eigvalsh(x @ x.T)
+    assert found.full is not None
     for spectrum in (found.trace, found.full):
         np.testing.assert_allclose(spectrum.condition_number, eigenvalues[-1] / eigenvalues[0], rtol=1e-9)
     np.testing.assert_allclose(found.spectrum.learning_rate, 2 / eigenvalues[-1], rtol=1e-12)
@@ -453,8 +460,9 @@ def scaled(scale, digits):
 
 @pytest.mark.parametrize(("scale", "words"), [(1e-30, "is zero in float32"), (2e-18, "underflows float32")])
 def test_kernels_that_underflow_say_so(scale, words, digits):
+    f, params = scaled(scale, digits)
     with pytest.raises(ValueError, match=words) as caught:
-        diagnose(*scaled(scale, digits), digits)
+        diagnose(f, params, digits)
     assert "\n" not in str(caught.value)
 
 

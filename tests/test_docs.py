@@ -7,6 +7,7 @@ import inspect
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -41,7 +42,8 @@ def as_a_user_has_it(monkeypatch, tmp_path):
 @pytest.mark.parametrize("page", [*QUICK, *full(*(page for page in RUN if page not in QUICK))])
 def test_the_page_prints_what_it_says(page, as_a_user_has_it):
     """A block of text behind one of Python is what that prints, unless its title says "for instance"."""
-    names, printed = {}, ""
+    names: dict[str, Any] = {}
+    printed = ""
     for language, title, body in BLOCK.findall((DOCS / page).read_text("utf-8")):
         if language == "python":
             with contextlib.redirect_stdout(io.StringIO()) as out:
@@ -123,7 +125,7 @@ def test_pictures_are_small_and_there():
 
 def test_every_command_line_exists():
     text = "".join((DOCS / page).read_text("utf-8") for page in PAGES)
-    commands = typer.main.get_command(app).commands
+    commands = typer.main.get_group(app).commands
     lines = re.findall(r"ntk-analysis (\w+)([^`\n]*)", text)
     assert len(lines) > 10
     for name, rest in lines:

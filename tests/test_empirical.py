@@ -318,6 +318,8 @@ def test_planned_memory_is_no_less_than_what_xla_takes(layout):
     programs = tile_programs(plain, "jacobian", layout)
     params, side = jax.tree.map(jnp.asarray, (PARAMS, Side(x)))
     left = programs.prepare(params, side)
+    assert isinstance(programs.contract, jax.stages.Wrapped)
+    assert isinstance(programs.square, jax.stages.Wrapped)
     for counted, program in (
         (
             plan(plain, PARAMS, x, x, layout=layout, method="jacobian").memory_bytes,
@@ -326,6 +328,7 @@ def test_planned_memory_is_no_less_than_what_xla_takes(layout):
         (MARGIN * program_cost(programs.square, params, side)[0].memory_bytes, programs.square.lower(params, side)),
     ):
         taken = program.compile().memory_analysis()
+        assert taken is not None
         total = taken.temp_size_in_bytes + taken.argument_size_in_bytes + taken.output_size_in_bytes
         assert total <= counted
 

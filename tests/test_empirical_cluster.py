@@ -1,11 +1,13 @@
 """Kernels on a cluster of worker processes: one dies in the middle of a tile, another is killed from outside."""
 
+import importlib
 import itertools
 import multiprocessing
 import os
 import signal
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -62,7 +64,7 @@ def threads():
 def test_workers_compute_what_one_process_does(threads, tmp_path):
     on = Cluster(threads)
     assert (on.parallel, on.share) == (2, 2)
-    seen = []
+    seen: list[Any] = []
     call = {"memory": MEMORY, "store": tmp_path / "k"} | OPTIONS
     found = empirical_ntk(Deadly(""), PARAMS, X, on=on, track=lambda s, _: map(seen.append, s), **call)
     assert len(seen) == TILES
@@ -79,7 +81,7 @@ def test_continues_what_one_process_began(cluster, tmp_path):
     call = {"memory": MEMORY, "store": tmp_path / "k"} | OPTIONS
     with pytest.raises(InterruptedError):
         empirical_ntk(Deadly(""), PARAMS, X, track=track, **call)
-    seen = []
+    seen: list[Any] = []
     on = Cluster(cluster.scheduler_address)
     assert 1 <= on.share <= on.parallel <= WORKERS
     found = empirical_ntk(Deadly(""), PARAMS, X, on=on, track=lambda s, _: map(seen.append, s) and s, **call)
@@ -130,7 +132,7 @@ def test_errors(threads, tmp_path, monkeypatch):
 def test_a_module_that_workers_do_not_have(cluster, tmp_path, monkeypatch):
     (tmp_path / "only_here.py").write_text("def f(params, x):\n    return x @ params['in'] @ params['out']\n")
     monkeypatch.syspath_prepend(tmp_path)
-    from only_here import f as elsewhere
+    elsewhere = importlib.import_module("only_here").f
 
     store = tmp_path / "k"
     one_line(

@@ -1,6 +1,7 @@
 """Results that are not finite: one error for kernels, stores and regressors, with the pair and the cause."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 
 from ntk_analysis.common.finite import require_finite
 from ntk_analysis.empirical import empirical_nngp, empirical_ntk, open_kernel, plan
-from ntk_analysis.layers import Activation, Conv, Dense, Flatten, Serial
+from ntk_analysis.layers import Activation, Conv, Dense, Flatten, Layer, Serial
 from ntk_analysis.regression import KernelRegressor
 
 from .test_empirical_store import MEMORY, OPTIONS
@@ -111,7 +112,7 @@ def test_infinite_outputs_of_no_slope_have_a_tangent_kernel():
 
 def test_a_store_keeps_what_was_finite(tmp_path):
     """And takes no tile that is not, however often it is asked."""
-    small = OPTIONS | {"coupled": False}
+    small: dict[str, Any] = OPTIONS | {"coupled": False}
     memory = plan(log, PARAMS, NEGATIVE[:2], NEGATIVE[:2], **small).memory_bytes
     small |= {"memory": memory, "store": tmp_path / "k"}
     for _ in range(2):
@@ -172,7 +173,7 @@ def test_the_rule_itself():
         require_finite(np.array([0, np.nan]), "y")
 
 
-DEAD = {
+DEAD: dict[str, tuple[Dense | Conv, tuple[int, ...], tuple[Layer, ...]]] = {
     "Dense": (Dense(4, b_var=0.1, standardize=True), (5, 10), ()),
     "Conv": (Conv(4, 3, standardize=True), (5, 6, 6, 2), (Flatten(),)),
 }
@@ -219,5 +220,5 @@ def test_kernels_of_networks_with_dead_units(name):
     params, x = with_dead_units(layer, shape)
     shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), shape)[1])
     params = (params, *jax.tree.map(lambda leaf: draw(*leaf.shape), shapes[1:]))
-    found = [empirical_ntk(network, params, x, method=method).ntk for method in ("layerwise", "jacobian")]
-    np.testing.assert_allclose(*found, rtol=0, atol=1e-13 * np.max(found[1]))
+    found, expected = (empirical_ntk(network, params, x, method=method).ntk for method in ("layerwise", "jacobian"))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13 * np.max(expected))

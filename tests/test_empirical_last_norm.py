@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from ntk_analysis.empirical import Tiles, empirical_ntk, plan
+from ntk_analysis.empirical.layouts import LAYOUTS
 from ntk_analysis.layers import Activation, BatchNorm, Conv, Dense, Flatten, LastBatchNorm, LayerNorm, Serial
 from ntk_analysis.networks import fully_connected
 
-from .test_empirical import LAYOUTS, assert_close, dense, drawn, in_layout
+from .test_empirical import assert_close, dense, drawn, in_layout
 from .tiers import full
 
 RELU = Activation("relu")

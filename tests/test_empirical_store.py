@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntk_analysis.empirical import TilePlan, empirical_nngp, empirical_ntk, open_kernel, plan
+from ntk_analysis.empirical import EmpiricalKernel, TilePlan, empirical_nngp, empirical_ntk, open_kernel, plan
 from ntk_analysis.networks import fully_connected
 
 from .test_empirical import drawn
@@ -43,6 +44,16 @@ TILES = 21  # 6 x 6, upper triangle
 
 class Stop(BaseException):
     """What no code catches, as a kill."""
+
+
+def kept_in(seen):
+    """Keeps the steps that are told, before the first one is done."""
+
+    def track(steps, description):
+        seen.extend(steps)
+        return seen
+
+    return track
 
 
 def stop_after(tiles):
@@ -85,7 +96,9 @@ def test_store_holds_what_memory_holds(tmp_path, layout):
             found = compute(f, PARAMS, X, x2, store=path / which, **given)
             np.testing.assert_array_equal(getattr(found, which), expected)
             np.testing.assert_array_equal(found.values[2:9, 3], expected[2:9, 3])
-            np.testing.assert_array_equal(np.asarray(open_kernel(path / which).values), expected)
+            stored = open_kernel(path / which)
+            assert isinstance(stored, EmpiricalKernel)
+            np.testing.assert_array_equal(np.asarray(stored.values), expected)
             assert (found.values.shape, found.values.ndim, len(found.values)) == (expected.shape, expected.ndim, 11)
             assert found.values.dtype == expected.dtype
 
@@ -113,8 +126,8 @@ def test_resumes_with_the_same_bits(tmp_path):
     assert interrupted(tmp_path / "k") == 10, "continues, does not begin anew"
     with pytest.raises(ValueError, match="11 of 21 tiles"):
         open_kernel(tmp_path / "k")
-    seen = []
-    found = empirical_ntk(net, PARAMS, X, store=tmp_path / "k", track=lambda s, _: seen.extend(s) or seen, **SMALL)
+    seen: list[Any] = []
+    found = empirical_ntk(net, PARAMS, X, store=tmp_path / "k", track=kept_in(seen), **SMALL)
     assert len(seen) == TILES - 10
     np.testing.assert_array_equal(found.ntk, expected.ntk)
     empirical_ntk(net, PARAMS, X, store=tmp_path / "k", track=stop_after(0), **SMALL)  # nothing left to do
@@ -181,8 +194,8 @@ def test_killed_with_sigkill(tmp_path):
     left = [tmp_path / "k" / "job-1.pickle", tmp_path / "k" / "kernel" / "c" / "0" / "0.1.partial"]
     for path in left:
         path.write_text("what a kill at another moment leaves")
-    seen = []
-    found = empirical_ntk(net, PARAMS, x, store=tmp_path / "k", track=lambda s, _: seen.extend(s) or seen, **SMALL)
+    seen: list[Any] = []
+    found = empirical_ntk(net, PARAMS, x, store=tmp_path / "k", track=kept_in(seen), **SMALL)
     assert len(seen) == 210 - done
     assert not any(path.exists() for path in left)
     np.testing.assert_array_equal(found.ntk, empirical_ntk(net, PARAMS, x, **SMALL).ntk)
@@ -202,7 +215,7 @@ def test_disk_full_half_way(tmp_path, monkeypatch):
             empirical_ntk(net, PARAMS, X, store=tmp_path / "k", **SMALL)
     assert caught.value.errno == errno.ENOSPC
     assert "\n" not in str(caught.value)
-    seen = []
-    found = empirical_ntk(net, PARAMS, X, store=tmp_path / "k", track=lambda s, _: seen.extend(s) or seen, **SMALL)
+    seen: list[Any] = []
+    found = empirical_ntk(net, PARAMS, X, store=tmp_path / "k", track=kept_in(seen), **SMALL)
     assert len(seen) == TILES - 5
     np.testing.assert_array_equal(found.ntk, empirical_ntk(net, PARAMS, X, **SMALL).ntk)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ntk_analysis import spectrum
-from ntk_analysis.empirical import empirical_ntk, open_kernel
+from ntk_analysis.empirical import EmpiricalKernel, empirical_ntk, open_kernel
 
 from .damages import DAMAGES, flip, truncated
 from .test_empirical_store import PARAMS, SMALL, X, interrupted, net
@@ -39,10 +39,16 @@ def resumed(path):
     return empirical_ntk(net, PARAMS, INPUTS, store=path, **SMALL).ntk
 
 
+def stored(path, **options):
+    found = open_kernel(path, **options)
+    assert isinstance(found, EmpiricalKernel)
+    return found
+
+
 def refusal(path, **options):
     """The one line by which a damaged store is refused."""
     with pytest.raises((ValueError, OSError)) as caught:
-        np.asarray(open_kernel(path, **options).values)
+        np.asarray(stored(path, **options).values)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
     return str(caught.value)
@@ -150,7 +156,7 @@ def test_an_unfinished_store_is_checked_too(tmp_path):
 
 def test_damage_after_opening(path):
     """A store is read where it is indexed: a chunk that is damaged meanwhile is never numbers."""
-    values = open_kernel(path).values
+    values = stored(path).values
     flip(path / CHUNK)
     assert np.isfinite(values[2:, 2:]).all()
     for index in ((0, 2), (slice(None), 2)):

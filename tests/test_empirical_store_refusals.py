@@ -5,6 +5,7 @@ import functools
 import json
 import shutil
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -109,7 +110,7 @@ def closing_over(state):
 
 @pytest.mark.parametrize("change", ["a number", *full("an entry of no use", "in place")])
 def test_state_that_changed_is_another_function(tmp_path, change):
-    state = {"scale": 1.0, "table": np.zeros((50, 2))}
+    state: dict[str, Any] = {"scale": 1.0, "table": np.zeros((50, 2))}
     f = closing_over(state)
     empirical_ntk(f, PARAMS, X, store=tmp_path / "k", **SMALL)
     if change == "a number":

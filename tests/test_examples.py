@@ -63,4 +63,5 @@ def test_all_parameters_are_in_its_kernel(path):
 def test_the_phases_are_found_in_twelve_layers(phase):
     f, params, x = load_network(f"{EXAMPLES[0].parent / 'phases.py'}:{phase}")
     found = diagnose(f, params, x)
+    assert found.field is not None
     assert found.verdict.phase == found.field.phase == phase

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import jax
 import matplotlib.pyplot as plt
@@ -141,7 +142,7 @@ def test_condition_numbers_of_parts_are_those_of_each_part(drawn):
     np.testing.assert_allclose(found[0, 0, :6], alone, rtol=1e-11)
 
 
-class Deadly(Config):
+class Deadly(Config):  # type: ignore[misc]  # mypy does not know ntk_analysis.figures by this name
     """Kills the process that receives it."""
 
     def __reduce__(self):
@@ -168,6 +169,7 @@ def test_ctrl_c_ends_all_processes_and_leaves_whole_figures(tmp_path):
     with subprocess.Popen(
         [*COMMAND, "--out", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
+        assert process.stdout is not None
         told = [process.stdout.readline().decode() for _ in range(2)]  # the list, and the first figure
         process.send_signal(signal.SIGINT)
         try:
@@ -240,7 +242,7 @@ def test_each_figure_is_announced_when_it_is_there(capsys):
             yield name, found
             told.append(capsys.readouterr().out)
 
-    told = []
+    told: list[Any] = []
     announce(done(), ["fig4", "fig2"], Path("out"))
     first, second = (line.split(maxsplit=5) for line in told)
     assert [*first[:3], first[5]] == ["1", "of", "2", f"{Path('out/fig2.png')}  (300 images of MNIST), left: fig4\n"]

@@ -14,6 +14,7 @@ from flax import nnx
 from ntk_analysis.descent import linearised
 from ntk_analysis.diagnosis import diagnose, load_network
 from ntk_analysis.empirical import empirical_nngp, empirical_ntk, plan
+from ntk_analysis.flax_networks.linen import LinenFunction
 from ntk_analysis.networks import from_linen, from_nnx
 
 from .tiers import full
@@ -71,7 +72,7 @@ def moved(tree):
 def variables():
     with jax.enable_x64(False):
         found = Linen().init(jax.random.key(0), X, train=False)
-        return found | {"batch_stats": moved(found["batch_stats"]), "calls": moved(found["calls"])}
+        return {**found, "batch_stats": moved(found["batch_stats"]), "calls": moved(found["calls"])}
 
 
 @pytest.fixture(scope="module")
@@ -351,7 +352,9 @@ def test_a_mode_that_the_model_does_not_follow():
         ValueError, match=r"got mode='eval', but the model calls BatchNorm BatchNorm_0 in training mode"
     ):
         from_linen(stubborn, made, X)
-    assert from_linen(stubborn, made, X, "train")[0].mode == "train"
+    f = from_linen(stubborn, made, X, "train")[0]
+    assert isinstance(f, LinenFunction)
+    assert f.mode == "train"
     with pytest.raises(ValueError, match="BatchNorm BatchNorm_0, Dropout Dropout_0 in evaluation mode"):
         from_linen(frozen, frozen.init(jax.random.key(0), X), X, "train")
     with pytest.raises(ValueError, match="got mode='eval', but the model calls BatchNorm norm, Dropout dropout in tra"):

@@ -45,6 +45,7 @@ def interrupted(*command, begun=None, after=0.0, **options):
     whole = [sys.executable, "-c", DEFAULT, sys.executable, *command]
     process = subprocess.Popen(whole, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
     if begun:
+        assert process.stdout is not None
         assert process.stdout.readline() == begun
     time.sleep(after)
     process.send_signal(signal.SIGINT)

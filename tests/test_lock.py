@@ -31,6 +31,7 @@ HOLDER += "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep
 @pytest.mark.full  # starts a process
 def test_a_killed_process_holds_nothing(tmp_path):
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         with pytest.raises(BlockingIOError), locked(tmp_path):
             pass

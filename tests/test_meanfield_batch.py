@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +64,8 @@ def test_large_batches_grow_like_weight_centering(name):
     assert found.chi_1 == pytest.approx(centered.chi_1, rel=1e-13)
     if name != "identity":  # there every correlation is fixed
         (zero,) = [point for point in centered.fixed_points if point.stable]
-        assert (zero.correlation, zero.slope) == (0, pytest.approx(found.eigenvalues.correlations, abs=1e-14))
+        assert zero.correlation == 0
+        assert zero.slope == pytest.approx(found.eigenvalues.correlations, abs=1e-14)
 
 
 @pytest.mark.parametrize("name", ["relu", "leaky_relu(-3)", *full("leaky_relu(0.2)", "abs", "identity")])
@@ -163,9 +165,9 @@ def test_the_recursion_of_a_network_reaches_the_rate_and_the_condition_number():
     sigma = theta = x @ x.T / 20
     G = np.eye(B) - 1 / B
     for _ in range(60):
-        nngp = batch_norm.nngp(sigma)
+        nngp = np.asarray(batch_norm.nngp(sigma))
         before = np.trace(G @ theta)
-        sigma, theta = 2 * nngp, 2 * (nngp + batch_norm.push(sigma, theta))
+        sigma, theta = 2 * nngp, 2 * (nngp + np.asarray(batch_norm.push(sigma, theta)))
     found = field(B)
     assert np.trace(G @ theta) / before == pytest.approx(found.chi_1, rel=1e-8)
     assert np.linalg.cond(theta) == pytest.approx(found.condition_number, rel=1e-6)
@@ -176,8 +178,9 @@ def test_names_variances_and_precision():
     assert isinstance(reference, BatchNormField)
     assert isinstance(analyse("relu"), MeanField)
     # undone by batch normalisation, hence without effect
+    plain: dict[str, Any] = {"normalization": "batch", "batch_size": 8}
     for arguments in ({"normalization": "Batch-Norm"}, {"w_var": 0.3, "b_var": 5.0}, {"batch_size": np.int64(8)}):
-        assert analyse("relu", **{"normalization": "batch", "batch_size": 8} | arguments) == reference
+        assert analyse("relu", **plain | arguments) == reference
     with jax.enable_x64(False):
         assert field(8) == reference
 

@@ -58,7 +58,7 @@ def test_one_batch_is_the_exact_kernel(name):
         linear = batch_norm.nngp(sigma, "identity", weights=weights)
         assert linear[0, 0] == pytest.approx(1, rel=1e-10)
         expected.append(linear[-1, -1])
-        sigma = gain * batch_norm.nngp(sigma, name, weights=weights)
+        sigma = gain * np.asarray(batch_norm.nngp(sigma, name, weights=weights))
     found = evaluation_mode(name, batch_size=B, batches=1, running_variance="biased")
     np.testing.assert_allclose(found.second_moments(6), expected, rtol=1e-9)
 

@@ -7,6 +7,7 @@ import sys
 
 import jax
 import numpy as np
+import psutil
 import pytest
 
 from ntk_analysis.common import memory
@@ -37,6 +38,12 @@ def asked(network, shape, *, crossed=None, dtype=np.float32):
 
 def test_what_is_available_is_a_number_of_this_machine():
     assert 2**20 < memory.available_bytes() < 2**50
+
+
+def taken_by(program):
+    """Bytes of temporaries and results of a lowered program, by XLA's account."""
+    account = program.compile().memory_analysis()
+    return account.temp_size_in_bytes + account.output_size_in_bytes
 
 
 @pytest.mark.parametrize(
@@ -111,8 +118,7 @@ def test_the_estimate_is_what_the_compiler_takes(network, shape, crossed, dtype)
     def propagate(x, y):
         return network.kernel(input_kernel(x, y, paired=network.pairs_positions))
 
-    account = jax.jit(propagate).lower(x1, x2).compile().memory_analysis()
-    taken = account.temp_size_in_bytes + account.output_size_in_bytes
+    taken = taken_by(jax.jit(propagate).lower(x1, x2))
     assert taken / 1.3 < asked(network, shape, crossed=crossed, dtype=dtype) < 2.5 * taken
 
 
@@ -122,8 +128,7 @@ def test_of_many_images_only_a_tile_is_held():
     network, shape = convolutional(2, 4), (4000, 16, 16, 3)
     assert asked(network, shape) < 2**30
     x = jax.ShapeDtypeStruct(shape, np.float32)
-    account = jax.jit(lambda x: infinite_kernel(network, x)).lower(x).compile().memory_analysis()
-    taken = account.temp_size_in_bytes + account.output_size_in_bytes
+    taken = taken_by(jax.jit(lambda x: infinite_kernel(network, x)).lower(x))
     assert taken / 1.3 < asked(network, shape) < 4 * taken
     unflattened = Serial(Conv(4), Conv(4, stride=4))
     assert asked(unflattened, shape) > 2 * 16 * 4000**2 * 4
@@ -163,10 +168,9 @@ def test_what_is_asked_for_vectors_is_what_the_program_takes(name):
     network, crossed, arrays = VECTORS[name]
     shapes = [None if shape is None else jax.ShapeDtypeStruct(shape, np.float32) for shape in ((2000, 3), crossed)]
     norm = 1.0 if arrays == 4 else None
-    program = compute.propagate.lower(network, False, norm, False, None, None, (), *shapes).compile().memory_analysis()
+    taken = taken_by(compute.propagate.lower(network, False, norm, False, None, None, (), *shapes))
     kernel = 4 * 2000 * (700 if crossed else 2000)
     tile = 150 * 500**2 * 4
-    taken = program.temp_size_in_bytes + program.output_size_in_bytes
     assert 0.6 * arrays * kernel < taken < arrays * kernel + tile
 
 
@@ -221,7 +225,7 @@ def test_limits_of_control_groups(version, tmp_path):
 
 def test_the_limit_of_the_address_space(monkeypatch):
     before = memory.host_bytes()
-    taken = memory.psutil.Process().memory_info().vms
+    taken = psutil.Process().memory_info().vms
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (taken + 2**20, 2**62))
     assert 0 <= memory.host_bytes() <= 2**21 < before
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (1, 1))

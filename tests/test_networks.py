@@ -299,11 +299,14 @@ def test_every_normalization_has_a_finite_network(normalization, depth):
 def test_which_layers_are_centered():
     """No activation stands before the first layer; the read-out is centered unless it is told not to."""
     first, *_, readout = fully_connected(2, 4, "weight_mean").layers
+    assert isinstance(first, Dense)
+    assert isinstance(readout, Dense)
     assert not first.center
     assert readout.center
     assert first.w_var == 1.0
     assert readout.w_var == pytest.approx(2 / (1 - 1 / np.pi))
     *_, readout = fully_connected(2, 4, "weight_mean", center_readout=False).layers
+    assert isinstance(readout, Dense)
     assert not readout.center
     x = pairs()
     kept = infinite_kernel(fully_connected(1, 4, "weight_mean", center_readout=False, w_var=1.5), x)

@@ -504,8 +504,8 @@ def test_like_neural_tangents(problem):
         }
 
         def kernel_fn(x1, x2, get, **_):
-            names = ["train" if v is None or len(v) == N else "test" for v in (x1, x1 if x2 is None else x2)]
-            pair = dict(zip(("nngp", "ntk"), map(jax.numpy.asarray, blocks[tuple(names)]), strict=True))
+            rows, columns = ("train" if v is None or len(v) == N else "test" for v in (x1, x1 if x2 is None else x2))
+            pair = dict(zip(("nngp", "ntk"), map(jax.numpy.asarray, blocks[rows, columns]), strict=True))
             return pair[get] if isinstance(get, str) else collections.namedtuple("Kernel", get)(*(pair[g] for g in get))
 
         predict = module.predict.gradient_descent_mse_ensemble(kernel_fn, x, y, diag_reg=0.0)

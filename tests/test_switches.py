@@ -1,5 +1,8 @@
 """Kinks and jumps as the program of a function tells them, where measurement alone would step over them."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +20,7 @@ def spike(x):
     return jnp.where(jnp.abs(3 * x - 1) < 1e-5, 1e3, x)
 
 
-CASES = {
+CASES: dict[str, tuple[Callable[..., Any], list[float]]] = {
     "a comparison with a derived number": (lambda x: jnp.where(x**2 > 2, x, 0.0), [-(2**0.5), 2**0.5]),
     "within a jitted function": (jax.nn.hard_swish, [-3, 3]),
     "a spike at no constant of the program": (spike, [1 / 3 - 1e-5 / 3, 1 / 3, 1 / 3 + 1e-5 / 3]),

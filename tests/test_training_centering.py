@@ -118,6 +118,7 @@ def test_flax_nnx():
         optimizer.update(model, nnx.grad(lambda model: jnp.sum(model(x) ** 2))(model))
 
     train(model, optimizer)
+    assert model.bias is not None
     assert float(jnp.max(jnp.abs(jnp.mean(model.kernel[...], axis=0)))) < 1e-7
     assert float(jnp.max(jnp.abs(model.bias[...]))) > 0.05
 

@@ -9,6 +9,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,6 +77,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(run, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
+    assert process.stderr is not None
     metrics, deadline = tmp_path / "killed" / "metrics.jsonl", time.monotonic() + 300
     # the second line stands behind the first checkpoint
     while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 2):
@@ -101,7 +103,7 @@ def test_a_kill_before_the_checkpoint(trainer, part, tmp_path):
     metrics = tmp_path / "part" / "metrics.jsonl"
     written = metrics.read_text()
     metrics.write_text(written + written.splitlines()[0].replace('"epoch": 1', '"epoch": 3') + '\n{"epoch": 4, "lear')
-    seen = []
+    seen: list[Any] = []
     run = fit(trainer, folder=tmp_path / "part", resume=True, each=seen.append)
     assert [each.epoch for each in seen] == [3]
     assert lines(tmp_path / "part") == lines(tmp_path / "whole")

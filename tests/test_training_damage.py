@@ -4,6 +4,7 @@ import json
 import shutil
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -63,7 +64,7 @@ def leaves(run):
 def test_a_flipped_bit_of_weights_costs_one_epoch(trainer, trained, folder):
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["2", "3"]
     flip(largest(folder / "checkpoints" / "3"))
-    seen = []
+    seen: list[Any] = []
     with pytest.warns(UserWarning, match=r"checkpoints/3 is damaged \(.* has other bytes .*\): going on from epoch 2$"):
         found = fit(trainer, folder=folder, resume=True, each=seen.append)
     assert [epoch.epoch for epoch in seen] == [3]

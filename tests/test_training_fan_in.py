@@ -1,5 +1,7 @@
 """Which axes are the fan-in: a centered layer without biases maps inputs that are all alike to 0."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -165,7 +167,7 @@ class Stack(nnx.Module):
     """Layers stacked by vmap, one beside them, an embedding and low-rank weights."""
 
     def __init__(self, rngs):
-        keys = {"in_axes": 0, "out_axes": 0}
+        keys: dict[str, Any] = {"in_axes": 0, "out_axes": 0}
         made = nnx.split_rngs(splits=5)(nnx.vmap(lambda rngs: nnx.Linear(8, 6, rngs=rngs), **keys))
         images = nnx.split_rngs(splits=5)(nnx.vmap(lambda rngs: nnx.Conv(8, 6, (3,), rngs=rngs), **keys))
         norms = nnx.split_rngs(splits=5)(nnx.vmap(lambda rngs: nnx.LayerNorm(6, rngs=rngs), **keys))
@@ -328,7 +330,7 @@ def test_other_ways_to_state_axes_and_errors():
     expected = stack["w"] - stack["w"].mean(1, keepdims=True)
     for axes in (1, (1,), (-2,), {"w": 1}, lambda path, array: 1, lambda path, array: (array.ndim - 2,)):
         np.testing.assert_array_equal(center(stack, axes=axes)["w"], expected)
-    for kind, axes, message in (
+    for kind, wrong, message in (
         (TypeError, "w", "got axes='w': expected axes of the fan-in"),
         (TypeError, nn.Dense(3), r"axes=fan_in_axes\(module, x\)"),
         (ValueError, 3, r"got axes 3 for w \(6, 64, 32\)"),
@@ -337,16 +339,16 @@ def test_other_ways_to_state_axes_and_errors():
         (ValueError, None, r"selects no weights .* the fan-in of w \(6, 64, 32\) is not known: give axes="),
     ):
         with pytest.raises(kind, match=message):
-            center(stack, axes=axes)
+            center(stack, axes=wrong)
     with pytest.raises(TypeError, match="got function, expected a network"):
         fan_in_axes(tree)
     with pytest.raises(ValueError, match="the module Dense of Flax Linen is traced with inputs: give x"):
         fan_in_axes(nn.Dense(3))
     # 64 stacked layers of 64 units: any axis may be the stack
-    stack = nnx.split_rngs(splits=4)(nnx.vmap(lambda rngs: nnx.Linear(4, 4, rngs=rngs), in_axes=0, out_axes=0))
-    square = nnx.eval_shape(lambda: stack(nnx.Rngs(0)))
+    stacked = nnx.split_rngs(splits=4)(nnx.vmap(lambda rngs: nnx.Linear(4, 4, rngs=rngs), in_axes=0, out_axes=0))
+    square = nnx.eval_shape(lambda: stacked(nnx.Rngs(0)))
     with pytest.raises(ValueError, match=r"the fan-in of kernel \(4, 4, 4\) is not known"):
-        center(drawn(lambda: nnx.state(stack(nnx.Rngs(0)), nnx.Param)), ALL, axes=square)
+        center(drawn(lambda: nnx.state(stacked(nnx.Rngs(0)), nnx.Param)), ALL, axes=square)
 
 
 class Scanned(nnx.Module):

@@ -199,7 +199,7 @@ def test_in_turn_is_scan():
 
     xs = {"a": jnp.asarray([2.0, 0.5, 3.0]), "b": jnp.asarray([1.0, -1.0, 0.25])}
     found, expected = in_turn(step, jnp.asarray(1.0), xs), jax.lax.scan(step, jnp.asarray(1.0), xs)
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)  # type: ignore[operator]  # JAX leaves the type open
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +95,8 @@ def test_objects_count_once_and_equal_values_are_copies():
 
 def loss_of(model, shape):
     """Mean squared logits of a concrete or abstract model, and the shapes of the arguments."""
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    graph, *states = nnx.split(model, nnx.Param, ...)
+    params, rest = states
 
     def loss(params, rest, x):
         model = nnx.merge(graph, params, rest, copy=True)
@@ -110,7 +112,7 @@ def test_the_sum_is_that_of_jax_leaves(normalization):
         lambda: build("resnet18", classes=10, normalization=normalization, blocks=(1, 1), rngs=nnx.Rngs(0))
     )
     loss, params, *others = loss_of(model, (4, 32, 32, 3))
-    unique = []
+    unique: list[Any] = []
 
     def pull(params, *others):
         kept = jax.vjp(lambda params: loss(params, *others), params, has_aux=True)[1]

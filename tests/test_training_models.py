@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -114,7 +115,7 @@ def test_parameters_of_other_widths(name, width):
 
 
 # one of each kind of block
-FAMILIES = {
+FAMILIES: dict[str, dict[str, Any]] = {
     "mlp": {"depth": 2},
     "vgg11": {},
     "resnet18": {"blocks": (1, 1)},
@@ -239,7 +240,8 @@ def test_a_unit_of_equal_weights_is_standardised_to_zero(fan_in):
 
 def test_last_batch_norm():
     norm = LastBatchNorm(3, momentum=0.75, eps=0.1)
-    x = np.asarray(jax.random.normal(jax.random.key(0), (16, 3), jnp.float32)) * np.float32([1, 2, 5]) + np.float32(1)
+    normal = np.asarray(jax.random.normal(jax.random.key(0), (16, 3), jnp.float32))
+    x = normal * np.asarray([1, 2, 5], np.float32) + np.float32(1)
     mean, var = x.mean(0), x.var(0)
     np.testing.assert_allclose(norm(jnp.asarray(x)), (x - mean) / np.sqrt(var + 0.1), atol=1e-5)
     np.testing.assert_allclose(norm.batch_var[...], var, rtol=1e-5)
@@ -404,9 +406,12 @@ def test_mimic_of_a_foreign_model():
     by_path = {change.path: change.what for change in report.changes if "weights" in change.what}
     assert [path for path, what in by_path.items() if "centered" in what] == ["body/layers/0"]  # depthwise: 81 weights
     assert set(by_path) == {"conv1", "body/layers/0", "depthwise", "fc1", "fc2"}
-    kernel = new.model.body.layers[0].kernel[...]
+    depthwise, given = new.model.body.layers[0], model.body.layers[0]
+    assert isinstance(depthwise, nnx.Conv)
+    assert isinstance(given, nnx.Conv)
+    kernel = depthwise.kernel[...]
     np.testing.assert_allclose(np.mean(kernel, (0, 1, 2)), 0, atol=1e-7)
-    assert not np.array_equal(kernel, model.body.layers[0].kernel[...])
+    assert not np.array_equal(kernel, given.kernel[...])
     assert "bn1: batch norm of 8 features removed" in str(report)
     assert "residual branches of a foreign model cannot be known" in str(report)
     mask = centering_mask(new, read_out="fc2")

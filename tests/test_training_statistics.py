@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntk_analysis import infinite_kernel, networks
+from ntk_analysis import Kernel, infinite_kernel, networks
 from ntk_analysis.data import load_digits
 from ntk_analysis.empirical import open_kernel
 from ntk_analysis.layers import Activation, BatchNorm, Dense, LayerNorm, Residual, ResidualChain, Serial, normalization
@@ -150,6 +150,7 @@ def test_a_saved_kernel_keeps_its_blocks(tmp_path):
     kernel = of_training_batch(networks.fully_connected(1, 1, "weight_mean"))
     kernel.save(tmp_path / "kernel.npz")
     read = open_kernel(tmp_path / "kernel.npz")
+    assert isinstance(read, Kernel)
     assert read.training == TRAIN
     np.testing.assert_array_equal(read.cross.ntk, kernel.cross.ntk)
 

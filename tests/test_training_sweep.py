@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,8 @@ def trainer(digits):
 @pytest.fixture(scope="module")
 def swept(digits, tmp_path_factory):
     """A sweep of the grid: its table, its curves as they came, and its folder, which tests copy."""
-    curves, folder = [], tmp_path_factory.mktemp("swept")
+    curves: list[Any] = []
+    folder = tmp_path_factory.mktemp("swept")
     return sweep(GRID, digits, folder=folder, each=curves.append), curves, folder
 
 
@@ -108,7 +110,7 @@ def test_divergence_is_recorded(digits, tmp_path):
     np.testing.assert_array_equal(found.diverged_at, [[[0], [1]]])
     assert found.train_accuracy[0, 0].all()
     assert not found.test_accuracy[0, 1, 0, 1:].any()
-    seen = []
+    seen: list[Any] = []
     again = sweep(grid, digits, folder=tmp_path, each=seen.append)
     assert [len(curve.epochs) for curve in seen] == [2, 1], "a run that diverged is finished"
     np.testing.assert_array_equal(again.test_accuracy, found.test_accuracy)
@@ -288,6 +290,7 @@ def test_a_killed_sweep_goes_on(tmp_path, monkeypatch, capsys):
         stderr=subprocess.PIPE,
         text=True,
     )
+    assert process.stderr is not None
     runs, deadline = tmp_path / "killed" / "runs.jsonl", time.monotonic() + 300
     while not (runs.exists() and runs.read_bytes().count(b"\n") >= 3):
         assert process.poll() is None, process.stderr.read()

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from dataclasses import replace
+from typing import Any
 
 import dask
 import numpy as np
@@ -51,7 +52,7 @@ def threads():
 @pytest.fixture(scope="module")
 def plain(digits):
     """The curves of a sweep in this process, and its table."""
-    curves = []
+    curves: list[Any] = []
     return curves, sweep(GRID, digits, each=curves.append)
 
 
@@ -88,7 +89,7 @@ def trainers():
 def test_workers_train_what_one_process_does(threads, digits, tmp_path):
     grid = replace(GRID, normalizations=("last_bn",), learning_rates=(0.01,))
     expected = sweep(grid, digits)
-    told = []
+    told: list[Any] = []
     found = sweep(grid, digits, folder=tmp_path, each=told.append, cluster=Workers(threads))
     assert numbers(list(read_runs(tmp_path).values())) == numbers(told)
     for name in ("train_accuracy", "test_accuracy", "diverged_at"):
@@ -106,7 +107,7 @@ def test_interrupted_and_with_workers_that_die_it_is_the_plain_sweep(deaths, clu
         if len(told) == 3:
             raise InterruptedError
 
-    told = []
+    told: list[Any] = []
     # a threshold of Dask's warnings that these images are above: that they are sent is meant
     with dask.config.set({"distributed.admin.large-graph-warning-threshold": "10kB"}), pytest.raises(InterruptedError):
         sweep(GRID, digits, folder=tmp_path, each=interrupt, cluster=on)
@@ -188,7 +189,8 @@ def run(tmp_path, monkeypatch, capsys):
 def test_command_with_runs_at_once(cluster, run, tmp_path):
     assert run("--scheduler", cluster.scheduler_address, "--together", "2", "--out", "kept") == (0, "")
     assert (tmp_path / "kept" / "epochs.png").exists()
-    grid, curves = Grid(SMALL, (0.01,), (0, 1, 2), ("none",)), []
+    grid = Grid(SMALL, (0.01,), (0, 1, 2), ("none",))
+    curves: list[Any] = []
     sweep(grid, load_dataset("images.npz"), together=2, each=curves.append)
     assert numbers(list(read_runs(tmp_path / "kept").values())) == numbers(curves)
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import jax
 from flax import nnx
@@ -24,6 +24,8 @@ from ntk_analysis.training.initialization import (
 from ntk_analysis.training.models.layers import check
 from ntk_analysis.training.models.resnet import Block
 from ntk_analysis.training.normalization import SKIP_SCALES, Identity, LastBatchNorm, SkipScale
+
+Model = TypeVar("Model", bound=nnx.Module)
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,10 @@ class Report:
         return "\n".join([*lines, f"parameters: {self.parameters[0]:,} before, {self.parameters[1]:,} after"])
 
 
-class WithLastBatchNorm(nnx.Module):
+class WithLastBatchNorm(nnx.Module, Generic[Model]):
     """A model with a `LastBatchNorm` behind it; it takes the arguments of the model."""
 
-    def __init__(self, model: nnx.Module, last: LastBatchNorm) -> None:
+    def __init__(self, model: Model, last: LastBatchNorm) -> None:
         self.model = model
         self.last = last
 
@@ -68,7 +70,7 @@ class WithLastBatchNorm(nnx.Module):
 
 
 def mimic(
-    model: nnx.Module,
+    model: Model,
     *,
     rngs: nnx.Rngs,
     read_out: str | None = None,
@@ -78,7 +80,7 @@ def mimic(
     momentum: float = 0.9,
     eps: float = 1e-5,
     running_variance: str = "unbiased",
-) -> tuple[WithLastBatchNorm, Report]:
+) -> tuple[WithLastBatchNorm[Model], Report]:
     """The model without hidden batch norms, but with centered weights, residual scalars and a last batch norm.
 
     Every nnx.BatchNorm is replaced by the identity; its scale and bias are gone, and no other bias takes their place.
@@ -123,7 +125,7 @@ def mimic(
     return changed, report
 
 
-def _without_hidden_norms(model: nnx.Module, skip_scale: str) -> tuple[nnx.Module, list[Change]]:
+def _without_hidden_norms(model: Model, skip_scale: str) -> tuple[Model, list[Change]]:
     changes = []
 
     def replace(path: Sequence[Any], node: Any) -> Any:
