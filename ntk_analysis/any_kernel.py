@@ -9,12 +9,12 @@ import numpy as np
 from ntk_analysis.common.arrays import concrete
 from ntk_analysis.common.precision import AnyArray
 from ntk_analysis.empirical import EmpiricalKernel, open_kernel
-from ntk_analysis.infinite.kernel import Kernel
+from ntk_analysis.infinite import Kernel, StoredKernel
 
 OneArray = TypeVar("OneArray", jax.Array, np.ndarray)
 
-AnyKernel: TypeAlias = Kernel | EmpiricalKernel | str | Path | AnyArray
-"""An infinite `Kernel`, an `EmpiricalKernel`, the path of a saved one, or an array laid out as `Entries`."""
+AnyKernel: TypeAlias = Kernel | StoredKernel | EmpiricalKernel | str | Path | AnyArray
+"""An infinite `Kernel`, one in a store, an `EmpiricalKernel`, the path of a saved one, or an array as in `Entries`."""
 
 
 class Entries(NamedTuple):
@@ -30,7 +30,7 @@ class Entries(NamedTuple):
     log_scale: float
 
 
-def opened(kernel: AnyKernel) -> Kernel | EmpiricalKernel | AnyArray:
+def opened(kernel: AnyKernel) -> Kernel | StoredKernel | EmpiricalKernel | AnyArray:
     """The kernel, read from its file or store where a path is given; see `open_kernel` for errors."""
     # all of it is read next, which finds damage
     return open_kernel(kernel, check=False) if isinstance(kernel, str | Path) else kernel
@@ -55,7 +55,7 @@ def entries(kernel: AnyKernel, which: str = "ntk") -> Entries:
     if which not in ("ntk", "nngp"):
         raise ValueError(f"which={which!r} is not a kernel: use 'ntk' or 'nngp'")
     kernel, log_scale = opened(kernel), 0.0
-    if isinstance(kernel, Kernel):
+    if isinstance(kernel, Kernel | StoredKernel):
         values = concrete(kernel.ntk_scaled if which == "ntk" else kernel.nngp, "kernel")
         log_scale = float(concrete(kernel.log_scale, "log_scale")) if which == "ntk" else 0.0
     elif isinstance(kernel, EmpiricalKernel):
@@ -87,7 +87,7 @@ def as_array(kernel: AnyKernel, which: str = "ntk") -> AnyArray:
         ValueError, AttributeError, FileNotFoundError, FileExistsError: `entries` raises it.
     """
     kernel = opened(kernel)
-    if isinstance(kernel, Kernel):
+    if isinstance(kernel, Kernel | StoredKernel):
         return kernel.ntk if which == "ntk" else kernel.nngp
     return entries(kernel, which).values if isinstance(kernel, EmpiricalKernel) else kernel
 

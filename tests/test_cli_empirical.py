@@ -14,8 +14,8 @@ import pytest
 from ntk_analysis import cli, data
 from ntk_analysis.cli.progress import progress
 from ntk_analysis.empirical import EmpiricalKernel, empirical_nngp, empirical_ntk, open_kernel, plan
-from ntk_analysis.empirical.store import KernelStore
 from ntk_analysis.networks import fully_connected
+from ntk_analysis.stores.store import KernelStore
 
 FILE = """
 import jax.numpy as jnp

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 
 from ntk_analysis.common.cost import program_cost
+from ntk_analysis.common.memory import memory_budget
 from ntk_analysis.empirical import Tiles, empirical_nngp, empirical_ntk, plan
 from ntk_analysis.empirical.functions import Side, flattened
-from ntk_analysis.empirical.layouts import LAYOUTS, mirrored, symmetric
+from ntk_analysis.empirical.layouts import LAYOUTS, symmetric
 from ntk_analysis.empirical.methods import products_method
-from ntk_analysis.empirical.plans import MARGIN, memory_budget
+from ntk_analysis.empirical.plans import MARGIN
 from ntk_analysis.empirical.tiles import tile_programs
 from ntk_analysis.networks import fully_connected
 from ntk_analysis.spectrum import condition_number
+from ntk_analysis.stores.grid import mirrored
 
 from .tiers import full
 

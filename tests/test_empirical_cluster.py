@@ -119,7 +119,7 @@ def test_errors(threads, tmp_path, monkeypatch):
     for options in ({}, {"workers": 0}, {"scheduler": threads, "workers": 2}):
         with pytest.raises(ValueError, match="number of workers"):
             Cluster(**options)
-    from ntk_analysis.empirical.cluster import compute_tile
+    from ntk_analysis.stores.cluster import compute_tile
 
     with pytest.raises(RuntimeError, match="file system of all"):
         compute_tile(str(tmp_path / "nothing"), 0, 0)

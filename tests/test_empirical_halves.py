@@ -7,10 +7,11 @@ import pytest
 from ntk_analysis.empirical.functions import Side, flattened
 from ntk_analysis.empirical.halves import BLOCKS, FEWEST, symmetric_tile
 from ntk_analysis.empirical.layerwise import layerwise_method
-from ntk_analysis.empirical.layouts import arranged, mirrored
+from ntk_analysis.empirical.layouts import arranged
 from ntk_analysis.empirical.methods import jacobian_method, outputs_method, products_method
 from ntk_analysis.layers import Activation, Dense, LayerNorm, Repeat, Serial
 from ntk_analysis.networks import fully_connected
+from ntk_analysis.stores.grid import mirrored
 
 from .test_empirical import drawn
 from .tiers import full

@@ -15,7 +15,7 @@ import pytest
 from ntk_analysis.common.checksums import sealed, unsealed
 from ntk_analysis.empirical import empirical_nngp, empirical_ntk, open_kernel, plan
 from ntk_analysis.empirical.identity import identity, same_function
-from ntk_analysis.empirical.runs import Job
+from ntk_analysis.empirical.plans import Call
 
 from .test_empirical_store import OPTIONS, PARAMS, SMALL, Stop, X, interrupted, net, stop_after
 from .tiers import full
@@ -136,7 +136,7 @@ def test_rounding_is_not_another_function(begun, tmp_path, dtype):
     def reordered(p, x):
         return BEGUN(p | {"in": p["in"][order], "down": p["down"][order]}, x[:, order])
 
-    job = functools.partial(Job, params=params, x1=x, x2=None, float64=dtype == np.float64)
+    job = functools.partial(Call, params=params, x1=x, x2=None, float64=dtype == np.float64)
     cut = plan(BEGUN, params, x, **SMALL)
     one, other, third = (identity(job(f, plan=cut)) for f in (BEGUN, reordered, ALTERED["frozen adapter"]))
     assert same_function(one, other | {"name": one["name"]}, same_jax=False)

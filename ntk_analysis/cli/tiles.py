@@ -19,10 +19,9 @@ from ntk_analysis.common.memory import available_bytes, gib
 from ntk_analysis.diagnosis import load_network
 from ntk_analysis.empirical import Cluster, Devices, TilePlan, empirical_nngp, empirical_ntk
 from ntk_analysis.empirical import plan as planned
-from ntk_analysis.empirical.kernels import budget
-from ntk_analysis.empirical.runs import Runner
-from ntk_analysis.empirical.store import find_store
+from ntk_analysis.empirical.opening import any_store
 from ntk_analysis.layers import Layer
+from ntk_analysis.stores.runs import Runner, budget
 
 if TYPE_CHECKING:
     from ntk_analysis.cli.options import PlanOptions
@@ -133,7 +132,7 @@ def compute(subject: Subject, path: Path, on: Runner, options: dict[str, Any]) -
                 *subject, **options, store=path, on=on, track=announced
             )
         except KeyboardInterrupt:
-            if find_store(path) is None:
+            if any_store(path) is None:
                 raise
             raise Interrupted(f"{state(path)}; repeat the command to go on") from None
         except OF_USERS as error:  # workers raise them, too: a function may find fewer files or modules there
@@ -148,7 +147,7 @@ def compute(subject: Subject, path: Path, on: Runner, options: dict[str, Any]) -
 
 def state(path: Path) -> str:
     """Text on how many tiles of a store are finished."""
-    kept = find_store(path)
+    kept = any_store(path)
     if kept is None:
         return f"nothing is in {path} yet"
     return f"{kept.plan.count - len(kept.todo)} of {kept.plan.count} tiles are in {path}"
@@ -156,7 +155,7 @@ def state(path: Path) -> str:
 
 def _announce(path: Path, todo: int) -> int:
     """Prints the plan of a store that is now being computed; returns how many of its tiles are finished."""
-    kept = find_store(path)
+    kept = any_store(path)
     assert kept is not None, "it was opened before"
     done = kept.plan.count - todo
     before = f", {done} of them finished before" if done else ""

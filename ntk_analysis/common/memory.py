@@ -1,10 +1,17 @@
 """How much memory there is, within all limits of this process, and a clear error before more than that is taken."""
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+
+UNITS = {"": 1, "B": 1} | {
+    f"{prefix}{unit}": base**power
+    for unit, base in (("B", 1000), ("iB", 1024))
+    for power, prefix in enumerate("KMGT", start=1)
+}
 
 
 def available_bytes() -> int:
@@ -71,3 +78,17 @@ def _left_in_groups(process: Path = Path("/proc/self/cgroup"), mounted: Path = P
                 yield int((folder / limit).read_text()) - int((folder / use).read_text()) + int(told.get(cache, 0))
             except (OSError, ValueError):  # the group has no limit, or lies outside of what a container sees
                 continue
+
+
+def memory_budget(memory: str | int | None) -> int:
+    """Number of bytes of an amount of memory: a number, "4GiB" or "500 MB", or for None half of what is free.
+
+    Raises:
+        ValueError: the text is not an amount of memory, or it is not positive.
+    """
+    if memory is None:
+        return available_bytes() // 2
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([A-Za-z]*)\s*", str(memory))
+    if match is None or match[2] not in UNITS or float(match[1]) <= 0:
+        raise ValueError(f"got memory={memory!r}, expected bytes or an amount such as '4GiB' or '500MB'")
+    return int(float(match[1]) * UNITS[match[2]])

@@ -21,8 +21,8 @@ from ntk_analysis.common.pytrees import Tree
 from ntk_analysis.empirical.coupling import few_that_differ
 from ntk_analysis.empirical.directions import random_direction
 from ntk_analysis.empirical.functions import flattened, name_of, precise
+from ntk_analysis.empirical.plans import Call
 from ntk_analysis.empirical.roundings import one_rounding_off, program_rounding
-from ntk_analysis.empirical.runs import Job
 from ntk_analysis.layers import Layer
 from ntk_analysis.layers.base import Params
 
@@ -49,11 +49,11 @@ class Probed(NamedTuple):
         return {"values": self.values.tolist(), "tolerance": self.tolerance.tolist()}
 
 
-def identity(job: Job) -> dict[str, Any]:
+def identity(call: Call) -> dict[str, Any]:
     """The description of the function that a store keeps."""
-    with jax.enable_x64(job.float64):
-        probe, state = _probe(job), _state(job.f, job.params, job.x1)
-    return {"name": name_of(job.f), "probe": probe.listed(), "state": state.listed()}
+    with jax.enable_x64(call.float64):
+        probe, state = _probe(call), _state(call.f, call.params, call.x1)
+    return {"name": name_of(call.f), "probe": probe.listed(), "state": state.listed()}
 
 
 def same_function(found: dict[str, Any], wanted: dict[str, Any], *, same_jax: bool) -> bool:
@@ -96,25 +96,25 @@ def _agree(found: dict[str, list[float]], wanted: dict[str, list[float]]) -> boo
     return bool((near | same).all())
 
 
-def _probe(job: Job) -> Probed:
+def _probe(call: Call) -> Probed:
     """Outputs, and for the tangent kernel derivatives, with the effect of one rounding of inputs and parameters."""
-    if job.plan.coupled:  # f may refuse any other batch
-        x, rows = np.asarray(job.x1), np.linspace(0, len(job.x1) - 1, INPUTS).astype(int)
+    if call.plan.coupled:  # f may refuse any other batch
+        x, rows = np.asarray(call.x1), np.linspace(0, len(call.x1) - 1, INPUTS).astype(int)
     else:
-        x = few_that_differ(job.x1, job.x2)
+        x = few_that_differ(call.x1, call.x2)
         x, rows = x[np.linspace(0, len(x) - 1, INPUTS).astype(int)], np.arange(INPUTS)
-    directions = random_direction(job.params)
-    weights = _weights(job.plan.outputs, job.plan.dtype)
+    directions = random_direction(call.params)
+    weights = _weights(call.plan.outputs, call.plan.dtype)
     rows = np.repeat(rows, len(weights) // INPUTS).astype(np.int32)
     arguments = (jax.tree.map(jnp.asarray, directions), jnp.asarray(rows), jnp.asarray(weights))
 
     def run(params: Params, x: Any) -> tuple[np.ndarray, np.ndarray]:
-        found = _projections(job.f, job.plan.which, params, x, *arguments)
+        found = _projections(call.f, call.plan.which, params, x, *arguments)
         return tuple(np.asarray(part, np.float64) for part in found)  # type: ignore[return-value]
 
-    eps = program_rounding(partial(_projections, job.f, job.plan.which), job.params, x, *arguments)
-    values, sizes = run(job.params, x)
-    perturbed = [run(*one_rounding_off((job.params, x), eps, seed))[0] for seed in range(PERTURBATIONS)]
+    eps = program_rounding(partial(_projections, call.f, call.plan.which), call.params, x, *arguments)
+    values, sizes = run(call.params, x)
+    perturbed = [run(*one_rounding_off((call.params, x), eps, seed))[0] for seed in range(PERTURBATIONS)]
     with np.errstate(invalid="ignore"):
         noise = np.nan_to_num(np.max(np.abs(np.stack(perturbed) - values), axis=0))
     sizes = np.nan_to_num(sizes)

@@ -1,27 +1,26 @@
 """NTK and NNGP of a finite network, of any pure function f(params, x)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ntk_analysis.common.arrays import concrete
-from ntk_analysis.common.lock import locked
 from ntk_analysis.common.memory import available_bytes, gib
 from ntk_analysis.common.precision import AnyArray, numpy_in_float64
 from ntk_analysis.common.progress import Track, untracked
-from ntk_analysis.empirical.devices import Devices
 from ntk_analysis.empirical.functions import Network
 from ntk_analysis.empirical.identity import as_it_is
+from ntk_analysis.empirical.job import EmpiricalJob, Held
 from ntk_analysis.empirical.layouts import Layout
-from ntk_analysis.empirical.manifest import manifest, read_manifest
-from ntk_analysis.empirical.plans import TilePlan
-from ntk_analysis.empirical.runs import Held, Job, Runner
-from ntk_analysis.empirical.store import Stored, continued, find_store, open_store
+from ntk_analysis.empirical.plans import KERNEL, Call, TilePlan
 from ntk_analysis.empirical.tiles import checked_call, computes_in_float64, plan
-from ntk_analysis.infinite.kernel import Kernel
 from ntk_analysis.layers.base import Params
+from ntk_analysis.stores.devices import Devices
+from ntk_analysis.stores.manifest import Manifest, kind_of, read_manifest
+from ntk_analysis.stores.runs import Runner, budget
+from ntk_analysis.stores.store import Stored, computed, require_room
 
 
 @dataclass(frozen=True, repr=False)
@@ -177,34 +176,6 @@ def empirical_nngp(
     return _compute(f, params, x1, x2, options, store, on or Devices(), track)
 
 
-def open_kernel(path: str | Path, *, check: bool = True) -> Kernel | EmpiricalKernel:
-    """The kernel that `Kernel.save` wrote into a file, or the finished one in a store, read where it is indexed.
-
-    Args:
-        path: path of the file or store.
-        check: whether to read a store from end to end, and find whatever is damaged; else only its files and their
-            sizes are looked at, and damage is found where it is read.
-
-    Raises:
-        FileNotFoundError: there is nothing.
-        FileExistsError: there is a folder that is not a store.
-        MemoryError: the kernel in a file needs more memory than is free.
-        ValueError: the store is not finished, or damaged, or the file is none of a kernel.
-    """
-    if Path(path).is_file():
-        return Kernel.load(path)
-    kept = find_store(Path(path))
-    if kept is None:
-        raise FileNotFoundError(f"no kernel at {path}: give the file of a saved one, or a store")
-    kept.require_whole(read=check)
-    return EmpiricalKernel(kept.values, kept.plan)
-
-
-def budget(memory: str | int | None, on: Runner) -> str | int | None:
-    """Memory of one tile: as given, or half of what is free, shared equally by all tiles there at one time."""
-    return memory if memory is not None or on.share == 1 else max(1, available_bytes() // 2 // on.share)
-
-
 def _compute(
     f: Network,
     params: Params,
@@ -225,20 +196,24 @@ def _compute(
     if path is not None and begun is not None:
         # half of what is free changes from call to call: tiles that fit are good enough
         limit = available_bytes() // on.share if free else cut.budget_bytes
-        cut = continued(path, cut, begun, auto=options.get("method", "auto") == "auto", limit=limit)
+        cut = _continued(path, cut, begun, auto=options.get("method", "auto") == "auto", limit=limit)
     float64 = computes_in_float64(params, x1, x2)
-    job = Job(f, params, concrete(x1, "x1"), None if x2 is None else concrete(x2, "x2"), cut, float64)
-    if path is None:
-        held = Held(_room(cut), cut)
-        on.run(job, list(cut.tiles), held, track)
-        return EmpiricalKernel(held.values, cut)
-    kept = open_store(path, manifest(job))
-    if (damaged := kept.damaged()) or kept.todo:
-        with locked(path):  # another process would compute the same tiles, and tidy away the files of this one
-            kept.forget(damaged)
-            on.run(job, kept.todo, kept, track)
-            kept.tidy()
-    return EmpiricalKernel(kept.values, cut)
+    job = EmpiricalJob(Call(f, params, concrete(x1, "x1"), None if x2 is None else concrete(x2, "x2"), cut, float64))
+    if path is not None:
+        return EmpiricalKernel(computed(job, path, on, track).arrays[KERNEL], cut)
+    held = Held(_room(cut), cut)
+    on.run(job, list(cut.tiles), held, track)
+    return EmpiricalKernel(held.values, cut)
+
+
+def _continued(path: Path, cut: TilePlan, found: Manifest, *, auto: bool, limit: int) -> TilePlan:
+    """The plan with the tiles of the store that it continues, and with its method if none was asked for."""
+    begun = TilePlan.of(found) if kind_of(found) == cut.kind else None
+    if begun is None or begun.shape != cut.shape or (begun.method != cut.method and not auto):
+        return cut  # another kernel, as the manifest will say
+    require_room(path, begun, limit)
+    taken = ("rows", "columns", "method", "flops", "memory_bytes")
+    return replace(cut, **{name: getattr(begun, name) for name in taken})
 
 
 def _room(cut: TilePlan) -> np.ndarray:

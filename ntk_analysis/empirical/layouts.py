@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from ntk_analysis.stores.grid import mirrored
+
 Layout: TypeAlias = Literal["full", "diagonal", "trace"]
 LAYOUTS: tuple[str, ...] = get_args(Layout)
 
@@ -43,11 +45,6 @@ def weighted(
 def arranged(products: Float[jax.Array, "n1 *rest"], layout: Layout) -> Float[jax.Array, "n1 n2 *outputs"]:
     """Inner products with their axes in the order of the layout."""
     return products.swapaxes(1, 2) if layout == "full" else products
-
-
-def mirrored(kernel: np.ndarray) -> np.ndarray:
-    """The kernel of (x2, x1) from that of (x1, x2): [b, a, d, c] for [a, b, c, d]."""
-    return kernel.swapaxes(0, 1).swapaxes(2, 3) if kernel.ndim == 4 else kernel.swapaxes(0, 1)
 
 
 def symmetric(kernel: np.ndarray) -> np.ndarray:

@@ -1,39 +1,32 @@
 """What a kernel will cost before it is computed: tiles that fit into memory, bytes, FLOPs, and the cheapest method."""
 
-import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ntk_analysis.common.cost import described, program_cost, tree_bytes
-from ntk_analysis.common.memory import available_bytes, gib
+from ntk_analysis.common.memory import gib, memory_budget
 from ntk_analysis.empirical.estimate import Estimate
 from ntk_analysis.empirical.functions import Side
-from ntk_analysis.empirical.layouts import Layout, mirrored, outputs_shape
+from ntk_analysis.empirical.layouts import Layout, outputs_shape
 from ntk_analysis.empirical.methods import Programs
 from ntk_analysis.layers.base import Params
+from ntk_analysis.stores.grid import Grid, Part
+from ntk_analysis.stores.manifest import Manifest, fields_of
 
 MARGIN = 1.5  # XLA's transposed copies are not in the count of a program; they took up to 1.26 times the count
+KERNEL = "kernel"  # name of its array
 TILES_EACH = 4  # tiles for each of several devices or workers, so that few are idle at the end
 SIZES = 3  # number of tile sizes that fit, halved each time, of which the one of fewest FLOPs is taken
-UNITS = {"": 1, "B": 1} | {
-    f"{prefix}{unit}": base**power
-    for unit, base in (("B", 1000), ("iB", 1024))
-    for power, prefix in enumerate("KMGT", start=1)
-}
 
 
 @dataclass(frozen=True)
-class TilePlan:
+class TilePlan(Grid):
     """The cut of a kernel (n1, n2, *outputs) into tiles, and their cost.
-
-    Tile (i, j) holds the rows from i `rows` to (i + 1) `rows`, and likewise the columns. A kernel of inputs with
-    themselves needs the tiles i <= j only: `place` writes their mirror images, too.
 
     Attributes:
         n1: number of inputs of the rows.
@@ -55,6 +48,8 @@ class TilePlan:
         coupling: text that says what couples the batch; empty if nothing does.
     """
 
+    kind = "empirical"
+
     n1: int
     n2: int
     outputs: int
@@ -72,44 +67,20 @@ class TilePlan:
     seconds: float | None = None
     coupling: str = ""
 
+    @classmethod
+    def of(cls, found: Manifest) -> "TilePlan":
+        """The plan that the manifest of a store describes."""
+        return cls(**fields_of(found, tuple(field.name for field in fields(cls))))
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the kernel."""
         return (self.n1, self.n2, *outputs_shape(self.layout, self.outputs))
 
     @property
-    def storage_bytes(self) -> int:
-        """Bytes of the kernel, which is in the host's memory or on disk."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Numbers of tiles along rows and columns."""
-        return -(-self.n1 // self.rows), -(-self.n2 // self.columns)
-
-    @property
-    def count(self) -> int:
-        """Number of tiles to compute."""
-        down, across = self.grid
-        return down * (down + 1) // 2 if self.symmetric else down * across
-
-    @property
-    def tiles(self) -> Iterator[tuple[int, int]]:
-        """The tiles (i, j) to compute, row by row."""
-        down, across = self.grid
-        return ((i, j) for i in range(down) for j in range(i if self.symmetric else 0, across))
-
-    def slices(self, i: int, j: int) -> tuple[slice, slice]:
-        """Rows and columns of the kernel that tile (i, j) fills."""
-        row, column = i * self.rows, j * self.columns
-        return slice(row, min(row + self.rows, self.n1)), slice(column, min(column + self.columns, self.n2))
-
-    def place(self, kernel: Any, i: int, j: int, tile: np.ndarray) -> None:
-        """Writes tile (i, j), and its mirror image where the kernel is symmetric, into an array or a store."""
-        rows, columns = self.slices(i, j)
-        kernel[rows, columns] = tile
-        if self.symmetric and i != j:
-            kernel[columns, rows] = mirrored(tile)
+    def parts(self) -> tuple[Part, ...]:
+        """The arrays of the kernel: one, "kernel"."""
+        return (Part(KERNEL, self.shape, (self.rows, self.columns, *self.shape[2:]), self.dtype),)
 
     def on(
         self,
@@ -161,6 +132,26 @@ class TilePlan:
         )
 
 
+class Call(NamedTuple):
+    """A kernel to be computed.
+
+    Attributes:
+        f: function or network.
+        params: parameters of f.
+        x1: inputs of the rows.
+        x2: inputs of the columns; None if they are those of the rows.
+        plan: plan of the tiles.
+        float64: whether JAX computes in float64, which depends on the caller.
+    """
+
+    f: Any
+    params: Any
+    x1: Any
+    x2: Any
+    plan: TilePlan
+    float64: bool
+
+
 @dataclass(frozen=True)
 class Task:
     """What all plans of one kernel share, whatever their method and tiles; fields as in `TilePlan`."""
@@ -179,20 +170,6 @@ class Task:
         return TilePlan(
             n1=n1, n2=n2, method=method, symmetric=symmetric, rows=n1, columns=n2, flops=0.0, memory_bytes=0, **shared
         )
-
-
-def memory_budget(memory: str | int | None) -> int:
-    """Number of bytes of an amount of memory: a number, "4GiB" or "500 MB", or for None half of what is free.
-
-    Raises:
-        ValueError: the text is not an amount of memory, or it is not positive.
-    """
-    if memory is None:
-        return available_bytes() // 2
-    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([A-Za-z]*)\s*", str(memory))
-    if match is None or match[2] not in UNITS or float(match[1]) <= 0:
-        raise ValueError(f"got memory={memory!r}, expected bytes or an amount such as '4GiB' or '500MB'")
-    return int(float(match[1]) * UNITS[match[2]])
 
 
 def plan_tiles(

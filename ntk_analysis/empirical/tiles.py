@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from ntk_analysis.common.arrays import concrete
 from ntk_analysis.common.cost import described
 from ntk_analysis.common.finite import require_finite
+from ntk_analysis.common.memory import memory_budget
 from ntk_analysis.common.precision import AnyArray, is_traced, numpy_in_float64, wants_float64
 from ntk_analysis.common.pytrees import Tree
 from ntk_analysis.empirical.coupling import WHOLE, coupling
@@ -36,10 +37,11 @@ from ntk_analysis.empirical.last_norm import last_norm_method
 from ntk_analysis.empirical.layerwise import layerwise_method
 from ntk_analysis.empirical.layouts import LAYOUTS, Layout, arranged, symmetric
 from ntk_analysis.empirical.methods import Method, Programs, jacobian_method, outputs_method, products_method
-from ntk_analysis.empirical.plans import Task, TilePlan, memory_budget, plan_tiles
+from ntk_analysis.empirical.plans import Task, TilePlan, plan_tiles
 from ntk_analysis.empirical.whole_models import refuse_whole_models
 from ntk_analysis.layers import BatchNorm, LastBatchNorm, Layer
 from ntk_analysis.layers.base import Params
+from ntk_analysis.stores.grid import padded_rows
 
 METHODS = ("jacobian", "products", "layerwise", "last_norm")
 OF_LAYERS = {"layerwise": layerwise_method, "last_norm": last_norm_method}
@@ -210,11 +212,6 @@ class Tiles:
     def _side(self, x: np.ndarray, index: int, size: int) -> Side:
         rows = padded_rows(index, size, len(x))
         return Side(jnp.asarray(x), jnp.asarray(rows, jnp.int32)) if self.plan.coupled else Side(jnp.asarray(x[rows]))
-
-
-def padded_rows(index: int, size: int, n: int) -> np.ndarray:
-    """Row numbers of a tile's inputs; the last tile repeats the last input, so that it is not compiled anew."""
-    return np.minimum(np.arange(index * size, (index + 1) * size), n - 1)
 
 
 def computes_in_float64(*arrays: Any) -> bool:

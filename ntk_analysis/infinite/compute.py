@@ -1,9 +1,9 @@
-"""`infinite_kernel`: from inputs to the NNGP and NTK of an infinitely wide network."""
+"""What `infinite_kernel` computes and how: a checked task, its memory, its program, and what is wrong with a result."""
 
 import math
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from ntk_analysis.activations.angles import safe_divide
 from ntk_analysis.batch_norm.rules import LARGE_BATCH
 from ntk_analysis.common.finite import require_finite
 from ntk_analysis.common.memory import require_memory
-from ntk_analysis.common.precision import AnyArray, float_array, is_traced, numpy_in_float64
+from ntk_analysis.common.precision import AnyArray, float_array, is_traced
 from ntk_analysis.common.pytrees import filled, joined, split
 from ntk_analysis.infinite.angle_fit import angular_function
 from ntk_analysis.infinite.angle_series import AngularFunction, angular_kernel
@@ -36,88 +36,6 @@ FEWEST_PAIRS = 2**14  # of vectors, from which on the kernel as a function of th
 # the same for networks that are not homogeneous: other inputs have another norm, and so another fit and program
 FEWEST_AT_ONE_NORM = 2**26
 EQUAL = 16  # roundings by which norms may differ to be one
-
-
-@numpy_in_float64
-def infinite_kernel(
-    network: HasKernel,
-    x1: Float[AnyArray, "n1 *features"],
-    x2: Float[AnyArray, "n2 *features"] | None = None,
-    *,
-    statistics: Literal["x1"] | None = None,
-    batch_norm: Literal["exact", "large_batch"] = "exact",
-    exact: bool = False,
-) -> Kernel:
-    """NNGP and NTK of an infinitely wide network between inputs x1 and x2 (x2 = None: x1 with itself).
-
-    Works under jit, grad and vmap. NumPy float64 inputs are computed and returned in float64 whatever JAX's flag.
-    Inputs are not rescaled: the first dense layer's kernel is w_var x.x'/d + b_var, d the number of features.
-    Duplicated inputs are legal (their rows are equal, to the last bit of the distance, and the kernel is singular); an
-    input of zeros has variance 0 and, without biases, a kernel of 0 with everything.
-
-    The kernel of a batch-normalised network is that of ONE joint batch, x1 with itself. A network that predicts has the
-    mean and the variance of its training batch, in training and for new points: statistics="x1" takes x1 as this batch
-    and x2 as new points, and returns one kernel of the joined inputs [x1; x2] with themselves, whose blocks are
-    `Kernel.train`, `Kernel.cross` and `Kernel.test`. The statistics are those of the layer's pre-activations on x1, and
-    they move with the parameters. New points do not see one another. At eps = 0 this exists where the centered
-    covariance of x1 has rank 5 in every layer (6 distinct inputs), or all of x2 lies in its span; with eps > 0 unless
-    x1 are all alike. The blocks share one `log_scale`: in a deep float32 network the training block may underflow
-    beside new points, whose NTK grows faster.
-
-    Batch normalisation of M inputs, or images times positions, takes some 30 nodes of a quadrature, each with products
-    of (M, M) matrices. A large batch does with three, see `batch_norm.few_nodes`: batch_norm="large_batch" takes two
-    fifths of the time at M = 1,024. The network is computed with two nodes, too, and `approximation_error` is twice the
-    largest change: of a distance, of a variance over itself, of the NTK over its largest entry. It is a bound where the
-    third node takes away a third of the error, as it did in all of 400 drawn batches of 16 to 128 inputs and rank 7 or
-    more. It tells of single entries: eigenvalues far below the largest entry may be known less.
-
-    A homogeneous network, without biases and with piecewise linear activations, has a kernel that is a function of the
-    angle between two vectors; any network has on vectors of one norm. From 128 x 128 pairs on, or 8,192 x 8,192 of one
-    norm outside of transformations, it is computed as such at a price that does not depend on the depth, and
-    `approximation_error` says how exact the function is: 2e-6 at most in float32, 2e-12 in float64. Derivatives are
-    those of the recursion through all layers.
-
-    It can also be differentiated by the network's numbers, compiled with the network as an argument and mapped over
-    them: a network is a pytree (see `pytrees`), and where numbers are traced the kernel is taken through all layers.
-    Derivatives by a bias variance of 0 are NaN if an input, or a patch, is all zeros: behind an activation they are
-    infinite there; so are those by a weight variance of 0 without biases.
-
-    Derivatives by the inputs are right at inputs of zeros and at black pixels too. Where an input or a whole patch of
-    zeros is a kink, as for ReLU without biases, the first derivative is the symmetric one, that of central differences,
-    and a second derivative, which does not exist, is NaN. The NTK of an activation whose slope jumps (ReLU) has a kink
-    of the same kind where two inputs, or patches of two images, coincide, are opposite, or are multiples of each other
-    without biases before; an input with itself has all its derivatives. Forward mode (`jax.jacfwd` twice) keeps NaN to
-    the pairs that have it; reverse mode, as in `jax.hessian`, multiplies it by 0 into other pairs and into the NNGP.
-
-    Args:
-        network: a layer or a composition of layers.
-        x1: (n1, d) vectors, or (n1, height, width, channels) images, float32 or float64; see `arrays` for all else.
-        x2: (n2, ...) inputs of the same features and dtype, or None.
-        statistics: "x1": every batch normalisation has the statistics of x1, and the kernel is that of [x1; x2]. None:
-            those of the one joint batch. A network without batch normalisation has the same kernel either way.
-        batch_norm: "exact", or "large_batch" for few nodes and their measured error, outside of transformations.
-        exact: take the kernel of every pair through all layers.
-
-    Raises:
-        ValueError: wrong shapes, no inputs, NaN or infinite inputs; another word for `batch_norm`; a batch too small
-            for its batch normalisation; a variance beyond what an activation given as a function is known for.
-        OverflowError: the pre-activation variance left the dtype's range (a gain too large for the depth).
-        MemoryError: the kernel of images of this size, at equal or at all pairs of positions, does not fit.
-        NotImplementedError: the network has a layer without an infinite-width kernel here, and the message says why; or
-            batch_norm="large_batch" inside a transformation.
-        TypeError: the network is none of layers, such as an array, as where arguments are swapped.
-    """
-    task = task_of(network, x1, x2, statistics=statistics, batch_norm=batch_norm, exact=exact)
-    memory = account(task)
-    require_memory(memory.memory_bytes, memory.what, memory.cure)
-    kernel = propagate(*task)
-    if task.nodes is not None:
-        kernel = _with_measured_error(kernel, propagate(*task._replace(nodes=task.nodes - 1)))
-    if not (is_traced(task.x1, task.x2) or task.numbers):
-        # underflow comes first: where a distance is not finite, it may be why
-        _check_underflow(network, kernel, task.x1, task.x2)
-        _check_finite(kernel, images=task.x1.ndim == 4)
-    return kernel
 
 
 class Task(NamedTuple):
@@ -163,6 +81,35 @@ def task_of(
     traced = is_traced(first, second)
     nodes = _nodes(network, batch_norm, traced=traced or bool(numbers))
     return Task(network, exact, norm, traced and may_hold_zeros(first, second), training, nodes, numbers, first, second)
+
+
+def kernel_of(task: Task) -> Kernel:
+    """The kernel of a task, all at once; errors are those of `infinite_kernel`."""
+    memory = account(task)
+    require_memory(memory.memory_bytes, memory.what, memory.cure)
+    kernel = propagate(*task)
+    if task.nodes is not None:
+        kernel = _with_measured_error(kernel, propagate(*task._replace(nodes=task.nodes - 1)))
+    if not (is_traced(task.x1, task.x2) or task.numbers):
+        require_sound(task.network, kernel, task.x1, task.x2)
+    return kernel
+
+
+def require_sound(
+    network: HasKernel, kernel: Kernel, x1: AnyArray, x2: AnyArray | None, *, corner: tuple[int, int] = (0, 0)
+) -> None:
+    """Raises the errors of `infinite_kernel` about results: digits that were lost, and what is not finite.
+
+    Args:
+        network: network of the kernel.
+        kernel: kernel, or a tile of one.
+        x1: its first inputs.
+        x2: its second inputs, or None.
+        corner: numbers of the first and second inputs before those of the tile, for messages.
+    """
+    # underflow comes first: where a distance is not finite, it may be why
+    _check_underflow(network, kernel, x1, x2, corner)
+    _check_finite(kernel, corner, images=x1.ndim == 4)
 
 
 def _nodes(network: HasKernel, batch_norm: str, *, traced: bool) -> int | None:
@@ -241,13 +188,35 @@ def propagate(
     x2: jax.Array | None,
 ) -> Kernel:
     """Kernel of a `Task`, without checks."""
-    _check_numbers(network)
-    numbers = tuple(number.astype(x1.dtype) for number in numbers)
+    function = series_of(network, x1, x2, exact=exact, norm=norm)
+    return through(network, function, x1, x2, zeros=zeros, training=training, nodes=nodes, numbers=numbers)
+
+
+def series_of(
+    network: HasKernel, x1: jax.Array, x2: jax.Array | None, *, exact: bool, norm: float | None
+) -> AngularFunction | None:
+    """The function of the angle that the kernel of these vectors is; None if every pair is taken through all layers."""
     pairs = len(x1) * len(x1 if x2 is None else x2)
     by_angle = norm is not None or (network.homogeneous and not exact)
     if not by_angle or x1.ndim != 2 or pairs < FEWEST_PAIRS:
-        return _recursion(network, zeros, training, nodes, numbers, x1, x2)
-    function = angular_function(network, str(x1.dtype), norm or 1.0)
+        return None
+    return angular_function(network, str(x1.dtype), norm or 1.0)
+
+
+def through(
+    network: HasKernel,
+    function: AngularFunction | None,
+    x1: jax.Array,
+    x2: jax.Array | None,
+    *,
+    zeros: bool = False,
+    training: int | None = None,
+    nodes: int | None = None,
+    numbers: Numbers = (),
+) -> Kernel:
+    """The kernel by a function of the angle, or through all layers; the other arguments are those of `Task`."""
+    _check_numbers(network)
+    numbers = tuple(number.astype(x1.dtype) for number in numbers)
     if function is None:
         return _recursion(network, zeros, training, nodes, numbers, x1, x2)
     arrays = _angular(network, function, zeros, x1, x2)
@@ -417,7 +386,7 @@ def _positions_left(network: HasKernel, shape: tuple[int, ...], dtype: str) -> i
     return math.prod(pairs.shape)
 
 
-def _check_finite(kernel: Kernel, *, images: bool) -> None:
+def _check_finite(kernel: Kernel, corner: tuple[int, int], *, images: bool) -> None:
     if any(bool(jnp.any(jnp.isnan(q))) for q in (kernel.variance1, kernel.variance2)):
         raise ValueError(
             "a variance is not a number: an activation given as a function is known up to some variance only "
@@ -433,15 +402,24 @@ def _check_finite(kernel: Kernel, *, images: bool) -> None:
     for values, name in ((kernel.distance, "cosine distance"), (kernel.ntk_scaled, "scaled NTK")):
         if not bool(jnp.all(jnp.isfinite(values))):  # asked where the array lies; it may be large
             require_finite(
-                values, f"the {name} of this network", why=lambda row, column: _why_not_finite(kernel, images)
+                values,
+                f"the {name} of this network",
+                rows=corner[0],
+                columns=corner[1],
+                why=lambda row, column: _why_not_finite(kernel, images),
             )
 
 
-def _check_underflow(network: HasKernel, kernel: Kernel, x1: jax.Array, x2: jax.Array | None) -> None:
+def _check_underflow(
+    network: HasKernel, kernel: Kernel, x1: AnyArray, x2: AnyArray | None, corner: tuple[int, int]
+) -> None:
     """Raises where the squares of inputs, or variances behind the layers, are so small that they have lost digits."""
     dtype = np.finfo(x1.dtype)
     resolved = float(dtype.tiny / dtype.eps)
-    for x, variance, name in ((x1, kernel.variance1, "x1"), (x2, kernel.variance2, "x2")):
+    for x, variance, name, before in (
+        (x1, kernel.variance1, "x1", corner[0]),
+        (x2, kernel.variance2, "x2", corner[1]),
+    ):
         if x is None:
             continue
         largest = np.max(np.abs(np.asarray(x).reshape(len(x), -1)), axis=1, initial=0)
@@ -449,8 +427,8 @@ def _check_underflow(network: HasKernel, kernel: Kernel, x1: jax.Array, x2: jax.
         if small.any():
             row = int(np.argmax(small))
             raise ValueError(
-                f"{name}[{row}] has no number above {largest[row]:.3g}, and {x1.dtype} does not resolve the square of "
-                "that: multiply the inputs by a constant"
+                f"{name}[{before + row}] has no number above {largest[row]:.3g}, and {x1.dtype} does not resolve the "
+                "square of that: multiply the inputs by a constant"
             )
         left = np.asarray(variance).reshape(len(x), -1).max(axis=1)
         lost = (largest > 0) & (left < resolved)
@@ -459,8 +437,8 @@ def _check_underflow(network: HasKernel, kernel: Kernel, x1: jax.Array, x2: jax.
         if lost.any() and not _has_zeros(network):
             row = int(np.argmax(lost))
             raise ValueError(
-                f"behind the layers the variance of {name}[{row}] is {left[row]:.3g}, which {x1.dtype} does not "
-                "resolve: use a larger w_var (None is the stable gain), a bias, or fewer layers"
+                f"behind the layers the variance of {name}[{before + row}] is {left[row]:.3g}, which {x1.dtype} does "
+                "not resolve: use a larger w_var (None is the stable gain), a bias, or fewer layers"
             )
 
 

@@ -83,26 +83,28 @@ def plan(
         NotImplementedError: the network has a layer without an infinite-width kernel here.
     """
     task = task_of(network, x1, x2, statistics=statistics, batch_norm=batch_norm, exact=exact)
-    taken, flops = account(task), _flops(task)
+    taken, flops = account(task), operations(task)
     first = task.x1 if task.training is None else task.x1[: task.training]
     shape = (len(task.x1), len(task.x1 if task.x2 is None else task.x2))
-    seconds = _seconds(task, flops, len(first)) if measure else None
+    seconds = estimated_seconds(task, flops, len(first)) if measure else None
     return KernelPlan(shape, taken.way, flops, taken.memory_bytes, available_bytes(), seconds)
 
 
-def _flops(task: Task) -> float:
+def operations(task: Task) -> float:
+    """The number of operations of a kernel, counted in its program."""
     *settings, numbers, x1, x2 = task
     flops = program_cost(lambda *arrays: jax.tree.leaves(propagate(*settings, *arrays)), numbers, x1, x2)[0].flops
     fewer = None if task.nodes is None or task.nodes < LARGE_BATCH.count else task._replace(nodes=task.nodes - 1)
-    return flops if fewer is None else flops + _flops(fewer)
+    return flops if fewer is None else flops + operations(fewer)
 
 
-def _seconds(task: Task, flops: float, inputs: int) -> float:
+def estimated_seconds(task: Task, flops: float, inputs: int) -> float:
+    """The estimated time of a kernel of this many operations, from a part of its first inputs, which is computed."""
     part, counted, positions = task, flops, math.prod(task.x1.shape[1:-1])
     while counted > FEW and inputs > 1 and inputs * positions > 2 * SMALLEST:
         inputs = (inputs + 1) // 2
         part = task._replace(x1=task.x1[:inputs], x2=None if task.x2 is None else task.x2[:inputs], training=None)
-        counted = _flops(part)
+        counted = operations(part)
     first, second = _timed(part), _timed(part)
     return (first - second) + second * flops / counted
 

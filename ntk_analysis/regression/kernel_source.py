@@ -8,7 +8,7 @@ from ntk_analysis.common.finite import require_finite
 from ntk_analysis.empirical import EmpiricalKernel
 from ntk_analysis.empirical.coupling import known_coupling
 from ntk_analysis.empirical.functions import name_of
-from ntk_analysis.infinite import infinite_kernel
+from ntk_analysis.infinite import StoredKernel, infinite_kernel
 from ntk_analysis.infinite.kernel import HasKernel, Kernel
 from ntk_analysis.layers import Layer
 
@@ -53,7 +53,7 @@ def kernel_between(
     kernel = opened(source(x1, x2))
     if isinstance(kernel, EmpiricalKernel) and kernel.coupled:
         raise NotImplementedError(COUPLED)
-    if not isinstance(kernel, Kernel | EmpiricalKernel):  # those have reported NaN themselves
+    if not isinstance(kernel, Kernel | StoredKernel | EmpiricalKernel):  # those have reported NaN themselves
         require_finite(kernel, f"the kernel of {name_of(source)}")
     return kernel
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from ntk_analysis import data
 from ntk_analysis.data import DataError, ImageSet
-from ntk_analysis.empirical.manifest import fingerprint
+from ntk_analysis.stores.manifest import fingerprint
 
 TEST_FRACTION = 0.2
 SHIPPED = {"digits": data.load_digits, "mnist5k": data.load_mnist5k}

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, fields
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,29 +12,42 @@ import numpy as np
 from ntk_analysis.common.checksums import SEAL, unsealed
 from ntk_analysis.common.provenance import made_by
 from ntk_analysis.common.pytrees import Tree
-from ntk_analysis.empirical.identity import identity, same_function
-from ntk_analysis.empirical.plans import TilePlan
-from ntk_analysis.empirical.runs import Job
+from ntk_analysis.stores.grid import Grid
+from ntk_analysis.stores.runs import Job
 
 Manifest: TypeAlias = dict[str, Any]
 
+PlanOf: TypeAlias = Callable[[Manifest], Grid]
+"""The plan that a manifest describes, by a function that knows its kind of kernel."""
+
 FORMAT = "ntk_analysis kernel store 4"
 NAME = "manifest.json"
-ARRAY, DONE = "kernel", "done"  # folders beside it
-ARRAYS = ("params", "x1", "x2")
-# facts that identify a kernel; the rest of a plan is its cost, and tiles are taken over from the store
-FACTS = ("which", "layout", "method", "coupled", "symmetric", "dtype", "n1", "n2", "outputs")
+DONE = "done"  # folder beside it
+ORIGINAL = "empirical"  # kind of the kernels whose stores say none
 
 
 def manifest(job: Job) -> Manifest:
-    """Description of the kernel to compute: hashes of parameters and inputs, function, plan, versions and device."""
+    """Description of the kernel to compute: hashes of its arrays, function, plan, versions and device."""
+    record = {name: value.name if isinstance(value, np.dtype) else value for name, value in vars(job.plan).items()}
     return {
         "format": FORMAT,
-        "plan": asdict(job.plan) | {"dtype": job.plan.dtype.name},
-        "arrays": {name: fingerprint(getattr(job, name)) for name in ARRAYS},
-        "f": identity(job),
-        "made by": made_by("ntk-analysis", "jax", "numpy", "zarr"),
+        "kind": job.plan.kind,
+        "plan": record,
+        "arrays": {name: fingerprint(array) for name, array in job.arrays.items()},
+        "f": job.identity(),
+        "made by": made_by("ntk-analysis", "jax", "numpy", "zarr") | job.made_by,
     }
+
+
+def kind_of(found: Manifest) -> str:
+    """The kind of kernel that a manifest describes."""
+    return str(found.get("kind", ORIGINAL))
+
+
+def fields_of(found: Manifest, names: tuple[str, ...]) -> dict[str, Any]:
+    """The fields of the plan that a manifest describes; the dtype as one."""
+    facts = {name: found["plan"][name] for name in names}
+    return facts | {"dtype": np.dtype(facts["dtype"])}
 
 
 def read_manifest(path: Path) -> Manifest | None:
@@ -54,7 +67,7 @@ def read_manifest(path: Path) -> Manifest | None:
             return unsealed(found)
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    if (path / ARRAY).is_dir() and (path / DONE).is_dir():
+    if (path / DONE).is_dir() and any((path / entry).is_dir() for entry in path.iterdir() if entry.name != DONE):
         raise ValueError(
             f"store {path}: {NAME} is missing, damaged, or of another format than {FORMAT!r}: take it from a copy, or "
             "give another path"
@@ -65,24 +78,20 @@ def read_manifest(path: Path) -> Manifest | None:
     )
 
 
-def stored_plan(found: Manifest) -> TilePlan:
-    """The plan that a manifest describes."""
-    facts = {field.name: found["plan"][field.name] for field in fields(TilePlan)}
-    return TilePlan(**facts | {"dtype": np.dtype(facts["dtype"])})
-
-
-def differences(found: Manifest, wanted: Manifest) -> list[str]:
-    """Reasons why the tiles of one kernel cannot continue those of the other; empty if there is none."""
+def differences(found: Manifest, wanted: Manifest, job: Job) -> list[str]:
+    """Reasons why the tiles of one kernel cannot continue those of the other, a job's; empty if there is none."""
+    if kind_of(found) != kind_of(wanted):
+        return [f"the kernel is {kind_of(found)} there and {kind_of(wanted)} here"]
     told = [
         f"{name} is {found['plan'][name]} there and {wanted['plan'][name]} here"
-        for name in FACTS
+        for name in job.facts
         if found["plan"][name] != wanted["plan"][name]
     ]
     if not told:  # arrays of other shapes differ anyway
-        told = [f"{name} has other values" for name in ARRAYS if found["arrays"][name] != wanted["arrays"][name]]
+        told = [f"{name} has other values" for name in job.arrays if found["arrays"][name] != wanted["arrays"][name]]
     same_jax = found["made by"]["jax"] == wanted["made by"]["jax"]
-    if not told and not same_function(found["f"], wanted["f"], same_jax=same_jax):
-        told = [f"f is another function ({found['f']['name']} there, {wanted['f']['name']} here)"]
+    if not told and (other := job.difference(found["f"], wanted["f"], same_jax=same_jax)):
+        told = [other]
     return told
 
 

@@ -6,74 +6,30 @@ neither does the plan.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ntk_analysis.common.progress import Track
 from ntk_analysis.empirical.functions import Network, Side
 from ntk_analysis.empirical.layouts import Layout
 from ntk_analysis.empirical.methods import Method
-from ntk_analysis.empirical.runs import Job, Runner, Sink, Steps, Tile, description
-from ntk_analysis.empirical.tiles import NETWORKS, Tiles, padded_rows, tile_programs
+from ntk_analysis.empirical.plans import Call
+from ntk_analysis.empirical.tiles import NETWORKS, Tiles, tile_programs
+from ntk_analysis.stores.grid import Tile, padded_rows
 
 EACH, ALL = PartitionSpec("tiles"), PartitionSpec()  # type: ignore[no-untyped-call]
-
-
-@dataclass(frozen=True)
-class Devices(Runner):
-    """Computes tiles on devices of this machine.
-
-    Attributes:
-        chosen: devices to use; None takes all that JAX sees, or the one that `jax.default_device` names.
-    """
-
-    chosen: tuple[jax.Device, ...] | None = None
-
-    @property
-    def devices(self) -> list[jax.Device]:
-        """The devices that compute tiles."""
-        if self.chosen is not None:
-            return list(self.chosen)
-        default = jax.config.jax_default_device  # type: ignore[attr-defined]
-        return jax.local_devices() if default is None else [jnp.zeros(()).device]
-
-    @property
-    def parallel(self) -> int:
-        """Number of devices: each computes one tile at a time."""
-        return len(self.devices)
-
-    @property
-    def share(self) -> int:
-        """Number of tiles in one memory: 1 if devices have their own memory; processors share the machine's."""
-        return len(self.devices) if self.devices[0].platform == "cpu" else 1
-
-    def run(self, job: Job, todo: Sequence[Tile], sink: Sink, track: Track) -> None:
-        """Computes these tiles, as many at a time as there are devices."""
-        devices = self.devices
-        if len(devices) > 1 and len(todo) > 1:
-            steps = Steps(ShardedTiles(job, devices).several(todo), len(todo))
-            for (i, j), values in track(steps, description(job.plan)):
-                sink.write(i, j, values)
-            return
-        with jax.default_device(devices[0]):
-            tiles = Tiles(**job._asdict())
-            for i, j in track(todo, description(job.plan)):
-                sink.write(i, j, tiles(i, j))
 
 
 class ShardedTiles(Tiles):
     """The tiles of a plan, computed as many at a time as there are devices."""
 
-    def __init__(self, job: Job, devices: Sequence[jax.Device]) -> None:
-        super().__init__(**job._asdict())
+    def __init__(self, call: Call, devices: Sequence[jax.Device]) -> None:
+        super().__init__(**call._asdict())
         self._mesh = Mesh(np.array(devices), ("tiles",))
-        self._sharded = _sharded(job.f, job.plan.method, job.plan.layout, self._mesh, job.plan.coupled)
+        self._sharded = _sharded(call.f, call.plan.method, call.plan.layout, self._mesh, call.plan.coupled)
         with jax.enable_x64(self._float64):
             self._params = jax.device_put(self._params, NamedSharding(self._mesh, ALL))
 

@@ -1,30 +1,27 @@
 """Tiles on many machines: each is a task of Dask, and every worker writes its own to the one store.
 
-Needs the extra `cluster` (`dask.distributed`) and a file system on which all workers see the store. Parameters and
-inputs reach the workers through that file system, not through the scheduler: so they may be large, and the death of a
-worker loses nothing but the tile that it was at.
+Needs the extra `cluster` (`dask.distributed`) and a file system on which all workers see the store. The function and
+its inputs reach the workers through that file system, not through the scheduler: so they may be large, and the death of
+a worker loses nothing but the tile that it was at.
 """
 
 import importlib
 import pickle
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import jax
-import numpy as np
-
 from ntk_analysis.common.cluster import ONE_AT_A_TIME, Workers, results
 from ntk_analysis.common.files import write_whole
 from ntk_analysis.common.messages import one_line
 from ntk_analysis.common.progress import Track
-from ntk_analysis.empirical.runs import Job, Runner, Sink, Steps, Tile, description
-from ntk_analysis.empirical.store import JOB, KernelStore
-from ntk_analysis.empirical.tiles import Tiles
+from ntk_analysis.stores.grid import Tile, Values
+from ntk_analysis.stores.runs import Job, Runner, Sink, Steps
+from ntk_analysis.stores.store import JOB, KernelStore
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ class Cluster(Workers, Runner):
         remedy = "give less with memory=; finished tiles are kept"
         with _shared(job, sink) as shared, self.client() as client:
             finished = results(client, compute_tile, [(str(shared), *tile) for tile in todo], "tile", remedy=remedy)
-            for _ in track(Steps(finished, len(todo)), description(job.plan)):
+            for _ in track(Steps(finished, len(todo)), job.description):
                 pass
 
 
@@ -75,7 +72,7 @@ def compute_tile(shared: str, i: int, j: int) -> None:
 
 
 @lru_cache(maxsize=1)
-def _rebuilt(shared: str) -> tuple[Tiles, KernelStore]:
+def _rebuilt(shared: str) -> tuple[Callable[[int, int], Values], KernelStore]:
     try:
         job, store = pickle.loads(Path(shared).read_bytes())
     except FileNotFoundError as error:
@@ -84,17 +81,15 @@ def _rebuilt(shared: str) -> tuple[Tiles, KernelStore]:
         raise RuntimeError(
             f"a worker cannot import the function ({one_line(error)}): install its module where the workers run"
         ) from error
-    return Tiles(**job._asdict()), store
+    return job.tiles(), store
 
 
 @contextmanager
 def _shared(job: Job, store: KernelStore) -> Iterator[Path]:
     """A file in the store with all that a worker needs; it exists as long as workers need it."""
-    arrays = jax.tree.map(np.asarray, (job.params, job.x1, job.x2))
-    sent = job._replace(params=arrays[0], x1=arrays[1], x2=arrays[2])
     try:
         # Dask requires cloudpickle, which takes functions of scripts and closures along; pickle does not
-        data = importlib.import_module("cloudpickle").dumps((sent, store), protocol=5)
+        data = importlib.import_module("cloudpickle").dumps((job.on_host(), store), protocol=5)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         raise TypeError(
             f"f cannot be sent to workers ({one_line(error)}): give a function of a module, or a network of layers"

@@ -1,0 +1,95 @@
+"""What an infinite kernel in a store takes, before it is computed: its tiles, bytes, operations and time."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from ntk_analysis.common.memory import gib
+from ntk_analysis.stores.grid import Grid, Part
+from ntk_analysis.stores.manifest import Manifest, fields_of
+
+PAIRS = ("distance", "ntk_scaled")  # arrays of a kernel over pairs of inputs
+OF_FIRST, OF_SECOND = ("variance1", "mean1"), ("variance2", "mean2")
+SCALES = "scales"  # array of what a tile has one number of
+OF_TILES = ("log_scale", "relative_error", "approximation_error")
+
+
+@dataclass(frozen=True)
+class StorePlan(Grid):
+    """The cut of an infinite-width kernel (n1, n2) into tiles, and their cost.
+
+    A kernel whose layers couple the batch, as batch normalisation does, is one tile: it can be kept, but neither be
+    interrupted nor spread.
+
+    Attributes:
+        n1: number of inputs of the rows.
+        n2: number of inputs of the columns.
+        symmetric: whether the second inputs are the first ones.
+        dtype: dtype of the kernel.
+        way: how it is computed: by the angles of vectors, pair by pair, as one joint batch, at which positions.
+        law: law of the units, as in `Kernel`.
+        training: number of training inputs, as in `Kernel`.
+        coupled: whether the layers couple the batch.
+        rows: number of inputs in the rows of a tile; the last tile is padded.
+        columns: number of inputs in the columns of a tile.
+        flops: number of operations of all tiles, counted in their programs.
+        memory_bytes: the most bytes that one tile takes at one time.
+        budget_bytes: bytes that one tile may take.
+        seconds: estimated time from one measured tile, with its compilation and without writing; None if nothing was
+            measured.
+    """
+
+    kind = "infinite"
+
+    n1: int
+    n2: int
+    symmetric: bool
+    dtype: np.dtype
+    way: str
+    law: str
+    training: int | None
+    coupled: bool
+    rows: int
+    columns: int
+    flops: float
+    memory_bytes: int
+    budget_bytes: int
+    seconds: float | None = None
+
+    @classmethod
+    def of(cls, found: Manifest) -> "StorePlan":
+        """The plan that the manifest of a store describes."""
+        return cls(**fields_of(found, tuple(field.name for field in fields(cls))))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of the kernel."""
+        return self.n1, self.n2
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The arrays of the kernel: those of `Kernel`, and the numbers of each tile."""
+        pairs = [Part(name, self.shape, (self.rows, self.columns), self.dtype) for name in PAIRS]
+        first = [Part(name, (self.n1,), (self.rows,), self.dtype, "rows") for name in OF_FIRST]
+        second = [Part(name, (self.n2,), (self.columns,), self.dtype, "columns") for name in OF_SECOND]
+        scales = Part(SCALES, (*self.grid, len(OF_TILES)), (1, 1, len(OF_TILES)), np.dtype(np.float64), "tiles")
+        return (*pairs, *first, *second, scales)
+
+    def summary(self) -> str:
+        """The plan as one line of text."""
+        tiles = f"{self.count} tiles of {self.rows} x {self.columns}" if self.count > 1 else "one tile"
+        one = ", which cannot be cut" if self.coupled else ""
+        time = "" if self.seconds is None else f", about {self.seconds:.2g} s"
+        return (
+            f"nngp and ntk {self.shape} {self.dtype} {self.way}: {tiles}{one}, {self.flops:.3g} operations, "
+            f"{gib(self.memory_bytes)} of the {gib(self.budget_bytes)} allowed{time}"
+        )
+
+
+def values_of(kernel: Any, rows: int, columns: int) -> dict[str, np.ndarray]:
+    """The arrays of a tile that a store keeps, of a kernel whose first inputs these are; the others are padding."""
+    found = {name: np.asarray(getattr(kernel, name))[:rows, :columns] for name in PAIRS}
+    found |= {name: np.asarray(getattr(kernel, name))[:rows] for name in OF_FIRST}
+    found |= {name: np.asarray(getattr(kernel, name))[:columns] for name in OF_SECOND}
+    return found | {SCALES: np.array([[[float(getattr(kernel, name)) for name in OF_TILES]]])}
