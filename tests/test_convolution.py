@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from ntk_analysis.common import quick_compilation
-from ntk_analysis.infinite import image_tiles
-from ntk_analysis.infinite.compute import infinite_kernel, input_kernel
+from ntk_analysis.infinite import image_tiles, infinite_kernel
+from ntk_analysis.infinite.compute import input_kernel
 from ntk_analysis.infinite.image_tiles import kernel_in_tiles
 from ntk_analysis.layers import (
     Activation,

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from ntk_analysis import spectrum
 from ntk_analysis.activations import get
-from ntk_analysis.infinite.compute import infinite_kernel, input_kernel
+from ntk_analysis.infinite import infinite_kernel
+from ntk_analysis.infinite.compute import input_kernel
 from ntk_analysis.infinite.kernel import Kernel
 from ntk_analysis.layers import Activation, Dense, Repeat, Residual, Serial
 from ntk_analysis.networks import fully_connected

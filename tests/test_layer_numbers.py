@@ -14,7 +14,7 @@ import pytest
 
 from ntk_analysis.activations import functions as activations
 from ntk_analysis.empirical.coupling import known_coupling
-from ntk_analysis.infinite.compute import infinite_kernel
+from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.layers import (
     Activation,
     AvgPool,

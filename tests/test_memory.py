@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from ntk_analysis.common import memory
-from ntk_analysis.infinite import compute
-from ntk_analysis.infinite.compute import infinite_kernel, input_kernel
+from ntk_analysis.infinite import compute, infinite_kernel
+from ntk_analysis.infinite.compute import input_kernel
 from ntk_analysis.layers import Activation, AvgPool, BatchNorm, Conv, Dense, Flatten, Serial
 from ntk_analysis.networks import convolutional, fully_connected, residual
 

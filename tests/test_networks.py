@@ -10,7 +10,8 @@ import pytest
 
 from ntk_analysis import batch_norm, spectrum
 from ntk_analysis.activations import NAMED, get
-from ntk_analysis.infinite.compute import infinite_kernel, input_kernel
+from ntk_analysis.infinite import infinite_kernel
+from ntk_analysis.infinite.compute import input_kernel
 from ntk_analysis.layers import Activation, BatchNorm, Dense, Repeat, Serial
 from ntk_analysis.networks import NORMALIZATIONS, convolutional, fully_connected, residual
 
