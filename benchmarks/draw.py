@@ -100,6 +100,7 @@ def growth() -> Figure:
                 label=f"{size}, last slope {exponent:g}",
             )
         place.set_xscale("log", base=2)
+        place.xaxis.set_major_locator(mpl.ticker.LogLocator(base=2, numticks=4))  # of which all have room
         place.xaxis.set_major_formatter(lambda size, _: f"{size:g}")
         place.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
         low, high = place.get_ylim()

@@ -80,7 +80,7 @@ def draw(result: Result) -> Figure:
     axes.plot([], [], "o", color=DARK, label="stable fixed point")
     axes.plot([], [], "o", color=DARK, markerfacecolor="none", markersize=8, label="unstable fixed point")
     axes.set(xlabel=r"correlation $\rho$ at one layer", ylabel="correlation at the next", aspect="equal")
-    axes.set(xlim=(-0.02, 1.03), ylim=(-0.02, 1.03))
+    axes.set(xlim=(-0.02, 1.05), ylim=(-0.02, 1.05))
     axes.legend(loc="lower right", borderaxespad=0.2)
     note(figure, f"ReLU, stable gain; crosses: mean over {facts['draws']} layers of width {facts['width']}")
     return figure

@@ -15,7 +15,7 @@ from ntk_analysis.training.run_file import Curve
 from ntk_analysis.training.sweep import Grid, sweep
 
 from .config import Config, Result
-from .learning_rates import PARTS, of_seeds, result_of, standard_error, top
+from .learning_rates import PARTS, of_seeds, result_of, standard_error, top, training
 from .style import legend_above, look, note, panels
 
 NORMALIZATIONS = ("none", "weight_mean", "last_bn", "mimic_norm", "batch_norm")
@@ -52,14 +52,11 @@ def draw(result: Result) -> Figure:
     for panel, part in zip(axes, PARTS, strict=True):
         draw_panel(panel, result, part)
     legend_above(figure, axes[0])
-    recipe, rates = facts["recipe"], result.arrays["learning_rates"]
+    rates = result.arrays["learning_rates"]
     rate = f"learning rate {rates[0]:g}" if len(rates) == 1 else "each at the rate of its best test accuracy"
     note(
         figure,
-        f"ReLU {facts['network']}; {facts['trained on']}; {recipe['optimizer']}, momentum {recipe['momentum']:g}, "
-        f"batch {recipe['batch']}, warm-up epochs: {recipe['warmup_epochs']}, {rate}; "
-        + of_seeds(facts, "bands")
-        + ".",
+        f"{training(facts)}, {rate}; {of_seeds(facts, 'bands')}.",
     )
     return figure
 

@@ -25,7 +25,7 @@ BEHIND_LAST = "condition_number_last"
 PANELS = {
     "correlation": "correlation of two images",
     "condition_number": r"condition number $\kappa$",
-    "growth": "NTK / NNGP",
+    "growth": "growth, NTK / NNGP",
 }
 
 

@@ -18,7 +18,7 @@ from ntk_analysis.training.run_file import Curve
 from ntk_analysis.training.sweep import Grid, Table, sweep
 
 from .config import Config, Result
-from .style import legend_above, look, note, panels
+from .style import legend_above, look, note, panels, written
 
 TRAINED_HERE = ("none", "weight_mean", "last_bn", "mimic_norm", "batch_norm", "layer_norm")
 EARLY = 3  # epochs
@@ -123,14 +123,21 @@ def draw(result: Result) -> Figure:
         for column, part in enumerate(PARTS):
             draw_panel(axes[2 * row + column], result, part, epochs)
     legend_above(figure, axes[0])
-    recipe = facts["recipe"]
     note(
         figure,
-        f"ReLU {facts['network']}; {facts['trained on']}; {recipe['optimizer']}, momentum {recipe['momentum']:g}, "
-        f"batch {recipe['batch']}, warm-up epochs: {recipe['warmup_epochs']}; {of_seeds(facts, 'bars')}. Open symbols: "
-        "a run diverged.",
+        f"{training(facts)}; {of_seeds(facts, 'bars')}. Open symbols: a run diverged.",
     )
     return figure
+
+
+def training(facts: dict[str, Any]) -> str:
+    """Returns words for the network, its images and the recipe, without what the grid replaces."""
+    recipe = facts["recipe"]
+    network = facts["network"].replace(recipe["model"], written(recipe["model"]), 1)
+    return (
+        f"ReLU {network}; {facts['trained on'].replace('.npz,', ',')}; {written(recipe['optimizer'])}, momentum "
+        f"{recipe['momentum']:g}, batch {recipe['batch']}, warm-up epochs: {recipe['warmup_epochs']}"
+    )
 
 
 def of_seeds(facts: dict[str, Any], error: str) -> str:

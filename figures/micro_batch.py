@@ -30,7 +30,7 @@ AVERAGED = (1, 4, 16, 100)  # batches that running statistics are averaged over
 AVERAGED_SIZE = 16
 STYLES = {"unbiased": "-", "biased": "--"}
 KINDS = ("none", "layer", "group", "mimic", "batch")
-TOP = 1e6
+TOP = 1e8  # room for the legend beside the steepest line
 NETWORKS = {
     **{f"mlp_{depth}": (tuple(micro_trained.KINDS), depth, "mlp") for depth in micro_trained.DEPTHS},
     "vgg": (tuple(dict.fromkeys(cell.kind for cell in micro_trained.VGG_CELLS)), micro_trained.VGG_LAYERS, "vgg"),
@@ -192,7 +192,7 @@ def finish(axes: Axes, title: str, bottom: float = 0.8) -> None:
     """Draws training points' line, and sets title and limits."""
     axes.axhline(1, color=BLACK, linewidth=0.8, linestyle=":")
     axes.set(title=title, xlabel="layer", ylim=(bottom, TOP), xlim=(0, 31))
-    axes.legend(loc="upper left", handlelength=1.2)
+    axes.legend(loc="upper left", handlelength=0.8, labelspacing=0.2, borderaxespad=0.2)
 
 
 def draw_accuracies(axes: Axes, result: Result, network: str) -> None:

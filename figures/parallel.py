@@ -35,7 +35,7 @@ def side_by_side(
         ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin) as pool,
     ):
         try:
-            with _deaf_to_interrupts():
+            with _deaf_to_ctrl_c():
                 running = {pool.submit(_drawn, name, config, Path(scratch) / name, from_data): name for name in names}
             for done in as_completed(running):
                 facts = done.result()
@@ -63,7 +63,7 @@ def _drawn(name: str, config: Config, folder: Path, from_data: Path | None) -> d
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
+def _deaf_to_ctrl_c() -> Iterator[None]:
     """Makes processes that are started meanwhile deaf to Ctrl-C: the first process hears it, and ends them."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

@@ -68,6 +68,16 @@ LOOKS = {
 }
 
 
+WRITTEN = {
+    "mlp": "MLP",
+    "squeezenet1_0": "SqueezeNet",
+    "shufflenet_v2_x1_0": "ShuffleNetV2",
+    "sgd": "SGD",
+    "adam": "Adam",
+    "adamw": "AdamW",
+}
+
+
 def look(name: str) -> Look:
     """Returns label, colour and marker of a normalisation, by any of its names.
 
@@ -130,9 +140,18 @@ def legend_above(figure: Figure, axes: Axes) -> None:
     figure.legend(handles, labels, loc="outside upper center", ncols=math.ceil(len(labels) / lines))
 
 
+def written(name: str) -> str:
+    """Returns the name of a model or an optimizer as papers write it."""
+    return WRITTEN.get(name, name.replace("vgg", "VGG").replace("resnet", "ResNet"))
+
+
 def plain_ticks(axis: Axis) -> None:
-    """Labels 1, 2 and 5 of each power of ten in plain numbers: over few decades, powers alone are one tick or two."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    """Labels 1, 2 and 5 of each power of ten in plain numbers: over few decades, powers alone are one tick or two.
+
+    Within one decade, 3 and 7 too.
+    """
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 10 * low else (1, 2, 3, 5, 7)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
 

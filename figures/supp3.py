@@ -17,11 +17,10 @@ from ntk_analysis.training.run_file import LIBRARIES
 from ntk_analysis.training.surge import variance_by_step
 
 from .config import Config, Result
-from .style import look, note, panels, shades
+from .style import look, note, panels, shades, written
 
 EPOCHS = 2
 RATE = 0.1
-NAMES = {"mlp": "MLP", "vgg11": "VGG11", "resnet18": "ResNet18"}
 
 
 def settings(config: Config) -> tuple[dict[str, Recipe], Dataset]:
@@ -61,20 +60,20 @@ def compute(config: Config, track: Track) -> Result:
 def draw(result: Result) -> Figure:
     """Draws for each network the geometric mean over classes, and a band from the smallest to the largest class."""
     figure, (axes,) = panels(1)
-    colors = shades(look("mimic_norm").color, len(NAMES))
+    colors = shades(look("mimic_norm").color, len(result.arrays))
     for color, (name, values) in zip(colors, result.arrays.items(), strict=True):
         steps = np.arange(len(values))
         axes.fill_between(steps, values.min(-1), values.max(-1), color=color, alpha=0.2, linewidth=0)
-        axes.semilogy(steps, np.exp(np.log(values).mean(-1)), color=color, label=NAMES[name])
+        axes.semilogy(steps, np.exp(np.log(values).mean(-1)), color=color, label=written(name))
     recipes = result.facts["recipes"]
     recipe = next(iter(recipes.values()))
-    widths = ", ".join(f"{NAMES[name]} {each['width']}" for name, each in recipes.items())
+    widths = ", ".join(f"{written(name)} {each['width']}" for name, each in recipes.items())
     axes.set(xlabel="step", ylabel="running variance of the outputs", title="last batch norm, first two epochs")
     axes.legend()
     note(
         figure,
         f"MimicNorm; width: {widths}; {recipe['depth']} hidden layers in the MLP; {result.facts['trained on']}; "
-        f"{recipe['optimizer']}, momentum {recipe['momentum']:g}, batch "
+        f"{written(recipe['optimizer'])}, momentum {recipe['momentum']:g}, batch "
         f"{recipe['batch']}, learning rate rising to {RATE:g}; bands: smallest to largest class",
     )
     return figure

@@ -12,7 +12,7 @@ from ntk_analysis.common.progress import Track
 from ntk_analysis.training.memory import TABLE_1, account
 
 from .config import Config, Result
-from .style import BLACK, DARK, GREY, PALE, look, note, panels, shades
+from .style import BLACK, DARK, GREY, look, note, panels, shades, written
 
 CLASSES = 100
 PAIR = ("batch_norm", "mimic_norm")
@@ -20,11 +20,9 @@ KINDS = {
     "convolution": DARK,
     "batch norm": look("batch").color,
     "ReLU": GREY,
-    "constants": PALE,
     "skip scale": look("mimic").color,
 }  # what a normalisation adds has its colour; the others are small, and shown together
 GIBIBYTE = 2**30
-LABELS = {"squeezenet1_0": "SqueezeNet", "shufflenet_v2_x1_0": "ShuffleNetV2"}
 
 
 def compute(config: Config, track: Track) -> Result:
@@ -79,7 +77,7 @@ def draw_saved(axes: Axes, result: Result) -> None:
     ours = shades(look("mimic").color, 3)[1:]
     for offset, what, color in zip((-0.26, 0, 0.26), of, (*ours, BLACK), strict=True):
         axes.barh(places + offset, list(of[what].values()), 0.24, color=color, label=what)
-    axes.set_yticks(places, [label(name) for name in names])
+    axes.set_yticks(places, [written(name) for name in names])
     axes.invert_yaxis()
     axes.set(xlabel="saved by MimicNorm, % of batch norm's", title="memory against batch norm")
 
@@ -100,8 +98,3 @@ def draw_kept(axes: Axes, result: Result) -> None:
             )  # fmt: skip
         left += values
     axes.set(xlabel="kept for the backward pass, GiB", title="batch norm above, MimicNorm below")
-
-
-def label(name: str) -> str:
-    """Returns the name of a network as the paper writes it."""
-    return LABELS.get(name, name.replace("vgg", "VGG").replace("resnet", "ResNet"))

@@ -124,7 +124,7 @@ def draw(result: Result) -> Figure:
         f"{facts['mini-batch']} images, mean over {facts['mini-batches']} random ones. Right: "
         f"{facts['trained on images']} of the images; circles: bisection on {facts['networks']} networks of width "
         f"{facts['width']}, {facts['steps']} steps of full-batch gradient descent on ½ Σ|f − y|², y near the first "
-        "outputs; crosses: 2/λ_max of the same networks' own NTK.",
+        "outputs; crosses: the bound from the same networks' own NTK.",
     )
     return figure
 
