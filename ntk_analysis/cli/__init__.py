@@ -6,7 +6,7 @@ Heavy imports stand inside the commands, so that --help answers at once.
 import contextlib
 import sys
 
-from ntk_analysis.cli.interrupts import INTERRUPTED, leave, listen
+from ntk_analysis.cli.ctrl_c_ends import INTERRUPTED, leave, listen
 
 
 def main() -> None:

@@ -11,10 +11,10 @@ import typer
 from typer import Option
 
 from ntk_analysis.cli.check import check
+from ntk_analysis.cli.ctrl_c_ends import INTERRUPTED
 from ntk_analysis.cli.empirical import empirical
 from ntk_analysis.cli.figures import figures
 from ntk_analysis.cli.groups import GroupedCommand, grouped
-from ntk_analysis.cli.interrupts import INTERRUPTED
 from ntk_analysis.cli.kernels import compare, kernel
 from ntk_analysis.cli.memory import memory
 from ntk_analysis.cli.network import diagnose

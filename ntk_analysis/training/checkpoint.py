@@ -25,8 +25,8 @@ import jax
 import orbax.checkpoint as ocp
 
 from ntk_analysis.common.checksums import damage, sealed, unsealed, write_sums
+from ntk_analysis.common.ctrl_c_waits import ctrl_c_waits
 from ntk_analysis.common.files import FULL, append_lines, write_whole
-from ntk_analysis.common.interrupts import ctrl_c_waits
 from ntk_analysis.common.lock import LOCK, locked
 from ntk_analysis.common.provenance import made_by
 from ntk_analysis.common.pytrees import Tree

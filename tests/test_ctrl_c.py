@@ -16,8 +16,8 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 LOST = """
 import sys, time
-from ntk_analysis.cli import interrupts
-interrupts.listen()
+from ntk_analysis.cli import ctrl_c_ends
+ctrl_c_ends.listen()
 class Slow:
     def __del__(self):  # Python loses what is raised here
         print("in it", flush=True)
@@ -31,8 +31,8 @@ except KeyboardInterrupt:
 """
 HELD = """
 import signal, time
-from ntk_analysis.cli import interrupts
-interrupts.listen()
+from ntk_analysis.cli import ctrl_c_ends
+ctrl_c_ends.listen()
 signal.signal(signal.SIGINT, lambda *_: None)  # as if Python never came to raise what it should
 print("in it", flush=True)
 while True:
