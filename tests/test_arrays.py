@@ -252,9 +252,9 @@ POINTS = np.random.default_rng(0).standard_normal((5, 4))
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: infinite_kernel(POINTS, DEEP), "network is a ndarray, expected a network of layers"),
-        (lambda: infinite_kernel(DEEP, POINTS, DEEP), "x2 is a Serial, expected an array of numbers"),
-        (lambda: infinite_kernel(lambda params, x: x, POINTS), "a function has an empirical_ntk"),
+        (lambda: infinite_kernel(POINTS, DEEP), "network is a ndarray, expected a network of layers"),  # type: ignore[call-overload]
+        (lambda: infinite_kernel(DEEP, POINTS, DEEP), "x2 is a Serial, expected an array of numbers"),  # type: ignore[call-overload]
+        (lambda: infinite_kernel(lambda params, x: x, POINTS), "a function has an empirical_ntk"),  # type: ignore[call-overload]
         (lambda: next(kernels_by_depth(POINTS, DEEP)), "network is a ndarray, expected a network of layers"),
         (
             lambda: empirical_ntk(lambda params, x: x, POINTS, {"w": POINTS}),

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from ntk_analysis.infinite import plan_store
 from ntk_analysis.infinite.compute import task_of
 from ntk_analysis.infinite.tiling import job_of
 
+from .test_empirical_store import kept_in
 from .tiers import full
 
 NETWORK = networks.fully_connected(1, 1, b_var=0.1)
@@ -86,9 +88,9 @@ def test_resumes_with_the_same_bits(tmp_path, whole):
     interrupted(tmp_path / "k")
     with pytest.raises(ValueError, match="6 of 10 tiles of store"):
         open_kernel(tmp_path / "k")
-    seen = []
+    seen: list[Any] = []
     # with other memory the tiles of the store are kept, where they fit
-    found = infinite_kernel(NETWORK, X, store=tmp_path / "k", track=lambda s, _: seen.extend(s) or seen)
+    found = infinite_kernel(NETWORK, X, store=tmp_path / "k", track=kept_in(seen))
     assert len(seen) == 6
     equal(found[:], whole)
     infinite_kernel(NETWORK, X, store=tmp_path / "k", track=stop_after(0), **SMALL)  # nothing left to do
@@ -138,7 +140,8 @@ def test_a_joint_batch_is_one_tile_and_says_so(tmp_path):
     assert not (tmp_path / "small").exists()
 
 
-OTHERS = {
+GIVEN: dict[str, Any] = {"network": NETWORK, "x1": X}
+OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "network": (
         {"network": networks.fully_connected(1, 1, b_var=0.2)},
         r"the network is .*b_var=0\.1.* there and .*0\.2",
@@ -158,7 +161,7 @@ def test_another_kernel_is_refused(tmp_path, name):
     interrupted(tmp_path / "k")
     before = {path: path.read_bytes() for path in (tmp_path / "k").rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match=message) as caught:
-        infinite_kernel(**{"network": NETWORK, "x1": X} | changed, store=tmp_path / "k", **SMALL)
+        infinite_kernel(**GIVEN | changed, store=tmp_path / "k", **SMALL)
     assert "\n" not in str(caught.value)
     assert {path: path.read_bytes() for path in before} == before
 
@@ -199,6 +202,7 @@ def test_what_no_store_can_be_made_of(tmp_path):
 def test_the_plan_counts_all_tiles():
     plan = plan_store(NETWORK, X, memory=MEMORY)
     assert (plan.count, plan.rows, plan.columns) == (10, 9, 9)
+    assert plan.seconds is not None
     assert plan.seconds > 0
     assert plan.storage_bytes == 2 * 35 * 35 * 8 + 4 * 35 * 8 + 16 * 3 * 8
     one = plan_store(NETWORK, X, measure=False)
@@ -235,9 +239,9 @@ def test_killed_with_sigkill(tmp_path):
     assert process.returncode == -signal.SIGKILL
     done = len(list((tmp_path / "k" / "done").iterdir()))
     assert 7 <= done < 78
-    seen = []
+    seen: list[Any] = []
     call = {"memory": 6 * 8 * 4**2}
-    found = infinite_kernel(NETWORK, X, store=tmp_path / "k", track=lambda s, _: seen.extend(s) or seen, **call)
+    found = infinite_kernel(NETWORK, X, store=tmp_path / "k", track=kept_in(seen), **call)
     assert len(seen) == 78 - done
     equal(found[:], infinite_kernel(NETWORK, X, store=tmp_path / "other", **call)[:])
 
