@@ -16,7 +16,7 @@ from timing import OURS, THEIRS, faster, finished, header, in_turns, write
 
 from ntk_analysis import reference
 from ntk_analysis.infinite import infinite_kernel
-from ntk_analysis.infinite.angle_fit import angular_function
+from ntk_analysis.infinite.angle_fit import angular_function, recursion_of
 from ntk_analysis.layers import Layer
 from ntk_analysis.networks import fully_connected
 from ntk_analysis.reference.comparison import permissive
@@ -62,6 +62,7 @@ def product(x: jax.Array) -> Pair:
 def compared(calls: dict[str, Callable[[jax.Array], Pair]], count: int, rounds: int) -> dict[str, dict[str, float]]:
     """Seconds of each call's first run, which fits and compiles, and of the others."""
     angular_function.cache_clear()  # what another comparison has fitted and compiled
+    recursion_of.cache_clear()
     jax.clear_caches()
     x = inputs(count)
     return in_turns({name: finished(call, x) for name, call in calls.items()}, rounds)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ntk_analysis.infinite import angle_fit, compute, infinite_kernel
-from ntk_analysis.infinite.angle_fit import TOLERANCE, angular_function, fitted, measured_error
+from ntk_analysis.infinite.angle_fit import TOLERANCE, angular_function, fitted, measured_error, relative_error
 from ntk_analysis.infinite.distances import NEAR
 from ntk_analysis.layers import Activation, BatchNorm, Conv, Dense, Flatten, LayerNorm, Residual, Serial
 from ntk_analysis.networks import fully_connected, residual
@@ -293,6 +293,25 @@ def test_the_measured_error_bounds_that_of_any_pair(name):
         size = np.where(wide, np.abs(exact[0][wide]).max(), np.abs(exact[0]))
         worst = max(worst, np.max(np.abs(found[0] - exact[0]) / np.maximum(size, floor)))
     assert 0.5 * error < worst < 1.02 * error
+
+
+@pytest.mark.parametrize("name", full("relu 1", "centered relu 10", "abs 10", "centered residual 10"))
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+def test_the_error_measured_in_numpy_bounds_that_of_the_program(name, dtype):
+    """XLA evaluates the kernels, and rounds otherwise than NumPy."""
+    function = angular_function(NETWORKS[name], dtype)
+    with jax.enable_x64(True):
+        _, checks = fitted(NETWORKS[name], dtype, function.widest)
+        checks = [values.folded(function.widest) if far else values for far, values in enumerate(checks)]
+        parts = replace(function, log_near=np.zeros_like(function.log_near)).below_near, function.from_near_on
+        logs = np.tile(function.log_near[:-1], 4), function.log_far
+        for part, values, log in zip(parts, checks, logs, strict=True):
+            in_units_of = jnp.asarray(log if part == function.from_near_on else 0.0, dtype)
+            found = jax.jit(part)(jnp.asarray(values.distance, dtype), in_units_of)
+            f, ntk = (np.asarray(value, np.float64) for value in found)
+            unit = np.exp(values.log_scale - log)
+            assert relative_error(f, values.f, values.distance) < function.error
+            assert relative_error(ntk, values.ntk * unit, values.distance, values.smallest * unit) < function.error
 
 
 def slow_distances(circle):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntk_analysis.common.finite import require_finite
+from ntk_analysis.common.finite import all_finite, require_finite
 from ntk_analysis.empirical import empirical_nngp, empirical_ntk, open_kernel, plan
 from ntk_analysis.layers import Activation, Conv, Dense, Flatten, Layer, Serial
 from ntk_analysis.regression import KernelRegressor
@@ -163,6 +163,10 @@ def test_regressors_tell():
 def test_the_rule_itself():
     require_finite(np.arange(6).reshape(2, 3), "integers")
     require_finite(np.ones((2, 3), np.float16), "a kernel")
+    for array in (np.array, jnp.array):
+        assert all_finite(array([[1.0, -2.0]]))
+        assert not all_finite(array([[1.0, np.nan]]))
+        assert not all_finite(array([[1.0, -np.inf]]))
     kernel = np.ones((2, 3, 2, 2))
     kernel[1, 2, 0, 1] = -np.inf
     with pytest.raises(

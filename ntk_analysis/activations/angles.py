@@ -8,10 +8,18 @@ that depends on how different two inputs are is a function of d.
 import functools
 import math
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+OneArray = TypeVar("OneArray", jax.Array, np.ndarray)
+
+
+def library_of(x: OneArray) -> Any:
+    """The library, `numpy` or `jax.numpy`, whose array this is; what is traced is JAX's."""
+    return np if isinstance(x, np.ndarray) else jnp
 
 
 @jax.custom_jvp
@@ -111,12 +119,12 @@ def _polynomial(function: Callable[[np.ndarray], np.ndarray], dtype: np.dtype) -
     return tuple(float(c) for c in powers.coef)
 
 
-def _evaluate(function: Callable[[np.ndarray], np.ndarray], x: jax.Array) -> jax.Array:
+def _evaluate(function: Callable[[np.ndarray], np.ndarray], x: OneArray) -> OneArray:
     """Values function(x) for x in [0, 1], by the function's polynomial."""
     coefficients = _polynomial(function, x.dtype)
     centered = 2 * x - 1
-    value = jnp.full_like(x, coefficients[-1])
-    for coefficient in coefficients[-2::-1]:
+    value = coefficients[-1] * centered + coefficients[-2]
+    for coefficient in coefficients[-3::-1]:
         value = value * centered + coefficient
     return value
 
@@ -138,6 +146,15 @@ def _arctangent_over_root(square: np.ndarray) -> np.ndarray:
     return np.arctan(np.sqrt(square)) / np.sqrt(square)
 
 
+def plain_angle(distance: OneArray) -> OneArray:
+    """The angle as `angle`, of arrays of NumPy or JAX, without its derivatives."""
+    # sqrt(2 d) times a polynomial, because XLA's arctan2 costs as much as ten of these
+    library = library_of(distance)
+    nearer = library.minimum(distance, 2 - distance)
+    acute = library.sqrt(2 * nearer) * _evaluate(_angle_over_chord, nearer)
+    return library.where(distance < 1, acute, math.pi - acute)
+
+
 @jax.custom_jvp
 def angle(distance: jax.Array) -> jax.Array:
     """Angle in radians, in [0, pi], between vectors at this cosine distance, which is in [0, 2].
@@ -145,10 +162,7 @@ def angle(distance: jax.Array) -> jax.Array:
     It has full relative precision near 0. The derivative 1/sin(angle) is infinite at both ends; 0 is returned there
     instead.
     """
-    # sqrt(2 d) times a polynomial, because XLA's arctan2 costs as much as ten of these
-    nearer = jnp.minimum(distance, 2 - distance)
-    acute = jnp.sqrt(2 * nearer) * _evaluate(_angle_over_chord, nearer)
-    return jnp.where(distance < 1, acute, math.pi - acute)
+    return plain_angle(distance)
 
 
 @angle.defjvp

@@ -11,20 +11,20 @@ but a chaotic network's kernels run through tens of decades there: each octave o
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_analysis.activations.angles import angle, geometric_mean, safe_sqrt
-from ntk_analysis.infinite.distances import NEAR, pair_distance, rounding_error, unit_vectors, vector_distance
+from ntk_analysis.activations.angles import OneArray, geometric_mean, library_of, plain_angle, safe_sqrt
+from ntk_analysis.infinite.distances import NEAR, rounding_error, unit_vectors, vector_distance
 from ntk_analysis.infinite.kernel import LARGEST_SCALED_NTK, Kernel, Law
 
 Carry: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
-OneArray = TypeVar("OneArray", jax.Array, np.ndarray)
+FAR, COINCIDENT = -2, -1  # places behind the octaves
 NEAR_ANGLE = math.acos(1 - NEAR)
 TILE = 1000  # rows and columns of a joint kernel that are computed and mirrored at once; 500 and 2,000 are no faster
 
@@ -75,50 +75,46 @@ class AngularFunction:
 
     def __call__(self, distance: jax.Array, log_scale: jax.Array) -> tuple[jax.Array, jax.Array]:
         """f and theta exp(-log_scale), of shape (n1, n2), at cosine distances (n1, n2)."""
-        distance = self.folded(distance)
-        far, ntk = self.from_near_on(distance, log_scale)
-        coincident = self._scaled(self.log_coincident, log_scale)
-        values = jnp.where(distance == 0, 0, far), jnp.where(distance == 0, coincident, ntk)
-        close = (distance > 0) & (distance < NEAR)
-
-        def row(args: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-            here, at, *plain = args
-
-            def corrected() -> tuple[jax.Array, ...]:
-                near = self.below_near(at, log_scale)
-                return tuple(jnp.where(here, new, old) for new, old in zip(near, plain, strict=True))
-
-            return jax.lax.cond(jnp.any(here), corrected, lambda: tuple(plain))
-
-        return jax.lax.cond(jnp.any(close), lambda: jax.lax.map(row, (close, distance, *values)), lambda: values)
+        folded = self.folded(distance)
+        values = self.from_near_on(folded, log_scale)
+        found = rows_anew(folded < NEAR, values, lambda row: self.below_near(folded[row], log_scale))
+        return found[0], found[1]
 
     def folded(self, distance: jax.Array) -> jax.Array:
         """The cosine distance of the angle in [0, widest] that has the same f and theta."""
         return distance if self.widest == math.pi else jnp.minimum(distance, 2 - distance)
 
-    def from_near_on(self, distance: jax.Array, log_scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def from_near_on(self, distance: OneArray, log_scale: OneArray) -> tuple[OneArray, OneArray]:
         """f and theta exp(-log_scale) at folded cosine distances from NEAR on."""
-        shifted = angle(jnp.maximum(distance, NEAR)) + self.shift
+        shifted = plain_angle(library_of(distance).maximum(distance, NEAR)) + self.shift
         y = 1 / shifted
         f, ntk = series(affine(y, self.shift, self.widest), self.far.T.tolist())
         first, second = (y**power if power >= 0 else shifted**-power for power in self.powers)
         if self.order == 1:
             f = f * distance
-        return first * f, self._scaled(self.log_far, log_scale) * (second * ntk)
+        return first * f, self._units(log_scale)[FAR] * (second * ntk)
 
-    def below_near(self, distance: jax.Array, log_scale: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """f and theta exp(-log_scale) at folded cosine distances below NEAR, 0 excluded."""
+    def below_near(self, distance: OneArray, log_scale: OneArray) -> tuple[OneArray, OneArray]:
+        """f and theta exp(-log_scale) at folded cosine distances below NEAR."""
+        library, units = library_of(distance), self._units(log_scale)
         octave, mantissa = self._octave(distance)
-        tables = jnp.asarray(self.near, distance.dtype)
-        ratio, ntk = series(4 * mantissa - 3, [(table[0][octave], table[1][octave]) for table in tables])
-        return distance * ratio, self._scaled(self.log_near, log_scale)[octave] * ntk
+        ratio, ntk = series(4 * mantissa - 3, library.asarray(self.near, distance.dtype)[:, :, octave])
+        return distance * ratio, library.where(distance > 0, units[octave] * ntk, units[COINCIDENT])
 
-    def _octave(self, distance: jax.Array) -> tuple[jax.Array, jax.Array]:
-        mantissa, exponent = jnp.frexp(distance)
-        return jnp.clip(exponent - self.first_exponent, 0, len(self.log_near) - 1), mantissa
+    def coincident(self, log_scale: OneArray) -> OneArray:
+        """theta(0) exp(-log_scale)."""
+        return self._units(log_scale)[COINCIDENT]
 
-    def _scaled(self, log: float | np.ndarray, log_scale: jax.Array) -> jax.Array:
-        return jnp.exp(jnp.asarray(log, log_scale.dtype) - log_scale)
+    def _octave(self, distance: OneArray) -> tuple[OneArray, OneArray]:
+        library = library_of(distance)
+        mantissa, exponent = library.frexp(distance)
+        return library.clip(exponent - self.first_exponent, 0, len(self.log_near) - 1), mantissa
+
+    def _units(self, log_scale: OneArray) -> OneArray:
+        """Units of theta exp(-log_scale) in each octave, and FAR and COINCIDENT; one array, as XLA computes it once."""
+        library = library_of(log_scale)
+        logs = np.append(self.log_near, (self.log_far, self.log_coincident))
+        return library.exp(library.asarray(logs, log_scale.dtype) - log_scale)
 
 
 def affine(y: OneArray, shift: float, widest: float) -> OneArray:
@@ -127,9 +123,10 @@ def affine(y: OneArray, shift: float, widest: float) -> OneArray:
     return (y - low) * (2 / (high - low)) - 1
 
 
-def series(x: jax.Array, terms: Sequence[Sequence[float | jax.Array]]) -> tuple[jax.Array, jax.Array]:
+def series(x: OneArray, terms: Sequence[Sequence[float]] | OneArray) -> tuple[OneArray, OneArray]:
     """The sums of a_k T_k(x) and of b_k T_k(x), which share their T_k; `terms` are two or more pairs (a_k, b_k)."""
-    previous, current, twice = jnp.ones_like(x), x, 2 * x
+    previous: OneArray | float = 1.0
+    current, twice = x, 2 * x
     (a0, b0), (a1, b1) = terms[:2]
     first, second = a0 + a1 * x, b0 + b1 * x
     for a, b in terms[2:]:
@@ -181,14 +178,16 @@ def _joint(
     count = len(unit)
     size = min(TILE, count)
     starts = np.minimum(np.arange(0, count, size), count - size)
-    corners = np.stack([starts[index] for index in np.triu_indices(len(starts))], axis=1).astype(np.int32)
+    # unsigned: of a signed place XLA asks first whether it counts from the end
+    corners = np.stack([starts[index] for index in np.triu_indices(len(starts))], axis=1).astype(np.uint32)
 
     def tile(carry: Carry, corner: jax.Array) -> tuple[Carry, None]:
         distances, ntk, error = carry
-        rows, columns = (start + jnp.arange(size, dtype=start.dtype) for start in corner)
-        distance = pair_distance(unit[rows], unit[columns], rows[:, None] == columns[None])
-        far, theta = function(distance, log_scale)
-        theta = theta * (root[rows][:, None] * root[columns][None])
+        (unit1, root1), (unit2, root2) = (
+            [jax.lax.dynamic_slice_in_dim(of_inputs, start, size) for of_inputs in (unit, root)] for start in corner
+        )
+        distance, far, theta = _tile(function, unit1, unit2, corner, log_scale)
+        theta = theta * (root1[:, None] * root2[None])
         distances, ntk = (
             jax.lax.dynamic_update_slice(
                 jax.lax.dynamic_update_slice(whole, part, (corner[0], corner[1])), part.T, (corner[1], corner[0])
@@ -200,3 +199,46 @@ def _joint(
     empty = jnp.zeros((count, count), unit.dtype)
     (distances, ntk, error), _ = jax.lax.scan(tile, (empty, empty, jnp.zeros((), unit.dtype)), jnp.asarray(corners))
     return (distances, ntk), error
+
+
+def _tile(
+    function: AngularFunction, unit1: jax.Array, unit2: jax.Array, corner: jax.Array, log_scale: jax.Array
+) -> tuple[jax.Array, ...]:
+    """Cosine distances of unit vectors as `vector_distance` has them, f and theta exp(-log_scale), from a corner on."""
+    rows, columns = (
+        start + jnp.arange(len(unit), dtype=start.dtype) for start, unit in zip(corner, (unit1, unit2), strict=True)
+    )
+    identical = rows[:, None] == columns[None]
+    product = jnp.clip(jnp.where(identical, 0, 1 - jnp.matmul(unit1, unit2.T, precision="highest")), 0, 2)
+    folded = function.folded(product)
+    f, theta = function.from_near_on(folded, log_scale)
+    plain = product, jnp.where(identical, 0, f), jnp.where(identical, function.coincident(log_scale), theta)
+
+    def anew(row: jax.Array) -> tuple[jax.Array, ...]:
+        from_difference = jnp.sum((unit1[row][None] - unit2) ** 2, axis=1) / 2
+        distance = jnp.where(product[row] < NEAR, from_difference, product[row])
+        return distance, *function.below_near(function.folded(distance), log_scale)
+
+    return rows_anew((folded < NEAR) & ~identical, plain, anew)
+
+
+def rows_anew(
+    close: jax.Array, plain: tuple[jax.Array, ...], anew: Callable[[jax.Array], tuple[jax.Array, ...]]
+) -> tuple[jax.Array, ...]:
+    """The plain arrays (n1, n2), and what anew(row) gives for close pairs, computed for rows that have one only."""
+    number = np.arange(len(close), dtype=np.uint32)
+    # those with a close pair in their order, and behind them only numbers of no row
+    rows = jnp.sort(jnp.where(jnp.any(close, axis=1), number, len(close)))
+    rows = jnp.append(rows, jnp.full_like(rows, len(close), shape=1))
+
+    def replaced(state: tuple[jax.Array, tuple[jax.Array, ...]]) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        step, arrays = state
+        row = rows[step]
+        found = tuple(
+            jax.lax.dynamic_update_index_in_dim(whole, jnp.where(close[row], new, whole[row]), row, 0)
+            for new, whole in zip(anew(row), arrays, strict=True)
+        )
+        return step + 1, found
+
+    start = jnp.zeros((), rows.dtype)
+    return jax.lax.while_loop(lambda state: rows[state[0]] < len(close), replaced, (start, plain))[1]

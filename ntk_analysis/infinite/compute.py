@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from ntk_analysis.activations.angles import safe_divide
 from ntk_analysis.batch_norm.rules import LARGE_BATCH
-from ntk_analysis.common.finite import require_finite
+from ntk_analysis.common.finite import all_finite, require_finite
 from ntk_analysis.common.memory import require_memory
 from ntk_analysis.common.precision import AnyArray, float_array, is_traced
 from ntk_analysis.common.pytrees import filled, joined, split
@@ -311,7 +311,7 @@ def _checked(x: Any, name: str) -> jax.Array:
         )
     if 0 in array.shape:
         raise ValueError(f"{name} holds no inputs: got shape {array.shape}")
-    if not is_traced(array) and not bool(jnp.all(jnp.isfinite(array))):
+    if not is_traced(array) and not all_finite(array):
         bad = np.flatnonzero(~np.isfinite(np.asarray(array).reshape(len(array), -1)).all(axis=1))
         raise ValueError(
             f"{name} has NaN or infinite values in {len(bad)} of {len(array)} inputs, first in row {bad[0]}"
@@ -387,20 +387,20 @@ def _positions_left(network: HasKernel, shape: tuple[int, ...], dtype: str) -> i
 
 
 def _check_finite(kernel: Kernel, corner: tuple[int, int], *, images: bool) -> None:
-    if any(bool(jnp.any(jnp.isnan(q))) for q in (kernel.variance1, kernel.variance2)):
+    if any(np.isnan(np.asarray(q)).any() for q in (kernel.variance1, kernel.variance2)):
         raise ValueError(
             "a variance is not a number: an activation given as a function is known up to some variance only "
             "(`activations.get(function).largest_variance`), and pre-activations reach beyond; use a smaller w_var or "
             "inputs of |x|^2 = d"
         )
-    if not all(bool(jnp.all(jnp.isfinite(q))) for q in (kernel.variance1, kernel.variance2)):
+    if not all(all_finite(q) for q in (kernel.variance1, kernel.variance2)):
         raise OverflowError(
             f"a pre-activation variance left {kernel.variance1.dtype}'s range: gain or inputs are too large; "
             "use the stable gain (w_var=None), a smaller w_var, fewer layers, or inputs of |x|^2 = d"
         )
     # the NNGP is sqrt(q1 q2) (1 - distance), finite where these are; the NTK's own overflow is `Kernel.ntk`'s to report
     for values, name in ((kernel.distance, "cosine distance"), (kernel.ntk_scaled, "scaled NTK")):
-        if not bool(jnp.all(jnp.isfinite(values))):  # asked where the array lies; it may be large
+        if not all_finite(values):
             require_finite(
                 values,
                 f"the {name} of this network",
