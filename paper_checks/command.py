@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from ntk_analysis.common.progress import Track
 
 from . import judge
-from .contract import Relation, Row, Setting
+from .contract import Outcome, Relation, Row, Setting
 from .judge import Judged
 from .papers import Check, chosen, claim_checks, network_checks
 from .report import prepare_folder, write_report
@@ -22,6 +22,7 @@ WIDEST = 116  # characters of the line that says what was compared
 EXPLAINED = """\
 The line under a claim names the comparison that decided its verdict, and the numbers are those of it. The tolerance is
 the error that this comparison is allowed; "off by" says what part of it the difference of expected and measured takes.
+Edges are where a claim stops being true beyond what it says; they change no verdict.
 --report DIR writes all comparisons, and where each tolerance comes from."""
 
 Progress: TypeAlias = Callable[[], AbstractContextManager[Track]]
@@ -108,21 +109,27 @@ def claims_listed() -> str:
 
 
 def table(judged: Iterable[Judged]) -> str:
-    """Returns a table of the verdicts; under each stands the comparison that decided it, in numbers and words."""
+    """Returns a table of the verdicts; under each stand the comparison that decided it, and the claim's edges."""
     lines = [("claim", "verdict", "on record", "expected", "measured", "tolerance", "off by")]
-    compared_in_words = [""]
+    words: list[list[str]] = [[]]
     for one in judged:
         recorded = "" if one.claim.recorded is None else "the same" if one.as_recorded else str(one.claim.recorded)
         row = one.decisive
         numbers = ("", "", "", "") if row is None else (*_numbers(row), off_by(row.miss))
         lines.append((one.claim.id, str(one.verdict), recorded, *numbers))
-        compared_in_words.append("" if row is None else _what(row))
+        words.append([text for text in ("" if row is None else _what(row), _edges(one)) if text])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = []
-    for line, words in zip(lines, compared_in_words, strict=True):
+    for line, below in zip(lines, words, strict=True):
         text.append("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-        text += [f"    {words}"] if words else []
+        text += [f"    {each}" for each in below]
     return "\n".join([*text, "", EXPLAINED])
+
+
+def _edges(one: Judged) -> str:
+    """The conditions beyond the claim under which it fails, cut to a line."""
+    edges = "; ".join(dict.fromkeys(row.condition or row.quantity for row in one.edges))
+    return shorten(f"edges: {edges}", WIDEST, placeholder=" ...") if edges else ""
 
 
 def _what(row: Row) -> str:
@@ -136,11 +143,11 @@ def difference(one: Judged) -> str:
     if one.error:
         return f"{one.claim.id}: the check raised {one.error}"
     head = f"{one.claim.id}: recorded {one.claim.recorded!s}, found {one.verdict!s}"
-    if one.evidence.open:
-        return f"{head}: {one.evidence.open}"
-    missed = [row for row in one.evidence.rows if not row.held]
+    if one.open:
+        return f"{head}: {one.open}"
+    missed = [row for row in one.evidence.rows if row.outcome is not Outcome.CONFIRMED]
     if not missed:
-        return f"{head}: every row is within its tolerance"
+        return f"{head}: every row is confirmed"
     lines = [f"  {_told(row)}" for row in missed[:LONGEST]]
     more = [f"  and {len(missed) - LONGEST} more"] if len(missed) > LONGEST else []
     return "\n".join([head, *lines, *more])
@@ -150,8 +157,8 @@ def _told(row: Row) -> str:
     expected, measured, tolerance = _numbers(row)
     where = f" ({row.condition})" if row.condition else ""
     return (
-        f"{row.kind}: {row.quantity}{where}: expected {expected}, measured {measured}, tolerance {tolerance} "
-        f"({row.because}), {row.line.file}:{row.line.number}"
+        f"{row.outcome}, {row.kind}: {row.quantity}{where}: expected {expected}, measured {measured}, "
+        f"tolerance {tolerance} ({row.because}), {row.line.file}:{row.line.number}"
     )
 
 

@@ -7,6 +7,7 @@ A folder of this package is a paper, with `PAPER`, and a module of that folder c
 A check never says what its verdict is: `judge` reads it off the rows.
 """
 
+import math
 import sys
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,6 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ntk_analysis.common.progress import Track, untracked
+
+from .tolerances import Source, Tolerance
 
 T = TypeVar("T")
 Numbers: TypeAlias = ArrayLike | None
@@ -35,9 +38,17 @@ class Verdict(StrEnum):
 class Kind(StrEnum):
     """What a row of evidence is about."""
 
-    STATED = "as stated"  # the claim, under the paper's own conditions
-    VARIED = "other conditions"  # the claim where the paper did not look
+    STATED = "as stated"  # the claim, within the setting that the paper gives
+    VARIED = "beyond the claim"  # the same relation where the claim says nothing: where it fails is an edge
     CORRECTED = "corrected"  # what is true instead; must be confirmed, or nothing is decided
+
+
+class Outcome(StrEnum):
+    """What a comparison says about the relation that it tests."""
+
+    CONFIRMED = "confirmed"
+    REFUTED = "refuted"
+    UNRESOLVED = "unresolved"  # the error is too large to tell
 
 
 class Relation(StrEnum):
@@ -89,9 +100,25 @@ class Paper:
     slow: tuple[str, ...] = ()
 
 
+class Published(NamedTuple):
+    """A number that the paper prints.
+
+    Attributes:
+        what: what it is a number of, with its unit if it has one.
+        value: the number.
+        uncertainty: the uncertainty that the paper prints beside it; 0 where it prints none.
+        where: table, figure or equation.
+    """
+
+    what: str
+    value: float
+    where: str
+    uncertainty: float = 0.0
+
+
 @dataclass(frozen=True)
 class Claim:
-    """A claim of a paper.
+    """A claim of a paper, or a question of ours about it.
 
     Attributes:
         id: name of the module that checks it, and of its row in the table of claims.
@@ -99,10 +126,13 @@ class Claim:
         statement: the claim in our words.
         formula: LaTeX of its formula without dollar signs; "" where it has none.
         source: equation, theorem, figure or section.
+        scope: the setting in which the paper makes the claim. Rows outside it are not as stated.
         recorded: the verdict on record: a run that comes to another one fails. None where nothing is on record: a claim
             about a network of the user's own.
         summary: what was found, in a sentence or two; "" where nothing is on record.
         figures: names of the figures that show it.
+        published: numbers that the paper prints for it.
+        question: whether the paper does not say so: a question of ours, which is reported in a section of its own.
     """
 
     id: str
@@ -111,8 +141,11 @@ class Claim:
     source: str
     recorded: Verdict | None
     summary: str
+    scope: str = ""
     formula: str = ""
     figures: tuple[str, ...] = ()
+    published: tuple[Published, ...] = ()
+    question: bool = False
 
 
 class Line(NamedTuple):
@@ -129,24 +162,33 @@ class Row:
     Attributes:
         quantity: what is compared, with its unit if it has one.
         condition: the conditions of the comparison; "" where there is nothing to say.
-        kind: whether the row is the claim as stated, under other conditions, or corrected.
+        kind: whether the row is the claim as stated, beyond it, or corrected.
+        part: the part of the claim that the row tests; "" where the claim says one thing only.
         relation: how the measured value has to stand to the expected one.
         expected: value that the claim (of a corrected row: the correction) says.
         measured: value that was found.
-        tolerance: how far the relation may be missed, > 0, in the units of the values.
-        because: where the tolerance comes from.
-        entries: number of comparisons of which this is the worst.
+        tolerance: the error of the comparison, > 0, in the units of the values.
+        source: where the error comes from.
+        because: how the error was computed.
+        rival: the value that the nearest wrong theory says in place of the expected one; None where it is not needed,
+            because the error is a bound.
+        draws: the number of independent draws behind an error of sampling; 0 where it is not known or not such one.
+        entries: number of comparisons of which this is the one that says most against the claim.
         line: line of the source that made the row.
     """
 
     quantity: str
     condition: str
     kind: Kind
+    part: str
     relation: Relation
     expected: float
     measured: float
     tolerance: float
+    source: Source
     because: str
+    rival: float | None
+    draws: int
     entries: int
     line: Line
 
@@ -156,9 +198,32 @@ class Row:
         return float(_miss(self.relation, self.expected, self.measured, self.tolerance))
 
     @property
-    def held(self) -> bool:
-        """Whether the relation holds within the tolerance."""
-        return self.miss <= 1
+    def outcome(self) -> Outcome:
+        """Confirmed, refuted or unresolved, as the error's interval says.
+
+        A relation is refuted where it is missed by more than the error. Where it is not, a bound on the error confirms
+        it. An error that is an estimate confirms an inequality only if all of its interval meets it, and an equality
+        only if it is smaller than the distance to the nearest wrong theory: noise never helps a claim.
+        """
+        return _outcome(self.relation, self.expected, self.measured, self.tolerance, self.rival, self.bounded)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the error is a bound, and no estimate."""
+        return Tolerance(self.tolerance, self.source, self.because).bounds
+
+    @property
+    def draws_needed(self) -> int | None:
+        """The number of draws at which the error would decide, if the values stayed; None where that is not known.
+
+        The error of sampling falls with the square root of the number of draws.
+        """
+        if self.outcome is not Outcome.UNRESOLVED or not self.draws:
+            return None
+        apart = self.measured - self.expected if self.rival is None else self.rival - self.expected
+        if apart == 0:
+            return None
+        return math.ceil(self.draws * (self.tolerance / apart) ** 2) + 1
 
 
 class Edge(NamedTuple):
@@ -173,6 +238,10 @@ class Edge(NamedTuple):
     variable: str
     at: float | None
     meaning: str
+
+
+AGAINST = (Outcome.CONFIRMED, Outcome.UNRESOLVED, Outcome.REFUTED)
+"""Outcomes, the one that says most against a claim last."""
 
 
 @dataclass
@@ -192,22 +261,54 @@ class Evidence:
     open: str = ""
 
     def stated(
-        self, quantity: str, expected: Numbers, measured: Numbers, tolerance: Numbers, because: str, **more: Any
+        self,
+        quantity: str,
+        *,
+        expected: Numbers,
+        measured: Numbers,
+        tolerance: Tolerance,
+        condition: str = "",
+        relation: Relation = Relation.EQUAL,
+        rival: Numbers = None,
+        part: str = "",
     ) -> Row:
-        """Adds a row for the claim as the paper states it; `more` is condition="..." and relation=..., see `_row`."""
-        return self._row(Kind.STATED, quantity, expected, measured, tolerance, because, **more)
+        """Adds a row for the claim as the paper states it, in the setting that the paper gives; see `Row`.
+
+        Raises:
+            ValueError: NaN or infinite values, a tolerance that is not positive, no reason for it, or an equality
+                within an estimated error without the value of a rival.
+        """
+        return self._row(
+            Kind.STATED, quantity, expected, measured, tolerance, condition, relation, rival=rival, part=part
+        )
 
     def varied(
-        self, quantity: str, expected: Numbers, measured: Numbers, tolerance: Numbers, because: str, **more: Any
+        self,
+        quantity: str,
+        *,
+        expected: Numbers,
+        measured: Numbers,
+        tolerance: Tolerance,
+        condition: str = "",
+        relation: Relation = Relation.EQUAL,
+        rival: Numbers = None,
     ) -> Row:
-        """Adds a row for the claim under conditions that the paper did not state."""
-        return self._row(Kind.VARIED, quantity, expected, measured, tolerance, because, **more)
+        """Adds a row for what the claim would say under conditions of which it does not speak; see `stated`."""
+        return self._row(Kind.VARIED, quantity, expected, measured, tolerance, condition, relation, rival=rival)
 
     def corrected(
-        self, quantity: str, expected: Numbers, measured: Numbers, tolerance: Numbers, because: str, **more: Any
+        self,
+        quantity: str,
+        *,
+        expected: Numbers,
+        measured: Numbers,
+        tolerance: Tolerance,
+        condition: str = "",
+        relation: Relation = Relation.EQUAL,
+        rival: Numbers = None,
     ) -> Row:
-        """Adds a row for what is true where the claim is not."""
-        return self._row(Kind.CORRECTED, quantity, expected, measured, tolerance, because, **more)
+        """Adds a row for what is true where the claim is not; see `stated`."""
+        return self._row(Kind.CORRECTED, quantity, expected, measured, tolerance, condition, relation, rival=rival)
 
     def edge(self, variable: str, at: float | None, meaning: str) -> None:
         """Adds a place where the claim breaks."""
@@ -221,32 +322,54 @@ class Evidence:
         self,
         kind: Kind,
         quantity: str,
-        expected: Any,
-        measured: Any,
-        tolerance: Any,
-        because: str,
+        expected: Numbers,
+        measured: Numbers,
+        tolerance: Tolerance,
+        condition: str,
+        relation: Relation,
         *,
-        condition: str = "",
-        relation: Relation = Relation.EQUAL,
+        rival: Numbers,
+        part: str = "",
     ) -> Row:
-        """Adds the comparison of two values; of two arrays, the comparison of the entry that misses by most tolerances.
-
-        Raises:
-            ValueError: NaN or infinite values, a tolerance that is not positive, or none said where it comes from.
-        """
-        arrays = np.broadcast_arrays(*(np.asarray(value, np.float64) for value in (expected, measured, tolerance)))
-        expected, measured, tolerance = (array.ravel() for array in arrays)
-        if not (np.isfinite(expected).all() and np.isfinite(measured).all()) or expected.size == 0:
-            raise ValueError(f"{quantity} ({condition}): expected {expected}, measured {measured}: not finite numbers")
-        if not (np.isfinite(tolerance).all() and (tolerance > 0).all() and because):
-            raise ValueError(f"{quantity}: got tolerance {tolerance} because of {because!r}: every row needs its error")
-        worst = int(np.argmax(_miss(relation, expected, measured, tolerance)))
+        """Adds the comparison of two values; of two arrays, the comparison that says most against the claim."""
+        needs_rival = kind is Kind.STATED and relation is Relation.EQUAL and not tolerance.bounds
+        if needs_rival and rival is None:
+            raise ValueError(
+                f"{quantity}: an equality within an error of {tolerance.source} needs the value of a rival"
+            )
+        given = (expected, measured, tolerance.size, np.nan if rival is None else rival)
+        arrays = np.broadcast_arrays(*(np.asarray(value, np.float64) for value in given))
+        says, found, allowed, other = (array.ravel() for array in arrays)
+        if not (np.isfinite(says).all() and np.isfinite(found).all()) or says.size == 0:
+            raise ValueError(f"{quantity} ({condition}): expected {says}, measured {found}: not finite numbers")
+        if not (np.isfinite(allowed).all() and (allowed > 0).all() and tolerance.reason):
+            raise ValueError(
+                f"{quantity}: got tolerance {allowed} because of {tolerance.reason!r}: every row needs its error"
+            )
         caller = sys._getframe(2)  # of stated, varied or corrected
         line = Line(_from_package(Path(caller.f_code.co_filename)), caller.f_lineno)
-        said, found, allowed = (float(array[worst]) for array in (expected, measured, tolerance))
-        row = Row(quantity, condition, kind, relation, said, found, allowed, because, expected.size, line)
-        self.rows.append(row)
-        return row
+
+        def row(index: int) -> Row:
+            return Row(
+                quantity,
+                condition,
+                kind,
+                part,
+                relation,
+                expected=float(says[index]),
+                measured=float(found[index]),
+                tolerance=float(allowed[index]),
+                source=tolerance.source,
+                because=tolerance.reason,
+                rival=None if np.isnan(other[index]) else float(other[index]),
+                draws=tolerance.draws,
+                entries=says.size,
+                line=line,
+            )
+
+        worst = max(map(row, range(says.size)), key=lambda one: (AGAINST.index(one.outcome), one.miss))
+        self.rows.append(worst)
+        return worst
 
 
 def _from_package(file: Path) -> str:
@@ -256,7 +379,21 @@ def _from_package(file: Path) -> str:
 
 
 def _miss(relation: Relation, expected: Any, measured: Any, tolerance: Any) -> Any:
+    """Returns by how many tolerances a relation is missed."""
     excess = np.subtract(measured, expected) / tolerance
     if relation is Relation.EQUAL:
         return np.abs(excess)
     return np.maximum(excess if relation is Relation.AT_MOST else -excess, 0)
+
+
+def _outcome(
+    relation: Relation, expected: float, measured: float, error: float, rival: float | None, bounded: bool
+) -> Outcome:
+    if relation is Relation.EQUAL:
+        if abs(measured - expected) > error:
+            return Outcome.REFUTED
+        return Outcome.CONFIRMED if rival is None or error < abs(rival - expected) else Outcome.UNRESOLVED
+    short = measured - expected if relation is Relation.AT_MOST else expected - measured
+    if short > error:
+        return Outcome.REFUTED
+    return Outcome.CONFIRMED if bounded or short <= -error else Outcome.UNRESOLVED

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .contract import Claim, Evidence, Kind, Paper, Row, Setting, Verdict
+from .contract import AGAINST, Claim, Evidence, Kind, Outcome, Paper, Row, Setting, Verdict
 from .papers import chosen, claim_checks
 
 
@@ -39,38 +39,82 @@ class Judged:
 
     @property
     def decisive(self) -> Row | None:
-        """The row that tells most: the worst of those that decided the verdict."""
+        """The row that tells most: of those that decide the verdict the one that says most against the claim."""
         rows = self.evidence.rows
-        if not rows:
-            return None
-        for kind in (Kind.STATED, Kind.CORRECTED, Kind.VARIED):
-            missed = [row for row in rows if row.kind is kind and not row.held]
-            if missed:
-                return max(missed, key=lambda row: row.miss)
-        return max([row for row in rows if row.kind is Kind.STATED] or rows, key=lambda row: row.miss)
+        for kind in (Kind.STATED, Kind.CORRECTED):
+            against = [row for row in rows if row.kind is kind and row.outcome is not Outcome.CONFIRMED]
+            if against:
+                return max(against, key=_against)
+        return max([row for row in rows if row.kind is Kind.STATED] or rows, key=_against, default=None)
+
+    @property
+    def edges(self) -> list[Row]:
+        """The rows beyond the claim in which it fails: where it stops being true."""
+        return [row for row in self.evidence.rows if row.kind is Kind.VARIED and row.outcome is Outcome.REFUTED]
+
+    @property
+    def open(self) -> str:
+        """Why nothing can be decided, and what would decide it; "" if the verdict is another."""
+        if self.evidence.open or self.verdict is not Verdict.OPEN:
+            return self.evidence.open
+        unsure = [
+            row
+            for row in self.evidence.rows
+            if (row.kind is Kind.STATED and row.outcome is Outcome.UNRESOLVED)
+            or (row.kind is Kind.CORRECTED and row.outcome is not Outcome.CONFIRMED)
+        ]
+        return "; ".join(dict.fromkeys(map(_unsure, unsure)))
 
 
 def judge(evidence: Evidence) -> Verdict:
     """Reads the verdict on a claim off the evidence.
 
-    - not decidable here, where the check says so, or where a corrected statement is not confirmed either;
-    - does not hold, where a row as stated misses;
-    - holds under conditions, where only rows of other conditions miss;
-    - holds, where every row is within its tolerance.
+    - not decidable here, where the check says so, where a part of the claim is neither confirmed nor refuted, or where
+      a corrected statement is not confirmed;
+    - holds, where every part of the claim is confirmed;
+    - does not hold, where every part is refuted;
+    - holds under conditions, where some parts are confirmed and others refuted: it is true in a part of what it says.
+
+    Rows beyond the claim decide nothing: those that are refuted are its edges.
 
     Raises:
         ValueError: no row as stated, and no reason why the claim is open.
     """
     if evidence.open:
         return Verdict.OPEN
-    missed = {row.kind for row in evidence.rows if not row.held}
-    if not any(row.kind is Kind.STATED for row in evidence.rows):
+    found = set(parts(evidence).values())
+    if not found:
         raise ValueError("no row compares the claim as stated: nothing can be judged")
-    if Kind.CORRECTED in missed:
+    corrected = [row.outcome for row in evidence.rows if row.kind is Kind.CORRECTED]
+    if Outcome.UNRESOLVED in found or any(outcome is not Outcome.CONFIRMED for outcome in corrected):
         return Verdict.OPEN
-    if Kind.STATED in missed:
-        return Verdict.FAILS
-    return Verdict.CONDITIONS if Kind.VARIED in missed else Verdict.HOLDS
+    if found == {Outcome.CONFIRMED}:
+        return Verdict.HOLDS
+    return Verdict.FAILS if found == {Outcome.REFUTED} else Verdict.CONDITIONS
+
+
+def parts(evidence: Evidence) -> dict[str, Outcome]:
+    """Reads the outcome of each part of a claim off its rows as stated.
+
+    A part is refuted where one of its rows is, confirmed where all of them are, and unresolved otherwise.
+    """
+    found: dict[str, Outcome] = {}
+    for row in evidence.rows:
+        if row.kind is Kind.STATED:
+            found[row.part] = max(found.get(row.part, Outcome.CONFIRMED), row.outcome, key=AGAINST.index)
+    return found
+
+
+def _against(row: Row) -> tuple[int, float]:
+    return AGAINST.index(row.outcome), row.miss
+
+
+def _unsure(row: Row) -> str:
+    """Words for a row that leaves a claim open."""
+    where = f" ({row.condition})" if row.condition else ""
+    needed = row.draws_needed
+    more = "" if needed is None else f", about {needed:,} draws in place of {row.draws:,} would decide"
+    return f"{row.outcome}, {row.kind}: {row.quantity}{where}{more}"
 
 
 def run(name: str, setting: Setting = Setting(), **theory: Any) -> Judged:  # noqa: B008  # frozen

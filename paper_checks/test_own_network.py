@@ -11,7 +11,7 @@ import pytest
 
 from ntk_analysis import cli
 from ntk_analysis.diagnosis import load_network
-from ntk_analysis.paper_checks.contract import Setting, Verdict
+from ntk_analysis.paper_checks.contract import Outcome, Setting, Verdict
 from ntk_analysis.paper_checks.judge import attempt
 from ntk_analysis.paper_checks.mimicnorm.own_network.centering import check as check_centering
 from ntk_analysis.paper_checks.mimicnorm.own_network.decorrelation import cosines, mean_off_diagonal
@@ -128,7 +128,7 @@ def test_scaling_names_the_arrays(judged):
 def test_centering_finds_where_the_three_ways_part(judged):
     rows = judged("hidden_batch_norm", "centering").evidence.rows
     held = {
-        (row.condition.partition(",")[0], "own" in row.condition): row.held
+        (row.condition.partition(",")[0], "own" in row.condition): row.outcome is Outcome.CONFIRMED
         for row in rows
         if "distance" in row.quantity
     }
@@ -136,14 +136,14 @@ def test_centering_finds_where_the_three_ways_part(judged):
     assert held[("momentum 0.9", False)]
     assert not held[("Adam", False)]
     assert not held[("gradient descent", True)]
-    assert not any(row.held for row in rows if "mean of a unit" in row.quantity)
+    assert not any(row.outcome is Outcome.CONFIRMED for row in rows if "mean of a unit" in row.quantity)
 
 
 @pytest.mark.full  # one more network
 def test_centered_weights_are_seen(judged):
     rows = judged("centered_weights", "centering").evidence.rows
-    assert all(row.held for row in rows if "mean of a unit" in row.quantity)
-    assert all(row.held for row in rows if "own start" in row.condition)
+    assert all(row.outcome is Outcome.CONFIRMED for row in rows if "mean of a unit" in row.quantity)
+    assert all(row.outcome is Outcome.CONFIRMED for row in rows if "own start" in row.condition)
 
 
 @pytest.mark.full  # a network of 20 layers
@@ -151,8 +151,8 @@ def test_layers_of_a_straight_network_grow_alike(judged):
     rows = judged("straight", "decorrelation").evidence.rows
     layers = [row for row in rows if row.condition.startswith("activation")]
     assert layers[-1].condition == "activation 20 of 20"
-    assert layers[0].held
-    assert not layers[-1].held
+    assert layers[0].outcome is Outcome.CONFIRMED
+    assert layers[-1].outcome is not Outcome.CONFIRMED
     assert np.all(np.diff([row.measured for row in layers]) > 0)
 
 
@@ -182,7 +182,7 @@ def test_the_fan_in_comes_from_the_modules(tmp_path):
 @pytest.mark.parametrize("name", ["repeated", "flax"])
 def test_centering_of_stacked_layers(judged, name):
     rows = judged(name, "centering").evidence.rows
-    held = [row.held for row in rows if row.condition == "gradient descent, centered start"]
+    held = [row.outcome is Outcome.CONFIRMED for row in rows if row.condition == "gradient descent, centered start"]
     assert held == [True, True]
     assert sum("mean of a unit" in row.quantity for row in rows) == (3 if name == "repeated" else 2)
 

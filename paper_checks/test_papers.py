@@ -20,6 +20,7 @@ PAPER = Paper("Pythagoras", "On right triangles", "", claims=("sum_of_squares",)
 """
 CLAIM = """
 from ..contract import Claim, Evidence, Setting, Verdict
+from ..tolerances import rounding
 
 CLAIM = Claim("sum_of_squares", "the hypotenuse", "Squares add up.", "Book I", Verdict.HOLDS, "They do.")
 THEORY = 2
@@ -27,17 +28,20 @@ WRONG = {"cubes": 3}
 
 def check(setting, theory=THEORY):
     evidence = Evidence()
-    evidence.stated("5^n", 3**theory + 4**theory, 5**theory, 1e-12, "integers")
+    evidence.stated(
+        "5^n", expected=3**theory + 4**theory, measured=5**theory, tolerance=rounding(1e-12, "integers")
+    )
     return evidence
 """
 FINITE = """
 from ...contract import Claim, Evidence
+from ...tolerances import resolution
 
 CLAIM = Claim("finite", "a right network", "Its outputs have a length.", "Book II", None, "")
 
 def check(setting, subject):
     evidence = Evidence()
-    evidence.stated("inputs", 4, len(subject), 1e-12, "a count")
+    evidence.stated("inputs", expected=4, measured=len(subject), tolerance=resolution(0.5, "a count"))
     return evidence
 """
 

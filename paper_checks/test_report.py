@@ -23,6 +23,7 @@ from ntk_analysis.paper_checks.report.html import page
 from ntk_analysis.paper_checks.report.markdown import markdown
 from ntk_analysis.paper_checks.report.numbers import bar, compared, misses, off_by
 from ntk_analysis.paper_checks.report.record import record, run_facts
+from ntk_analysis.paper_checks.tolerances import quadrature, rounding, sampling
 
 SCHEMA = json.loads(Path(report.__file__).with_name("claims.schema.json").read_text(encoding="utf-8"))
 RUN = run_facts(Setting())
@@ -37,8 +38,22 @@ def claim(name="made_up", recorded=Verdict.HOLDS, **more):
 
 def holding():
     evidence = Evidence()
-    evidence.stated("mean", [1.0, 2.0], [1.001, 2.0], 0.01, "5 standard errors", condition="width < 4 & even")
-    evidence.varied("mean", 3.0, 2.0, 0.1, "rounding", condition="bias", relation=Relation.AT_MOST)
+    evidence.stated(
+        "mean",
+        expected=[1.0, 2.0],
+        measured=[1.001, 2.0],
+        tolerance=sampling(0.01, "5 standard errors", 25),
+        rival=1.5,
+        condition="width < 4 & even",
+    )
+    evidence.varied(
+        "mean",
+        expected=3.0,
+        measured=2.0,
+        tolerance=rounding(0.1, "rounding"),
+        condition="bias",
+        relation=Relation.AT_MOST,
+    )
     evidence.edge("depth / width", 0.25, "breaks <there>")
     evidence.edge("bias", None, "searched 0 to 1")
     evidence.note("a note")
@@ -47,7 +62,7 @@ def holding():
 
 def missing():
     evidence = Evidence()
-    evidence.stated("rate", 1.0, 2.0, 1e-12, "rounding")
+    evidence.stated("rate", expected=1.0, measured=2.0, tolerance=rounding(1e-12, "rounding"))
     return evidence
 
 
@@ -86,8 +101,8 @@ def test_a_record_has_the_decisive_row_and_the_conditions(records):
     assert held["rows"][0]["entries"] == 2
     assert held["rows"][0]["line"]["file"] == "test_report.py"
     assert held["conditions"] == [
-        {"condition": "width < 4 & even", "kind": "as stated", "held": True, "rows": 1},
-        {"condition": "bias", "kind": "other conditions", "held": True, "rows": 1},
+        {"condition": "width < 4 & even", "kind": "as stated", "outcome": "confirmed", "rows": 1},
+        {"condition": "bias", "kind": "beyond the claim", "outcome": "confirmed", "rows": 1},
     ]
     assert (other["verdict"], other["as_recorded"]) == ("does not hold", False)
     assert (opened["expected"], opened["decisive_row"], opened["open"]) == (None, None, "needs a GPU")
@@ -206,9 +221,20 @@ def test_tables_end_within_their_cards(pixels, tmp_path):
     evidence = Evidence()
     because = "5 standard errors of 10,000 layers of 64 channels, and the quadrature's own error"
     evidence.stated(
-        "E[relu'(u) relu'(v)], finite layers", -0.49525468, -0.49525471, 1.2e-11, because, condition="a" * 40
+        "E[relu'(u) relu'(v)], finite layers",
+        expected=-0.49525468,
+        measured=-0.49525471,
+        tolerance=quadrature(1.2e-11, because),
+        condition="a" * 40,
     )
-    evidence.varied("mean", -1.2345678e-100, 2.0e280, 1e-12, because, condition="bias", relation=Relation.AT_MOST)
+    evidence.varied(
+        "mean",
+        expected=-1.2345678e-100,
+        measured=2.0e280,
+        tolerance=quadrature(1e-12, because),
+        condition="bias",
+        relation=Relation.AT_MOST,
+    )
     one = claim(source="Section 3; Karakida et al. 2019 (1906.02926), who say it of the last layer", title="x" * 30)
     judged = [Judged(PAPER, one, evidence, 12345.6), *judged_claims()]
     write_report(tmp_path, judged, Setting())
@@ -335,7 +361,10 @@ def test_as_recorded_is_status_0(run):
 def test_another_verdict_is_status_1_and_told(run, tmp_path):
     status, out, _ = run("--only", "bad", "--only", "good", "--report", tmp_path / "r")
     assert status == 1
-    assert "bad: recorded holds, found does not hold\n  as stated: rate: expected 1, measured 2, tolerance 1e-12" in out
+    assert (
+        "bad: recorded holds, found does not hold\n  refuted, as stated: rate: expected 1, measured 2, tolerance 1e-12"
+        in out
+    )
     assert "test_report.py:" in out
     assert [one["id"] for one in json.loads((tmp_path / "r" / "claims.json").read_text())] == ["good", "bad"]
 

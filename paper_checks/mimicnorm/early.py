@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..contract import Claim, Evidence, Kind, Relation, Setting, Verdict
+from ..contract import Claim, Evidence, Published, Relation, Setting, Verdict
+from ..tolerances import sampling
 from .recorded import NARROW_VGG16, TRAIN, study
 from .trained import NAMES, Mlp, because, interval, seeds_of
 
@@ -22,13 +23,18 @@ CLAIM = Claim(
     title="early training",
     statement="Weight mean speeds up the first epochs of training, and more so in deeper networks.",
     source="Section 5, Fig. 6 and 7",
-    recorded=Verdict.CONDITIONS,
+    scope="VGG16, ResNet18 and ResNet50 on CIFAR-100, the first epochs (Fig. 6 and 7).",
+    recorded=Verdict.OPEN,
     summary="In MLPs on digits, at rate 0.01, weight mean gains 2 points of training accuracy in three epochs at 3 "
     "hidden layers, 13 at 10 and 24 at 13, but loses 21 at 19; at rate 0.003 it is behind from 16 on. Test accuracy "
     "follows. On 5,000 images of MNIST it gains 1 to 3 points at 3 and 5 hidden layers and is behind from 10 (rate "
     "0.01) or 13 on. A VGG16 of a quarter of its channels on part of CIFAR-10 gains 3 points in three epochs, within "
     "the error.",
     figures=("learning_rates",),
+    published=(
+        Published("best accuracy of VGG16 in 10 epochs at rate 0.01, weight mean, %", 34.81, "Table 2"),
+        Published("the same without normalisation, %", 22.12, "Table 2"),
+    ),
 )
 
 THEORY = Theory(1, 1)
@@ -41,26 +47,25 @@ RATE = 0.01  # the smallest of the paper's Table 2
 SMALLER_RATE = 0.00316228
 RECORDED_RATE = 0.02
 SHALLOW, DEEP, DEEPEST = 3, 10, 19  # hidden layers
-VGG16 = 16  # the layers of weights of the network that Fig. 6 trains: as deep counts as stated
+OPEN = (
+    "the claim is about VGG16 and ResNets on CIFAR-100, as the paper trains them: Fig. 6 and 7 for ten epochs, with "
+    "three seeds; MLPs, a narrow VGG16 and a variant of VGG16 at full width were trained here"
+)
 WORDS = {"train": "training", "test": "test"}
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
     """Compares best accuracies in three epochs with and without weight mean, on digits and in full on MNIST too."""
-    evidence = Evidence()
+    evidence = Evidence(open=OPEN)
     seeds = seeds_of(setting.seed, setting.size(16, 32))
     depths = setting.size((SHALLOW, DEEP, DEEPEST), (SHALLOW, 5, DEEP, 13, 16, DEEPEST))
     by_depth(evidence, theory, "digits", setting.track(depths, "early: digits"), RATE, seeds)
     if setting.full:
-        by_depth(evidence, theory, "digits", depths, SMALLER_RATE, seeds, stated=False)
+        by_depth(evidence, theory, "digits", depths, SMALLER_RATE, seeds)
         few = seeds_of(setting.seed, 8)
         for rate in (RATE, SMALLER_RATE):
-            by_depth(evidence, theory, "mnist5k", setting.track(depths, f"early: MNIST, {rate:g}"), rate, few, False)
+            by_depth(evidence, theory, "mnist5k", setting.track(depths, f"early: MNIST, {rate:g}"), rate, few)
     _recorded(evidence, theory)
-    evidence.note(
-        "VGG16 and ResNets of all their channels on CIFAR-100, the paper's Fig. 6 and 7, were not trained: those rows "
-        "are open."
-    )
     return evidence
 
 
@@ -71,20 +76,17 @@ def by_depth(
     depths: Iterable[int],
     rate: float,
     seeds: tuple[int, ...],
-    stated: bool = True,
 ) -> None:
-    """Adds rows of one data set and rate; those of networks as deep as the paper's are as stated."""
+    """Adds rows of one data set and rate."""
     found = {}
     for depth in depths:
         subject = Mlp(depth, data)
         found[depth] = gains("train", subject, rate, seeds)
-        kind = Kind.STATED if stated and depth <= VGG16 else Kind.VARIED
-        _row(evidence, kind, "train", theory.gain * found[depth], subject, f"rate {rate:g}")
+        _row(evidence, "train", theory.gain * found[depth], subject, f"rate {rate:g}")
         test = theory.gain * gains("test", subject, rate, seeds)
-        _row(evidence, Kind.VARIED, "test", test, subject, f"rate {rate:g}")
+        _row(evidence, "test", test, subject, f"rate {rate:g}")
     growth = theory.growth * (found[DEEP] - found[SHALLOW])
-    kind = Kind.STATED if stated else Kind.VARIED
-    _row(evidence, kind, "train", growth, Mlp(DEEP, data), f"less with {SHALLOW}, rate {rate:g}")
+    _row(evidence, "train", growth, Mlp(DEEP, data), f"less with {SHALLOW}, rate {rate:g}")
     lost = next((depth for depth, values in found.items() if values.mean() < 0), None)
     meaning = f"first of {tuple(found)} at which weight mean is behind on {NAMES[data]}, rate {rate:g}"
     evidence.edge("hidden layers", lost, meaning)
@@ -104,23 +106,22 @@ def _recorded(evidence: Evidence, theory: Theory) -> None:
         gained = theory.gain * (centered - straight)
         evidence.varied(
             f"training accuracy that weight mean gains in {epochs or 'all'} epochs",
-            0.0,
-            gained.mean(),
-            interval(gained, 1 / TRAIN),
-            because(len(gained), "one image"),
+            expected=0.0,
+            measured=gained.mean(),
+            tolerance=sampling(interval(gained, 1 / TRAIN), because(len(gained), "one image"), len(gained)),
             relation=Relation.AT_LEAST,
             condition=f"{found.condition}, rate {RECORDED_RATE:g}",
         )
 
 
-def _row(evidence: Evidence, kind: Kind, part: str, values: np.ndarray, subject: Mlp, where: str) -> None:
-    add = evidence.stated if kind is Kind.STATED else evidence.varied
-    add(
+def _row(evidence: Evidence, part: str, values: np.ndarray, subject: Mlp, where: str) -> None:
+    evidence.varied(
         f"{WORDS[part]} accuracy that weight mean gains in {EPOCHS} epochs",
-        0.0,
-        values.mean(),
-        interval(values, 1 / len(getattr(subject.dataset, part).images)),
-        because(len(values), "one image"),
+        expected=0.0,
+        measured=values.mean(),
+        tolerance=sampling(
+            interval(values, 1 / len(getattr(subject.dataset, part).images)), because(len(values), "one image")
+        ),
         relation=Relation.AT_LEAST,
         condition=f"{subject.condition}, {where}",
     )

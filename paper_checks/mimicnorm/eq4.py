@@ -14,6 +14,7 @@ from ntk_analysis.layers import Dense
 
 from ..contract import Claim, Evidence, Setting, Verdict
 from ..draws import Average, average, pairs_of, samples
+from ..tolerances import nearest, quadrature, rounding, sampling
 
 RELU = activations.relu
 EPS = float(np.finfo(np.float64).eps)
@@ -24,6 +25,7 @@ CLAIM = Claim(
     statement="For unit Gaussians of correlation rho, E[relu(u) relu(v)] is the first arc-cosine kernel; its slope at "
     "correlation one is 1/2.",
     source="Eq. 4",
+    scope="Two Gaussian pre-activations of unit variance, every correlation.",
     formula=r"\hat\phi(\rho) = \frac{\sqrt{1-\rho^2} + (\pi - \arccos\rho)\,\rho}{2\pi},\quad \hat\phi'(1) = \tfrac12",
     recorded=Verdict.HOLDS,
     summary="Holds from correlation -1 to 1 - 1e-12 and for unequal variances, against quadrature, automatic "
@@ -87,7 +89,8 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
     evidence, expected = Evidence(), of_theory(theory)
     by_quadrature(evidence, expected)
     by_differentiation(evidence, expected)
-    by_layers(evidence, expected, setting.size(10_000, 1_000_000), setting.seed)
+    rivals = [of_theory(wrong) for wrong in (THEORY, *WRONG.values())]
+    by_layers(evidence, expected, rivals, setting.size(10_000, 1_000_000), setting.seed)
     evidence.edge("correlation", None, "no break between -1 and 1 - 1e-12")
     return evidence
 
@@ -131,19 +134,20 @@ def by_quadrature(evidence: Evidence, expected: Expected) -> None:
     because = "the quadrature's own error estimate and 8 roundings"
     evidence.stated(
         "phihat(rho), quadrature",
-        expected.dual,
-        0.5 - drops[:, 0],
-        drops[:, 1] + 8 * EPS,
-        because,
+        expected=expected.dual,
+        measured=0.5 - drops[:, 0],
+        tolerance=quadrature(drops[:, 1] + 8 * EPS, because),
         condition="-1 <= rho <= 1",
     )
     lost = 0.5 * np.asarray(RELU.dual.cosine_distance(1.0, 1.0, DISTANCES))
     evidence.varied(
         "(phihat(1) - phihat(rho)) / (1 - rho)",
-        lost / DISTANCES,
-        near[:, 0] / DISTANCES,
-        near[:, 1] / DISTANCES + 8 * EPS * (1 + 1 / angles_near_one()),
-        "the quadrature's error estimate and 8 roundings of sin t - t cos t, eps / t each",
+        expected=lost / DISTANCES,
+        measured=near[:, 0] / DISTANCES,
+        tolerance=quadrature(
+            near[:, 1] / DISTANCES + 8 * EPS * (1 + 1 / angles_near_one()),
+            "the quadrature's error estimate and 8 roundings of sin t - t cos t, eps / t each",
+        ),
         condition="1 - rho from 1e-12 to 1e-3",
     )
 
@@ -160,8 +164,16 @@ def by_differentiation(evidence: Evidence, expected: Expected) -> None:
     """Checks phihat' against automatic differentiation."""
     measured = derivatives()
     because = "8 roundings, of an angle of the order of 1"
-    evidence.stated("phihat'(rho), autodiff", expected.slope, measured, 8 * EPS, because, condition="-0.95 <= rho <= 1")
-    evidence.stated("phihat'(1)", expected.slope[-1], measured[-1], 8 * EPS, because)
+    evidence.stated(
+        "phihat'(rho), autodiff",
+        expected=expected.slope,
+        measured=measured,
+        tolerance=rounding(8 * EPS, because),
+        condition="-0.95 <= rho <= 1",
+    )
+    evidence.stated(
+        "phihat'(1)", expected=expected.slope[-1], measured=measured[-1], tolerance=rounding(8 * EPS, because)
+    )
 
 
 @functools.cache  # measured once for all theories
@@ -181,12 +193,19 @@ def finite_layers(draws: int, seed: int) -> Average:
     return average(samples(products, draws, jax.random.key(seed)))
 
 
-def by_layers(evidence: Evidence, expected: Expected, draws: int, seed: int) -> None:
+def by_layers(evidence: Evidence, expected: Expected, rivals: list[Expected], draws: int, seed: int) -> None:
     """Checks the dual activation, and its slope as the probability that both units are active, by random layers."""
     found = finite_layers(draws, seed)
     because = f"5 standard errors of {draws} layers of {CHANNELS} channels"
-    said = expected.sampled, expected.sampled_slope, expected.unequal
+    said, *others = ((one.sampled, one.sampled_slope, one.unequal) for one in (expected, *rivals))
     names = "E[relu(u) relu(v)], finite layers", "E[relu'(u) relu'(v)], finite layers", "E[relu(u) relu(v)]"
     conditions = "", "", f"variances {VARIANCES[0]} and {VARIANCES[1]}"
     for i, row in enumerate((evidence.stated, evidence.stated, evidence.varied)):
-        row(names[i], said[i], found.mean[i], 5 * found.error[i], because, condition=conditions[i])
+        row(
+            names[i],
+            expected=said[i],
+            rival=nearest(said[i], (other[i] for other in others)),
+            measured=found.mean[i],
+            tolerance=sampling(5 * found.error[i], because, draws),
+            condition=conditions[i],
+        )

@@ -14,6 +14,7 @@ from ntk_analysis.layers.base import Params
 from ntk_analysis.training.centering import center, selected
 
 from ..contract import Claim, Evidence, Setting, Verdict
+from ..tolerances import rounding
 
 Theory: TypeAlias = Callable[[Any], Any]
 
@@ -29,8 +30,9 @@ CLAIM = Claim(
     "the centering, and projecting the gradient are the same training; a residual branch's scalar folds into its last "
     "convolution.",
     source="Appendix C",
+    scope="Training by SGD with momentum and weight decay from centered weights.",
     formula=r"(W_t - \eta\,\nabla L(W_t))\,P = W_t - \eta\,\nabla_V L(V P)\,P, \quad P = I - \tfrac{1}{n} 1 1^T",
-    recorded=Verdict.CONDITIONS,
+    recorded=Verdict.HOLDS,
     summary="To rounding under SGD, momentum, Nesterov and weight decay, given a centered start, with or without "
     "biases. Not under Adam, AdamW or clipping by norm, and not from a start that is not centered.",
 )
@@ -158,26 +160,51 @@ def _compare_training(evidence: Evidence, setting: Setting, x: jax.Array, y: jax
     for name, optimizer in setting.track(list(optimizers.items()), "fold: optimizers"):
         after, gradient, tolerance = three_ways(optimizer)
         condition = f"{name}, {STEPS} steps, centered start"
-        evidence.stated("weights, projection against W = V P", 0, after, tolerance, because, condition=condition)
         evidence.stated(
-            "weights, projected gradient against W = V P", 0, gradient, tolerance, because, condition=condition
+            "weights, projection against W = V P",
+            expected=0,
+            measured=after,
+            tolerance=rounding(tolerance, because),
+            condition=condition,
+        )
+        evidence.stated(
+            "weights, projected gradient against W = V P",
+            expected=0,
+            measured=gradient,
+            tolerance=rounding(tolerance, because),
+            condition=condition,
         )
     after, _, tolerance = three_ways(OPTIMIZERS["momentum"], 0.1)
-    evidence.varied("weights, projection against W = V P", 0, after, tolerance, because, condition="momentum, biases")
+    evidence.varied(
+        "weights, projection against W = V P",
+        expected=0,
+        measured=after,
+        tolerance=rounding(tolerance, because),
+        condition="momentum, biases",
+    )
     evidence.varied(
         "weights, gain g in the forward pass and rate / g^2 against neither",
-        0,
-        _gain_against_rate(x, y, setting.seed),
-        tolerance,
-        because,
+        expected=0,
+        measured=_gain_against_rate(x, y, setting.seed),
+        tolerance=rounding(tolerance, because),
         condition=f"momentum, g = {GAIN}",
     )
     for name, optimizer in setting.track(list(OTHERS.items()), "fold: other optimizers"):
         after, _, tolerance = three_ways(optimizer)
-        evidence.varied("weights, projection against W = V P", 0, after, tolerance, because, condition=name)
+        evidence.varied(
+            "weights, projection against W = V P",
+            expected=0,
+            measured=after,
+            tolerance=rounding(tolerance, because),
+            condition=name,
+        )
     after, _, tolerance = three_ways(OPTIMIZERS["SGD"], centered_start=False)
     evidence.varied(
-        "weights, projection against W = V P", 0, after, tolerance, because, condition="SGD, start not centered"
+        "weights, projection against W = V P",
+        expected=0,
+        measured=after,
+        tolerance=rounding(tolerance, because),
+        condition="SGD, start not centered",
     )
 
 
@@ -218,9 +245,8 @@ def _fold_scalar(evidence: Evidence, seed: int) -> None:
     size = float(jnp.max(jnp.abs(branch)))
     evidence.stated(
         "outputs, scalar on the branch against scalar in its convolution",
-        0,
-        float(jnp.max(jnp.abs(branch - inside))) / size,
-        64 * EPS,
-        f"rounding of sums over {9 * channels} weights",
+        expected=0,
+        measured=float(jnp.max(jnp.abs(branch - inside))) / size,
+        tolerance=rounding(64 * EPS, f"rounding of sums over {9 * channels} weights"),
         condition="residual block, 3 x 3 convolution",
     )

@@ -1,5 +1,6 @@
 """Abstract: batch norm is inaccurate on micro-batches, as it depends on batch statistics."""
 
+import functools
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -14,6 +15,7 @@ from ntk_analysis.training.normalization import LastBatchNorm
 
 from ..contract import Claim, Evidence, Relation, Setting, Verdict
 from ..draws import five_sigma
+from ..tolerances import quadrature, resolution, rounding, sampling
 from .micro_trained import KINDS, VGG_CELLS, VGG_LAYERS, Cell, accuracies, read, trained
 from .trained import because, interval
 
@@ -24,8 +26,9 @@ CLAIM = Claim(
     title="batch norm on micro-batches",
     statement="Batch norm is inaccurate on micro-batches, as it depends on the statistics of a batch.",
     source="Abstract",
+    scope="Batch normalisation with statistics of small batches, in PyTorch's convention; no network is named.",
     formula=r"q_{l+1} = \frac{c_2}{v} \left( \frac{q_l}{2} - m c_1 \sqrt{\frac{2 q_l}{\pi c_2}} + Q \right)",
-    recorded=Verdict.CONDITIONS,
+    recorded=Verdict.HOLDS,
     summary="At initialisation evaluation mode is off the more the smaller the batch: 20 layers behind batches of 4 "
     "shrink new points to .42 of training points with Bessel's correction (PyTorch) and blow them up to 63 without "
     "(Flax). MLPs on digits of 10 hidden layers, trained on batches of 4, get 28 % and 75 % of test images right, "
@@ -95,18 +98,16 @@ def frozen_batch(evidence: Evidence, theory: Theory) -> None:
     error = 1e3 * batch_norm.rule_error(B - 3) * np.array(found)
     evidence.corrected(
         "second moment of a new point over a training point's",
-        theory(B, 1, "biased", layers),
-        found,
-        error,
-        "quadrature, through all layers",
+        expected=theory(B, 1, "biased", layers),
+        measured=found,
+        tolerance=quadrature(error, "quadrature, through all layers"),
         condition=condition,
     )
     evidence.corrected(
         "the same behind the first layer, (B + 1)/(B - 3)",
-        (B + 1) / (B - 3),
-        found[0],
-        error[0],
-        "quadrature",
+        expected=(B + 1) / (B - 3),
+        measured=found[0],
+        tolerance=quadrature(error[0], "quadrature"),
         condition=condition,
     )
     for size in (8, 16, 256):
@@ -129,10 +130,12 @@ def batch_statistics(evidence: Evidence, setting: Setting) -> None:
         error.append(five_sigma(groups) * relative.std(ddof=1) / np.sqrt(groups) + spreads[len(found) - 1] / draws)
     evidence.corrected(
         "relative standard deviation of a batch's variance, sqrt(2/(B - 1))",
-        spreads,
-        found,
-        np.array(error),
-        f"as rare as 5 standard errors of {groups} groups of {draws} batches, and a group's bias, of order 1/{draws}",
+        expected=spreads,
+        measured=found,
+        tolerance=sampling(
+            np.array(error),
+            f"as rare as 5 standard errors of {groups} groups of {draws} batches, and a bias of order 1/{draws}",
+        ),
         condition=f"normal pre-activations, batches of {_list(BATCHES)}",
     )
     sizes, growth, limit = BATCHES, [], analyse("relu", normalization="batch").chi_1
@@ -143,18 +146,17 @@ def batch_statistics(evidence: Evidence, setting: Setting) -> None:
     chi = np.array([field.chi_1 for field in fields])
     evidence.corrected(
         "growth of the training gradient's second moment per layer, chi(B)",
-        chi,
-        np.array(growth),
-        1e-8 * chi,
-        "quadrature: 1e-11 of the largest entry, for each of 256 inputs, with room",
+        expected=chi,
+        measured=np.array(growth),
+        tolerance=quadrature(1e-8 * chi, "quadrature: 1e-11 of the largest entry, for each of 256 inputs, with room"),
         condition=f"ReLU, batches of {_list(BATCHES)}, exact kernels at the fixed point",
     )
     evidence.stated(
         "chi(B) over its limit, pi/(pi - 1), less 1",
-        chi[1:] / limit - 1,
-        chi[:-1] / limit - 1,
-        1e-9,
-        "rounding",
+        expected=chi[1:] / limit - 1,
+        measured=chi[:-1] / limit - 1,
+        tolerance=rounding(1e-9, "rounding"),
+        part="the training gradient",
         relation=Relation.AT_LEAST,
         condition=f"batches of {_list(BATCHES[:-1])} against the next larger",
     )
@@ -186,10 +188,12 @@ def finite_networks(evidence: Evidence, theory: Theory, setting: Setting) -> Non
         statistics = "one frozen batch" if k == 1 else f"running statistics of {k} batches"
         evidence.corrected(
             "second moment of a new point over a training point's",
-            theory(B, k, variance, depth)[layers - 1],
-            mean[1],
-            np.hypot(*error) + abs(mean[1] - mean[0]),
-            f"as rare as 5 standard errors of {draws} networks, and the change from half the width",
+            expected=theory(B, k, variance, depth)[layers - 1],
+            measured=mean[1],
+            tolerance=sampling(
+                np.hypot(*error) + abs(mean[1] - mean[0]),
+                f"as rare as 5 standard errors of {draws} networks, and the change from half the width",
+            ),
             condition=f"{statistics} of {B}, {FRAMEWORKS[variance]}, width {widths[1]}, layers 1 to {depth}",
         )
 
@@ -198,13 +202,13 @@ def running_statistics(evidence: Evidence) -> None:
     """Compares evaluation mode with training mode, by batch size, behind running statistics of many batches."""
     for variance, words in FRAMEWORKS.items():
         away = np.array([abs(np.log(closed_form(B, None, variance, DEPTH)[-1])) for B in BATCHES])
-        row = evidence.stated if variance == "unbiased" else evidence.varied
+        part = "evaluation mode at the start"
+        row = functools.partial(evidence.stated, part=part) if variance == "unbiased" else evidence.varied
         row(
             "|log second moment| in evaluation mode, where training mode has 0",
-            away[1:],
-            away[:-1],
-            1e-9,
-            "rounding",
+            expected=away[1:],
+            measured=away[:-1],
+            tolerance=rounding(1e-9, "rounding"),
             relation=Relation.AT_LEAST,
             condition=f"batches of {_list(BATCHES[:-1])} against the next larger, {DEPTH} layers, many "
             f"batches, {words}",
@@ -243,20 +247,21 @@ def trained_networks(evidence: Evidence, setting: Setting) -> None:
         mimic, larger = (accuracies("evaluation", "mimic", depth, size) for size in (batch, REFERENCE))
         evidence.varied(
             "test accuracy of MimicNorm",
-            larger.mean(),
-            mimic.mean(),
-            np.hypot(interval(mimic, 1 / IMAGES), interval(larger, 1 / IMAGES)),
-            because(len(mimic), "one image"),
+            expected=larger.mean(),
+            measured=mimic.mean(),
+            tolerance=sampling(
+                np.hypot(interval(mimic, 1 / IMAGES), interval(larger, 1 / IMAGES)), because(len(mimic), "one image")
+            ),
             relation=Relation.AT_LEAST,
             condition=f"batches of {batch} against {REFERENCE}, {_mlp(depth)}",
         )
     unbiased, biased = (accuracies("evaluation", kind, 10, MICRO) for kind in ("batch", "batch, biased"))
     evidence.stated(
-        "test accuracy that changes with nothing but the remembered variance, less its error",
-        0.0,
-        abs((biased - unbiased).mean()) - interval(biased - unbiased, 1 / IMAGES),
-        1 / IMAGES,
-        f"one image; the error is {because(len(biased), 'one image')}",
+        "test accuracy that changes with nothing but the remembered variance",
+        expected=0.0,
+        measured=abs((biased - unbiased).mean()),
+        tolerance=sampling(interval(biased - unbiased, 1 / IMAGES), because(len(biased), "one image"), len(biased)),
+        part="trained networks",
         relation=Relation.AT_LEAST,
         condition=f"batches of {MICRO}, {_mlp(10)}: the same weights, with Bessel's correction and without",
     )
@@ -266,10 +271,12 @@ def trained_networks(evidence: Evidence, setting: Setting) -> None:
         spread = interval(accuracies("evaluation", *RERUN), 1 / IMAGES)
         evidence.corrected(
             "test accuracy of a recorded network, trained again",
-            before.evaluation,
-            again.evaluation,
-            spread,
-            "the confidence interval over the recorded seeds: other machines round otherwise, and training enlarges it",
+            expected=before.evaluation,
+            measured=again.evaluation,
+            tolerance=sampling(
+                spread,
+                "the confidence interval over the recorded seeds, as training enlarges other machines' roundings",
+            ),
             condition=f"batch norm, batches of {RERUN.batch}, {_mlp(RERUN.depth)}",
         )
 
@@ -286,18 +293,16 @@ def last_batch_norm(evidence: Evidence) -> None:
             if B == 2:
                 evidence.corrected(
                     "largest derivative behind a last batch norm, times the outputs' deviation",
-                    0.0,
-                    np.max(np.abs(derivative)),
-                    1e-14,
-                    "rounding",
+                    expected=0.0,
+                    measured=np.max(np.abs(derivative)),
+                    tolerance=rounding(1e-14, "rounding"),
                     condition="MimicNorm's, batch of 2, eps = 0: nothing is learnt",
                 )
     evidence.corrected(
         "directions of the outputs that a last batch norm leaves to learn, B - 2",
-        np.array(sizes) - 2.0,
-        ranks,
-        1e-9,
-        "a count",
+        expected=np.array(sizes) - 2.0,
+        measured=ranks,
+        tolerance=resolution(1e-9, "a count"),
         condition=f"batches of {_list(sizes)}, eps = 0",
     )
     evidence.note(
@@ -320,11 +325,10 @@ def _vggs(evidence: Evidence) -> None:
     error = 5 * np.sqrt(0.5 / VGG_IMAGES)
     for other in ("none", "group", "mimic"):
         evidence.varied(
-            "test accuracy that batch norm loses, less its error",
-            0.0,
-            found[other][0] - found["batch"][0] - error,
-            1 / VGG_IMAGES,
-            f"one image; the error is 5 standard errors of {VGG_IMAGES} test images twice, of one network each",
+            "test accuracy that batch norm loses",
+            expected=0.0,
+            measured=found[other][0] - found["batch"][0],
+            tolerance=sampling(error, f"5 standard errors of {VGG_IMAGES} test images twice, of one network each"),
             relation=Relation.AT_LEAST,
             condition=f"batches of {MICRO} against {other}, {condition}",
         )
@@ -335,13 +339,12 @@ def _loses(evidence: Evidence, stated: bool, cell: Cell, better: Cell) -> None:
     worse, than = (accuracies("evaluation", *one) for one in (cell, better))
     error = np.hypot(interval(worse, 1 / IMAGES), interval(than, 1 / IMAGES))
     against = f"against batches of {better.batch}" if better.kind == cell.kind else f"against {better.kind} norm"
-    row = evidence.stated if stated else evidence.varied
+    row = functools.partial(evidence.stated, part="trained networks") if stated else evidence.varied
     row(
-        "test accuracy that batch norm loses, less its error",
-        0.0,
-        than.mean() - worse.mean() - error,
-        1 / IMAGES,
-        f"one image; the error is {because(len(worse), 'one image')}",
+        "test accuracy that batch norm loses",
+        expected=0.0,
+        measured=than.mean() - worse.mean(),
+        tolerance=sampling(error, because(len(worse), "one image"), len(worse)),
         relation=Relation.AT_LEAST,
         condition=f"batches of {cell.batch} {against}, {_mlp(cell.depth)}, "
         + FRAMEWORKS["biased" if "biased" in cell.kind else "unbiased"],

@@ -13,6 +13,7 @@ from ntk_analysis.meanfield import analyse, phase_diagram
 
 from ..contract import Claim, Evidence, Relation, Setting, Verdict
 from ..draws import Average, average, pairs_of, samples
+from ..tolerances import nearest, quadrature, resolution, rounding, sampling
 
 CLAIM = Claim(
     id="prop1",
@@ -20,8 +21,10 @@ CLAIM = Claim(
     statement="A straight ReLU network has chi_1 <= 1 for all variances of weights and biases, with equality only at "
     "w_var = 2, b_var = 0.",
     source="Proposition 1",
+    scope="A fully connected ReLU network in NTK parametrisation, of infinite width, on inputs of norm 1, "
+    "no normalisation; every (sigma_w, sigma_b).",
     formula=r"\chi_1 \le 1,\quad \chi_1 = 1 \iff (\sigma_w, \sigma_b) = (\sqrt 2, 0)",
-    recorded=Verdict.CONDITIONS,
+    recorded=Verdict.HOLDS,
     summary="True wherever the variance has a fixed point, which is where chi_1 = w_var/2 is defined. For w_var > 2 "
     "the variance grows without bound and perturbations grow too, by w_var/2 a layer. For tanh it is false: chi_1 "
     "exceeds 1 in its chaotic phase, whose variance is bounded.",
@@ -58,10 +61,11 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
         diagram = phase_diagram(name, w_var=W_VARS, b_var=B_VARS)
         evidence.varied(
             "largest chi_1 where the variance is bounded",
-            theory.bound,
-            diagram.chi_1[diagram.bounded].max(),
-            1e-8,
-            "at most the error that the library allows a critical chi_1: of quadrature, or rounding",
+            expected=theory.bound,
+            measured=diagram.chi_1[diagram.bounded].max(),
+            tolerance=quadrature(
+                1e-8, "at most the error that the library allows a critical chi_1: of quadrature, or rounding"
+            ),
             condition=name,
             relation=Relation.AT_MOST,
         )
@@ -75,11 +79,24 @@ def grid(evidence: Evidence, theory: Theory) -> None:
     because = "8 roundings"
     condition = f"{int(diagram.bounded.sum())} bounded points, w_var 0 to 4, b_var 0 to 2"
     chi_1 = diagram.chi_1[diagram.bounded]
-    evidence.stated("chi_1", theory.bound, chi_1, ROUNDING, because, condition=condition, relation=Relation.AT_MOST)
+    evidence.stated(
+        "chi_1",
+        expected=theory.bound,
+        measured=chi_1,
+        tolerance=rounding(ROUNDING, because),
+        condition=condition,
+        relation=Relation.AT_MOST,
+    )
     w, b = np.meshgrid(W_VARS, B_VARS)
     elsewhere = diagram.bounded & ~(np.isclose(w, theory.critical[0]) & np.isclose(b, theory.critical[1]))
     reached = np.abs(diagram.chi_1[elsewhere] - theory.bound) <= ROUNDING
-    evidence.stated("other points with chi_1 = 1", 0, reached.sum(), 0.5, "a count", condition=condition)
+    evidence.stated(
+        "other points with chi_1 = 1",
+        expected=0,
+        measured=reached.sum(),
+        tolerance=resolution(0.5, "a count"),
+        condition=condition,
+    )
 
 
 def finite_layers(evidence: Evidence, theory: Theory, draws: int, seed: int) -> None:
@@ -91,16 +108,39 @@ def finite_layers(evidence: Evidence, theory: Theory, draws: int, seed: int) -> 
     quantity = "growth of a perturbation, finite layers"
     expected = analyse("relu", w_var=1.9, b_var=0.5).chi_1
     evidence.stated(
-        quantity, expected, found.mean[0], 5 * found.error[0], because, condition="w_var 1.9, b_var 0.5: chi_1"
+        quantity,
+        expected=expected,
+        measured=found.mean[0],
+        tolerance=sampling(5 * found.error[0], because, draws),
+        rival=1.0,
+        condition="w_var 1.9, b_var 0.5: chi_1",
     )
     at = f"w_var {w_star}, b_var {b_star}, where the bound is reached"
-    evidence.stated(quantity, theory.bound, found.mean[2], 5 * found.error[2], because, condition=at)
+    evidence.stated(
+        quantity,
+        expected=theory.bound,
+        measured=found.mean[2],
+        tolerance=sampling(5 * found.error[2], because, draws),
+        rival=nearest(theory.bound, (other.bound for other in (THEORY, *WRONG.values()))),
+        condition=at,
+    )
     bounded = float(analyse("relu", w_var=w_star, b_var=b_star).q_star is not None)
-    evidence.stated("whether the variance is bounded", 1, bounded, 0.5, "yes (1) or no (0)", condition=at)
+    evidence.stated(
+        "whether the variance is bounded",
+        expected=1,
+        measured=bounded,
+        tolerance=resolution(0.5, "yes (1) or no (0)"),
+        condition=at,
+    )
     unbounded = "w_var 2.5, b_var 0: the variance is not bounded"
     relation = Relation.AT_MOST
     evidence.varied(
-        quantity, theory.bound, found.mean[1], 5 * found.error[1], because, condition=unbounded, relation=relation
+        quantity,
+        expected=theory.bound,
+        measured=found.mean[1],
+        tolerance=sampling(5 * found.error[1], because, draws),
+        condition=unbounded,
+        relation=relation,
     )
 
 

@@ -13,6 +13,7 @@ from ntk_analysis.meanfield import MeanField
 
 from ..contract import Evidence
 from ..draws import Average, average, pairs_of, samples
+from ..tolerances import nearest, quadrature, resolution, sampling
 
 FAN_INS = (4, 64)
 OUTPUTS = 32
@@ -97,27 +98,52 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> Average:
     return Average(ratio, rest.error, rest.deviation)
 
 
-def compare(evidence: Evidence, theory: Theory, blocks: Sequence[Block], field: MeanField, draws: int) -> None:
+def compare(
+    evidence: Evidence,
+    theory: Theory,
+    rivals: Sequence[Theory],
+    blocks: Sequence[Block],
+    field: MeanField,
+    draws: int,
+) -> None:
     """Compares the theorem's numbers with finite blocks, its fixed points with those of the library's map."""
     because = f"5 standard errors of {draws} blocks"
     for fan_in, block in zip(FAN_INS, blocks, strict=True):
         condition = f"fan-in {fan_in}, averaged over W"
-        for name, expected, found in (
-            ("gain that keeps the variance", theory.gain(fan_in), block.gain),
-            ("T(rho)", theory.transition(np.array(CORRELATIONS)), block.transition),
-            ("chi_1", theory.chi_1, block.chi_1),
+        for name, found, values in (
+            ("gain that keeps the variance", block.gain, [one.gain(fan_in) for one in (theory, *rivals)]),
+            ("T(rho)", block.transition, [one.transition(np.array(CORRELATIONS)) for one in (theory, *rivals)]),
+            ("chi_1", block.chi_1, [one.chi_1 for one in (theory, *rivals)]),
         ):
-            evidence.stated(name, expected, found.mean, 5 * found.error, because, condition=condition)
+            evidence.stated(
+                name,
+                expected=values[0],
+                measured=found.mean,
+                tolerance=sampling(5 * found.error, because, draws),
+                rival=nearest(values[0], values[1:]),
+                condition=condition,
+            )
     points = [point for point in field.fixed_points if point.correlation > -SOLVED]
     stable = [point.correlation for point in points if point.stable]
-    evidence.stated("stable fixed point of T", theory.stable, stable, SOLVED, "the root is solved for to 1e-12")
-    evidence.stated("fixed points of T in [0, 1]", theory.fixed_points, len(points), 0.5, "a count")
+    evidence.stated(
+        "stable fixed point of T",
+        expected=theory.stable,
+        measured=stable,
+        tolerance=quadrature(SOLVED, "the root is solved for to 1e-12"),
+    )
+    evidence.stated(
+        "fixed points of T in [0, 1]",
+        expected=theory.fixed_points,
+        measured=len(points),
+        tolerance=resolution(0.5, "a count"),
+    )
     one_draw = blocks[-1]
     evidence.varied(
         f"root mean square of T({CORRELATIONS[HALF]}) - its mean",
-        0,
-        one_draw.scatter,
-        5 * one_draw.transition.error[HALF],
-        f"the mean itself is only known to 5 standard errors of {draws} blocks",
+        expected=0,
+        measured=one_draw.scatter,
+        tolerance=sampling(
+            5 * one_draw.transition.error[HALF], f"the mean itself is only known to 5 standard errors of {draws} blocks"
+        ),
         condition=f"one draw of W, fan-in {FAN_INS[-1]}, {OUTPUTS} outputs",
     )

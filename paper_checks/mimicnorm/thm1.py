@@ -11,6 +11,7 @@ from ntk_analysis.meanfield import analyse, critical_line
 
 from ..by_depth import common_correlation, critical_terms, fitted, infinite_kernels, square_inputs
 from ..contract import Claim, Evidence, Row, Setting, Verdict
+from ..tolerances import extrapolation, nearest
 
 Theory: TypeAlias = Callable[[float, int, bool], float]
 Record: TypeAlias = Callable[..., Row]
@@ -21,9 +22,11 @@ CLAIM = Claim(
     statement="With depth the condition number of the NTK diverges where chi_1 < 1, becomes proportional to the number "
     "of inputs m where chi_1 = 1, and tends to 1 where chi_1 > 1.",
     source="Theorem 1, after Xiao et al. 2019 (1912.13053)",
+    scope="A fully connected ReLU network in NTK parametrisation, of infinite width, on inputs of norm 1, "
+    "in the limit of depth; distinct inputs of equal norm, as in its source.",
     formula=r"\kappa \to \infty \; (\chi_1 < 1), \quad \kappa \propto m \; (\chi_1 = 1), "
     r"\quad \kappa \to 1 \; (\chi_1 > 1)",
-    recorded=Verdict.CONDITIONS,
+    recorded=Verdict.HOLDS,
     summary="Holds for distinct inputs of equal norm: straight ReLU networks go to (m + 3)/3, slowly and not "
     "monotonically. With unequal norms a chaotic ReLU network keeps their ratio squared, and batch normalisation, "
     "chaotic as it is, keeps 6.27 for 8 inputs.",
@@ -72,10 +75,13 @@ def settled(evidence: Record, theory: Theory, chi_1: float | None, ntk: np.ndarr
     last, before = (1 / spectrum.condition_number(ntk[i]) for i in (-1, depth // 2))
     evidence(
         "1 / condition number, depth to infinity",
-        1 / theory(chi_1, m, True),
-        last,
-        abs(last - before) + rounding_of_inverse(ntk[-1]),
-        f"change over the last {depth - depth // 2} of {depth} layers, and rounding",
+        expected=1 / theory(chi_1, m, True),
+        measured=last,
+        tolerance=extrapolation(
+            abs(last - before) + rounding_of_inverse(ntk[-1]),
+            f"change over the last {depth - depth // 2} of {depth} layers, and rounding",
+        ),
+        rival=nearest(1 / theory(chi_1, m, True), (1 / one(chi_1, m, True) for one in (THEORY, *WRONG.values()))),
         condition=condition,
     )
 
@@ -86,10 +92,12 @@ def check_critical(evidence: Record, theory: Theory, ntk: np.ndarray, cusp: bool
     coefficients, errors = fitted(condition_numbers(ntk[depths - 1]), *critical_terms(depths))
     evidence(
         "condition number, depth to infinity",
-        theory(1.0, ntk.shape[1], cusp),
-        coefficients[0],
-        errors[0],
-        f"fit error in log(L)/L and 1/L over {depths[0]} to {depths[-1]} layers",
+        expected=theory(1.0, ntk.shape[1], cusp),
+        measured=coefficients[0],
+        tolerance=extrapolation(errors[0], f"fit error in log(L)/L and 1/L over {depths[0]} to {depths[-1]} layers"),
+        rival=nearest(
+            theory(1.0, ntk.shape[1], cusp), (one(1.0, ntk.shape[1], cusp) for one in (THEORY, *WRONG.values()))
+        ),
         condition=condition,
     )
 

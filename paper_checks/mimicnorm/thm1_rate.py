@@ -11,6 +11,7 @@ from ntk_analysis.meanfield import analyse
 
 from ..by_depth import fitted, infinite_kernels, square_inputs
 from ..contract import Claim, Evidence, Setting, Verdict
+from ..tolerances import extrapolation, nearest
 
 Theory: TypeAlias = Callable[[bool], tuple[float, float]]
 Case: TypeAlias = tuple[str, float, float]
@@ -21,10 +22,13 @@ CLAIM = Claim(
     title="how fast the ordered phase diverges",
     statement="In the ordered phase the condition number of the NTK grows with depth L like 1/(L chi_1^L).",
     source="Theorem 1, with the rate of its source, Xiao et al. 2019 (1912.13053)",
+    scope="A fully connected ReLU network in NTK parametrisation, of infinite width, on inputs of norm 1, "
+    "in the ordered phase.",
     formula=r"\kappa \sim \frac{1}{L \chi_1^L}",
     recorded=Verdict.FAILS,
     summary="True of smooth activations. For ReLU, the paper's, kappa grows like chi_1^(-L/2): the dual of its "
     "derivative falls from correlation 1 like a square root.",
+    question=True,
 )
 M, RHO = 10, 0.1
 WINDOW = 1e4, 1e9  # before, the approach to the law is still seen, relatively 1 / kappa; behind, the kernel's rounding
@@ -75,9 +79,22 @@ def check_rate(evidence: Evidence, theory: Theory, gram: np.ndarray, layers: int
     condition = f"ordered {name}, chi_1 = {field.chi_1:.3f}, {inputs}"
     for i, what in enumerate(("chi_1^-L", "1/L")):
         row = evidence.stated if cusp else evidence.varied
-        row(f"power of {what} in kappa", stated_powers(cusp)[i], power[i], error[i], because, condition=condition)
+        row(
+            f"power of {what} in kappa",
+            expected=stated_powers(cusp)[i],
+            measured=power[i],
+            tolerance=extrapolation(error[i], because),
+            rival=nearest(stated_powers(cusp)[i], (one(cusp)[i] for one in (THEORY, *WRONG.values()))),
+            condition=condition,
+        )
         what = f"power of {what} in kappa, by the kind of activation"
-        evidence.corrected(what, theory(cusp)[i], power[i], error[i], because, condition=condition)
+        evidence.corrected(
+            what,
+            expected=theory(cusp)[i],
+            measured=power[i],
+            tolerance=extrapolation(error[i], because),
+            condition=condition,
+        )
 
 
 def check(setting: Setting, theory: Theory = THEORY) -> Evidence:

@@ -10,7 +10,8 @@ from ntk_analysis import batch_norm, data
 from ntk_analysis.meanfield import analyse
 from ntk_analysis.networks import fully_connected
 
-from ..contract import Claim, Evidence, Relation, Setting, Verdict
+from ..contract import Claim, Evidence, Published, Relation, Setting, Verdict
+from ..tolerances import extrapolation, nearest, quadrature, sampling
 
 Theory: TypeAlias = Callable[[str, int | None], float]
 
@@ -20,11 +21,14 @@ CLAIM = Claim(
     statement="With batch normalisation after every fully connected layer, small perturbations of a wide ReLU network "
     "grow by chi_1 = 1/(1 - 1/pi) = 1.4669 a layer: it is chaotic.",
     source="Theorem 2, App. A",
+    scope="A fully connected ReLU network in NTK parametrisation, of infinite width, on inputs of norm 1, "
+    "batch normalisation behind every fully connected layer; no batch size is given.",
     formula=r"\chi_1 \to \frac{1}{1 - 1/\pi} = 1.4669",
-    recorded=Verdict.CONDITIONS,
+    recorded=Verdict.HOLDS,
     summary="Chaotic at every batch size, but 1.4669 is the limit of large batches only: a batch of 4 grows by 3.084 a "
     "layer, one of 16 by 1.590, one of 64 by 1.493; it takes 112 inputs to be within 1 %.",
     figures=("bn_growth",),
+    published=(Published("chi_1", 1.4669, "Theorem 2"),),
 )
 
 
@@ -75,7 +79,7 @@ def orthogonal(batch: int) -> np.ndarray:
     return np.sqrt(batch) * np.eye(batch)
 
 
-def quadrature(batch: int) -> float:
+def relative_error(batch: int) -> float:
     """Returns the relative error of a growth rate, from two traces of kernels without the constant mode."""
     return 2 * (1 + batch) * batch_norm.rule_error(batch - 1)
 
@@ -102,25 +106,38 @@ def by_batch(evidence: Evidence, theory: Theory, setting: Setting) -> None:
     at, error = limit(BATCHES[1:], [rates[B] for B in BATCHES[1:]])
     evidence.stated(
         "chi_1",
-        theory("relu", None),
-        at,
-        error,
-        "the polynomial in 1/B moves by this if its smallest batch is left out",
+        expected=theory("relu", None),
+        measured=at,
+        tolerance=extrapolation(error, "the polynomial in 1/B moves by this if its smallest batch is left out"),
+        rival=nearest(theory("relu", None), (one("relu", None) for one in (THEORY, *WRONG.values()))),
+        part="the rate, in large batches",
         condition=f"exact kernels of batches of {BATCHES[1]} to {BATCHES[-1]}, continued to infinite batches",
     )
     evidence.stated(
         "chi_1 of a chaotic network",
-        1.0,
-        list(rates.values()),
-        [quadrature(B) for B in BATCHES],
-        "quadrature",
+        expected=1.0,
+        measured=list(rates.values()),
+        tolerance=quadrature([relative_error(B) for B in BATCHES], "quadrature"),
         relation=Relation.AT_LEAST,
+        part="it is chaotic",
         condition=f"batches of {', '.join(map(str, BATCHES))}",
     )
     for B, rate in rates.items():
-        error, condition = quadrature(B) * rate, f"batch of {B}, infinite width"
-        evidence.varied("chi_1", theory("relu", None), rate, error, "quadrature", condition=condition)
-        evidence.corrected("chi(B)", theory("relu", B), rate, error, "quadrature", condition=condition)
+        error, condition = relative_error(B) * rate, f"batch of {B}, infinite width"
+        evidence.varied(
+            "chi_1",
+            expected=theory("relu", None),
+            measured=rate,
+            tolerance=quadrature(error, "quadrature"),
+            condition=condition,
+        )
+        evidence.corrected(
+            "chi(B)",
+            expected=theory("relu", B),
+            measured=rate,
+            tolerance=quadrature(error, "quadrature"),
+            condition=condition,
+        )
     low, high = BATCHES[0], 10 * BATCHES[-1]  # in closed form, now that the kernels confirm it
     while high - low > 1:
         middle = (low + high) // 2
@@ -132,17 +149,22 @@ def by_batch(evidence: Evidence, theory: Theory, setting: Setting) -> None:
 def other_conditions(evidence: Evidence, theory: Theory, setting: Setting) -> None:
     """Checks another activation, eps, and images in place of orthogonal inputs."""
     rate = float(recursion(orthogonal(16), 3, "leaky_relu")[-1])
-    error, condition = quadrature(16) * rate, "leaky ReLU, batch of 16"
-    evidence.corrected("chi(B)", theory("leaky_relu", 16), rate, error, "quadrature", condition=condition)
+    error, condition = relative_error(16) * rate, "leaky ReLU, batch of 16"
+    evidence.corrected(
+        "chi(B)",
+        expected=theory("leaky_relu", 16),
+        measured=rate,
+        tolerance=quadrature(error, "quadrature"),
+        condition=condition,
+    )
     batches = (8, 16, 32)
     rates = [float(recursion(orthogonal(B), 12, eps=0.1)[-1]) for B in batches]
     at, error = limit(batches, rates)
     evidence.varied(
         "chi_1",
-        theory("relu", None),
-        at,
-        error,
-        "the polynomial in 1/B moves by this if its smallest batch is left out",
+        expected=theory("relu", None),
+        measured=at,
+        tolerance=extrapolation(error, "the polynomial in 1/B moves by this if its smallest batch is left out"),
         condition="eps = 0.1, batches of 8 to 32, continued to infinite batches",
     )
     layers, B = setting.size(60, 200), 16
@@ -152,10 +174,9 @@ def other_conditions(evidence: Evidence, theory: Theory, setting: Setting) -> No
     thirds = [np.exp(np.mean(np.log(part))) for part in np.split(growth[-(layers // 3 * 2) :], 2)]
     evidence.corrected(
         "chi(B)",
-        theory("relu", B),
-        thirds[1],
-        abs(thirds[1] - thirds[0]),
-        "change from the second to the last third of the layers",
+        expected=theory("relu", B),
+        measured=thirds[1],
+        tolerance=extrapolation(abs(thirds[1] - thirds[0]), "change from the second to the last third of the layers"),
         condition=f"{B} images of digits, {layers} layers",
     )
 
@@ -168,10 +189,12 @@ def finite_networks(evidence: Evidence, theory: Theory, setting: Setting) -> Non
     (narrow, narrow_error), (wide, wide_error) = found
     evidence.corrected(
         "chi(B)",
-        theory("relu", B),
-        wide,
-        5 * np.hypot(wide_error, narrow_error) + abs(wide - narrow),
-        f"5 standard errors of {draws} networks, and the change from half the width",
+        expected=theory("relu", B),
+        measured=wide,
+        tolerance=sampling(
+            5 * np.hypot(wide_error, narrow_error) + abs(wide - narrow),
+            f"5 standard errors of {draws} networks, and the change from half the width",
+        ),
         condition=f"growth of squared gradients, width {widths[-1]}, {layers} layers, batch of {B}",
     )
 

@@ -17,6 +17,7 @@ from ntk_analysis.networks import fully_connected
 
 from ..contract import Claim, Evidence, Setting, Verdict
 from ..draws import average, five_sigma, inputs_of, pairs_of, samples
+from ..tolerances import extrapolation, nearest, quadrature, rounding, sampling
 
 RELU = activations.relu
 EPS = float(np.finfo(np.float64).eps)
@@ -29,6 +30,7 @@ CLAIM = Claim(
     "probability as the width grows: a unit's product of two inputs, averaged over the samples for given weights, is "
     "the dual activation, and its variance is proportional to the sum of the weights.",
     source="Appendix A, Eq. 2, 4 and 5",
+    scope="One fully connected ReLU layer, given weights, independent samples, in the limit of width.",
     formula=r"\mathbb{E}[h_i(u) h_i(v)] = \hat\phi(\rho),\quad T_{BN} \to \bar T",
     recorded=Verdict.FAILS,
     summary="Both are true only on average over the weights, or with squared weights. Repaired, the result is "
@@ -139,23 +141,35 @@ def given_weights(evidence: Evidence, theory: Theory, draws: int, seed: int) -> 
         (evidence.stated, "as printed", theory.product, theory.variance),
         (evidence.corrected, "repaired", theory.repaired_product, theory.repaired_variance),
     ):
-        for quantity, expected, found in (
-            ("E[h(u) h(v)]", of_product(w, RHO), product),
-            ("Var[h]", of_variance(w, RHO), variance),
+        for quantity, expected, rival, found in (
+            ("E[h(u) h(v)]", of_product(w, RHO), _product(w, RHO), product),
+            ("Var[h]", of_variance(w, RHO), _squares(w, 1.0), variance),
         ):
-            row(f"{quantity}, {name}", expected, found.mean, 5 * found.error, because, condition=condition)
+            row(
+                f"{quantity}, {name}",
+                expected=expected,
+                measured=found.mean,
+                tolerance=sampling(5 * found.error, because, draws),
+                rival=nearest(expected, [rival, np.zeros(UNITS)]),
+                condition=condition,
+            )
     # W drawn anew for every sample: what Eq. 2 says is true on this average
     mean = average(np.mean(anew[:, 0] * anew[:, 1], axis=1))
-    evidence.corrected("E[h(u) h(v)]", _dual(RHO), mean.mean, 5 * mean.error, because, condition="averaged over W")
+    evidence.corrected(
+        "E[h(u) h(v)]",
+        expected=_dual(RHO),
+        measured=mean.mean,
+        tolerance=sampling(5 * mean.error, because, draws),
+        condition="averaged over W",
+    )
     unit = centered / centered.std(axis=0)
     correlation = np.mean(unit[:, 0] * unit[:, 1], axis=0)
     influence = average(unit[:, 0] * unit[:, 1] - correlation * (unit**2).mean(axis=1))
     evidence.corrected(
         "T_BN(rho) = T_bar(rho)",
-        theory.transition(RHO, 0.0),
-        correlation,
-        5 * influence.error,
-        because,
+        expected=theory.transition(RHO, 0.0),
+        measured=correlation,
+        tolerance=sampling(5 * influence.error, because, draws),
         condition=condition,
     )
 
@@ -169,13 +183,12 @@ def every_width(evidence: Evidence, theory: Theory, seed: int) -> None:
         # E[phi(z_j(u)) phi(z_k(v))] - E[phi]^2 of channels j, k, which are independent for j != k
         covariances = [np.where(np.eye(width), own, duals[-1]) - mean**2 for own in duals[:-1]]
         units = np.stack([np.sum(w * (covariance @ w), axis=0) for covariance in covariances])
-        rounding = 8 * EPS * width * (w**2).sum(axis=0) / units[-1]
+        error = 8 * EPS * width * (w**2).sum(axis=0) / units[-1]
         evidence.corrected(
             "T_BN(rho) = T_bar(rho)",
-            np.asarray(theory.transition(GRID, 0.0))[:, None],
-            units[:-1] / units[-1],
-            rounding,
-            "8 roundings of a sum over all pairs of channels",
+            expected=np.asarray(theory.transition(GRID, 0.0))[:, None],
+            measured=units[:-1] / units[-1],
+            tolerance=rounding(error, "8 roundings of a sum over all pairs of channels"),
             condition=f"population statistics, width {width}, each of 100 draws of W, {len(GRID)} correlations",
         )
 
@@ -188,17 +201,28 @@ def common_correlation(evidence: Evidence, theory: Theory) -> None:
     error, because = abs(fine - coarse), f"change of the extrapolation in 1/B, B = {sizes}"
     condition = f"correlation {INSIDE} of one pair, {COMMON} of all others"
     t_bar = analyse("relu", normalization="weight_mean")
-    evidence.varied("T_BN(rho) = T_bar(rho)", t_bar.transition(INSIDE), fine, error, because, condition=condition)
+    evidence.varied(
+        "T_BN(rho) = T_bar(rho)",
+        expected=t_bar.transition(INSIDE),
+        measured=fine,
+        tolerance=extrapolation(error, because),
+        condition=condition,
+    )
     evidence.corrected(
         "correlation behind one batch norm",
-        -1 / (sizes[0] - 1),
-        _pair_behind_batch_norm(sizes[0], COMMON),
-        2 * batch_norm.rule_error(sizes[0] - 1),
-        "twice the error of the quadrature rule",
+        expected=-1 / (sizes[0] - 1),
+        measured=_pair_behind_batch_norm(sizes[0], COMMON),
+        tolerance=quadrature(2 * batch_norm.rule_error(sizes[0] - 1), "twice the error of the quadrature rule"),
         condition=f"batch of {sizes[0]}, all inputs of correlation {COMMON}",
     )
     expected = theory.transition(INSIDE, COMMON)
-    evidence.corrected("T_BN(rho; rho0)", expected, fine, error, because, condition=condition)
+    evidence.corrected(
+        "T_BN(rho; rho0)",
+        expected=expected,
+        measured=fine,
+        tolerance=extrapolation(error, because),
+        condition=condition,
+    )
 
     def apart(common: float) -> float:
         return float(abs(_transition(INSIDE, common) - t_bar.transition(INSIDE))[0]) - 0.01
@@ -233,10 +257,11 @@ def layers_to_forget(evidence: Evidence, width: int, draws: int, seed: int) -> N
     layers = np.array([2, 4, 8, 12])
     evidence.corrected(
         "mean correlation at layers 2, 4, 8, 12",
-        expected[layers - 1],
-        found.mean()[layers - 1],
-        five_sigma(draws) * found.mean_error()[layers - 1],
-        f"5 sigma of {draws} networks by Student's t",
+        expected=expected[layers - 1],
+        measured=found.mean()[layers - 1],
+        tolerance=sampling(
+            five_sigma(draws) * found.mean_error()[layers - 1], f"5 sigma of {draws} networks by Student's t"
+        ),
         condition=f"weight mean, width {width}, inputs of correlation {COMMON}",
     )
     for level in (0.1, 0.01):

@@ -21,12 +21,13 @@ MARKS = {Verdict.HOLDS: "✓", Verdict.CONDITIONS: "◐", Verdict.FAILS: "✗", 
 SLUGS = {Verdict.HOLDS: "holds", Verdict.CONDITIONS: "conditions", Verdict.FAILS: "fails", Verdict.OPEN: "open"}
 SIGNS = {Relation.EQUAL: "", Relation.AT_MOST: "≤ ", Relation.AT_LEAST: "≥ "}
 KINDS = {
-    Kind.STATED: "the claim, under the paper's own conditions",
-    Kind.VARIED: "the claim where the paper did not look",
+    Kind.STATED: "the claim, in the setting that the paper gives",
+    Kind.VARIED: "the claim where the paper says nothing: where it fails is an edge",
     Kind.CORRECTED: "what is true instead",
 }
 
 
+RESULTS = {"confirmed": "✓ confirmed", "refuted": "✗ refuted", "unresolved": "? unresolved"}
 PIXELS = 1.5  # pixels of a picture for one of the page, so that it is sharp on fine screens
 
 
@@ -63,6 +64,7 @@ def page(records: Sequence[Record], run: Record) -> str:
         "sign": SIGNS.__getitem__,
         "slug": _slug,
         "anchor": _anchor,
+        "results": RESULTS,
         "mark": lambda name: MARKS[Verdict(name)],
     }
     return environment.get_template("report.html.j2").render(

@@ -15,7 +15,7 @@ def markdown(records: Sequence[Record], run: Record) -> str:
         (
             (
                 f"[{one['id']}](#{one['id']})",
-                one["source"],
+                one["source"] + ("; a question of ours" if one["question"] else ""),
                 one["verdict"],
                 one["recorded"] or "",
                 *_numbers(one),
@@ -80,7 +80,7 @@ def _rows(rows: Sequence[Record]) -> list[str]:
                 *_numbers(row),
                 row["because"],
                 misses(row["miss"]),
-                "held" if row["held"] else "**missed**",
+                row["outcome"] if row["outcome"] == "confirmed" else f"**{row['outcome']}**",
                 f"{row['line']['file']}:{row['line']['number']}",
             )
             for row in rows

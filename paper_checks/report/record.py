@@ -6,8 +6,8 @@ from typing import Any, TypeAlias
 
 from ntk_analysis.common.provenance import versions
 
-from ..contract import Row, Setting
-from ..judge import Judged
+from ..contract import AGAINST, Outcome, Row, Setting
+from ..judge import Judged, parts
 
 Record: TypeAlias = dict[str, Any]
 
@@ -39,6 +39,9 @@ def record(judged: Judged, run: Record) -> Record:
         "statement": claim.statement,
         "formula": claim.formula,
         "source": claim.source,
+        "scope": claim.scope,
+        "published": [number._asdict() for number in claim.published],
+        "question": claim.question,
         "verdict": judged.verdict.value,
         "recorded": None if claim.recorded is None else claim.recorded.value,
         "as_recorded": judged.as_recorded,
@@ -47,6 +50,7 @@ def record(judged: Judged, run: Record) -> Record:
         "measured": None if decisive is None else decisive.measured,
         "tolerance": None if decisive is None else decisive.tolerance,
         "decisive_row": None if decisive is None else evidence.rows.index(decisive),
+        "parts": [{"part": part, "outcome": outcome.value} for part, outcome in parts(evidence).items()],
         "conditions": _conditions(evidence.rows),
         "rows": [_row(row) for row in evidence.rows],
         "edges": [
@@ -54,7 +58,7 @@ def record(judged: Judged, run: Record) -> Record:
             for edge in evidence.edges
         ],
         "notes": list(evidence.notes),
-        "open": evidence.open or None,
+        "open": judged.open or None,
         "error": judged.error or None,
         "figures": list(claim.figures),
         "seconds": round(judged.seconds, 3),
@@ -80,24 +84,31 @@ def _row(row: Row) -> Record:
         "quantity": row.quantity,
         "condition": row.condition,
         "kind": row.kind.value,
+        "part": row.part,
         "relation": row.relation.value,
         "expected": row.expected,
         "measured": row.measured,
         "tolerance": row.tolerance,
+        "source": row.source.value,
         "because": row.because,
+        "rival": row.rival,
+        "draws": row.draws or None,
+        "draws_needed": row.draws_needed,
         "entries": row.entries,
         "miss": row.miss if math.isfinite(row.miss) else None,  # beyond what float64 holds
-        "held": row.held,
+        "outcome": row.outcome.value,
         "line": {"file": row.line.file, "number": row.line.number},
     }
 
 
 def _conditions(rows: list[Row]) -> list[Record]:
-    """Returns each condition that was tried, once for each kind of row, and whether all its rows held."""
+    """Returns each condition that was tried, once for each kind of row, and what its rows say together."""
     found: dict[tuple[str, str], Record] = {}
     for row in rows:
         key = (row.condition, row.kind.value)
-        entry = found.setdefault(key, {"condition": row.condition, "kind": row.kind.value, "held": True, "rows": 0})
-        entry["held"] &= row.held
+        entry = found.setdefault(
+            key, {"condition": row.condition, "kind": row.kind.value, "outcome": "confirmed", "rows": 0}
+        )
+        entry["outcome"] = max(Outcome(entry["outcome"]), row.outcome, key=AGAINST.index).value
         entry["rows"] += 1
     return list(found.values())

@@ -14,6 +14,7 @@ from ntk_analysis.training.fan_in import Path
 
 from ...contract import Claim, Evidence, Setting
 from ...subject import Subject
+from ...tolerances import rounding
 
 STEPS = 10
 Change: TypeAlias = Callable[[Any], Any]
@@ -49,10 +50,9 @@ def check(setting: Setting, subject: Subject) -> Evidence:
         means = values.mean(axis=fan_in.axes)
         evidence.varied(
             "largest mean of a unit's weights / their root mean square",
-            0,
-            float(np.abs(means).max() / np.sqrt(np.mean(values**2))) if values.any() else 0.0,
-            subject.rounding,
-            "rounding of a mean",
+            expected=0,
+            measured=float(np.abs(means).max() / np.sqrt(np.mean(values**2))) if values.any() else 0.0,
+            tolerance=rounding(subject.rounding, "rounding of a mean"),
             condition=f"as given, {name} {values.shape}",
         )
     return evidence
@@ -90,10 +90,9 @@ def _compare_training(evidence: Evidence, subject: Subject, setting: Setting) ->
         for way, other in (("projected gradient", gradient), ("W = V P", through)):
             row(
                 f"weights, centering after the step against {way}, / distance moved",
-                0,
-                _distance(after, other) / moved,
-                tolerance,
-                because,
+                expected=0,
+                measured=_distance(after, other) / moved,
+                tolerance=rounding(tolerance, because),
                 condition=condition,
             )
 

@@ -11,6 +11,7 @@ from ntk_analysis.spectrum import Spectrum
 
 from ...contract import Claim, Evidence, Relation, Setting
 from ...subject import Subject
+from ...tolerances import rounding
 
 CLAIM = Claim(
     id="conditioning",
@@ -45,10 +46,9 @@ def check(setting: Setting, subject: Subject) -> Evidence:
     ):
         evidence.stated(
             quantity,
-            expected,
-            measured,
-            tolerance,
-            f"rounding of the kernel's entries, {found.trace.input_dtype}",
+            expected=expected,
+            measured=measured,
+            tolerance=rounding(tolerance, f"rounding of the kernel's entries, {found.trace.input_dtype}"),
             condition=condition,
             relation=Relation.AT_MOST,
         )

@@ -9,6 +9,7 @@ from ntk_analysis.layers.base import as_params_dtype
 
 from ...contract import Claim, Evidence, Relation, Setting
 from ...subject import Subject
+from ...tolerances import sampling
 
 CLAIM = Claim(
     id="decorrelation",
@@ -33,10 +34,12 @@ def check(setting: Setting, subject: Subject) -> Evidence:
         return evidence
     evidence.stated(
         "how alike outputs are",
-        growth.inputs_alike,
-        growth.outputs_alike,
-        growth.quantile * growth.outputs_alike_error + subject.rounding,
-        "95 % of networks with the same weights shuffled",
+        expected=growth.inputs_alike,
+        measured=growth.outputs_alike,
+        tolerance=sampling(
+            growth.quantile * growth.outputs_alike_error + subject.rounding,
+            "95 % of networks with the same weights shuffled",
+        ),
         condition=f"{len(subject.x)} inputs, end to end",
         relation=Relation.AT_MOST,
     )
@@ -61,10 +64,9 @@ def _layers(evidence: Evidence, subject: Subject, network: Layer) -> None:
         start = mean_off_diagonal(inputs)[0]
         evidence.varied(
             "mean cosine of pre-activations",
-            start,
-            start + grown,
-            5 * error + subject.rounding,
-            "5 standard errors over inputs (jackknife)",
+            expected=start,
+            measured=start + grown,
+            tolerance=sampling(5 * error + subject.rounding, "5 standard errors over inputs (jackknife)"),
             condition=f"activation {number} of {len(before)}",
             relation=Relation.AT_MOST,
         )

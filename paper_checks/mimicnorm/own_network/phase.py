@@ -6,6 +6,7 @@ from ntk_analysis.diagnosis.verdict import half_width
 
 from ...contract import Claim, Evidence, Relation, Setting
 from ...subject import Subject
+from ...tolerances import sampling
 
 CLAIM = Claim(
     id="phase",
@@ -30,10 +31,12 @@ def check(setting: Setting, subject: Subject) -> Evidence:
     if layers > 0 and math.isfinite(found.log_chi):
         evidence.stated(
             "the smallest ln chi_1 per layer that the measurement leaves open",
-            0.0,
-            found.log_chi - half_width(found.growth, layers),
-            max(subject.rounding, 1e-9),
-            "roundings; the interval has 95 % of networks with the same weights shuffled, and what happens once",
+            expected=0.0,
+            measured=found.log_chi - half_width(found.growth, layers),
+            tolerance=sampling(
+                max(subject.rounding, 1e-9),
+                "roundings; the interval has 95 % of networks with the same weights shuffled, and what happens once",
+            ),
             condition=f"{layers} layers, end to end: {found.log_chi:.3g} measured",
             relation=Relation.AT_LEAST,
         )

@@ -8,6 +8,7 @@ import numpy as np
 
 from ...contract import Claim, Evidence, Setting
 from ...subject import Subject
+from ...tolerances import rounding
 
 CLAIM = Claim(
     id="scaling",
@@ -34,16 +35,27 @@ def check(setting: Setting, subject: Subject) -> Evidence:
     best = min(found, key=lambda name: max(found[name]))
     evidence.stated(
         "larger of |cos(W, dL/dW)| and the relative change by doubling W",
-        0,
-        max(found[best]),
-        tolerance,
-        because,
+        expected=0,
+        measured=max(found[best]),
+        tolerance=rounding(tolerance, because),
         condition=f"the array that comes closest, {best}",
     )
     for name, (cosine, change) in found.items():
         where = f"{name} {subject.weights[name].shape}"
-        evidence.varied("|cos(W, dL/dW)|, random loss", 0, cosine, tolerance, because, condition=where)
-        evidence.varied("relative change of outputs, W doubled", 0, change, tolerance, because, condition=where)
+        evidence.varied(
+            "|cos(W, dL/dW)|, random loss",
+            expected=0,
+            measured=cosine,
+            tolerance=rounding(tolerance, because),
+            condition=where,
+        )
+        evidence.varied(
+            "relative change of outputs, W doubled",
+            expected=0,
+            measured=change,
+            tolerance=rounding(tolerance, because),
+            condition=where,
+        )
     free = [name for name, values in found.items() if max(values) <= tolerance]
     fixed = [name for name in found if name not in free]
     evidence.note(f"Scale invariant: {', '.join(free) or 'none'}. Not: {', '.join(fixed) or 'none'}.")
