@@ -161,7 +161,7 @@ def _tell_jax(programs: Path) -> None:
         import jax
 
         for name, value in settings.items():
-            jax.config.update(name, value)  # type: ignore[no-untyped-call]
+            jax.config.update(name, value)
     # a full disk, or an entry that was deleted meanwhile: it costs time, and nothing can be done about it
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache entry")
 

@@ -64,7 +64,7 @@ class Subject(NamedTuple):
     def rounding(self) -> float:
         """Bound on a forward pass's relative rounding: eps for each term of each sum, for all products in a row."""
         dtype = jnp.result_type(*jax.tree.leaves(self.params))
-        return float(self.longest_sum * max(self.found.products, 1) * jnp.finfo(dtype).eps)  # type: ignore[no-untyped-call]
+        return float(self.longest_sum * max(self.found.products, 1) * jnp.finfo(dtype).eps)
 
 
 def _terms(leaf: jax.Array, fan_in: FanIn | None) -> int:

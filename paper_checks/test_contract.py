@@ -48,7 +48,8 @@ def test_outcomes(measured, tolerance, relation, rival, outcome):
 
 def test_of_many_entries_the_one_that_says_most_against_the_claim_is_shown():
     far_but_sure, near_but_unsure = (1.09, 2.0), (1.01, 1.05)
-    shown = row(1.0, *np.array([far_but_sure, near_but_unsure]).T[:1], NOISE, rival=[2.0, 1.05])
+    measured, rivals = np.array([far_but_sure, near_but_unsure]).T
+    shown = row(1.0, measured, NOISE, rival=rivals)
     assert (shown.measured, shown.outcome, shown.entries) == (1.01, U, 2)
     assert row(1.0, [1.01, 1.5], NOISE, rival=[1.05, 3.0]).outcome is R
 

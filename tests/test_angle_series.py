@@ -300,15 +300,17 @@ def test_the_measured_error_bounds_that_of_any_pair(name):
 def test_the_error_measured_in_numpy_bounds_that_of_the_program(name, dtype):
     """XLA evaluates the kernels, and rounds otherwise than NumPy."""
     function = angular_function(NETWORKS[name], dtype)
+    assert function is not None
     with jax.enable_x64(True):
-        _, checks = fitted(NETWORKS[name], dtype, function.widest)
-        checks = [values.folded(function.widest) if far else values for far, values in enumerate(checks)]
+        found = fitted(NETWORKS[name], dtype, function.widest)
+        assert found is not None
+        checks = [values.folded(function.widest) if far else values for far, values in enumerate(found[1])]
         parts = replace(function, log_near=np.zeros_like(function.log_near)).below_near, function.from_near_on
-        logs = np.tile(function.log_near[:-1], 4), function.log_far
+        logs = np.tile(function.log_near[:-1], 4), np.asarray(function.log_far)
         for part, values, log in zip(parts, checks, logs, strict=True):
+            distance = jnp.asarray(values.distance, dtype)
             in_units_of = jnp.asarray(log if part == function.from_near_on else 0.0, dtype)
-            found = jax.jit(part)(jnp.asarray(values.distance, dtype), in_units_of)
-            f, ntk = (np.asarray(value, np.float64) for value in found)
+            f, ntk = (np.asarray(value, np.float64) for value in jax.jit(part)(distance, in_units_of))
             unit = np.exp(values.log_scale - log)
             assert relative_error(f, values.f, values.distance) < function.error
             assert relative_error(ntk, values.ntk * unit, values.distance, values.smallest * unit) < function.error

@@ -195,4 +195,4 @@ def _is_described(leaf: Any) -> bool:
 
 
 def _described(shape: tuple[int, ...], dtype: Any) -> Any:
-    return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
+    return jax.ShapeDtypeStruct(shape, dtype)

@@ -46,7 +46,7 @@ def _traced_cost(function: Any, tree: Any, leaves: tuple[jax.ShapeDtypeStruct, .
 
 def described(shape: tuple[int, ...], dtype: DTypeLike) -> jax.ShapeDtypeStruct:
     """The description of an array that is not at hand."""
-    return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
+    return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def tree_bytes(tree: Tree) -> int:

@@ -83,7 +83,7 @@ def _off_diagonal_ratio(kernel: np.ndarray) -> float:
 
 
 def _check_digits(kernel: np.ndarray) -> None:
-    largest, about = float(np.max(np.abs(kernel))), jnp.finfo(kernel.dtype)  # type: ignore[no-untyped-call]
+    largest, about = float(np.max(np.abs(kernel))), jnp.finfo(kernel.dtype)
     if largest == 0:
         raise ValueError(
             f"the tangent kernel is zero in {kernel.dtype}: no parameter moves any output, so the network is dead, "

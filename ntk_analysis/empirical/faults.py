@@ -75,7 +75,7 @@ def fault(f: Network, params: Params, pair: tuple[Place, Place], *, which: str, 
         found.append([np.asarray(leaf).reshape(len(leaf), -1) for _, leaf in derivatives])
     with np.errstate(over="ignore", invalid="ignore"):
         products = sum(a.astype(np.float64) @ b.astype(np.float64).T for a, b in zip(*found, strict=True))
-    if np.max(np.abs(products)) <= float(jnp.finfo(dtype).max):  # type: ignore[no-untyped-call]
+    if np.max(np.abs(products)) <= float(jnp.finfo(dtype).max):
         return ""
     what = "outputs are" if which == "nngp" else "derivatives are"
     return f"f's {what} finite there and their products leave {dtype}: give params and x in a wider dtype, or scale f"

@@ -164,7 +164,7 @@ def _state(f: Any, params: Params, x: Any) -> Probed:
     """The arrays and numbers that the program of f holds, each projected on a random direction."""
     values, tolerance = [], []
     for number, array in enumerate(_numbers(_program(f, params, x))):
-        eps = float(jnp.finfo(array.dtype).eps) if jnp.issubdtype(array.dtype, jnp.floating) else 2.0**-52  # type: ignore[no-untyped-call]
+        eps = float(jnp.finfo(array.dtype).eps) if jnp.issubdtype(array.dtype, jnp.floating) else 2.0**-52
         wide = array.astype(np.float64)
         values.append(float(np.sum(wide * random_direction(wide, seed=2 + number))))
         tolerance.append(TOLERANCE * eps * norm(np.where(np.isfinite(wide), wide, 0)))

@@ -46,4 +46,4 @@ def _floats(avals: Iterator[Any]) -> Iterator[Any]:
 
 
 def _eps(dtype: Any) -> float:
-    return float(jnp.finfo(dtype).eps)  # type: ignore[no-untyped-call]
+    return float(jnp.finfo(dtype).eps)

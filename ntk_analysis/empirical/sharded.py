@@ -20,7 +20,7 @@ from ntk_analysis.empirical.plans import Call
 from ntk_analysis.empirical.tiles import NETWORKS, Tiles, tile_programs
 from ntk_analysis.stores.grid import Tile, padded_rows
 
-EACH, ALL = PartitionSpec("tiles"), PartitionSpec()  # type: ignore[no-untyped-call]
+EACH, ALL = PartitionSpec("tiles"), PartitionSpec()
 
 
 class ShardedTiles(Tiles):

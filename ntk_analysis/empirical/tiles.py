@@ -286,9 +286,9 @@ def _measured(f: Network, params: Params, x1: Any, x2: Any, plan: TilePlan) -> f
     tiles = Tiles(f, params, x1, x2, plan=plan)
 
     def timed(function: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
-        jax.block_until_ready(function(*arguments))  # type: ignore[no-untyped-call]
+        jax.block_until_ready(function(*arguments))
         start = time.perf_counter()
-        result = jax.block_until_ready(function(*arguments))  # type: ignore[no-untyped-call]
+        result = jax.block_until_ready(function(*arguments))
         return time.perf_counter() - start, result
 
     if plan.symmetric and plan.count == 1:

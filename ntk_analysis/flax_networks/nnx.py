@@ -99,7 +99,7 @@ def _floats(tree: Any) -> list[Any]:
 
 
 def _bits(dtype: Any) -> int:
-    return int(jnp.finfo(dtype).bits)  # type: ignore[no-untyped-call]
+    return int(jnp.finfo(dtype).bits)
 
 
 def _narrower(leaf: Any, widest: Any) -> bool:

@@ -381,7 +381,7 @@ def _positions_left(network: HasKernel, shape: tuple[int, ...], dtype: str) -> i
     """Positions of images of this shape behind a network that takes tiles of them; None where it takes all at once."""
     if network.couples_batch is not False:
         return None
-    image: Any = jax.ShapeDtypeStruct((1, *shape), dtype)  # type: ignore[no-untyped-call]
+    image: Any = jax.ShapeDtypeStruct((1, *shape), dtype)
     pairs = jax.eval_shape(lambda x: filled(network).kernel(input_kernel(x, x)).distance, image)
     return math.prod(pairs.shape)
 

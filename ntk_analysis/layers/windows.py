@@ -125,7 +125,7 @@ class Window:
 
 def _materialized(arrays: list[jax.Array]) -> list[jax.Array]:
     """The arrays unchanged, but computed before what follows and not fused into it."""
-    return list(jax.lax.optimization_barrier(arrays))  # type: ignore[no-untyped-call]
+    return list(jax.lax.optimization_barrier(arrays))
 
 
 def window(size: Size, stride: Size, padding: Padding) -> Window:

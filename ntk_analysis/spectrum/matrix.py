@@ -108,4 +108,4 @@ def entry_error(entries: Float64[np.ndarray, "m m"], dtype: np.dtype) -> float:
 def machine_eps(dtype: np.dtype) -> float:
     """Rounding of the dtype, no finer than that of float64, in which it is computed; integers are exact."""
     given = dtype if jnp.issubdtype(dtype, jnp.floating) else np.float64
-    return max(float(jnp.finfo(given).eps), float(np.finfo(np.float64).eps))  # type: ignore[no-untyped-call]
+    return max(float(jnp.finfo(given).eps), float(np.finfo(np.float64).eps))

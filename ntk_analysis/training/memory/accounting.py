@@ -180,8 +180,8 @@ def _loss(model: nnx.Module, shape: Sequence[int]) -> tuple[Any, ...]:
             value = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
         return value, nnx.state(model, nnx.Not(nnx.Param))
 
-    images = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)  # type: ignore[no-untyped-call]
-    labels = jax.ShapeDtypeStruct(images.shape[:1], jnp.int32)  # type: ignore[no-untyped-call]
+    images = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
+    labels = jax.ShapeDtypeStruct(images.shape[:1], jnp.int32)
     return loss, parameters, rest, images, labels
 
 

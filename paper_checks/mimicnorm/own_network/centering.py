@@ -85,7 +85,7 @@ def _compare_training(evidence: Evidence, subject: Subject, setting: Setting) ->
     for row, condition, optimizer, start in setting.track(cases, "centering: optimizers"):
         after, gradient, through, control = _three_ways(subject, optimizer, start, setting.seed)
         moved = _distance(after, start)
-        eps = float(jnp.finfo(jnp.result_type(*jax.tree.leaves(start))).eps)  # type: ignore[no-untyped-call]
+        eps = float(jnp.finfo(jnp.result_type(*jax.tree.leaves(start))).eps)
         tolerance = roundings * max(_distance(after, control), eps * _distance(start, None)) / moved
         for way, other in (("projected gradient", gradient), ("W = V P", through)):
             row(
@@ -104,7 +104,7 @@ def _three_ways(subject: Subject, optimizer: Any, start: Any, seed: int) -> tupl
     bits, targets = jax.random.split(jax.random.key(seed))
     y = subject.f(start, x)
     y = y + jnp.sqrt(jnp.mean(y**2)) * jax.random.normal(targets, y.shape, y.dtype)
-    last_bit = jnp.finfo(x.dtype).eps * jax.random.rademacher(bits, x.shape, x.dtype)  # type: ignore[no-untyped-call]
+    last_bit = jnp.finfo(x.dtype).eps * jax.random.rademacher(bits, x.shape, x.dtype)
 
     mask, axes = _of_sums(subject), subject.axes
 
