@@ -6,35 +6,70 @@ from typing import Annotated
 from typer import Argument, Option
 
 from ntk_analysis.cli.effects import refuse_idle
-from ntk_analysis.cli.options import ImageOptions, NetworkOptions
+from ntk_analysis.cli.options import ClusterOptions, ImageOptions, NetworkOptions, refuse
 from ntk_analysis.cli.progress import stages
 
 
 def kernel(
     path: Annotated[Path, Argument(help="Images: a .npy, .npz or IDX file, or a folder of MNIST or CIFAR files.")],
-    out: Annotated[Path, Option(help="File for the result: .npz for kernels and spectra, .json for spectra only.")],
     *,
+    out: Annotated[
+        Path | None,
+        Option(help="File for the result: .npz for kernels and spectra, .json for spectra only.", show_default=False),
+    ] = None,
+    store: Annotated[
+        Path | None,
+        Option(
+            help="Folder for the kernel, tile by tile. If it has a part of this kernel, only the rest is computed.",
+            show_default=False,
+        ),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        Option(help="With --store: memory that a tile may take, such as 4GiB; default: half of what is free."),
+    ] = None,
     seed: Annotated[int, Option(help="Seed that chooses the images of --count.", min=0)] = 0,
     plan: Annotated[bool, Option("--plan", help="Show memory and time that the kernel takes, and stop there.")] = False,
     layers: NetworkOptions,
     images: ImageOptions,
+    cluster: ClusterOptions,
 ) -> None:
-    """Computes NNGP and NTK of a fully connected network on images, in float64, with the NTK's spectrum."""
+    """Computes NNGP and NTK of a fully connected network on images, in float64, with their spectra.
+
+    With --out the kernel is computed in memory and written with its spectra. With --store it goes to disk tile by tile,
+    also of more images than fit into memory: a command that was stopped goes on where it was when it is given again.
+    """
     from ntk_analysis import infinite
     from ntk_analysis.cli.output import kernel_record, write_kernel
     from ntk_analysis.common.files import require_result, write_whole
 
-    require_result(out, (".npz", ".json"), [path])
+    if out is None and store is None:
+        raise ValueError("give --out FILE for kernel and spectra, or --store DIR for the kernel on disk")
+    if out is not None:
+        require_result(out, (".npz", ".json"), [path])
+    if store is None:
+        given = cluster.given() | ({} if memory is None else {"memory": memory})
+        refuse(set(given), "is for --store, a kernel that is computed by tiles")
     if images.count is None:
         refuse_idle({"seed"} if seed else (), "without --count, which chooses images with it")
     network = layers.network()
     name, x = images.read(path, seed)
-    if plan:
+    if store is not None:
+        from ntk_analysis.cli import tiles
+
+        on = tiles.runner(cluster, None)
+        if plan:
+            print(f"{tiles.plan_infinite(network, x, on, memory)}\n{tiles.state(store)}")
+            return
+        stored = tiles.compute_infinite(network, x, store, on, memory)
+    elif plan:
         print(infinite.plan(network, x).summary())
+        return
+    if out is None:
         return
     with stages(3) as begin:
         begin(f"kernel of {len(x):,} images")
-        found = infinite.infinite_kernel(network, x)
+        found = infinite.infinite_kernel(network, x) if store is None else stored[:]
         record, arrays = kernel_record(found, begin)
     record |= {
         "data": name,

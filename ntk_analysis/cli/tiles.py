@@ -4,10 +4,10 @@ import importlib
 import math
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +16,20 @@ import numpy as np
 from ntk_analysis.cli.options import ClusterOptions
 from ntk_analysis.cli.progress import Interrupted, progress
 from ntk_analysis.common.memory import available_bytes, gib
+from ntk_analysis.common.progress import Track
 from ntk_analysis.diagnosis import load_network
-from ntk_analysis.empirical import Cluster, Devices, TilePlan, empirical_nngp, empirical_ntk
+from ntk_analysis.empirical import Cluster, Devices, EmpiricalKernel, TilePlan, empirical_nngp, empirical_ntk
 from ntk_analysis.empirical import plan as planned
 from ntk_analysis.empirical.opening import any_store
+from ntk_analysis.infinite import StoredKernel, infinite_kernel, plan_store
+from ntk_analysis.infinite.kernel import HasKernel
 from ntk_analysis.layers import Layer
 from ntk_analysis.stores.runs import Runner, budget
 
 if TYPE_CHECKING:
     from ntk_analysis.cli.options import PlanOptions
 
+T = TypeVar("T")
 OF_USERS = (AssertionError, AttributeError, LookupError)  # errors that only a user's function raises, never the library
 
 
@@ -117,6 +121,43 @@ def compute(subject: Subject, path: Path, on: Runner, options: dict[str, Any]) -
     which = options.pop("which")
     if which == "nngp":
         options.pop("method")
+    function = {"ntk": empirical_ntk, "nngp": empirical_nngp}[which]
+
+    def call(track: Track) -> EmpiricalKernel:
+        try:
+            return function(*subject, **options, store=path, on=on, track=track)
+        except OF_USERS as error:  # workers raise them, too: a function may find fewer files or modules there
+            raise ValueError(f"computing a tile raised {type(error).__name__}: {error}") from error
+
+    found, how = into_store(path, call)
+    plan = found.plan
+    return f"{which} {plan.shape} {plan.dtype} ({plan.layout}) by {plan.method}, {how}: {_where(path)}"
+
+
+def compute_infinite(network: HasKernel, x: np.ndarray, path: Path, on: Runner, memory: str | None) -> StoredKernel:
+    """The kernel of an infinite network in its store; prints one line that says what was done. Errors as `compute`."""
+
+    def call(track: Track) -> StoredKernel:
+        return infinite_kernel(network, x, memory=memory, store=path, on=on, track=track)
+
+    found, how = into_store(path, call)
+    plan = found.plan
+    print(f"nngp and ntk {plan.shape} {plan.dtype} {plan.way}, {how}: {_where(path)}")
+    return found
+
+
+def plan_infinite(network: HasKernel, x: np.ndarray, on: Runner, memory: str | None) -> str:
+    """Text on tiles, bytes, operations and time of an infinite network's kernel in a store."""
+    plan = plan_store(network, x, memory=budget(memory, on), parallel=on.parallel)
+    return f"{plan.summary()}\n{gib(plan.storage_bytes)} on disk"
+
+
+def into_store(path: Path, call: Callable[[Track], T]) -> tuple[T, str]:
+    """The result of a call with a progress bar that computes into a store, and how long it took, in words.
+
+    Raises:
+        Interrupted: Ctrl-C was pressed, and there is a store.
+    """
     begun = False
     start = time.perf_counter()
     with progress() as track:
@@ -128,21 +169,16 @@ def compute(subject: Subject, path: Path, on: Runner, options: dict[str, Any]) -
             return track(steps, description, done)
 
         try:
-            found = {"ntk": empirical_ntk, "nngp": empirical_nngp}[which](
-                *subject, **options, store=path, on=on, track=announced
-            )
+            found = call(announced)
         except KeyboardInterrupt:
             if any_store(path) is None:
                 raise
             raise Interrupted(f"{state(path)}; repeat the command to go on") from None
-        except OF_USERS as error:  # workers raise them, too: a function may find fewer files or modules there
-            raise ValueError(f"computing a tile raised {type(error).__name__}: {error}") from error
-    how = f"{time.perf_counter() - start:.3g} s" if begun else "finished before"
-    plan = found.plan
-    return (
-        f"{which} {plan.shape} {plan.dtype} ({plan.layout}) by {plan.method}, {how}: in {path}; read it with "
-        f"ntk_analysis.open_kernel({str(path)!r})"
-    )
+    return found, f"{time.perf_counter() - start:.3g} s" if begun else "finished before"
+
+
+def _where(path: Path) -> str:
+    return f"in {path}; read it with ntk_analysis.open_kernel({str(path)!r})"
 
 
 def state(path: Path) -> str:
