@@ -1,5 +1,6 @@
 """What every analysis takes as a kernel: an infinite one, an empirical one in any layout, a file or store, an array."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -10,6 +11,7 @@ from ntk_analysis.common.arrays import concrete
 from ntk_analysis.common.precision import AnyArray
 from ntk_analysis.empirical import EmpiricalKernel, open_kernel
 from ntk_analysis.infinite import Kernel, StoredKernel
+from ntk_analysis.stores.store import Stored
 
 OneArray = TypeVar("OneArray", jax.Array, np.ndarray)
 
@@ -77,6 +79,73 @@ def entries(kernel: AnyKernel, which: str = "ntk") -> Entries:
             "where they overflow, pass the Kernel itself, or compute it in float64"
         )
     return Entries(values.reshape(values.shape[:2]) if values[0, 0].size == 1 else values, log_scale)
+
+
+class Rows(NamedTuple):
+    """A kernel (n1, n2) that is read some rows at a time, which a kernel in a store may be of any size.
+
+    Attributes:
+        shape: numbers of inputs.
+        dtype: dtype in which the kernel arrived.
+        log_scale: logarithm of the scale of what is read, as in `Entries`.
+        size: number of rows that are read at once.
+        read: function that reads rows, finite numbers (k, n2) of this dtype.
+    """
+
+    shape: tuple[int, int]
+    dtype: np.dtype
+    log_scale: float
+    size: int
+    read: Callable[[slice], np.ndarray]
+
+    def __iter__(self) -> Iterator[tuple[slice, np.ndarray]]:  # type: ignore[override]
+        """All rows in turn, each with the numbers of the inputs that they are of."""
+        for start in range(0, self.shape[0], self.size):
+            rows = slice(start, min(start + self.size, self.shape[0]))
+            values = self.read(rows)
+            if not np.isfinite(values).all():
+                raise ValueError(f"kernel has NaN or infinite entries in rows {rows.start} to {rows.stop - 1}")
+            yield rows, values
+
+    def product(self, vectors: np.ndarray) -> np.ndarray:
+        """The kernel times vectors, the columns of (n2, k), in float64; the kernel is read once."""
+        found = np.empty((self.shape[0], *vectors.shape[1:]))
+        for rows, values in self:
+            found[rows] = values.astype(np.float64) @ vectors
+        return found
+
+
+def rows_of(kernel: AnyKernel, which: str = "ntk") -> Rows:
+    """A kernel of one output, or the mean over outputs of a trace, to be read some rows at a time.
+
+    A kernel in a store is read from disk, tile by tile; any other is in memory anyway.
+
+    Raises:
+        ValueError: the kernel has several outputs; or as `entries`, which has the other errors, too.
+    """
+    kernel = opened(kernel)
+    if isinstance(kernel, StoredKernel) and which in ("ntk", "nngp"):
+        stored, log_scale = kernel, float(kernel.log_scale) if which == "ntk" else 0.0
+
+        def read(rows: slice) -> np.ndarray:
+            return stored.scaled(rows, slice(None)) if which == "ntk" else np.asarray(stored[rows].nngp)
+
+        return Rows(stored.shape, stored.dtype, log_scale, stored.plan.rows, read)
+    if isinstance(kernel, EmpiricalKernel) and isinstance(kernel.values, Stored) and kernel.plan.which == which:
+        values, C = kernel.values, kernel.plan.outputs
+        if values.ndim == 2 or C == 1:
+            shape = (kernel.plan.n1, kernel.plan.n2)
+
+            def read_mean(rows: slice) -> np.ndarray:
+                return values[rows].reshape(-1, shape[1]) / np.asarray(C, values.dtype)
+
+            return Rows(shape, values.dtype, 0.0, kernel.plan.rows, read_mean)
+    found, log_scale = entries(kernel, which)
+    if found.ndim != 2:
+        raise ValueError(
+            f"the kernel has {found.shape[2]} outputs, expected one matrix: take the trace, or one output of it"
+        )
+    return Rows(found.shape, found.dtype, log_scale, len(found), lambda rows: found[rows])
 
 
 def as_array(kernel: AnyKernel, which: str = "ntk") -> AnyArray:

@@ -5,7 +5,15 @@ a small learning rate is there after `time` / learning rate steps; with the mean
 Computed in float64 with NumPy, outside JAX's transformations.
 """
 
+from ntk_analysis.regression.conjugate_gradients import Solution, solve
 from ntk_analysis.regression.estimators import KernelClassifier, KernelRegressor, UnresolvedPredictionWarning
 from ntk_analysis.regression.gradient_flow import GradientFlow
 
-__all__ = ["GradientFlow", "KernelClassifier", "KernelRegressor", "UnresolvedPredictionWarning"]
+__all__ = [
+    "GradientFlow",
+    "KernelClassifier",
+    "KernelRegressor",
+    "Solution",
+    "UnresolvedPredictionWarning",
+    "solve",
+]

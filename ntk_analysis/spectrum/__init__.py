@@ -16,9 +16,11 @@ from ntk_analysis.spectrum.conditioning import (
     largest_stable_learning_rate,
     outlier_ratio,
 )
+from ntk_analysis.spectrum.largest import LargestEigenvalues, largest_eigenvalues
 from ntk_analysis.spectrum.training import TrainingCurve, training_curve
 
 __all__ = [
+    "LargestEigenvalues",
     "Spectrum",
     "TrainingCurve",
     "UnresolvedSpectrumWarning",
@@ -26,6 +28,7 @@ __all__ = [
     "condition_number",
     "effective_rank",
     "eigenvalues",
+    "largest_eigenvalues",
     "largest_stable_learning_rate",
     "outlier_ratio",
     "training_curve",

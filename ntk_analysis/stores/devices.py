@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ntk_analysis.common.progress import Track
 from ntk_analysis.stores.grid import Tile
-from ntk_analysis.stores.runs import Job, Runner, Sink, Steps
+from ntk_analysis.stores.runs import Job, Runner, Sink, Steps, kept
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,8 @@ class Devices(Runner):
         devices = self.devices
         if len(devices) > 1 and len(todo) > 1:
             steps = Steps(job.several(todo, devices), len(todo))
-            for (i, j), values in track(steps, job.description):
-                sink.write(i, j, values)
+            kept(track(steps, job.description), sink)
             return
         with jax.default_device(devices[0]):
             tiles = job.tiles()
-            for i, j in track(todo, job.description):
-                sink.write(i, j, tiles(i, j))
+            kept(((tile, tiles(*tile)) for tile in track(todo, job.description)), sink)

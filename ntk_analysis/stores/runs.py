@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -97,6 +98,18 @@ class Steps:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.steps)
+
+
+def kept(computed: Iterable[tuple[Tile, Values]], sink: Sink) -> None:
+    """Has each tile kept while the next one is computed: disks and processors do not wait for each other."""
+    with ThreadPoolExecutor(1) as writer:
+        last: Future[None] | None = None
+        for tile, values in computed:
+            if last is not None:
+                last.result()
+            last = writer.submit(sink.write, *tile, values)
+        if last is not None:
+            last.result()
 
 
 def budget(memory: str | int | None, on: Runner) -> str | int | None:

@@ -1,0 +1,142 @@
+"""Kernel regression of any size: conjugate gradients on a kernel that is read some rows at a time."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+
+from ntk_analysis.any_kernel import AnyKernel, Rows, rows_of
+from ntk_analysis.common.arrays import concrete
+from ntk_analysis.common.precision import AnyArray, Real
+from ntk_analysis.spectrum.largest import largest_eigenvalues, square
+
+DEFLATED = 10  # eigenvalues that are taken out of the way of the iterations, at most a tenth of all
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """The coefficients A = (Theta + r I)^-1 Y of a regression that is trained to its end.
+
+    Attributes:
+        coefficients_scaled: coefficients (n, *outputs); the true ones are these times exp(-log_scale).
+        log_scale: logarithm of the scale of the kernel.
+        residual: |Y - (Theta + r I) A| / |Y| of each output, computed with the kernel and not along the iterations.
+        error_scaled: bound on |A - exact| of each output for the kernel as it was read, which has no negative eigenvalue:
+            residual |Y| / r, in the scale of the coefficients; infinite for r = 0. A prediction is off by at most this
+            times the length of its row.
+        iterations: number of iterations, in each of which the kernel was read once.
+        which: kernel, "ntk" or "nngp".
+    """
+
+    coefficients_scaled: Float64[np.ndarray, "n *outputs"]
+    log_scale: float
+    residual: Float64[np.ndarray, "*outputs"]
+    error_scaled: Float64[np.ndarray, "*outputs"]
+    iterations: int
+    which: str
+
+    def predict(self, test: AnyKernel) -> Float64[np.ndarray, "k *outputs"]:
+        """Mean predictions, from the kernel (k, n) of the test inputs with the training inputs.
+
+        Raises:
+            ValueError: the kernel does not fit; as `rows_of`.
+        """
+        rows = rows_of(test, self.which)
+        if rows.shape[1] != len(self.coefficients_scaled):
+            raise ValueError(f"kernel has shape {rows.shape}, expected (k, {len(self.coefficients_scaled)})")
+        return rows.product(self.coefficients_scaled) * np.exp(rows.log_scale - self.log_scale)
+
+
+def solve(
+    kernel: AnyKernel,
+    targets: AnyArray,
+    *,
+    regularization: Real = 0.0,
+    which: str = "ntk",
+    tolerance: float = 1e-8,
+    iterations: int = 1000,
+) -> Solution:
+    """Regression on n inputs, trained to its end, by conjugate gradients: the kernel is never held as a whole.
+
+    It is `GradientFlow` at time infinity for kernels of any size. All outputs share the products with the kernel. The
+    largest eigenvalues, of which kernels have a few that outweigh the rest, are computed first, and the iterations are
+    preconditioned by them.
+
+    Args:
+        kernel: any kernel of n inputs with themselves, of one output or the mean over outputs of a trace.
+        targets: targets (n,) or (n, outputs).
+        regularization: r divided by the mean of the kernel's diagonal, 0 or more.
+        which: "ntk" or "nngp".
+        tolerance: residual |Y - (Theta + r I) A| / |Y| of each output at which the iterations end.
+        iterations: largest number of iterations.
+
+    Raises:
+        ValueError: the kernel is not square, targets or the regularisation do not fit, or the kernel is not positive
+            definite with this regularisation.
+        ArithmeticError: the residual is above the tolerance after all iterations; the message says how large it is.
+    """
+    rows = rows_of(kernel, which)
+    n = square(rows)
+    y = concrete(targets, "targets").astype(np.float64)
+    if y.ndim not in (1, 2) or len(y) != n or not np.isfinite(y).all():
+        raise ValueError(f"targets have shape {y.shape}, expected finite ({n},) or ({n}, outputs)")
+    if not 0 <= regularization < np.inf:
+        raise ValueError(f"regularization={regularization}, expected a finite number >= 0")
+    r = float(regularization) * sum(float(np.trace(values[:, at])) for at, values in rows) / n
+    soften = _preconditioner(kernel, which, r, min(DEFLATED, n // 10))
+    a, count = _iterated(rows, r, y.reshape(n, -1), soften, tolerance=tolerance, most=iterations)
+    size = np.linalg.norm(y.reshape(n, -1), axis=0)
+    left = np.linalg.norm(y.reshape(n, -1) - rows.product(a) - r * a, axis=0)
+    residual = left / np.where(size > 0, size, 1)
+    if residual.max() > 2 * tolerance:  # along the iterations it is known to rounding
+        raise ArithmeticError(
+            f"the residual is {residual.max():.2g} of the targets after {count} iterations, expected {tolerance:.2g}: "
+            "use a larger regularization or tolerance, or more iterations"
+        )
+    with np.errstate(divide="ignore"):
+        error = np.where(left > 0, left / r if r else np.inf, 0.0)
+    shape = y.shape[1:]
+    return Solution(a.reshape(y.shape), rows.log_scale, residual.reshape(shape), error.reshape(shape), count, which)
+
+
+def _preconditioner(kernel: AnyKernel, which: str, r: float, count: int) -> Callable[[np.ndarray], np.ndarray]:
+    """A function that brings the largest eigenvalues of Theta + r I down to the last one of them."""
+    if count < 2:
+        return lambda x: x
+    found = largest_eigenvalues(kernel, count, which=which)
+    values, vectors = found.eigenvalues_scaled + r, found.vectors
+    shrunk = values[-1] / values - 1
+    return lambda x: x + vectors @ (shrunk[:, None] * (vectors.T @ x))
+
+
+def _iterated(
+    rows: Rows, r: float, y: np.ndarray, soften: Callable[[np.ndarray], np.ndarray], *, tolerance: float, most: int
+) -> tuple[Float64[np.ndarray, "n outputs"], int]:
+    """Coefficients, and the number of iterations; all outputs step at once, each with a length of its own."""
+    a, left = np.zeros_like(y), y.copy()
+    wanted = tolerance * np.linalg.norm(y, axis=0)
+    direction = soften(left)
+    slope = np.sum(left * direction, axis=0)
+    for count in range(most):
+        if (np.linalg.norm(left, axis=0) <= wanted).all():
+            return a, count
+        moved = rows.product(direction) + r * direction
+        curvature = np.sum(direction * moved, axis=0)
+        if (curvature < 0).any():
+            raise ValueError(
+                f"the kernel is not positive definite: a direction has curvature {curvature.min():.3g}: use a larger "
+                "regularization"
+            )
+        step = _ratio(slope, curvature)
+        a += step * direction
+        left -= step * moved
+        softened = soften(left)
+        before, slope = slope, np.sum(left * softened, axis=0)
+        direction = softened + _ratio(slope, before) * direction
+    return a, most
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> Float64[np.ndarray, " outputs"]:
+    """Ratios, and 0 where an output has arrived and both are 0."""
+    return np.divide(above, below, out=np.zeros_like(above), where=below != 0)
