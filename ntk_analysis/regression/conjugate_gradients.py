@@ -22,9 +22,9 @@ class Solution:
         coefficients_scaled: coefficients (n, *outputs); the true ones are these times exp(-log_scale).
         log_scale: logarithm of the scale of the kernel.
         residual: |Y - (Theta + r I) A| / |Y| of each output, computed with the kernel and not along the iterations.
-        error_scaled: bound on |A - exact| of each output for the kernel as it was read, which has no negative eigenvalue:
-            residual |Y| / r, in the scale of the coefficients; infinite for r = 0. A prediction is off by at most this
-            times the length of its row.
+        error_scaled: bound on |A - exact| of each output for the kernel as it was read, if that has no negative
+            eigenvalue: residual |Y| / r, in the scale of the coefficients; infinite for r = 0. A prediction is off by
+            at most this times the length of its row.
         iterations: number of iterations, in each of which the kernel was read once.
         which: kernel, "ntk" or "nngp".
     """
