@@ -61,7 +61,7 @@ def kernel(
         if plan:
             print(f"{tiles.plan_infinite(network, x, on, memory)}\n{tiles.state(store)}")
             return
-        stored = tiles.compute_infinite(network, x, store, on, memory)
+        stored = tiles.compute_infinite(network, x, store, on=on, memory=memory)
     elif plan:
         print(infinite.plan(network, x).summary())
         return

@@ -134,7 +134,7 @@ def compute(subject: Subject, path: Path, on: Runner, options: dict[str, Any]) -
     return f"{which} {plan.shape} {plan.dtype} ({plan.layout}) by {plan.method}, {how}: {_where(path)}"
 
 
-def compute_infinite(network: HasKernel, x: np.ndarray, path: Path, on: Runner, memory: str | None) -> StoredKernel:
+def compute_infinite(network: HasKernel, x: np.ndarray, path: Path, *, on: Runner, memory: str | None) -> StoredKernel:
     """The kernel of an infinite network in its store; prints one line that says what was done. Errors as `compute`."""
 
     def call(track: Track) -> StoredKernel:

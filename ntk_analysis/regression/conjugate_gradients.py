@@ -85,7 +85,7 @@ def solve(
         raise ValueError(f"regularization={regularization}, expected a finite number >= 0")
     r = float(regularization) * sum(float(np.trace(values[:, at])) for at, values in rows) / n
     soften = _preconditioner(kernel, which, r, min(DEFLATED, n // 10))
-    a, count = _iterated(rows, r, y.reshape(n, -1), soften, tolerance=tolerance, most=iterations)
+    a, count = _iterated(rows, r, y.reshape(n, -1), soften=soften, tolerance=tolerance, most=iterations)
     size = np.linalg.norm(y.reshape(n, -1), axis=0)
     left = np.linalg.norm(y.reshape(n, -1) - rows.product(a) - r * a, axis=0)
     residual = left / np.where(size > 0, size, 1)
@@ -111,7 +111,7 @@ def _preconditioner(kernel: AnyKernel, which: str, r: float, count: int) -> Call
 
 
 def _iterated(
-    rows: Rows, r: float, y: np.ndarray, soften: Callable[[np.ndarray], np.ndarray], *, tolerance: float, most: int
+    rows: Rows, r: float, y: np.ndarray, *, soften: Callable[[np.ndarray], np.ndarray], tolerance: float, most: int
 ) -> tuple[Float64[np.ndarray, "n outputs"], int]:
     """Coefficients, and the number of iterations; all outputs step at once, each with a length of its own."""
     a, left = np.zeros_like(y), y.copy()
