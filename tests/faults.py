@@ -4,11 +4,14 @@
 
 does all of them to every command of `COMMANDS`, or to these, and prints the numbers of trials. After each fault the
 command is given again, and must end with the result of a run that nothing happened to; whatever goes wrong is told in
-lines of their own, and never as a traceback. tests/test_faults.py has them as tests; a new command is a new entry.
+lines of their own, and never as a traceback. tests/test_faults.py has them as tests; a new command is a new entry here,
+and what it imports stands in `IMPORTED`.
 """
 
+import atexit
 import io
 import json
+import multiprocessing
 import os
 import random
 import shlex
@@ -19,6 +22,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -32,7 +36,8 @@ from ntk_analysis import cli, data
 
 OUT = "out"
 PATIENCE = 300  # seconds that no command needs
-SIGNALS = 20  # trials of each signal
+SIGNALS = (signal.SIGKILL, signal.SIGINT)
+TIMES = 20  # trials of each signal
 FLIPS = 2  # trials for each file
 PLANS = ("ntk (", "nngp (")  # what `empirical` begins with
 SHARES = (0.1, 0.4, 0.8)  # of the space that a whole run needs
@@ -108,6 +113,21 @@ COMMANDS = {
     ),
 }
 
+IMPORTED = [
+    "ntk_analysis.cli.app",
+    "ntk_analysis.empirical",
+    "ntk_analysis.figures.fig6",
+    "ntk_analysis.figures.learning_rates",
+    "ntk_analysis.training.checkpoint",
+    "ntk_analysis.training.loop",
+    "ntk_analysis.training.sweep",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
+    "pytest",
+    "zarr",
+]
+"""Modules of the commands, and of what may start them, which a `Fork` finds imported."""
+
 
 # ---- a command in a folder
 
@@ -143,7 +163,55 @@ def started(command: Command, folder: Path) -> "subprocess.Popen[str]":
     )
 
 
-def ended(process: "subprocess.Popen[str]", *allowed: int) -> tuple[int, str]:
+class Fork:
+    """The command as `started` starts it, but forked from a process that has imported its modules: half of its time."""
+
+    def __init__(self, command: Command, folder: Path):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(IMPORTED)
+        self.lines = folder.parent / f"{folder.name}.stderr"
+        self.process = context.Process(target=run_forked, args=(command.words, folder, self.lines))
+        self.process.start()
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.exitcode
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def wait(self, timeout: float) -> None:
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            raise subprocess.TimeoutExpired("a fork", timeout)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        self.wait(timeout)
+        return "", self.lines.read_text()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        os.kill(self.process.pid, number)
+
+
+def run_forked(words: str, folder: Path, lines: Path) -> None:
+    """Runs a command in this process, which multiprocessing has forked and ends without what Python does at an end."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(folder)
+    os.environ.update(environment(folder.parent))
+    sys.argv = ["ntk-analysis", *words.split()]
+    for number, path in ((1, os.devnull), (2, lines)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
+    try:
+        cli.start()
+    finally:
+        atexit._run_exitfuncs()
+
+
+Process = subprocess.Popen | Fork
+Starter = Callable[[Command, Path], Process]
+
+
+def ended(process: Process, *allowed: int) -> tuple[int, str]:
     """Status and errors of a process: one of these statuses, and only lines that our commands write."""
     _, err = process.communicate(timeout=PATIENCE)
     check_lines(err)
@@ -183,16 +251,17 @@ def assert_same(found: Any, expected: Any) -> None:
     np.testing.assert_equal(found, expected)
 
 
-def whole(command: Command, folder: Path) -> tuple[Any, float, float]:
+def whole(command: Command, folder: Path, start: Starter = started) -> tuple[Any, float, float]:
     """Result of an undisturbed process, the time until its work began and until it ended, in seconds."""
-    start, process = time.monotonic(), started(command, prepared(folder))
+    place, first = prepared(folder), time.monotonic()
+    process = start(command, place)
     wait_for(folder / OUT / command.begun, process)
-    begun = time.monotonic() - start
+    begun = time.monotonic() - first
     ended(process, 0)
-    return command.result(folder / OUT), begun, time.monotonic() - start
+    return command.result(folder / OUT), begun, time.monotonic() - first
 
 
-def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
+def wait_for(path: Path, process: Process) -> None:
     deadline = time.monotonic() + PATIENCE
     while not path.exists():
         assert process.poll() is None, process.communicate()[1]
@@ -200,40 +269,39 @@ def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
         time.sleep(0.002)
 
 
-# ---- the faults; each yields once a trial
+# ---- the faults; each yields its name once a trial
 
 
-def signals(command: Command, number: signal.Signals, folder: Path, trials: int = SIGNALS) -> Iterator[None]:
-    """The signal at random times, from the middle of the imports to the end; each process goes on from the one before.
+def signals(command: Command, folder: Path, times: int = TIMES, start: Starter = started) -> Iterator[str]:
+    """Each signal that many times, in random order at random times; each process goes on from the one before.
 
-    A process that ends before its signal is no trial: it must have the right result, and the next one begins anew. The
-    last one is not stopped.
+    A time lies between the middle of the imports and the end. A process that ends before its signal is no trial: it
+    must have the right result, and the next one begins anew. The last one is not stopped.
     """
-    whole(command, folder / "first")  # which compiles
-    expected, begun, end = whole(command, folder / "whole")
-    place, draw = prepared(folder / "stopped"), random.Random(int(number))
-    stopped = 128 + number if number == signal.SIGINT else -number
-    hits = 0
-    for _ in range(10 * trials):
-        process = started(command, place)
+    whole(command, folder / "first", start)  # which compiles
+    expected, begun, end = whole(command, folder / "whole", start)
+    place, draw = prepared(folder / "stopped"), random.Random(0)
+    left = list(SIGNALS) * times
+    draw.shuffle(left)
+    for _ in range(10 * len(left)):
+        process = start(command, place)
         try:
             process.wait(draw.uniform(begun / 2, end))
         except subprocess.TimeoutExpired:
-            process.send_signal(number)
-        status, _ = ended(process, stopped, 0)
+            process.send_signal(left[-1])
+        status, _ = ended(process, 128 + left[-1] if left[-1] == signal.SIGINT else -left[-1], 0)
         if status == 0:
             assert_same(command.result(place / OUT), expected)
             shutil.rmtree(place / OUT)
             continue
-        yield
-        hits += 1
-        if hits == trials:
+        yield left.pop().name
+        if not left:
             break
-    ended(started(command, place), 0)
+    ended(start(command, place), 0)
     assert_same(command.result(place / OUT), expected)
 
 
-def flips(command: Command, folder: Path, trials: int = FLIPS) -> Iterator[None]:
+def flips(command: Command, folder: Path, trials: int = FLIPS) -> Iterator[str]:
     """One bit of one file, for every file that the command wrote: the result is right, or refused in one line."""
     place, draw = prepared(folder / "whole"), random.Random(0)
     assert called(command, place)[0] == 0
@@ -253,10 +321,10 @@ def flips(command: Command, folder: Path, trials: int = FLIPS) -> Iterator[None]
                 assert status == 2, f"{file}: {err}"
                 assert OUT in err, f"{file}: {err}"
             shutil.rmtree(copy)
-            yield
+            yield "flipped bit"
 
 
-def two_at_once(command: Command, folder: Path, trials: int = 1) -> Iterator[None]:
+def two_at_once(command: Command, folder: Path, trials: int = 1) -> Iterator[str]:
     """A second process is refused in one line, or ends well; the first one has the right result."""
     expected, _, _ = whole(command, folder / "whole")
     for number in range(trials):
@@ -269,10 +337,10 @@ def two_at_once(command: Command, folder: Path, trials: int = 1) -> Iterator[Non
             assert f"another process writes to {OUT}" in err
         ended(first, 0)
         assert_same(command.result(place / OUT), expected)
-        yield
+        yield "two at once"
 
 
-def full_disk(command: Command, folder: Path, shares: tuple[float, ...] = SHARES) -> Iterator[None]:
+def full_disk(command: Command, folder: Path, shares: tuple[float, ...] = SHARES) -> Iterator[str]:
     """A file system of a share of the space that is needed; then it grows, and the command is given again.
 
     Yields nothing where this system lets no user mount a file system of its own.
@@ -301,27 +369,22 @@ def full_disk(command: Command, folder: Path, shares: tuple[float, ...] = SHARES
         status, err = ended(process, 0, 2)
         assert (status == 0) or "no space left" in err.lower(), err
         assert_same(command.result(folder / f"kept{share}"), expected)
-        yield
+        yield "full disk"
 
 
-FAULTS: dict[str, Callable[[Command, Path], Iterator[None]]] = {
-    "SIGKILL": lambda command, folder: signals(command, signal.SIGKILL, folder),
-    "SIGINT": lambda command, folder: signals(command, signal.SIGINT, folder),
-    "flipped bits": flips,
-    "two at once": two_at_once,
-    "full disk": full_disk,
-}
+FAULTS: tuple[Callable[[Command, Path], Iterator[str]], ...] = (signals, flips, two_at_once, full_disk)
 
 
 def main(names: list[str]) -> None:
     """Prints the number of trials of each fault of each command; ends with an error at the first that goes wrong."""
     total = 0
     for name in names or COMMANDS:
-        for fault, trials in FAULTS.items():
+        for trials in FAULTS:
             with tempfile.TemporaryDirectory() as folder:
-                count = sum(1 for _ in trials(COMMANDS[name], Path(folder)))
-            total += count
-            print(f"{name:<12} {fault:<14} {count:>4} trials", flush=True)
+                counts = Counter(trials(COMMANDS[name], Path(folder)))
+            total += counts.total()
+            for fault, count in sorted(counts.items()):
+                print(f"{name:<12} {fault:<12} {count:>4} trials", flush=True)
     print(f"{total} trials, all right")
 
 

@@ -1,58 +1,62 @@
-"""Faults of tests/faults.py, done to commands there, with their numbers of trials.
+"""Faults of tests/faults.py, done to its commands, with their numbers of trials.
 
-In the tier `full` each signal comes once, to one command, which takes a minute; the other commands are `slow`,
-and `uv run python tests/faults.py` takes 20 of each signal. Damaged files and full disks are `slow`:
-test_training_damage.py and test_empirical_store_damage.py have them within one process.
+The tier `full` has both signals at twenty random times each for every command, in forks of a process that has imported
+their modules. In the tier `slow` they are processes of their own, and the other faults are there: of these,
+test_training_damage.py and test_empirical_store_damage.py have within one process what `full` and default need. Both
+print how many trials they were:
+
+    uv run pytest -m slow -rP tests/test_faults.py
 """
 
-import signal
+from collections import Counter
 
 import pytest
 
 from . import faults
 
-TRIALS = 1
+every_command = pytest.mark.parametrize("name", faults.COMMANDS)
 
 
-def commands(*shown):
-    """Each command as the argument `command`: these in the tier `full`, the others by hand."""
-    cases = [
-        pytest.param(command, id=name, marks=pytest.mark.full if name in shown else pytest.mark.slow)
-        for name, command in faults.COMMANDS.items()
-    ]
-    return pytest.mark.parametrize("command", cases)
-
-
-def count(trials):
+def counted(trials):
     """Does all of them, and says how many they were."""
-    number = sum(1 for _ in trials)
-    print(f"{number} trials")
-    return number
+    counts = Counter(trials)
+    print(", ".join(f"{count} trials of {fault}" for fault, count in sorted(counts.items())) or "no trial")
+    return counts
 
 
-@commands("empirical")
-def test_killed_at_random_times(command, tmp_path):
-    assert count(faults.signals(command, signal.SIGKILL, tmp_path, TRIALS)) == TRIALS
+def each_signal(times):
+    return {number.name: times for number in faults.SIGNALS}
 
 
-@commands("sweep")
-def test_interrupted_at_random_times(command, tmp_path):
-    assert count(faults.signals(command, signal.SIGINT, tmp_path, TRIALS)) == TRIALS
+@pytest.mark.full
+@every_command
+def test_signals_at_random_times_to_forks(name, tmp_path):
+    counts = counted(faults.signals(faults.COMMANDS[name], tmp_path, start=faults.Fork))
+    assert counts == each_signal(faults.TIMES)
 
 
-@commands()
-def test_one_bit_of_every_file(command, tmp_path):
-    assert count(faults.flips(command, tmp_path)) >= 2 * faults.FLIPS
+@pytest.mark.slow
+@every_command
+def test_signals_at_random_times(name, tmp_path):
+    assert counted(faults.signals(faults.COMMANDS[name], tmp_path)) == each_signal(faults.TIMES)
 
 
-@commands()
-def test_two_at_once(command, tmp_path):
-    assert count(faults.two_at_once(command, tmp_path)) == 1
+@pytest.mark.slow
+@every_command
+def test_one_bit_of_every_file(name, tmp_path):
+    assert counted(faults.flips(faults.COMMANDS[name], tmp_path))["flipped bit"] >= 2 * faults.FLIPS
 
 
-@commands()
-def test_a_full_disk(command, tmp_path):
-    if not count(faults.full_disk(command, tmp_path)):
+@pytest.mark.slow
+@every_command
+def test_two_at_once(name, tmp_path):
+    assert counted(faults.two_at_once(faults.COMMANDS[name], tmp_path)) == {"two at once": 1}
+
+
+@pytest.mark.slow
+@every_command
+def test_a_full_disk(name, tmp_path):
+    if not counted(faults.full_disk(faults.COMMANDS[name], tmp_path)):
         pytest.skip("this system lets no user mount a file system")
 
 
