@@ -34,6 +34,21 @@ class Study:
         runs = [self.curves[normalization, rate, seed].epochs[:epochs] for seed in seeds]
         return np.array([max(getattr(epoch, f"{part}_accuracy") for epoch in run) for run in runs])
 
+    def spread(self, part: str, epochs: int | None = None) -> tuple[float, int]:
+        """Returns the standard deviation of `best` over seeds, pooled over settings of several seeds, and its freedom.
+
+        The settings of one seed have no spread of their own.
+
+        Raises:
+            ValueError: no setting has two seeds.
+        """
+        settings = {(name, rate) for name, rate, _ in self.curves}
+        found = [values for name, rate in sorted(settings) if len(values := self.best(part, name, rate, epochs)) > 1]
+        freedom = sum(len(values) - 1 for values in found)
+        if not freedom:
+            raise ValueError(f"{self.condition}: no setting has two seeds, so nothing tells how runs differ")
+        return float(np.sqrt(sum(np.sum((values - values.mean()) ** 2) for values in found) / freedom)), freedom
+
     def largest(self, normalization: str, least: float) -> float:
         """Returns the rate up to which the first seed's accuracy exceeds `least`; half the smallest where none does."""
         rates = self.rates(normalization)

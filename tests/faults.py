@@ -207,7 +207,7 @@ def run_forked(words: str, folder: Path, lines: Path) -> None:
         atexit._run_exitfuncs()
 
 
-Process = subprocess.Popen | Fork
+Process = subprocess.Popen[bytes] | Fork
 Starter = Callable[[Command, Path], Process]
 
 

@@ -29,7 +29,8 @@ def run(monkeypatch, capsys, tmp_path):
 
 
 def test_a_kernel_goes_to_disk_and_goes_on_after_ctrl_c(run, monkeypatch):
-    write, kept = KernelStore.write, []
+    write = KernelStore.write
+    kept: list[tuple[int, int]] = []
 
     def interrupted(store, i, j, tile):
         if len(kept) == 3:

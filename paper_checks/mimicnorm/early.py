@@ -7,7 +7,7 @@ import numpy as np
 
 from ..contract import Claim, Evidence, Published, Relation, Setting, Verdict
 from ..tolerances import sampling
-from .recorded import NARROW_VGG16, TRAIN, study
+from .recorded import FULL_VGG16, NARROW_VGG16, TRAIN, of_single_runs, study
 from .trained import NAMES, Mlp, because, interval, seeds_of
 
 
@@ -46,6 +46,7 @@ EPOCHS = 3
 RATE = 0.01  # the smallest of the paper's Table 2
 SMALLER_RATE = 0.00316228
 RECORDED_RATE = 0.02
+FULL_RATES = (0.01, 0.02, 0.05, 0.1)
 SHALLOW, DEEP, DEEPEST = 3, 10, 19  # hidden layers
 OPEN = (
     "the claim is about VGG16 and ResNets on CIFAR-100, as the paper trains them: Fig. 6 and 7 for ten epochs, with "
@@ -66,6 +67,7 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
         for rate in (RATE, SMALLER_RATE):
             by_depth(evidence, theory, "mnist5k", setting.track(depths, f"early: MNIST, {rate:g}"), rate, few)
     _recorded(evidence, theory)
+    _full_width(evidence, theory)
     return evidence
 
 
@@ -111,6 +113,24 @@ def _recorded(evidence: Evidence, theory: Theory) -> None:
             tolerance=sampling(interval(gained, 1 / TRAIN), because(len(gained), "one image"), len(gained)),
             relation=Relation.AT_LEAST,
             condition=f"{found.condition}, rate {RECORDED_RATE:g}",
+        )
+
+
+def _full_width(evidence: Evidence, theory: Theory) -> None:
+    """Adds rows of a VGG16 of all its channels, at the rates at which weight mean does not diverge, one seed each."""
+    found = study(FULL_VGG16)
+    for epochs in (EPOCHS, None):
+        straight, centered = (
+            np.array([found.best("train", name, rate, epochs)[0] for rate in FULL_RATES])
+            for name in ("none", "weight_mean")
+        )
+        evidence.varied(
+            f"training accuracy that weight mean gains in {epochs or 'all'} epochs",
+            expected=0.0,
+            measured=theory.gain * (centered - straight),
+            tolerance=of_single_runs(found, "train", epochs),
+            relation=Relation.AT_LEAST,
+            condition=f"{found.condition}, rates {', '.join(f'{rate:g}' for rate in FULL_RATES)}",
         )
 
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ntk_analysis.paper_checks.contract import Evidence, Kind, Line, Relation, Row
@@ -18,7 +19,9 @@ from ntk_analysis.paper_checks.mimicnorm.micro_trained import (
     seeds_of,
     trained,
 )
+from ntk_analysis.paper_checks.mimicnorm.recorded import FULL_RESNET18, FULL_VGG16, of_single_runs, study
 from ntk_analysis.paper_checks.papers import claim_checks
+from ntk_analysis.paper_checks.tolerances import Source
 from ntk_analysis.training.dataset import load_dataset
 from ntk_analysis.training.recipe import Recipe
 
@@ -30,12 +33,25 @@ def test_recorded_rows_of_trained_networks_give_the_verdict(record):
     """The comparisons are made again from the numbers on record."""
     rows = []
     for row in record["rows"]:
-        numbers = {key: row[key] for key in ("expected", "measured", "tolerance", "because", "entries")}
-        kinds = {"kind": Kind(row["kind"]), "relation": Relation(row["relation"]), "line": Line(**row["line"])}
-        rows.append(Row(row["quantity"], row["condition"], **kinds, **numbers))
-        assert rows[-1].held == row["held"]
+        names = ("quantity", "condition", "part", "expected", "measured", "tolerance", "because", "rival", "entries")
+        kinds = {"kind": Kind(row["kind"]), "relation": Relation(row["relation"]), "source": Source(row["source"])}
+        rows.append(
+            Row(**{name: row[name] for name in names}, **kinds, draws=row["draws"] or 0, line=Line(**row["line"]))
+        )
+        assert rows[-1].outcome == row["outcome"]
     claim = claim_checks()[record["id"]].load().CLAIM
     assert judge(Evidence(rows, open=record["open"] or "")) is claim.recorded
+
+
+def test_the_spread_of_runs_is_that_of_settings_with_several_seeds():
+    found = study(FULL_VGG16)
+    pairs = np.array([found.best("test", "weight_mean", rate) for rate in (0.01, 0.02, 0.05)])
+    deviation, freedom = found.spread("test")
+    assert (freedom, len(found.curves)) == (3, 31)
+    assert deviation == pytest.approx(np.sqrt(np.mean(np.diff(pairs) ** 2 / 2)))
+    assert of_single_runs(found, "test").size == pytest.approx(5.841 * np.sqrt(2) * deviation, rel=1e-3)
+    with pytest.raises(ValueError, match="no setting has two seeds"):
+        study(FULL_RESNET18).spread("test")
 
 
 def test_networks_trained_by_batch_size_are_those_of_their_recipes():
