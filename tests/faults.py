@@ -207,7 +207,7 @@ def run_forked(words: str, folder: Path, lines: Path) -> None:
         atexit._run_exitfuncs()
 
 
-Process = subprocess.Popen[bytes] | Fork
+Process = subprocess.Popen[str] | Fork
 Starter = Callable[[Command, Path], Process]
 
 
