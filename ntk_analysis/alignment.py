@@ -11,13 +11,15 @@ has is judged by the dtype in which it arrived: see `centered_alignment`.
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 
-from ntk_analysis.any_kernel import AnyKernel, entries
+from ntk_analysis.any_kernel import AnyKernel, Rows, entries, on_disk, opened, rows_of
 from ntk_analysis.common.arrays import concrete
+from ntk_analysis.common.matrices_by_rows import inner_products
 from ntk_analysis.common.norms import norm
 from ntk_analysis.common.precision import AnyArray
 from ntk_analysis.spectrum.matrix import entry_error, machine_eps
@@ -82,6 +84,9 @@ def relative_change(before: AnyKernel, after: AnyKernel, *, which: str = "ntk") 
 
 def alignment(kernel1: AnyKernel, kernel2: AnyKernel, *, which: str = "ntk") -> float:
     """<K1, K2>_F / (|K1|_F |K2|_F), in [-1, 1], Cristianini et al. 2001. It raises what `kernel_distance` does."""
+    kernel1, kernel2 = opened(kernel1), opened(kernel2)
+    if on_disk(kernel1) or on_disk(kernel2):
+        return _by_rows(rows_of(kernel1, which), rows_of(kernel2, which), centered=False)
     first, second = _pair(kernel1, kernel2, which)
     return _cosine(_unit(first), _unit(second))
 
@@ -115,6 +120,9 @@ def centered_alignment(kernel1: AnyKernel, kernel2: AnyKernel, *, unbiased: bool
     Warns:
         UnresolvedAlignmentWarning: rounding may have moved the result by more than 0.01.
     """
+    kernel1, kernel2 = opened(kernel1), opened(kernel2)
+    if not unbiased and (on_disk(kernel1) or on_disk(kernel2)):
+        return _by_rows(rows_of(kernel1, which), rows_of(kernel2, which), centered=True)
     first, second = (
         _direction(kernel, _projection(kernel, unbiased), "a kernel") for kernel in _pair(kernel1, kernel2, which)
     )
@@ -146,6 +154,9 @@ def target_alignment(
     Warns:
         UnresolvedAlignmentWarning: `centered_alignment` warns.
     """
+    kernel = opened(kernel)
+    if not unbiased and on_disk(kernel):
+        return _with_targets_by_rows(rows_of(kernel, which), targets, centered=centered)
     values = entries(kernel, which)[0]
     if values.shape[0] != values.shape[1]:
         raise ValueError(f"kernel has shape {values.shape}, expected one set of inputs against itself")
@@ -162,9 +173,8 @@ def target_alignment(
     known = _direction(y, lambda given: given - given.mean(axis=0), "targets")
     project = _projection(values, unbiased)
     wanted = _direction(_products(known.unit, values.ndim), project, "targets")
-    off = min(1.0, 2 * math.sqrt(y.shape[1]) * math.sin(known.error))  # |Y Y'| >= |Y|^2 / sqrt(C)
     return _resolved_cosine(
-        _direction(values, project, "a kernel"), wanted._replace(error=wanted.error + math.asin(off))
+        _direction(values, project, "a kernel"), wanted._replace(error=wanted.error + _off_by(known.error, y.shape[1]))
     )
 
 
@@ -216,15 +226,54 @@ def _direction(given: np.ndarray, project: Callable[[np.ndarray], np.ndarray], n
     values = given.astype(np.float64)
     values = project(values / (float(np.max(np.abs(values))) or 1.0))
     size = float(np.linalg.norm(values))
+    turned = _turned(size, given.size, given.dtype, name)
+    return Direction(values / size, turned)
+
+
+def _turned(size: float, entries: int, dtype: np.dtype, name: str) -> float:
+    """The angle by which rounding may have turned a centered matrix of this length and largest entry 1 before that."""
     # a projection lengthens nothing, nor does it the matrix of rounding errors
-    rounding = ROUNDINGS * machine_eps(given.dtype) * math.sqrt(given.size)
+    rounding = ROUNDINGS * machine_eps(dtype) * math.sqrt(entries)
     if size <= rounding:
-        cure = "" if machine_eps(given.dtype) == machine_eps(np.dtype(np.float64)) else ", or compute it in float64"
+        cure = "" if machine_eps(dtype) == machine_eps(np.dtype(np.float64)) else ", or compute it in float64"
         raise ValueError(
-            f"{name} is zero once centered, up to the rounding of {given.dtype}: no direction is left to compare; take "
+            f"{name} is zero once centered, up to the rounding of {dtype}: no direction is left to compare; take "
             f"inputs that it tells apart{cure}"
         )
-    return Direction(values / size, math.asin(rounding / size))
+    return math.asin(rounding / size)
+
+
+def _by_rows(first: Rows, second: Rows, *, centered: bool, off: float = 0.0) -> float:
+    """The alignment of two kernels of which one is on disk; `off` is what the second is off by beside its rounding."""
+    if first.shape != second.shape:
+        raise ValueError(f"kernels have shapes {first.shape} and {second.shape}, expected the same inputs and layout")
+    slices = min(first, second, key=lambda rows: rows.size).slices
+    product, *lengths = inner_products(first.checked, second.checked, slices, centered=centered)
+    if not centered and 0.0 in lengths:
+        raise ValueError("a kernel is zero everywhere, which has no direction: check inputs and variances")
+    if centered:
+        both, count = zip((first, second), lengths, strict=True), first.shape[0] * first.shape[1]
+        _warn_unresolved(sum(_turned(size, count, rows.dtype, "a kernel") for rows, size in both) + off)
+    return min(1.0, max(-1.0, product / lengths[0] / lengths[1]))
+
+
+def _with_targets_by_rows(rows: Rows, targets: AnyArray, *, centered: bool) -> float:
+    """The alignment of a kernel on disk with the targets' Y Y'."""
+    if rows.shape[0] != rows.shape[1]:
+        raise ValueError(f"kernel has shape {rows.shape}, expected one set of inputs against itself")
+    y, off = _targets(targets, rows.shape[0]), 0.0
+    if centered:
+        known = _direction(y, lambda given: given - given.mean(axis=0), "targets")
+        y, off = known.unit, _off_by(known.error, y.shape[1])
+    else:
+        y = y.astype(np.float64)
+    wanted = replace(rows, dtype=np.dtype(np.float64), log_scale=0.0, read=lambda part: y[part] @ y.T)
+    return _by_rows(rows, wanted, centered=centered, off=off)
+
+
+def _off_by(error: float, outputs: int) -> float:
+    """The angle by which Y Y' may be turned where Y may be by `error`."""
+    return math.asin(min(1.0, 2 * math.sqrt(outputs) * math.sin(error)))  # |Y Y'| >= |Y|^2 / sqrt(C)
 
 
 def _projection(kernel: np.ndarray, unbiased: bool) -> Callable[[np.ndarray], np.ndarray]:
@@ -268,12 +317,15 @@ def _cosine(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _resolved_cosine(first: Direction, second: Direction) -> float:
-    error = first.error + second.error
+    _warn_unresolved(first.error + second.error)
+    return _cosine(first.unit, second.unit)
+
+
+def _warn_unresolved(error: float) -> None:
     if error > RESOLVED:
         warnings.warn(
             f"the centered alignment may be off by {min(error, 2.0):.2g}, for the rounding of its kernels, which are "
             "nearly the same for all inputs: compute them in float64",
             UnresolvedAlignmentWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
-    return _cosine(first.unit, second.unit)

@@ -1,6 +1,7 @@
 """What every analysis takes as a kernel: an infinite one, an empirical one in any layout, a file or store, an array."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -81,7 +82,8 @@ def entries(kernel: AnyKernel, which: str = "ntk") -> Entries:
     return Entries(values.reshape(values.shape[:2]) if values[0, 0].size == 1 else values, log_scale)
 
 
-class Rows(NamedTuple):
+@dataclass(frozen=True)
+class Rows:
     """A kernel (n1, n2) that is read some rows at a time, which a kernel in a store may be of any size.
 
     Attributes:
@@ -98,14 +100,22 @@ class Rows(NamedTuple):
     size: int
     read: Callable[[slice], np.ndarray]
 
-    def __iter__(self) -> Iterator[tuple[slice, np.ndarray]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[tuple[slice, np.ndarray]]:
         """All rows in turn, each with the numbers of the inputs that they are of."""
-        for start in range(0, self.shape[0], self.size):
-            rows = slice(start, min(start + self.size, self.shape[0]))
-            values = self.read(rows)
-            if not np.isfinite(values).all():
-                raise ValueError(f"kernel has NaN or infinite entries in rows {rows.start} to {rows.stop - 1}")
-            yield rows, values
+        return ((rows, self.checked(rows)) for rows in self.slices)
+
+    @property
+    def slices(self) -> list[slice]:
+        """The numbers of all rows, as many at a time as are read at once."""
+        starts = range(0, self.shape[0], self.size)
+        return [slice(start, min(start + self.size, self.shape[0])) for start in starts]
+
+    def checked(self, rows: slice) -> np.ndarray:
+        """These rows; ValueError if they are not finite."""
+        values = self.read(rows)
+        if not np.isfinite(values).all():
+            raise ValueError(f"kernel has NaN or infinite entries in rows {rows.start} to {rows.stop - 1}")
+        return values
 
     def product(self, vectors: np.ndarray) -> np.ndarray:
         """The kernel times vectors, the columns of (n2, k), in float64; the kernel is read once."""
@@ -131,21 +141,26 @@ def rows_of(kernel: AnyKernel, which: str = "ntk") -> Rows:
             return stored.scaled(rows, slice(None)) if which == "ntk" else np.asarray(stored[rows].nngp)
 
         return Rows(stored.shape, stored.dtype, log_scale, stored.plan.rows, read)
-    if isinstance(kernel, EmpiricalKernel) and isinstance(kernel.values, Stored) and kernel.plan.which == which:
-        values, C = kernel.values, kernel.plan.outputs
-        if values.ndim == 2 or C == 1:
-            shape = (kernel.plan.n1, kernel.plan.n2)
+    if isinstance(kernel, EmpiricalKernel) and on_disk(kernel) and kernel.plan.which == which:
+        values, C, shape = kernel.values, kernel.plan.outputs, (kernel.plan.n1, kernel.plan.n2)
 
-            def read_mean(rows: slice) -> np.ndarray:
-                return values[rows].reshape(-1, shape[1]) / np.asarray(C, values.dtype)
+        def read_mean(rows: slice) -> np.ndarray:
+            return values[rows].reshape(-1, shape[1]) / np.asarray(C, values.dtype)
 
-            return Rows(shape, values.dtype, 0.0, kernel.plan.rows, read_mean)
+        return Rows(shape, values.dtype, 0.0, kernel.plan.rows, read_mean)
     found, log_scale = entries(kernel, which)
     if found.ndim != 2:
         raise ValueError(
             f"the kernel has {found.shape[2]} outputs, expected one matrix: take the trace, or one output of it"
         )
     return Rows(found.shape, found.dtype, log_scale, len(found), lambda rows: found[rows])
+
+
+def on_disk(kernel: AnyKernel) -> bool:
+    """Whether `rows_of` reads this kernel from a store, without holding all of it."""
+    if isinstance(kernel, EmpiricalKernel):
+        return isinstance(kernel.values, Stored) and (kernel.values.ndim == 2 or kernel.plan.outputs == 1)
+    return isinstance(kernel, StoredKernel)
 
 
 def as_array(kernel: AnyKernel, which: str = "ntk") -> AnyArray:

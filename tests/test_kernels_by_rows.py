@@ -91,6 +91,18 @@ def test_alignments_of_stores(both):
     path, matrix = both
     for found, wanted in (
         (alignment.alignment(path, X @ X.T), alignment.alignment(matrix, X @ X.T)),
+        (alignment.alignment(X @ X.T, path), alignment.alignment(matrix, X @ X.T)),
+        (alignment.centered_alignment(path, X @ X.T), alignment.centered_alignment(matrix, X @ X.T)),
         (alignment.target_alignment(path, Y), alignment.target_alignment(matrix, Y)),
+        (
+            alignment.target_alignment(path, Y, centered=False),
+            alignment.target_alignment(matrix, Y, centered=False),
+        ),
     ):
         assert found == pytest.approx(wanted, rel=1e-12)
+    with pytest.raises(ValueError, match=r"shapes \(36, 36\) and \(5, 5\)"):
+        alignment.alignment(path, X[:5] @ X[:5].T)
+    with pytest.raises(ValueError, match="zero everywhere"):
+        alignment.alignment(path, np.zeros((36, 36)))
+    with pytest.raises(ValueError, match="a kernel is zero once centered"):
+        alignment.centered_alignment(path, np.ones((36, 36)))
