@@ -1,7 +1,8 @@
 """What every analysis takes as a kernel: an infinite one, an empirical one in any layout, a file or store, an array."""
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -9,11 +10,13 @@ import jax
 import numpy as np
 
 from ntk_analysis.common.arrays import concrete
+from ntk_analysis.common.memory import host_bytes
 from ntk_analysis.common.precision import AnyArray
 from ntk_analysis.empirical import EmpiricalKernel, open_kernel
 from ntk_analysis.infinite import Kernel, StoredKernel
 from ntk_analysis.stores.store import Stored
 
+AT_ONCE = 1024  # rows of a kernel in memory that are converted to float64 at once
 OneArray = TypeVar("OneArray", jax.Array, np.ndarray)
 
 AnyKernel: TypeAlias = Kernel | StoredKernel | EmpiricalKernel | str | Path | AnyArray
@@ -117,6 +120,18 @@ class Rows:
             raise ValueError(f"kernel has NaN or infinite entries in rows {rows.start} to {rows.stop - 1}")
         return values
 
+    def held(self) -> "Rows":
+        """These rows in memory, in their own dtype, if a quarter of what is free holds them; else as they are.
+
+        It is for what reads them many times.
+        """
+        if math.prod(self.shape) * self.dtype.itemsize > host_bytes() // 4:
+            return self
+        whole = np.empty(self.shape, self.dtype)
+        for rows, values in self:
+            whole[rows] = values
+        return replace(self, read=lambda rows: whole[rows])
+
     def product(self, vectors: np.ndarray) -> np.ndarray:
         """The kernel times vectors, the columns of (n2, k), in float64; the kernel is read once."""
         found = np.empty((self.shape[0], *vectors.shape[1:]))
@@ -153,7 +168,7 @@ def rows_of(kernel: AnyKernel, which: str = "ntk") -> Rows:
         raise ValueError(
             f"the kernel has {found.shape[2]} outputs, expected one matrix: take the trace, or one output of it"
         )
-    return Rows(found.shape, found.dtype, log_scale, len(found), lambda rows: found[rows])
+    return Rows(found.shape, found.dtype, log_scale, min(len(found), AT_ONCE), lambda rows: found[rows])
 
 
 def on_disk(kernel: AnyKernel) -> bool:

@@ -1,4 +1,4 @@
-"""Kernel regression of any size: conjugate gradients on a kernel that is read some rows at a time."""
+"""Kernel regression of any size: conjugate gradients on a kernel that is multiplied some rows at a time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,8 +9,9 @@ from jaxtyping import Float64
 from ntk_analysis.any_kernel import AnyKernel, Rows, rows_of
 from ntk_analysis.common.arrays import concrete
 from ntk_analysis.common.precision import AnyArray, Real
-from ntk_analysis.spectrum.largest import largest_eigenvalues, square
+from ntk_analysis.spectrum.largest import by_lanczos, square
 
+ROUGHLY = 0.01  # relative error of these eigenvalues: any basis near theirs serves
 DEFLATED = 10  # eigenvalues that are taken out of the way of the iterations, at most a tenth of all
 
 
@@ -54,14 +55,15 @@ def solve(
     *,
     regularization: Real = 0.0,
     which: str = "ntk",
-    tolerance: float = 1e-8,
+    tolerance: Real = 1e-8,
     iterations: int = 1000,
 ) -> Solution:
-    """Regression on n inputs, trained to its end, by conjugate gradients: the kernel is never held as a whole.
+    """Regression on n inputs, trained to its end, by conjugate gradients.
 
     It is `GradientFlow` at time infinity for kernels of any size. All outputs share the products with the kernel. The
     largest eigenvalues, of which kernels have a few that outweigh the rest, are computed first, and the iterations are
-    preconditioned by them.
+    preconditioned by them. A kernel in a store is kept in memory as by `spectrum.largest_eigenvalues`, or read for each
+    iteration.
 
     Args:
         kernel: any kernel of n inputs with themselves, of one output or the mean over outputs of a trace.
@@ -76,7 +78,7 @@ def solve(
             definite with this regularisation.
         ArithmeticError: the residual is above the tolerance after all iterations; the message says how large it is.
     """
-    rows = rows_of(kernel, which)
+    rows = rows_of(kernel, which).held()
     n = square(rows)
     y = concrete(targets, "targets").astype(np.float64)
     if y.ndim not in (1, 2) or len(y) != n or not np.isfinite(y).all():
@@ -84,8 +86,8 @@ def solve(
     if not 0 <= regularization < np.inf:
         raise ValueError(f"regularization={regularization}, expected a finite number >= 0")
     r = float(regularization) * sum(float(np.trace(values[:, at])) for at, values in rows) / n
-    soften = _preconditioner(kernel, which, r, min(DEFLATED, n // 10))
-    a, count = _iterated(rows, r, y.reshape(n, -1), soften=soften, tolerance=tolerance, most=iterations)
+    soften = _preconditioner(rows, r, min(DEFLATED, n // 10))
+    a, count = _iterated(rows, r, y.reshape(n, -1), soften=soften, tolerance=float(tolerance), most=iterations)
     size = np.linalg.norm(y.reshape(n, -1), axis=0)
     left = np.linalg.norm(y.reshape(n, -1) - rows.product(a) - r * a, axis=0)
     residual = left / np.where(size > 0, size, 1)
@@ -100,12 +102,14 @@ def solve(
     return Solution(a.reshape(y.shape), rows.log_scale, residual.reshape(shape), error.reshape(shape), count, which)
 
 
-def _preconditioner(kernel: AnyKernel, which: str, r: float, count: int) -> Callable[[np.ndarray], np.ndarray]:
+def _preconditioner(rows: Rows, r: float, count: int) -> Callable[[np.ndarray], np.ndarray]:
     """A function that brings the largest eigenvalues of Theta + r I down to the last one of them."""
     if count < 2:
         return lambda x: x
-    found = largest_eigenvalues(kernel, count, which=which)
+    found = by_lanczos(rows, count, ROUGHLY)
     values, vectors = found.eigenvalues_scaled + r, found.vectors
+    if values[-1] <= 0:  # it is no kernel, as the iterations will find
+        return lambda x: x
     shrunk = values[-1] / values - 1
     return lambda x: x + vectors @ (shrunk[:, None] * (vectors.T @ x))
 

@@ -8,6 +8,7 @@ from jaxtyping import Float64
 
 from ntk_analysis.any_kernel import AnyKernel, Rows, rows_of
 from ntk_analysis.common.arrays import whole_number
+from ntk_analysis.common.precision import Real
 from ntk_analysis.spectrum.conditioning import times_exp
 
 
@@ -34,26 +35,35 @@ class LargestEigenvalues:
         return times_exp(self.eigenvalues_scaled, self.log_scale)
 
 
-def largest_eigenvalues(kernel: AnyKernel, count: int = 10, *, which: str = "ntk") -> LargestEigenvalues:
+def largest_eigenvalues(
+    kernel: AnyKernel, count: int = 10, *, which: str = "ntk", tolerance: Real = 1e-8
+) -> LargestEigenvalues:
     """The largest eigenvalues of a kernel (n, n) and their vectors, by ARPACK's implicitly restarted Lanczos method.
 
-    A kernel in a store is read once for each product with a vector, some tens of times, and takes memory for rows of
-    its tiles only. `analyse` computes all eigenvalues, where the kernel fits into memory.
+    A kernel in a store is kept in memory, in its own dtype, where a quarter of what is free holds it; else it is read
+    for each product with a vector, tens of times or, where eigenvalues lie close to one another, hundreds, and takes
+    memory for rows of its tiles only. `analyse` computes all eigenvalues, where several float64 copies fit.
 
     Args:
         kernel: any kernel of n inputs with themselves, of one output or the mean over outputs of a trace.
         count: number of eigenvalues, below n.
         which: "ntk" or "nngp".
+        tolerance: relative error of the eigenvalues at which the iterations end; 0 is that of float64.
 
     Raises:
         ValueError: the kernel is not square, or `count` is not from 1 to n - 1; as `rows_of`.
     """
     rows = rows_of(kernel, which)
+    whole_number(count, "count", square(rows) - 1)
+    return by_lanczos(rows.held(), count, float(tolerance))
+
+
+def by_lanczos(rows: Rows, count: int, tolerance: float) -> LargestEigenvalues:
+    """The largest eigenvalues of a kernel that is read for each product; see `largest_eigenvalues`."""
     n = square(rows)
-    whole_number(count, "count", n - 1)
     operator = scipy.sparse.linalg.LinearOperator((n, n), matvec=rows.product, matmat=rows.product, dtype=np.float64)
     start = np.random.default_rng(0).standard_normal(n)
-    values, vectors = scipy.sparse.linalg.eigsh(operator, k=count, which="LA", v0=start)
+    values, vectors = scipy.sparse.linalg.eigsh(operator, k=count, which="LA", v0=start, tol=tolerance)
     values, vectors = values[::-1], vectors[:, ::-1]
     error = float(np.linalg.norm(rows.product(vectors) - vectors * values, axis=0).max())
     return LargestEigenvalues(values, vectors, rows.log_scale, error)
