@@ -4,10 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
-from ntk_analysis import infinite, infinite_kernel, networks
+from ntk_analysis import infinite, infinite_kernel, kernels_by_depth, networks
+from ntk_analysis.activations import relu
 from ntk_analysis.batch_norm import LARGE_BATCH, FewNodes, nngp, propagate, push, quadrature_error
 from ntk_analysis.meanfield import analyse
+from ntk_analysis.regression import KernelRegressor
 
 from .tiers import full
 
@@ -54,32 +57,45 @@ def test_twice_the_change_by_one_node_bounds_the_error(seeds):
         assert np.linalg.eigvalsh(found.nngp)[0] > -1e-12
 
 
-def test_constant_mode():
-    """Independent inputs; expectations in the place of statistics, one node, are wrong."""
+def missing(B, count):
+    """What this number of nodes leaves out of push(I, G), G = I - 1/B, for ReLU.
+
+    With t = 2s/(1 + 2s) and N = B - 1, u = N t/2 has a Jacobi weight, (1 - t)^(N/2 - 1). The integrand is a polynomial
+    of degree 1 in t and c/(1 - t), c = N V/4 + E o G/4 - 3/2 N_ij at kappa = G/2. Gauss quadrature takes a polynomial
+    exactly, and of 1/(1 - t) it leaves out the part 1/C(count + N/2 - 1, count)^2.
+    """
+    N, G = B - 1, np.eye(B) - 1 / B
+    q, distance = np.diag(G), 1 - G / np.diag(G)
+    V = relu.dual.at_distance(q[:, None], q[None, :], distance) / 2
+    E = relu.derivative_dual.at_distance(q[:, None], q[None, :], distance)
+    bend = np.sqrt(np.maximum(np.outer(q, q) - G**2, 0)) / (4 * np.pi)
+    return B / (N - 2) * (N * V / 4 + E * G / 4 - 1.5 * bend) / scipy.special.binom(count + N / 2 - 1, count) ** 2
+
+
+def test_the_error_for_independent_inputs():
+    """Expectations in the place of statistics, one node, are wrong on the constant mode."""
     B = 64
+    exact, one = push(np.eye(B), np.eye(B)), np.ones(B)
+    for count in (1, 2, 3):
+        left_out = missing(B, count)
+        found = push(np.eye(B), np.eye(B), rule=FewNodes(count))
+        # tolerance: rounding of a sum of B products
+        np.testing.assert_allclose(found + left_out, exact, rtol=0, atol=B * np.finfo(float).eps)
+        assert (one @ left_out @ one > 0.5 * (one @ exact @ one)) == (count == 1)
     field = analyse("relu", normalization="batch", batch_size=B)
-    one = np.ones(B) / np.sqrt(B)
-    exact = one @ push(np.eye(B), np.eye(B)) @ one
-
-    def wrong(count):
-        return abs(one @ push(np.eye(B), np.eye(B), rule=FewNodes(count)) @ one / exact - 1)
-
-    assert wrong(1) > 0.5
-    assert wrong(2) < 1e-2
-    assert wrong(3) < 1e-4
-    other = np.eye(B)[0] - one / np.sqrt(B)
+    other = np.eye(B)[0] - one / B
     fixed_point = (1 - field.c_star) * np.eye(B) + field.c_star
-    tangent = push(fixed_point, np.eye(B) - np.outer(one, one), rule=LARGE_BATCH)
+    tangent = push(fixed_point, np.eye(B) - 1 / B, rule=LARGE_BATCH) + missing(B, 3) / (1 - field.c_star)
     # in closed form
-    assert 2 * other @ tangent @ other / (other @ other) == pytest.approx(field.chi_1, rel=1e-4)
+    assert 2 * other @ tangent @ other / (other @ other) == pytest.approx(field.chi_1, rel=1e-12)
 
 
 def test_error_falls_by_the_node():
     sigma, theta = drawn(0)
     errors = [quadrature_error(sigma, theta, rule=FewNodes(count)) for count in (1, 2, 3)]
     assert errors[2] < errors[1] / 3 < errors[0] / 9
-    exact = nngp(sigma)
-    assert np.max(np.abs(nngp(sigma, rule=LARGE_BATCH) - exact)) < 1e-4 * np.max(exact)
+    fewer, found, exact = (nngp(sigma, rule=rule) for rule in (FewNodes(2), LARGE_BATCH, None))
+    assert 0 < np.max(np.abs(found - exact)) < 2 * np.max(np.abs(found - fewer))
 
 
 NETWORKS = {
@@ -112,6 +128,38 @@ def test_networks_without_batch_norm_have_no_such_choice_to_make():
 
 
 @pytest.mark.full
+def test_by_depth_they_tell_their_error():
+    network, shape = NETWORKS["vectors"]
+    x = np.random.default_rng(1).standard_normal(shape)
+    by_layer = [kernel for _, kernel in kernels_by_depth(network, x, batch_norm="large_batch")]
+    whole = infinite_kernel(network, x, batch_norm="large_batch")
+    assert by_layer[0].approximation_error == 0
+    assert by_layer[-1].approximation_error == pytest.approx(whole.approximation_error, rel=1e-6)
+    np.testing.assert_allclose(by_layer[-1].ntk, whole.ntk, rtol=1e-11)
+    for found, (_, exact) in zip(by_layer, kernels_by_depth(network, x), strict=True):
+        assert np.max(np.abs(found.distance - exact.distance)) <= found.approximation_error
+        assert np.max(np.abs(found.ntk - exact.ntk)) <= found.approximation_error * np.max(np.abs(exact.ntk)) + 1e-12
+
+
+@pytest.mark.full
+def test_regression_takes_them():
+    network, shape = NETWORKS["vectors"]
+    x = np.random.default_rng(1).standard_normal(shape)
+    train, new, y = x[:18], x[18:], np.sin(np.arange(18.0))
+    model = KernelRegressor(network, regularization=0.1, batch_norm="large_batch").fit(train, y)
+    mean, covariance = model.predict(new, return_cov=True)
+    kernel = infinite_kernel(network, train, new, statistics="x1", batch_norm="large_batch")
+    own, cross = kernel.train.ntk, kernel.cross.ntk
+    ridge = 0.1 * np.mean(np.diag(own)) * np.eye(18)
+    np.testing.assert_allclose(mean, cross @ np.linalg.solve(own + ridge, y), rtol=0, atol=1e-10)
+    assert covariance.shape == (6, 6)
+    assert 0 < model.approximation_error_ < 1
+    exact = KernelRegressor(network, regularization=0.1).fit(train, y)
+    assert exact.approximation_error_ == 0
+    assert np.max(np.abs(exact.predict(new) - mean)) > 0
+
+
+@pytest.mark.full
 def test_a_plan_counts_both_passes():
     network, x = NETWORKS["vectors"][0], np.zeros((600, 8))
     exact, large = (infinite.plan(network, x, batch_norm=way, measure=False).flops for way in ("exact", "large_batch"))
@@ -122,6 +170,11 @@ def test_bad_input_is_one_clear_line():
     network, x = NETWORKS["one layer"][0], np.ones((8, 3))
     with pytest.raises(ValueError, match="got batch_norm='fast', expected 'exact' or 'large_batch'"):
         infinite_kernel(network, x, batch_norm="fast")
+    with pytest.raises(ValueError, match="expected 'exact' or 'large_batch'"):
+        list(kernels_by_depth(network, x, batch_norm="fast"))
+    for kernel in ("precomputed", networks.fully_connected(1, 1)):
+        with pytest.raises(ValueError, match="batch_norm='large_batch' has no effect on this kernel"):
+            KernelRegressor(kernel, batch_norm="large_batch").fit(np.eye(8), np.arange(8.0))
     with pytest.raises(NotImplementedError, match="outside jit, grad and vmap"):
         jax.eval_shape(lambda x: infinite_kernel(network, x, batch_norm="large_batch"), x)
     with pytest.raises(NotImplementedError, match="few nodes has no derivatives"):

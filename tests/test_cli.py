@@ -107,6 +107,18 @@ def read_as_the_page_says(folder, record, eigenvalues):
     assert names["record"] == record
 
 
+@pytest.mark.full
+def test_the_measured_error_of_a_large_batch_is_told(run, images, tmp_path):
+    line = ["kernel", images, "--out", tmp_path / "k.json", "--normalization", "batch", "--depth", 1]
+    status, out, _ = run(*line, "--batch-norm", "large_batch")
+    assert status == 0
+    error = json.loads((tmp_path / "k.json").read_text())["approximation_error"]
+    assert f"measured error of the kernel: {error:.1g}, relative to its largest entry" in out
+    assert 0 < error < 1
+    assert "measured error" not in run(*line)[1]
+    assert "operations" in run(*line, "--batch-norm", "large_batch", "--plan")[1]
+
+
 def test_kernel_as_json(run, images, tmp_path):
     out = tmp_path / "deeper" / "k.json"
     status, _, _ = run(
@@ -205,6 +217,10 @@ BAD = [
     (["figures", "fig2", "--from-data", "x", "--data", "digits"], "--data has no effect with --from-data"),
     (["figures", "fig2", "--from-data", "x", "--full"], "--full has no effect with --from-data"),
     (["kernel", "IMAGES", "--out", "k.npz", "--seed", "3"], "--seed has no effect without --count"),
+    (
+        ["kernel", "IMAGES", "--out", "k.npz", "--batch-norm", "large_batch"],
+        "--batch-norm has no effect with --normalization none",
+    ),
     (["meanfield", "--normalization", "bn", "--b-var", "0.1"], "--b-var has no effect with --normalization bn"),
     (["meanfield", "--normalization", "batch", "--w-var", "2"], "--w-var has no effect with --normalization batch"),
     (["meanfield", "--batch-size", "8"], "it goes with 'batch' only"),

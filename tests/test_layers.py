@@ -75,6 +75,7 @@ EXACT = [  # one hidden layer, or linear: the average over draws is the kernel a
             one_batch,
         ),
         ("BatchNorm", Serial(Dense(8), BatchNorm(0.1, False, True), Dense(5, 1.5)), one_batch),
+        ("BatchNorm", Serial(Conv(8, 3), BatchNorm(0.2, True, False), RELU, GlobalAvgPool(), Dense(5, 1.5)), images),
         ("Conv", Serial(Conv(8, 3, b_var=0.1), RELU, Flatten(), Dense(5, 1.5)), images),
         (
             "Conv",

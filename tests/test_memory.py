@@ -144,7 +144,7 @@ VECTORS = {
     "by their angles": (fully_connected(2, 4), None, 4),
     "in tiles": (fully_connected(2, 4, activation="tanh"), None, 6),
     "two sets": (fully_connected(2, 4), (700, 3), 6),
-    "a batch": (fully_connected(2, 4, "batch"), None, 21),
+    "a batch": (fully_connected(2, 4, "batch"), None, 19),
 }
 
 

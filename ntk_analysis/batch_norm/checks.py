@@ -43,14 +43,14 @@ TANGENT = Needed(3, 5)
 WITH_EPS = Needed(1, 1)
 
 
-def rounding_limits(sigma: Array, w: Array, apart: Array | None, rounding: Real) -> Array:
+def rounding_limits(sigma: Array, w: Array | None, apart: Array | None, rounding: Real) -> Array:
     """Bounds (B,) below which a variance of each input of H sigma H^T, or an eigenvalue, is 0 within rounding.
 
     Distances taken from differences of vectors are better known than those of the covariance: to a rounding of the
     geometric mean of the two.
     """
     xp: Any = sigma.__array_namespace__()
-    weighted = w > 0
+    weighted = xp.ones(len(sigma), dtype=bool) if w is None else w > 0
     largest = _at_least_those(weighted, xp.diagonal(sigma))
     if apart is not None:
         largest = (largest * _at_least_those(weighted, xp.max(xp.where(weighted[None, :], apart, 0), axis=1))) ** 0.5
@@ -63,13 +63,13 @@ def _at_least_those(weighted: Array, values: Array) -> Any:
     return xp.maximum(values, xp.max(xp.where(weighted, values, 0)))
 
 
-def centered_covariance(sigma: Array, w: Array, apart: Array | None) -> Array:
+def centered_covariance(sigma: Array, w: Array | None, apart: Array | None) -> Array:
     """The centered covariance H sigma H^T; from Var[x_i - x_j] alone if that is known."""
     source = sigma if apart is None else apart / -2
     return center((source + source.T) / 2, w)
 
 
-def modes_of(sigma: np.ndarray, w: np.ndarray, rounding: float, apart: np.ndarray | None = None) -> Modes:
+def modes_of(sigma: np.ndarray, w: np.ndarray | None, rounding: float, apart: np.ndarray | None = None) -> Modes:
     """The modes of H sigma H^T."""
     return modes(centered_covariance(sigma, w, apart), w, rounding_limits(sigma, w, apart, rounding))
 
@@ -153,9 +153,8 @@ def check_covariance(
     smallest = float(np.linalg.eigvalsh(sigma)[0])
     if smallest < -B * rounding * max(largest, 0.0):
         raise ValueError(f"sigma is no covariance: its smallest eigenvalue is {smallest:.3g}, expected >= 0")
-    w = np.ones(B) if w is None else w
     found = modes_of(sigma, w, rounding, apart)
-    rank, count = int(np.sum(found.values > 0)), int(np.sum(w > 0))
+    rank, count = int(np.sum(found.values > 0)), B if w is None else int(np.sum(w > 0))
     check_rank(rank, count, needed.within, others=B - count)
     if found.outside.any():
         _check_rank_beyond(rank, count, needed.beyond, int(np.argmax(found.outside)))

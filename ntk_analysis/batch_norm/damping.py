@@ -46,8 +46,9 @@ class Modes(NamedTuple):
         loadings: (B, B - 1) covariances of all samples with these modes, at unit variance; 0 where the value is 0.
         duals: (B - 1, B) the modes, at unit variance, from the samples with a weight; 0 where the value is 0.
         residual: (B, B) I - loadings duals, on centered matrices: what the modes do not tell.
-        beyond: (B, B) covariance of the samples given those with a weight. It is exactly 0 in the rows of samples with
-            a weight, and of those in their span: else rounding would count as variance where s is large.
+        beyond: (B, B) covariance of the samples given those with a weight; None where all have the same. It is exactly
+            0 in the rows of samples with a weight, and of those in their span: else rounding would count as variance
+            where s is large.
         outside: (B,) whether a sample has a part that no sample with a weight has.
     """
 
@@ -55,40 +56,49 @@ class Modes(NamedTuple):
     loadings: HeldArray
     duals: HeldArray
     residual: HeldArray
-    beyond: HeldArray
+    beyond: HeldArray | None
     outside: HeldArray
 
 
-def modes(S: Array, w: Array, limits: Array) -> Modes:
-    """The modes of a centered covariance; `limits` (B,) are the roundings of its diagonal. Of NumPy or JAX."""
+def modes(S: Array, w: Array | None, limits: Array) -> Modes:
+    """The modes of a centered covariance; `limits` (B,) are the roundings of its diagonal. Of NumPy or JAX.
+
+    All samples have the same weight for w = None, which saves two products of matrices.
+    """
     xp: Any = S.__array_namespace__()
-    root, weighted = w**0.5, w > 0
-    basis = _complement(root)
-    values, vectors = xp.linalg.eigh(matmul(matmul(basis.T, root[:, None] * S * root[None, :]), basis))
+    root = xp.ones_like(limits) if w is None else w**0.5
+    weighted = root > 0
+    normal = root / xp.sum(root**2) ** 0.5 + xp.eye(len(S), dtype=S.dtype)[0]
+    values, vectors = xp.linalg.eigh(_reflected(root[:, None] * S * root[None, :], normal)[1:, 1:])
     kept = values > xp.max(xp.where(weighted, limits, 0))
-    values, vectors = xp.where(kept, values, 0), matmul(basis, vectors)
+    values = xp.where(kept, values, 0)
+    vectors = xp.pad(vectors, ((1, 0), (0, 0))) - normal[:, None] * matmul(normal[1:], vectors)[None, :] / normal[0]
     inverse = xp.where(kept, 1 / xp.where(kept, values, 1) ** 0.5, 0)
     unweighted = vectors / xp.where(weighted, root, 1)[:, None]
     own = unweighted * (values**0.5)[None, :]
+    duals = inverse[:, None] * vectors.T * root[None, :]
+    lost = matmul(unweighted * xp.where(kept, 0, xp.ones_like(values))[None, :], vectors.T) * root[None, :]
+    if w is None:
+        return Modes(values, own, duals, lost, None, xp.zeros(len(S), dtype=bool))
     other = matmul(S * root[None, :], vectors) * inverse[None, :]
     loadings = xp.where(w[:, None] * xp.max(values) >= values[None, :], own, other)  # takes the one that rounds less
     rest = S - matmul(loadings, loadings.T)
     rounding = limits * (1 + xp.max(xp.abs(loadings) * inverse[None, :], axis=1))
     outside = ~weighted & (xp.diagonal(rest) > rounding)
-    duals = inverse[:, None] * vectors.T * root[None, :]
-    lost = matmul(unweighted * xp.where(kept, 0, xp.ones_like(values))[None, :], vectors.T) * root[None, :]
     residual = xp.where(weighted[:, None], lost, xp.eye(len(S), dtype=S.dtype) - matmul(loadings, duals))
     beyond = xp.where(outside[:, None] & outside[None, :], rest, 0)
     return Modes(values, loadings, duals, residual, beyond, outside)
 
 
-def _complement(vector: Array) -> Array:
-    """An orthonormal basis (B, B - 1) of what is orthogonal to this vector (B,) of entries >= 0, by Householder."""
-    xp: Any = vector.__array_namespace__()
-    identity = xp.eye(len(vector), dtype=vector.dtype)
-    normal = vector / xp.sum(vector**2) ** 0.5 + identity[0]
-    basis: Array = identity[:, 1:] - normal[:, None] * normal[None, 1:] / normal[0]
-    return basis
+def _reflected(matrix: Array, normal: Array) -> Array:
+    """The symmetric matrix H A H, H = I - n n^T / n_0 the reflection of Householder, |n|^2 = 2 n_0.
+
+    For n = v/|v| + e_0, v of entries >= 0, the columns of H behind the first are orthonormal and orthogonal to v.
+    """
+    along = matmul(matrix, normal) / normal[0]
+    across = along - (along * normal).sum() / (2 * normal[0]) * normal
+    found: Array = matrix - (normal[:, None] * across[None, :] + across[:, None] * normal[None, :])
+    return found
 
 
 # Functions of S whose derivatives are written down, not taken through the eigenvectors: derivatives of eigh are
@@ -99,7 +109,8 @@ def _complement(vector: Array) -> Array:
 @jax.custom_jvp
 def damped(S: Matrix, of: Modes, w: jax.Array, s: jax.Array) -> Matrix:
     """The damped covariance s S (I + 2 s W S)^-1."""
-    return matmul(of.loadings * (s / (1 + 2 * s * of.values))[None, :], of.loadings.T) + s * of.beyond
+    within = matmul(of.loadings * (s / (1 + 2 * s * of.values))[None, :], of.loadings.T)
+    return within if of.beyond is None else within + s * of.beyond
 
 
 @jax.custom_jvp

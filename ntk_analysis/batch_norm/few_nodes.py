@@ -55,7 +55,8 @@ def few_nodes(values: Float[jax.Array, " modes"], floor: jax.Array, scale: jax.A
         part = jnp.exp(log_s) * values
         return jnp.sum(part / (1 + 2 * part))
 
-    u, weight = jax.vmap(size)(log_s), jnp.exp(log_steps + jax.vmap(log_damping)(log_s))
+    # point by point: at once they take as much memory as a matrix of the batch
+    u, weight = jax.lax.map(size, log_s), jnp.exp(log_steps + jax.lax.map(log_damping, log_s))
     nodes = _gauss_nodes(u, weight * u, count)
     others = ~np.eye(count, dtype=bool)[None]
     between = jnp.where(others, nodes[None, :, None] - nodes[None, None, :], 1)

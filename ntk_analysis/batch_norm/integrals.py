@@ -125,7 +125,7 @@ _compiled = functools.partial(compiled_by_structure, static=("phi", "rule"))
 
 @_compiled
 def nngp_integral(
-    sigma: Matrix, *, w: Vector, eps: Real, rounding: Real, phi: PiecewiseLinear, rule: AnyRule
+    sigma: Matrix, *, w: Vector | None, eps: Real, rounding: Real, phi: PiecewiseLinear, rule: AnyRule
 ) -> Matrix:
     """`kernels.nngp` without its checks; like all functions here it gives NaN where the checks would raise an error."""
     batch = _prepare(sigma, w, None, eps, rounding, rule)
@@ -140,7 +140,7 @@ def push_integral(
     sigma: Matrix,
     theta: Matrix,
     *,
-    w: Vector,
+    w: Vector | None,
     eps: Real,
     rounding: Real,
     phi: PiecewiseLinear,
@@ -158,7 +158,7 @@ def pull_integral(
     sigma: Matrix,
     cotangent: Matrix,
     *,
-    w: Vector,
+    w: Vector | None,
     eps: Real,
     rounding: Real,
     phi: PiecewiseLinear,
@@ -186,7 +186,7 @@ def propagate_integrals(
     theta: Matrix,
     apart: Matrix | None,
     *,
-    w: Vector,
+    w: Vector | None,
     eps: Real,
     rounding: Real,
     phi: PiecewiseLinear,
@@ -270,8 +270,10 @@ def _differentiable(batch: Batch, phi: PiecewiseLinear) -> Bool[jax.Array, ""]:
     return batch.exists(TANGENT) & _off_kink(batch, phi)
 
 
-def _prepare(sigma: Matrix, w: Vector, apart: Matrix | None, eps: Real, rounding: Real, rule: AnyRule) -> Batch:
-    w = jax.lax.stop_gradient(w)
+def _prepare(
+    sigma: Matrix, weights: Vector | None, apart: Matrix | None, eps: Real, rounding: Real, rule: AnyRule
+) -> Batch:
+    w = jnp.ones(len(sigma), sigma.dtype) if weights is None else jax.lax.stop_gradient(weights)
     if apart is not None:
         # constant where it is 0: the diagonal is no pair, and heavy tails may make derivatives infinite at duplicates
         apart = jnp.where(apart > 0, apart, 0)
@@ -282,7 +284,7 @@ def _prepare(sigma: Matrix, w: Vector, apart: Matrix | None, eps: Real, rounding
     unit = jnp.sum(w * jnp.diagonal(S)) / dimensions
     limits = jax.lax.stop_gradient(rounding_limits(sigma, w, apart, rounding) / unit)
     S = S / unit
-    found = modes(jax.lax.stop_gradient(S), w, limits)
+    found = modes(jax.lax.stop_gradient(S), None if weights is None else w, limits)
     squared = (entries_apart(sigma, rounding) if apart is None else (apart + apart.T) / 2) / unit
     return Batch(
         S=S,
@@ -291,7 +293,7 @@ def _prepare(sigma: Matrix, w: Vector, apart: Matrix | None, eps: Real, rounding
         modes=found,
         dimensions=dimensions,
         apart=squared,
-        close=None if apart is None else close_inputs(S, w, squared),
+        close=None if apart is None else close_inputs(jnp.diagonal(S), squared),
         floor=size * eps / unit,
         unit=unit,
         outside=jnp.any(found.outside),
@@ -315,7 +317,7 @@ class Node(NamedTuple):
 def _of_each(batch: Batch) -> Node:
     """The integrals of kappa_ii and of E|xhat_i| on all nodes: products of matrices with vectors only."""
     squares, values = batch.modes.loadings**2, batch.modes.values
-    beyond = jnp.diagonal(batch.modes.beyond)
+    beyond = 0.0 if batch.modes.beyond is None else jnp.diagonal(batch.modes.beyond)
 
     def at(s: jax.Array) -> Node:
         part = s / (1 + 2 * s * values)
@@ -380,7 +382,7 @@ def _moments(batch: Batch, phi: PiecewiseLinear) -> Callable[[jax.Array], Moment
     def at(s: jax.Array) -> Moments:
         kappa = damped(batch.S, batch.modes, batch.w, s)
         q = jnp.maximum(jnp.diagonal(kappa), 0)
-        apart = cosine_distances(q, damped_apart(kappa, s, batch.S, batch.apart, close=batch.close))
+        apart = cosine_distances(q, damped_apart(kappa, s, batch.S, batch.w, apart=batch.apart, close=batch.close))
         row, column, root = q[:, None], q[None, :], safe_sqrt(q)
         bend = (2 / math.pi) * phi.bent**2 * root[:, None] * root[None, :] * safe_sqrt(apart * (2 - apart))
         return Moments(

@@ -214,10 +214,9 @@ def _dispatch(
         traced: dict[str, Any] = {name: None if array is None else float_array(array) for name, array in arrays.items()}
         B, dtype = len(traced["sigma"]), traced["sigma"].dtype
         w, rank = _traced_weights(weights, B, surely)
+        w = None if w is None else w.astype(dtype)
         rounding = rounding_of(traced["sigma"])
-        return compute(
-            *traced.values(), w=w.astype(dtype), eps=eps, rounding=rounding, phi=phi, rule=rule or automatic(rank)
-        )
+        return compute(*traced.values(), w=w, eps=eps, rounding=rounding, phi=phi, rule=rule or automatic(rank))
     held: dict[str, Any] = {name: None if array is None else checked(array, name) for name, array in arrays.items()}
     sigma, apart, rounding = held["sigma"], held.get("apart"), rounding_of(np.asarray(arrays["sigma"]))
     for name, array in held.items():
@@ -231,9 +230,9 @@ def _dispatch(
     return numpy_in_float64(compute)(*held.values(), w=w, eps=eps, rounding=rounding, phi=phi, rule=rule)
 
 
-def _weights(weights: Any, B: int) -> np.ndarray:
-    """Checked weights in units of the largest, equal ones for None."""
-    return np.ones(B) if weights is None else checked_weights(weights, B)
+def _weights(weights: Any, B: int) -> np.ndarray | None:
+    """Checked weights in units of the largest; None for equal ones."""
+    return None if weights is None else checked_weights(weights, B)
 
 
 def _traced_weights(weights: Any, B: int, needed: Needed) -> tuple[Any, int]:
@@ -244,6 +243,6 @@ def _traced_weights(weights: Any, B: int, needed: Needed) -> tuple[Any, int]:
             raise ValueError(f"weights have shape {p.shape}, expected ({B},): one for each sample of the batch")
         return p / jnp.max(p), 0
     w = _weights(weights, B)
-    count = int(np.sum(w > 0))
+    count = B if w is None else int(np.sum(w > 0))
     check_rank(count - 1, count, needed.within, others=B - count)
     return w, count - 1 - 2 * (count < B)

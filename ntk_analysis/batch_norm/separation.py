@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from ntk_analysis.activations.angles import into_range, safe_divide, safe_sqrt
 from ntk_analysis.batch_norm.damping import Matrix, matmul
@@ -22,33 +22,33 @@ CLOSE = 1e-4  # share of the variances below which a difference makes inputs clo
 
 
 class CloseInputs(NamedTuple):
-    """Rows w of S minus the row of a close input, as w W; w W w^T; and the pairs measured from the same row."""
+    """For each input the first one close to it, (B,), and the pairs of which this is the same, (B, B)."""
 
-    rows: Matrix
-    gram: Matrix
+    first: Int[jax.Array, " B"]
     pairs: Bool[jax.Array, "B B"]
 
 
-def close_inputs(S: Matrix, weights: Float[jax.Array, " B"], apart: Matrix) -> CloseInputs:
-    """Rows of S, each measured from the first input close to it, or close to one that is close to it, and so on."""
-    B, q = len(S), jnp.diagonal(S)
+def close_inputs(q: Float[jax.Array, " B"], apart: Matrix) -> CloseInputs:
+    """The first input close to each, or close to one that is close to it, and so on; q are the variances."""
+    B = len(q)
     close = apart < CLOSE * (q[:, None] + q[None, :])
     first = jnp.argmax(close, axis=1)
     for _ in range(B.bit_length()):
         first = first[first]
-    rows = S - S[first]
-    pairs = close & (first[:, None] == first[None, :]) & ~jnp.eye(B, dtype=bool)
-    weighted = rows * weights[None, :]
-    return CloseInputs(weighted, matmul(weighted, rows.T), pairs)
+    return CloseInputs(first, close & (first[:, None] == first[None, :]) & ~jnp.eye(B, dtype=bool))
 
 
-def damped_apart(kappa: Matrix, s: jax.Array, S: Matrix, apart: Matrix, *, close: CloseInputs | None) -> Matrix:
+def damped_apart(
+    kappa: Matrix, s: jax.Array, S: Matrix, weights: Float[jax.Array, " B"], *, apart: Matrix, close: CloseInputs | None
+) -> Matrix:
     """Variances Var[z_i - z_j] for z ~ N(0, kappa), at most s Var[x_i - x_j]: so duplicates are exactly 0 apart."""
     plain = _spread(kappa)
 
     def refined() -> Matrix:
         assert close is not None
-        resolved = close.gram - 2 * matmul(matmul(close.rows, kappa), close.rows.T)  # w R w^T
+        rows = S - S[close.first]
+        weighted = rows * weights[None, :]
+        resolved = matmul(weighted - 2 * matmul(weighted, kappa) * weights[None, :], rows.T)  # w R w^T
         fine = s * (apart - 2 * s * _spread(resolved))
         q, damped = jnp.diagonal(S), jnp.diagonal(kappa)
         # takes the one that rounds less

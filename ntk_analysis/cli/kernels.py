@@ -1,7 +1,7 @@
 """Kernels of infinitely wide networks on images, and the same by neural-tangents."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from typer import Argument, Option
 
@@ -29,6 +29,13 @@ def kernel(
         Option(help="With --store: memory that a tile may take, such as 4GiB; default: half of what is free."),
     ] = None,
     seed: Annotated[int, Option(help="Seed that chooses the images of --count.", min=0)] = 0,
+    batch_norm: Annotated[
+        Literal["exact", "large_batch"],
+        Option(
+            help="How batch norms are integrated: exact, or large_batch for many images, by few nodes, with the "
+            "measured error."
+        ),
+    ] = "exact",
     plan: Annotated[bool, Option("--plan", help="Show memory and time that the kernel takes, and stop there.")] = False,
     layers: NetworkOptions,
     images: ImageOptions,
@@ -53,6 +60,8 @@ def kernel(
     if images.count is None:
         refuse_idle({"seed"} if seed else (), "without --count, which chooses images with it")
     network = layers.network()
+    if network.couples_batch is False:
+        refuse_idle({"batch_norm"} if batch_norm != "exact" else (), f"with --normalization {layers.normalization}")
     name, x = images.read(path, seed)
     if store is not None:
         from ntk_analysis.cli import tiles
@@ -63,13 +72,13 @@ def kernel(
             return
         stored = tiles.compute_infinite(network, x, store, on=on, memory=memory)
     elif plan:
-        print(infinite.plan(network, x).summary())
+        print(infinite.plan(network, x, batch_norm=batch_norm).summary())
         return
     if out is None:
         return
     with stages(3) as begin:
         begin(f"kernel of {len(x):,} images")
-        found = infinite.infinite_kernel(network, x) if store is None else stored[:]
+        found = infinite.infinite_kernel(network, x, batch_norm=batch_norm) if store is None else stored[:]
         record, arrays = kernel_record(found, begin)
     record |= {
         "data": name,
@@ -79,6 +88,8 @@ def kernel(
     }
     write_whole(out, lambda temporary: write_kernel(temporary, record, arrays))
     print(record["summary"])
+    if batch_norm == "large_batch":
+        print(f"measured error of the kernel: {found.approximation_error:.1g}, relative to its largest entry")
     print(f"written to {out}")
 
 

@@ -40,6 +40,7 @@ def kernel_record(kernel: Kernel, begin: Callable[[str], None]) -> tuple[dict[st
             "learning_rate_convention": found.learning_rate_convention,
         }
     record["relative_error_of_distances"] = float(kernel.relative_error)
+    record["approximation_error"] = kernel.approximation_error
     record["summary"] = spectra["ntk"].summary()
     return record, arrays
 

@@ -25,12 +25,13 @@ from ntk_analysis.infinite.vector_tiles import TILE, propagate_in_tiles
 from ntk_analysis.infinite.zero_inputs import Numbers, may_hold_zeros, with_derivatives_at_zeros
 
 # arrays of the kernel's size that are alive at once while convolutions are computed: most that XLA was seen to hold is
-# 20 at equal positions (residual blocks), of a tile where there are several, 10 at all pairs, and 23 where those are
+# 20 at equal positions (residual blocks), of a tile where there are several, 10 at all pairs, and 19 where those are
 # batch normalised; a quadrature's nodes come on top. Results of all tiles, and what they are made into. Vectors: by
 # their angles, pair by pair in tiles (3.3 and 5.3 in XLA's account), or all at once, where a normalisation couples the
-# batch (20.3)
+# batch (18.2); new points behind a training batch take 4 more
 ARRAYS = {
-    "equal": 16, "paired": 12, "normalized": 24, "results": 6, "by angle": 4, "vectors": 6, "coupled": 21,
+    "equal": 16, "paired": 12, "normalized": 20, "results": 6, "by angle": 4, "vectors": 6, "coupled": 19,
+    "new points": 4,
 }  # fmt: skip
 FEWEST_PAIRS = 2**14  # of vectors, from which on the kernel as a function of the angle is worth its fit
 # the same for networks that are not homogeneous: other inputs have another norm, and so another fit and program
@@ -79,7 +80,7 @@ def task_of(
     exact = exact or bool(numbers)  # a fit needs to know all numbers
     norm = None if exact or network.homogeneous else _one_norm(first, second)
     traced = is_traced(first, second)
-    nodes = _nodes(network, batch_norm, traced=traced or bool(numbers))
+    nodes = nodes_of(network, batch_norm, traced=traced or bool(numbers))
     return Task(network, exact, norm, traced and may_hold_zeros(first, second), training, nodes, numbers, first, second)
 
 
@@ -89,7 +90,7 @@ def kernel_of(task: Task) -> Kernel:
     require_memory(memory.memory_bytes, memory.what, memory.cure)
     kernel = propagate(*task)
     if task.nodes is not None:
-        kernel = _with_measured_error(kernel, propagate(*task._replace(nodes=task.nodes - 1)))
+        kernel = with_measured_error(kernel, propagate(*task._replace(nodes=task.nodes - 1)))
     if not (is_traced(task.x1, task.x2) or task.numbers):
         require_sound(task.network, kernel, task.x1, task.x2)
     return kernel
@@ -112,7 +113,7 @@ def require_sound(
     _check_finite(kernel, corner, images=x1.ndim == 4)
 
 
-def _nodes(network: HasKernel, batch_norm: str, *, traced: bool) -> int | None:
+def nodes_of(network: HasKernel, batch_norm: str, *, traced: bool) -> int | None:
     """The number of nodes of a batch normalisation by the name of the choice; None: as many as are exact."""
     if batch_norm not in ("exact", "large_batch"):
         raise ValueError(f"got batch_norm={batch_norm!r}, expected 'exact' or 'large_batch'")
@@ -126,7 +127,7 @@ def _nodes(network: HasKernel, batch_norm: str, *, traced: bool) -> int | None:
     return LARGE_BATCH.count
 
 
-def _with_measured_error(kernel: Kernel, fewer: Kernel) -> Kernel:
+def with_measured_error(kernel: Kernel, fewer: Kernel) -> Kernel:
     """The kernel with twice its change from one node fewer as its error."""
     apart = jnp.abs(kernel.distance - fewer.distance)
     of_variance = jnp.max(jnp.abs(safe_divide(fewer.variance1, kernel.variance1, 1.0) - 1))
@@ -346,7 +347,8 @@ def _image_account(task: Task) -> Account:
     places = math.prod(image)
     normalized = network.pairs_positions and network.couples_batch is not False
     if normalized:
-        kept, numbers = "all pairs of positions, for a batch normalization", ARRAYS["normalized"] * n1 * n2 * places**2
+        kept = "all pairs of positions, for a batch normalization"
+        numbers = (ARRAYS["normalized"] + _of_new_points(task)) * n1 * n2 * places**2
     elif network.pairs_positions:
         kept, numbers = "all pairs of positions, for a pooling read-out", (n1 * n2 + n1 + n2) * places**2
         numbers *= ARRAYS["paired"]
@@ -372,8 +374,14 @@ def _vector_account(task: Task) -> Account:
     narrower = ", or float32" * (x1.dtype.itemsize > 4)
     of_angle = by_angle and n1 * n2 >= FEWEST_PAIRS
     way = "as one joint batch" if network.couples_batch else "by their angles" if of_angle else "pair by pair"
-    needed = ARRAYS[kind] * n1 * n2 * x1.dtype.itemsize
+    arrays = ARRAYS[kind] + (_of_new_points(task) if network.couples_batch else 0)
+    needed = arrays * n1 * n2 * x1.dtype.itemsize
     return Account(needed, f"the kernel of {n1} x {n2} inputs", cure + narrower, way)
+
+
+def _of_new_points(task: Task) -> int:
+    """The arrays that new points behind a training batch add."""
+    return 0 if task.training is None else ARRAYS["new points"]
 
 
 @lru_cache(maxsize=64)

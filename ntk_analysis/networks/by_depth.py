@@ -9,9 +9,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from ntk_analysis.common.precision import AnyArray, numpy_in_float64
+from ntk_analysis.common.precision import AnyArray, is_traced, numpy_in_float64
 from ntk_analysis.common.pytrees import compiled_by_structure
-from ntk_analysis.infinite.compute import check_network, checked_inputs, input_kernel, one_batch
+from ntk_analysis.infinite.compute import (
+    check_network,
+    checked_inputs,
+    input_kernel,
+    nodes_of,
+    one_batch,
+    with_measured_error,
+)
 from ntk_analysis.infinite.kernel import Kernel
 from ntk_analysis.layers import Layer
 
@@ -22,6 +29,7 @@ def kernels_by_depth(
     x2: Float[AnyArray, "n2 *features"] | None = None,
     *,
     statistics: Literal["x1"] | None = None,
+    batch_norm: Literal["exact", "large_batch"] = "exact",
 ) -> Iterator[tuple[Layer, Kernel]]:
     """Every layer of an infinitely wide network with the kernel behind it, from the inputs on.
 
@@ -35,19 +43,28 @@ def kernels_by_depth(
         x1: (n1, d) vectors or (n1, height, width, channels) images, as for `infinite_kernel`.
         x2: (n2, ...) inputs of the same features and dtype, or None.
         statistics: "x1" for batch normalisation by the statistics of x1, as for `infinite_kernel`.
+        batch_norm: "exact", or "large_batch" for few nodes and each kernel's measured error, as for `infinite_kernel`.
 
     Yields:
         (layer, kernel), kernels of NumPy arrays where the inputs are NumPy's.
 
     Raises:
-        ValueError: wrong shapes, no inputs, NaN or infinite inputs.
-        NotImplementedError: a layer has no infinite-width kernel here; the message says why.
+        ValueError: wrong shapes, no inputs, NaN or infinite inputs; or another word for `batch_norm`.
+        NotImplementedError: a layer has no infinite-width kernel here, and the message says why; or
+            batch_norm="large_batch" inside a transformation.
     """
     check_network(network)
     kernel = _start(network, x1, x2, statistics)
+    nodes = nodes_of(network, batch_norm, traced=is_traced(x1, x2))
+    if nodes is None:
+        for layer in network.in_order():
+            kernel = _behind(layer, kernel)
+            yield layer, kernel
+        return
+    kernel, fewer = replace(kernel, nodes=nodes), replace(kernel, nodes=nodes - 1)
     for layer in network.in_order():
-        kernel = _behind(layer, kernel)
-        yield layer, kernel
+        kernel, fewer = _behind(layer, kernel), _behind(layer, fewer)
+        yield layer, _measured(kernel, fewer)
 
 
 @numpy_in_float64
@@ -64,6 +81,11 @@ def _input_kernel(paired: bool, x1: jax.Array, x2: jax.Array | None) -> Kernel:
 @numpy_in_float64
 def _behind(layer: Layer, kernel: Kernel) -> Kernel:
     return _after(jax.tree.map(jnp.asarray, kernel), layer=layer)
+
+
+@numpy_in_float64
+def _measured(kernel: Kernel, fewer: Kernel) -> Kernel:
+    return with_measured_error(*jax.tree.map(jnp.asarray, (kernel, fewer)))
 
 
 @functools.partial(compiled_by_structure, static=("layer",))

@@ -37,12 +37,14 @@ class _KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has
         regularization: Any = 0.0,
         time: Any = math.inf,
         relative_time: Any = False,
+        batch_norm: Any = "exact",
     ) -> None:
         self.kernel = kernel
         self.which = which
         self.regularization = regularization
         self.time = time
         self.relative_time = relative_time
+        self.batch_norm = batch_norm
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -60,7 +62,7 @@ class _KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has
         return (kernel, found[1]) if y else kernel
 
     def _fit(self, X: np.ndarray, targets: np.ndarray) -> None:
-        kernel = kernel_between(self.kernel, X)
+        kernel = kernel_between(self.kernel, X, batch_norm=self.batch_norm)
         matrix = input_by_input(kernel, self.which)
         # a kernel with cross terms between C outputs is treated as one of n C inputs with one output
         y = targets if isinstance(matrix, Kernel) or len(matrix) == len(targets) else targets.reshape(-1)
@@ -68,13 +70,14 @@ class _KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has
         self.X_fit_, self._targets_shape = X, targets.shape[1:]
         self._largest_target = float(np.max(np.abs(targets)))
         self.nngp_ = np.asarray(kernel.nngp) if isinstance(kernel, Kernel) else None
+        self.approximation_error_ = kernel.approximation_error if isinstance(kernel, Kernel) else 0.0
 
     def _predict(
         self, X: Any, time: Any, return_std: bool = False, return_cov: bool = False, return_error: bool = False
     ) -> Any:
         check_is_fitted(self)
         X = self._validated(X, reset=False)
-        kernel = kernel_between(self.kernel, X, self.X_fit_, batch=self.X_fit_)
+        kernel = kernel_between(self.kernel, X, self.X_fit_, batch=self.X_fit_, batch_norm=self.batch_norm)
         options: Any = {"time": self.time if time is None else time, "relative": self.relative_time}
         matrix = input_by_input(kernel, self.which)
         shape = (*np.shape(options["time"]), len(X), *self._targets_shape)
@@ -94,7 +97,8 @@ class _KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has
         """Covariance or standard deviation of the predictions."""
         if not isinstance(kernel, Kernel) or self.nngp_ is None:
             raise ValueError("variances need an NNGP beside the kernel: give a network, or use GradientFlow.covariance")
-        own: Any = kernel_between(self.kernel, X, batch=self.X_fit_) if return_cov else None
+        how: Any = {"batch": self.X_fit_, "batch_norm": self.batch_norm}
+        own: Any = kernel_between(self.kernel, X, **how) if return_cov else None
         start = own.nngp if return_cov else kernel.variance1
         spread = self.flow_.covariance(kernel, self.nngp_, kernel.nngp, start, **options)
         return [spread if return_cov else np.sqrt(spread)]
@@ -132,11 +136,15 @@ class KernelRegressor(RegressorMixin, _KernelEstimator):  # type: ignore[misc]
             `GradientFlow`.
         time: training time; a step of gradient descent takes its learning rate. Infinity trains until the end.
         relative_time: whether time counts in units of 1 / (largest eigenvalue), for kernels beyond float64.
+        batch_norm: "exact" or "large_batch", how an infinite network's batch normalisation is integrated, as for
+            `infinite_kernel`.
 
     Attributes:
         flow_: course of training, see `GradientFlow`.
         X_fit_: training inputs.
         nngp_: NNGP of the training inputs; None if only one kernel is known.
+        approximation_error_: measured error of an infinite network's kernel of the training inputs, see `Kernel`; 0
+            where it is exact. What `predict` says of rounding does not count it.
         n_features_in_: number of features of an input.
     """
 

@@ -1,5 +1,7 @@
 """What an estimator's `kernel` may be: a network, a function of two sets of inputs, or "precomputed"."""
 
+from typing import Literal
+
 import jax
 import numpy as np
 
@@ -25,26 +27,37 @@ def is_precomputed(source: object) -> bool:
 
 
 def kernel_between(
-    source: object, x1: np.ndarray, x2: np.ndarray | None = None, *, batch: np.ndarray | None = None
+    source: object,
+    x1: np.ndarray,
+    x2: np.ndarray | None = None,
+    *,
+    batch: np.ndarray | None = None,
+    batch_norm: Literal["exact", "large_batch"] = "exact",
 ) -> AnyKernel:
     """Kernel of x1 with x2, or of x1 with itself.
 
     A batch-normalised network has the statistics of its training batch, which is x1, or `batch` where x1 are new
-    points; then x2 is this batch, too, or None.
+    points; then x2 is this batch, too, or None. How it is integrated, `batch_norm` says, as for `infinite_kernel`.
 
     Raises:
-        ValueError: the source has none of the three forms, or its kernel is not finite.
+        ValueError: the source has none of the three forms, or its kernel is not finite; or `batch_norm` is given for a
+            kernel that is not of a batch-normalised network of infinite width.
         NotImplementedError: outputs of the empirical kernel depend on the other inputs of the batch; or the network has
             no kernel between two sets of inputs.
     """
+    if isinstance(source, Layer) and known_coupling(source):
+        if batch is None:
+            return infinite_kernel(source, x1, batch_norm=batch_norm)
+        joined = infinite_kernel(source, batch, x1, statistics="x1", batch_norm=batch_norm)
+        return joined.test if x2 is None else joined.cross
+    if batch_norm != "exact":
+        raise ValueError(
+            f"batch_norm={batch_norm!r} has no effect on this kernel: it is for a batch-normalised network of infinite "
+            "width; leave it out"
+        )
     if is_precomputed(source):
         return x1
     if isinstance(source, HasKernel):
-        if isinstance(source, Layer) and known_coupling(source):
-            if batch is None:
-                return infinite_kernel(source, x1)
-            joined = infinite_kernel(source, batch, x1, statistics="x1")
-            return joined.test if x2 is None else joined.cross
         if x2 is None:  # a network that only has a joint kernel refuses here, not after the work
             jax.eval_shape(lambda a, b: infinite_kernel(source, a, b).distance, x1[:1], x1[:1])
         return infinite_kernel(source, x1, x2)
