@@ -245,13 +245,14 @@ def first_order(sigma):
 
 def test_the_large_batch_approximation_is_of_first_order():
     """What is left behind the first order falls like 1/r^2; without it, like 1/r."""
-    sizes, left = (16, 64), []
-    for B in sizes:
+    found = []
+    for B in (16, 64):
         error, (expected, rank) = nngp(exponential(B)) - large_batch_nngp(exponential(B)), first_order(exponential(B))
-        left.append([np.max(np.abs(error)), np.max(np.abs(error - expected)), rank])
-    (plain, corrected), ratio = np.divide(*left)[:2], left[1][2] / left[0][2]
-    assert round(np.log(plain) / np.log(ratio)) == 1
-    assert round(np.log(corrected) / np.log(ratio)) == 2
+        found.append((np.max(np.abs(error)), np.max(np.abs(error - expected)), rank))
+    (plain, corrected, rank), (plain_later, corrected_later, rank_later) = found
+    grown = np.log(rank_later / rank)
+    assert round(np.log(plain / plain_later) / grown) == 1
+    assert round(np.log(corrected / corrected_later) / grown) == 2
 
 
 @pytest.mark.full
