@@ -35,7 +35,10 @@ PAPER = Paper(
         "trainable",
         "generalises",
         "micro",
+        "whitens",
+        "flops",
+        "last_acc",
     ),
     network_claims=("decorrelation", "phase", "conditioning", "scaling", "centering"),
-    slow=("early", "lr", "acc", "mem", "outliers", "decor", "trainable", "thm2_proof"),
+    slow=("flops", "last_acc", "whitens", "early", "lr", "acc", "mem", "outliers", "decor", "trainable", "thm2_proof"),
 )
