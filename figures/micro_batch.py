@@ -4,8 +4,8 @@ In training a batch is normalised by itself; a new point is normalised by statis
 its second moment grows without bound with depth. Behind averages over many batches it depends on the framework: with
 Bessel's correction of the remembered variance (PyTorch) it shrinks and settles, without it (Flax) it explodes at every
 batch size. Of trained MLPs of 10 hidden layers all bear batches of 8; at 4 batch norm fails, layer norm and MimicNorm
-do not. Of 20 hidden layers batch norm alone trains at batches of 16, and none does at 4. In a VGG of one seed, whose
-statistics are over positions, too, batches of 4 do not harm it. Trained networks are on record, see
+do not. Of 20 hidden layers batch norm alone trains at batches of 16, and none does at 4. In a VGG, whose statistics are
+over positions, too, batches of 4 do not harm it. Trained networks are on record, see
 `paper_checks.mimicnorm.micro_trained`.
 """
 
@@ -141,7 +141,8 @@ def draw(result: Result) -> Figure:
         f"have 1; k batches of {AVERAGED_SIZE}. Why: relative deviation of a batch variance; growth a layer of "
         "gradients, and of new points behind one frozen batch, over the limit, less 1. Below: test accuracy by images "
         f"a batch, {facts['trained networks']}, on {facts['trained on']}, mean, smallest and largest of 3 to 6 seeds; "
-        f"{facts['trained VGG']}, one seed. All in evaluation mode; dotted: batch norm in training mode, and chance.",
+        f"{facts['trained VGG']}, three seeds up to B = 16, one above. "
+        "All in evaluation mode; dotted: batch norm in training mode, and chance.",
     )
     return figure
 
