@@ -76,6 +76,27 @@ def test_regression_is_that_of_gradient_flow_at_its_end(both):
     np.testing.assert_allclose(one.coefficients_scaled, found.coefficients_scaled[:, 0], rtol=1e-7)
 
 
+def test_estimators_take_kernels_in_stores(tmp_path):
+    """Of a training batch and of new points, each in a store of its own."""
+
+    def kernel(x1, x2=None):
+        return infinite_kernel(NETWORK, x1, x2, store=tmp_path / f"{len(x1)} {x2 is None}", memory=6 * 8 * 10**2)
+
+    call = {"regularization": 1e-3}
+    wanted = regression.KernelRegressor(NETWORK, **call).fit(X[:30], Y[:30]).predict(X[30:])
+    for solver in ("modes", "conjugate_gradients"):
+        found = regression.KernelRegressor(kernel, solver=solver, **call).fit(X[:30], Y[:30])
+        mean, error = found.predict(X[30:], return_error=True)
+        np.testing.assert_allclose(mean, wanted, rtol=1e-6, atol=1e-7)
+        assert (np.abs(mean - wanted) <= error + 1e-12).all()
+    assert (found.solution_.residual <= 2e-8).all()
+    for option in ({"time": 1.0}, {"return_std": True}):
+        with pytest.raises(ValueError, match="knows the mean at the end of training only"):
+            found.predict(X[30:], **option)
+    with pytest.raises(ValueError, match="got solver='lu', expected 'modes' or 'conjugate_gradients'"):
+        regression.KernelRegressor(kernel, solver="lu").fit(X[:30], Y[:30])
+
+
 def test_regressions_that_cannot_be(stores):
     path, _ = stores["infinite"]
     with pytest.raises(ArithmeticError, match=r"the residual is .* after 2 iterations, expected 1e-08"):

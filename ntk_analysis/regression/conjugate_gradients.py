@@ -43,10 +43,26 @@ class Solution:
         Raises:
             ValueError: the kernel does not fit; as `rows_of`.
         """
+        rows = self._against(test)
+        return rows.product(self.coefficients_scaled) * np.exp(rows.log_scale - self.log_scale)
+
+    def predict_error(self, test: AnyKernel) -> Float64[np.ndarray, "k *outputs"]:
+        """Bound on how far `predict` is off because the iterations ended: |row of the kernel| times `error_scaled`.
+
+        Rounding of the kernel's entries is not included.
+
+        Raises:
+            ValueError: `predict` raises it.
+        """
+        rows = self._against(test)
+        lengths = np.concatenate([np.linalg.norm(values.astype(np.float64), axis=1) for _, values in rows])
+        return np.multiply.outer(lengths * np.exp(rows.log_scale - self.log_scale), self.error_scaled)
+
+    def _against(self, test: AnyKernel) -> Rows:
         rows = rows_of(test, self.which)
         if rows.shape[1] != len(self.coefficients_scaled):
             raise ValueError(f"kernel has shape {rows.shape}, expected (k, {len(self.coefficients_scaled)})")
-        return rows.product(self.coefficients_scaled) * np.exp(rows.log_scale - self.log_scale)
+        return rows
 
 
 def solve(

@@ -15,10 +15,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ntk_analysis.alignment import centered_one_hot
 from ntk_analysis.common.arrays import check_dense, concrete
 from ntk_analysis.common.precision import Real
-from ntk_analysis.infinite.kernel import Kernel
+from ntk_analysis.infinite import Kernel, StoredKernel
+from ntk_analysis.regression.conjugate_gradients import solve
 from ntk_analysis.regression.gradient_flow import GradientFlow
 from ntk_analysis.regression.kernel_source import input_by_input, is_precomputed, kernel_between
 
+SOLVERS = ("modes", "conjugate_gradients")
 RESOLVED = 0.01  # error of predictions, as a fraction of the largest target, above which predictions warn
 
 
@@ -38,6 +40,7 @@ class _KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has
         time: Any = math.inf,
         relative_time: Any = False,
         batch_norm: Any = "exact",
+        solver: Any = "modes",
     ) -> None:
         self.kernel = kernel
         self.which = which
@@ -45,6 +48,7 @@ class _KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has
         self.time = time
         self.relative_time = relative_time
         self.batch_norm = batch_norm
+        self.solver = solver
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -62,15 +66,21 @@ class _KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has
         return (kernel, found[1]) if y else kernel
 
     def _fit(self, X: np.ndarray, targets: np.ndarray) -> None:
+        if self.solver not in SOLVERS:
+            raise ValueError(f"got solver={self.solver!r}, expected {' or '.join(map(repr, SOLVERS))}")
         kernel = kernel_between(self.kernel, X, batch_norm=self.batch_norm)
+        self.X_fit_, self._targets_shape = X, targets.shape[1:]
+        self._largest_target = float(np.max(np.abs(targets)))
+        self.approximation_error_ = kernel.approximation_error if isinstance(kernel, Kernel | StoredKernel) else 0.0
+        if self.solver == "conjugate_gradients":
+            self.nngp_ = None
+            self.solution_ = solve(kernel, targets, which=self.which, regularization=self.regularization)
+            return
         matrix = input_by_input(kernel, self.which)
         # a kernel with cross terms between C outputs is treated as one of n C inputs with one output
         y = targets if isinstance(matrix, Kernel) or len(matrix) == len(targets) else targets.reshape(-1)
         self.flow_ = GradientFlow.on(matrix, y, which=self.which, regularization=self.regularization)
-        self.X_fit_, self._targets_shape = X, targets.shape[1:]
-        self._largest_target = float(np.max(np.abs(targets)))
-        self.nngp_ = np.asarray(kernel.nngp) if isinstance(kernel, Kernel) else None
-        self.approximation_error_ = kernel.approximation_error if isinstance(kernel, Kernel) else 0.0
+        self.nngp_ = np.asarray(kernel.nngp) if isinstance(kernel, Kernel | StoredKernel) else None
 
     def _predict(
         self, X: Any, time: Any, return_std: bool = False, return_cov: bool = False, return_error: bool = False
@@ -79,12 +89,20 @@ class _KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has
         X = self._validated(X, reset=False)
         kernel = kernel_between(self.kernel, X, self.X_fit_, batch=self.X_fit_, batch_norm=self.batch_norm)
         options: Any = {"time": self.time if time is None else time, "relative": self.relative_time}
-        matrix = input_by_input(kernel, self.which)
         shape = (*np.shape(options["time"]), len(X), *self._targets_shape)
-        mean, error = (part(matrix, **options).reshape(shape) for part in (self.flow_.mean, self.flow_.mean_error))
+        if self.solver == "conjugate_gradients":
+            if shape[:1] != (len(X),) or options["time"] != math.inf or return_std or return_cov:
+                raise ValueError(
+                    "solver='conjugate_gradients' knows the mean at the end of training only: leave out time, "
+                    "return_std and return_cov, or take solver='modes'"
+                )
+            mean, error = self.solution_.predict(kernel), self.solution_.predict_error(kernel)
+        else:
+            matrix = input_by_input(kernel, self.which)
+            mean, error = (part(matrix, **options).reshape(shape) for part in (self.flow_.mean, self.flow_.mean_error))
         if not return_error and np.max(error) > RESOLVED * self._largest_target:
             warnings.warn(
-                f"predictions may be off by {np.max(error):.2g}, for rounding, with targets up to "
+                f"predictions may be off by {np.max(error):.2g}, for rounding or the solver, with targets up to "
                 f"{self._largest_target:.3g}: use a larger regularization, or return_error=True for the error of each",
                 UnresolvedPredictionWarning,
                 stacklevel=3,
@@ -138,9 +156,13 @@ class KernelRegressor(RegressorMixin, _KernelEstimator):  # type: ignore[misc]
         relative_time: whether time counts in units of 1 / (largest eigenvalue), for kernels beyond float64.
         batch_norm: "exact" or "large_batch", how an infinite network's batch normalisation is integrated, as for
             `infinite_kernel`.
+        solver: "modes" decomposes the kernel, which knows all times, spreads and rounding; "conjugate_gradients" solves
+            for the end of training alone, and reads a kernel in a store some rows at a time, see `solve`.
 
     Attributes:
-        flow_: course of training, see `GradientFlow`.
+        flow_: course of training, see `GradientFlow`; with solver="modes".
+        solution_: coefficients with their residual, see `Solution`; with solver="conjugate_gradients", where
+            `return_error` bounds what the residual leaves, without rounding of the kernel's entries.
         X_fit_: training inputs.
         nngp_: NNGP of the training inputs; None if only one kernel is known.
         approximation_error_: measured error of an infinite network's kernel of the training inputs, see `Kernel`; 0

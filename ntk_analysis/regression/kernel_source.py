@@ -72,9 +72,9 @@ def kernel_between(
 
 
 def input_by_input(kernel: AnyKernel, which: str) -> Kernel | np.ndarray:
-    """The kernel as it is, (n1, n2); of a full one (n1, n2, C, C) the matrix (n1 C, n2 C), input by input."""
-    if isinstance(kernel, Kernel):
-        return kernel
+    """The kernel in memory, (n1, n2); of a full one (n1, n2, C, C) the matrix (n1 C, n2 C), input by input."""
+    if isinstance(kernel, Kernel | StoredKernel):
+        return kernel if isinstance(kernel, Kernel) else kernel[:]
     values, _ = entries(kernel, which)
     if values.ndim != 4:
         return values
