@@ -11,6 +11,9 @@ import numpy as np
 
 from ntk_analysis.training.run_file import Curve, read_runs
 
+SAME = ("model", "width", "classifier", "architecture", "initialization", "batch", "epochs")
+"""Fields of a recipe that all runs of a study have in common."""
+
 
 @dataclass(frozen=True, eq=False)
 class Study:
@@ -69,8 +72,8 @@ def read_study(folder: Path, network: str) -> Study:
     """
     curves = list(read_runs(folder).values())
     found = {(c.recipe.normalization, c.recipe.learning_rate, c.recipe.seed): c for c in curves}
-    kinds = {(c.recipe.model, c.recipe.width, c.recipe.batch, c.recipe.epochs) for c in curves}
+    kinds = {tuple(getattr(c.recipe, name) for name in SAME) for c in curves}
     if len(kinds) != 1 or len(found) < len(curves):
         raise ValueError(f"{folder}: got runs of {len(kinds)} recipes, expected one: keep each study to itself")
-    _, _, batch, epochs = kinds.pop()
+    *_, batch, epochs = kinds.pop()
     return Study(f"{network}, batch {batch}, {epochs} epochs, recorded", found)

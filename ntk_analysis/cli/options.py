@@ -1,17 +1,19 @@
 """Options and groups of options that several commands share, and what they all make of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Option
 
-from ntk_analysis.cli.effects import refuse_idle
+from ntk_analysis.cli.effects import check_training, refuse_idle
 from ntk_analysis.cli.groups import Group
 from ntk_analysis.common.normalizations import INFINITE, TRAINED, row_of
 
 if TYPE_CHECKING:
     from ntk_analysis.layers import Serial
+    from ntk_analysis.training.recipe import Recipe
 
 Activation = Annotated[
     str,
@@ -134,8 +136,42 @@ class ModelOptions(Group, title="Network"):
             help="Number of units of a hidden layer (mlp [512]), or channels of the first stage (VGG, ResNet [64])."
         ),
     ] = None
+    stem: Annotated[
+        str | None, Option(help="Images: cifar, about 32 x 32, or imagenet, 224 x 224. [default: cifar]")
+    ] = None
+    classifier: Annotated[
+        str | None,
+        Option(help="Last layers of a VGG: linear, one of them, or published, the authors' three. [default: linear]"),
+    ] = None
+    architecture: Annotated[
+        str | None,
+        Option(
+            help="Details of ResNets, SqueezeNet and ShuffleNet: torchvision, or published, those of the authors' "
+            "code. [default: torchvision]"
+        ),
+    ] = None
+    initialization: Annotated[
+        str | None, Option(help="Initial laws: he, or published, those of the authors' code. [default: he]")
+    ] = None
+    gain: Annotated[
+        float | None,
+        Option(
+            help="Variance of centered weights at the start, times fan-in; with --initialization published of all "
+            "convolutions without hidden norms. [default: 2.934, or the authors']"
+        ),
+    ] = None
+    skip_scale: Annotated[
+        str | None,
+        Option(
+            help="Scalars of MimicNorm's residual branches: paper (1/sqrt(l)) or authors (their code). [default: paper]"
+        ),
+    ] = None
     min_fan_in: Annotated[
         int | None, Option(help="Center the weights of layers with at least this fan-in. [default: 51]")
+    ] = None
+    dense: Annotated[
+        bool | None,
+        Option("--dense/--no-dense", help="Center hidden dense layers, too. [default: those of an mlp only]"),
     ] = None
     running_variance: Annotated[
         str | None,
@@ -149,10 +185,26 @@ class ModelOptions(Group, title="Network"):
 class StepOptions(Group, title="Steps"):
     """Fields of a `Recipe` that say how it is trained; None is the recipe's default."""
 
+    paper: Annotated[
+        bool,
+        Option(
+            "--paper",
+            help="Start from the recipe of the paper's authors for CIFAR-100, their network included: resnet18, batch "
+            "256, 150 epochs, warm-up 2, decay at 82,112,137, weight decay 5e-4, augmented. Other options change it.",
+        ),
+    ] = False
+    loss: Annotated[str | None, Option(help="Loss: cross_entropy or squared. [default: cross_entropy]")] = None
     optimizer: Annotated[str | None, Option(help="Optimizer: sgd, adam or adamw. [default: sgd]")] = None
     momentum: Annotated[float | None, Option(help="Momentum of SGD, or beta_1 of Adam. [default: 0.9]")] = None
     weight_decay: Annotated[float | None, Option(help="Weight decay of all parameters. [default: 0]")] = None
+    nesterov: Annotated[
+        bool | None, Option("--nesterov/--no-nesterov", help="Use Nesterov's momentum. [default: no]")
+    ] = None
     batch: Annotated[int | None, Option(help="Number of images in a step. [default: 128]")] = None
+    drop_last: Annotated[
+        bool | None,
+        Option("--drop-last/--no-drop-last", help="Drop the images that whole steps leave over. [default: yes]"),
+    ] = None
     epochs: Annotated[
         int | None, Option(help="Number of epochs in all; a run that is resumed may be given more. [default: 10]")
     ] = None
@@ -160,9 +212,65 @@ class StepOptions(Group, title="Steps"):
         int | None,
         Option("--warmup", help="Number of first epochs in which the learning rate rises from 0. [default: 0]"),
     ] = None
+    warmup_start: Annotated[
+        float | None, Option(help="Rate of the first step of --warmup. [default: learning rate / number of steps]")
+    ] = None
+    decay_at: Annotated[
+        str | None,
+        Option(
+            metavar="E,E,...",
+            help="Epochs behind which the learning rate is multiplied by --decay-factor. [default: none]",
+        ),
+    ] = None
+    decay_factor: Annotated[
+        float | None, Option(help="Factor of the learning rate at each epoch of --decay-at. [default: 0.1]")
+    ] = None
     augment: Annotated[
         bool | None, Option("--augment/--no-augment", help="Crop and flip the training images at random. [default: no]")
     ] = None
+    rotation: Annotated[
+        float | None, Option(help="Turn augmented images by up to so many degrees, too. [default: 0]")
+    ] = None
+    bfloat16: Annotated[
+        bool | None,
+        Option("--bfloat16/--no-bfloat16", help="Compute products and activations in bfloat16. [default: no]"),
+    ] = None
+
+
+def recipe_of(network: ModelOptions, steps: StepOptions, normalizations: Sequence[str], **others: Any) -> "Recipe":
+    """The recipe of these options, with the first of the normalisations; the paper's where `steps` says so.
+
+    Args:
+        network: options that choose the network.
+        steps: options that say how it is trained.
+        normalizations: names or aliases of the normalisations that it is trained with; empty: the recipe's own.
+        others: further fields of the recipe that were given.
+
+    Raises:
+        ValueError: an option changes nothing, is out of range, or does not fit the others.
+    """
+    from ntk_analysis.training.recipe import Recipe
+
+    given = network.given() | steps.given() | others
+    paper = given.pop("paper", False)
+    if "decay_at" in given:
+        given["decay_at"] = numbers("--decay-at", given["decay_at"])
+    chosen: dict[str, Any] = {"normalization": normalizations[0]} if normalizations else {}
+    recipe = Recipe.cifar100(**given, **chosen) if paper else Recipe(**given, **chosen)
+    check_training(given, recipe, normalizations or [recipe.normalization])
+    return recipe
+
+
+def numbers(option: str, text: str) -> tuple[int, ...]:
+    """The whole numbers of a list such as 80,110,135; an empty text has none.
+
+    Raises:
+        ValueError: the text is not such a list.
+    """
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise ValueError(f"got {option} {text!r}: expected whole numbers with commas, such as 80,110,135") from None
 
 
 def refuse(names: set[str], reason: str) -> None:

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from ntk_analysis.cli.effects import check_training
-from ntk_analysis.cli.options import TRAINED_NAMES, ClusterOptions, DataSet, ModelOptions, StepOptions
+from ntk_analysis.cli.options import TRAINED_NAMES, ClusterOptions, DataSet, ModelOptions, StepOptions, recipe_of
 from ntk_analysis.cli.progress import Interrupted, progress
 
 if TYPE_CHECKING:
@@ -51,14 +50,13 @@ def sweep(
     With --workers or --scheduler, runs are tasks of Dask; if a worker dies, another one trains its runs.
     """
     from ntk_analysis.common.cluster import Workers
-    from ntk_analysis.training.recipe import Recipe
     from ntk_analysis.training.sweep import Grid
 
-    recipe = Recipe(**network.given(), **steps.given())
+    names = normalization.split(",")
+    recipe = recipe_of(network, steps, names)
     if first is not None and first > recipe.epochs:
         raise ValueError(f"got --first {first}: expected at most --epochs {recipe.epochs}")
-    grid = Grid(recipe, rates(lr), tuple(range(seeds)), tuple(normalization.split(",")))
-    check_training(network.given() | steps.given(), recipe.model, grid.normalizations)
+    grid = Grid(recipe, rates(lr), tuple(range(seeds)), tuple(names))
     workers = Workers(cluster.scheduler, cluster.workers) if cluster.given() else None
     execute(grid, data, out=out, together=together, first=first, cluster=workers)
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from ntk_analysis.cli.effects import check_training
-from ntk_analysis.cli.options import TRAINED_NAMES, DataSet, ModelOptions, StepOptions
+from ntk_analysis.cli.options import TRAINED_NAMES, DataSet, ModelOptions, StepOptions, recipe_of
 from ntk_analysis.cli.progress import Interrupted, progress
 
 if TYPE_CHECKING:
@@ -21,47 +20,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainedModelOptions(ModelOptions, title="Network"):
-    """Further fields of a `Recipe` that choose the network."""
+    """Options of the network; its normalisation is one, and not many as in a sweep."""
 
     normalization: Annotated[str | None, Option(help=f"Normalisation: {TRAINED_NAMES}. [default: none]")] = None
-    gain: Annotated[
-        float | None, Option(help="Variance of centered weights at the start, times fan-in. [default: 2.934]")
-    ] = None
-    skip_scale: Annotated[
-        str | None,
-        Option(
-            help="Scalars of MimicNorm's residual branches: paper (1/sqrt(l)) or authors (their code). [default: paper]"
-        ),
-    ] = None
 
 
 @dataclass(frozen=True)
 class TrainedStepOptions(StepOptions, title="Steps"):
-    """Further fields of a `Recipe` that say how it is trained."""
+    """Options of its training; learning rate and seed are one each, and not many as in a sweep."""
 
-    loss: Annotated[str | None, Option(help="Loss: cross_entropy or squared. [default: cross_entropy]")] = None
     learning_rate: Annotated[
         float | None, Option("--lr", help="Learning rate behind warm-up and before decay. [default: 0.1]")
     ] = None
-    nesterov: Annotated[
-        bool | None, Option("--nesterov/--no-nesterov", help="Use Nesterov's momentum. [default: no]")
-    ] = None
-    decay_at: Annotated[
-        str | None,
-        Option(
-            metavar="E,E,...",
-            help="Epochs behind which the learning rate is multiplied by --decay-factor. [default: none]",
-        ),
-    ] = None
-    decay_factor: Annotated[
-        float | None, Option(help="Factor of the learning rate at each epoch of --decay-at. [default: 0.1]")
-    ] = None
-    bfloat16: Annotated[
-        bool | None,
-        Option("--bfloat16/--no-bfloat16", help="Compute products and activations in bfloat16. [default: no]"),
-    ] = None
     seed: Annotated[
-        int | None, Option(help="Seed of the first weights, the order of images, and augmentation. [default: 0]")
+        int | None,
+        Option(help="Seed of the first weights, the order of images, augmentation and dropout. [default: 0]"),
     ] = None
 
 
@@ -83,14 +56,6 @@ def train(
             metavar="N", help="Keep the checkpoint of every N-th epoch, too. [default: keep the last two only]", min=1
         ),
     ] = None,
-    paper: Annotated[
-        bool,
-        Option(
-            "--paper",
-            help="Start from the paper's CIFAR-100 recipe: resnet18, mimic_norm, batch 256, 150 epochs, warm-up 2, "
-            "decay at 80,110,135, weight decay 5e-4, augmented. Other options change it.",
-        ),
-    ] = False,
     tensorboard: Annotated[
         Path | None,
         Option(metavar="DIR", help="Folder for files of TensorBoard; this needs tensorboardX.", show_default=False),
@@ -103,30 +68,12 @@ def train(
     Training that diverges is a result: it is reported and recorded, and the exit status is 0. With --out DIR the
     metrics are in DIR/metrics.jsonl, and --resume goes on where a run ended or was killed, to the same numbers.
     """
-    given = network.given() | steps.given()
-    if "decay_at" in given:
-        given["decay_at"] = numbers("--decay-at", given["decay_at"])
     if resume and out is None:
         raise ValueError("--resume needs --out DIR, the folder of the run")
     if keep_every is not None and out is None:
         raise ValueError("--keep-every needs --out DIR, the folder of the checkpoints")
-    from ntk_analysis.training.recipe import Recipe
-
-    recipe = (Recipe.cifar100 if paper else Recipe)(**given)
-    check_training(given | ({"decay_at": recipe.decay_at} if paper else {}), recipe.model, [recipe.normalization])
+    recipe = recipe_of(network, steps, [])
     execute(recipe, data, out=out, resume=resume, keep_every=keep_every, tensorboard=tensorboard)
-
-
-def numbers(option: str, text: str) -> tuple[int, ...]:
-    """The whole numbers of a list such as 80,110,135; an empty text has none.
-
-    Raises:
-        ValueError: the text is not such a list.
-    """
-    try:
-        return tuple(int(part) for part in text.split(",")) if text else ()
-    except ValueError:
-        raise ValueError(f"got {option} {text!r}: expected whole numbers with commas, such as 80,110,135") from None
 
 
 def execute(
@@ -174,6 +121,7 @@ def plan(trainer: "Trainer") -> str:
     steps = trainer.steps_per_epoch
     shape = " x ".join(map(str, images.shape[1:]))
     size = "".join(f" {name} {value}" for name in ("depth", "width") if (value := getattr(recipe, name)) is not None)
+    size += ", as published" if "published" in (recipe.classifier, recipe.architecture) else ""
     precision = ", bfloat16" if recipe.bfloat16 else ""
     return (
         f"data     {data.name}: {len(images):,} images {shape} to train on, {len(tests):,} to test on, "

@@ -19,6 +19,7 @@ from ntk_analysis.training.initialization import Centering as Centering
 from ntk_analysis.training.initialization import centered_init as centered_init
 from ntk_analysis.training.initialization import centering_mask as centering_mask
 from ntk_analysis.training.initialization import he_normal as he_normal
+from ntk_analysis.training.initialization import torch_default as torch_default
 from ntk_analysis.training.loop import Run as Run
 from ntk_analysis.training.loop import State as State
 from ntk_analysis.training.loop import Trainer as Trainer

@@ -17,7 +17,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -272,11 +272,9 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """The fields in which two runs differ; `epochs` does not count."""
-    told = []
-    if found["digest"] != wanted["digest"]:
-        before, now = found["recipe"], wanted["recipe"]
-        names = [name for name in before | now if name != "epochs" and before.get(name) != now.get(name)]
-        told += [f"{name} is {before.get(name)} there and {now.get(name)} here" for name in names]
+    before, now = (asdict(Recipe.from_json(json.dumps(each["recipe"]))) for each in (found, wanted))
+    names = [name for name in now if name != "epochs" and before[name] != now[name]]
+    told = [f"{name} is {before[name]} there and {now[name]} here" for name in names]
     if found["data"]["sha256"] != wanted["data"]["sha256"]:
         told.append(f"data: other images ({found['data']['name']} there, {wanted['data']['name']} here)")
     return told

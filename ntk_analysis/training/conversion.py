@@ -75,7 +75,7 @@ def mimic(
     rngs: nnx.Rngs,
     read_out: str | None = None,
     centering: Centering = DEFAULT_CENTERING,
-    gain: float = CENTERED_GAIN,
+    gain: float | None = None,
     skip_scale: str = "paper",
     momentum: float = 0.9,
     eps: float = 1e-5,
@@ -94,7 +94,7 @@ def mimic(
         rngs: Flax's generators of random numbers, for the new weights.
         read_out: path of the read-out or the end of it, as for `read_out_path`.
         centering: choice of the layers that are centered.
-        gain: gain of centered weights.
+        gain: gain of centered weights; None: 2/(1 - 1/pi), but 2 in our ResNets with the authors' scalars.
         skip_scale: the law of residual scalars, "paper" or "authors".
         momentum: momentum of the last batch norm's running statistics.
         eps: number added to the last batch norm's variances.
@@ -107,6 +107,9 @@ def mimic(
     check("skip_scale", skip_scale, SKIP_SCALES)
     if any(isinstance(module, LastBatchNorm) for _, module in nnx.iter_modules(model)):
         raise ValueError("the model has a last batch norm already: expected one with hidden batch norms")
+    if gain is None:
+        scaled = skip_scale == "authors" and any(isinstance(module, Block) for _, module in nnx.iter_modules(model))
+        gain = HE_GAIN if scaled else CENTERED_GAIN
     head = read_out_path(model, read_out)
     mask = centering_mask(model, centering, read_out=read_out)
     copy, replaced = _without_hidden_norms(nnx.clone(model), skip_scale)

@@ -3,6 +3,8 @@
 He's law by fan-in keeps the second moment behind ReLU: gain 2. Centered weights see a ReLU's variance only, a fraction
 1 - 1/pi of its second moment, and need the gain 2/(1 - 1/pi) = 2.934, that is 1.2112 times larger weights. The paper
 rounds the factor to 1.2, and to 2.8 the gain of VGG's convolutions.
+
+The authors' code has these laws for some networks only; `PUBLISHED` tells which law it has for which network.
 """
 
 import math
@@ -52,6 +54,60 @@ def centered_init(gain: float = CENTERED_GAIN) -> Initializer:
     return init
 
 
+def torch_default(fan_in: int | None = None) -> Initializer:
+    """Independent weights, uniform within +-1/sqrt(fan-in), of variance 1/(3 fan-in): PyTorch's default.
+
+    Args:
+        fan_in: fan-in of the layer, for its biases, which PyTorch draws from the same law; None: that of the shape.
+    """
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        end = 1 / math.sqrt(_fan_in(shape, at_least=1) if fan_in is None else fan_in)
+        return jax.random.uniform(key, shape, dtype, -end, end)
+
+    return init
+
+
+@dataclass(frozen=True)
+class Laws:
+    """The initial laws that the authors' code has for one family of networks; biases are 0 but for PyTorch's default.
+
+    Attributes:
+        gain: gain of every convolution where no hidden layer is normalised, the first one and those that are not
+            centered included. Dense layers have gain 2, the read-out too.
+        least_channels: number of input channels as which a smaller one counts in the fan-in of these convolutions.
+        torch_default: whether a network with hidden norms starts by PyTorch's default, in place of He's law.
+    """
+
+    gain: float
+    least_channels: int = 1
+    torch_default: bool = False
+
+
+PUBLISHED = {
+    "vgg": Laws(VGG_GAIN),
+    "resnet": Laws(HE_GAIN, torch_default=True),
+    "squeezenet": Laws(VGG_GAIN, least_channels=4),
+    "shufflenet": Laws(HE_GAIN, least_channels=4, torch_default=True),
+}
+"""The authors' laws by family of networks, which is how their names begin. The gain of 2 in ResNets and ShuffleNets
+goes with scalars that carry the correction of 1.2 for each convolution."""
+INITIALIZATIONS = ("he", "published")
+"""Names of initial laws: "he" is He's, corrected where weights are centered; "published" the authors', `PUBLISHED`."""
+
+
+def published_laws(model: str) -> Laws:
+    """The authors' laws for a network.
+
+    Raises:
+        ValueError: the authors trained no such network.
+    """
+    for family, laws in PUBLISHED.items():
+        if model.startswith(family):
+            return laws
+    raise ValueError(f"{model} has no published initialization: choose he, or a network of {', '.join(PUBLISHED)}")
+
+
 def _fan_in(shape: Sequence[int], at_least: int) -> int:
     fan_in = math.prod(shape[:-1])
     if fan_in < at_least or len(shape) < 2:
@@ -63,24 +119,28 @@ def _fan_in(shape: Sequence[int], at_least: int) -> int:
 class Centering:
     """Choice of the layers to center. The defaults leave out a first 3 x 3 convolution of RGB images (27 weights).
 
-    Three kinds are never centered: depthwise convolutions, the read-out, and a layer named "first", such as that of our
-    MLP, whose inputs had no ReLU.
+    Two kinds are never centered: depthwise convolutions, and a layer named "first", such as that of our MLP, whose
+    inputs had no ReLU. The authors' code centers convolutions only, whichever they are: `Centering(dense=False,
+    read_out=True)`.
 
     Attributes:
         min_fan_in: smallest fan-in of a centered layer; the authors' code centers above 50, the paper's text sets no
             bound (2).
         dense: whether dense layers are centered; the authors' code centers none.
+        read_out: whether the read-out is centered, if the other rules select it; the authors' code centers that of
+            SqueezeNet, which is a convolution.
     """
 
     min_fan_in: int = MIN_FAN_IN
     dense: bool = True
+    read_out: bool = False
 
     def __post_init__(self) -> None:
         if self.min_fan_in < 2:
             raise ValueError(f"got min_fan_in={self.min_fan_in}: one weight minus its mean is zero, expected 2 or more")
 
     def selects(self, kernel_shape: Sequence[int], groups: int = 1) -> bool:
-        """Whether a hidden kernel (fan-in axes, units) of a layer with this number of groups is centered."""
+        """Whether a kernel (fan-in axes, units) of a layer with this number of groups is centered."""
         if len(kernel_shape) == 2 and not self.dense:
             return False
         depthwise = groups > 1 and kernel_shape[-2] == 1
@@ -102,7 +162,7 @@ def centering_mask(model: nnx.Module, centering: Centering = DEFAULT_CENTERING, 
     Raises:
         ValueError: `read_out_path` finds no unique read-out.
     """
-    excluded = read_out_path(model, read_out)
+    excluded = None if centering.read_out else read_out_path(model, read_out)
     kernels = frozenset(
         (*path, "kernel")
         for path, layer in linear_layers(model).items()

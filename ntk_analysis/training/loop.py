@@ -6,8 +6,9 @@ Convolutions on a CPU are the exception: there each step is a program, called in
     state = trainer.init(seed)
     state, metrics = trainer.epoch(state, epoch_key(seed, 1))
 
-Both are pure, and `vmap` goes over seeds and learning rates. All randomness comes from the seed and the number of the
-epoch, so that a run that is resumed behind any epoch is the run that was never interrupted. `fit` is the plain run.
+Both are pure, and `vmap` goes over seeds and learning rates. All randomness, dropout's too, comes from the seed and the
+number of the epoch, so that a run that is resumed behind any epoch is the run that was never interrupted. `fit` is the
+plain run.
 """
 
 import math
@@ -26,7 +27,7 @@ from flax import nnx
 
 from ntk_analysis.common.memory import require_memory
 from ntk_analysis.common.pytrees import Tree
-from ntk_analysis.training.augmentation import crop_and_flip
+from ntk_analysis.training.augmentation import DROPOUT, augmented
 from ntk_analysis.training.dataset import Dataset
 from ntk_analysis.training.inputs import Resident, batch_inputs, on_device
 from ntk_analysis.training.metrics import Epoch, Metrics, epoch_record
@@ -34,6 +35,9 @@ from ntk_analysis.training.normalization import LastBatchNorm
 from ntk_analysis.training.recipe import Recipe
 
 COPIES = 2  # states that are alive at once: before and after a step
+REST = nnx.Not(
+    nnx.Any(nnx.Param, nnx.RngState)
+)  # what a state holds beside parameters: keys of dropout are a step's own
 
 
 class State(NamedTuple):
@@ -68,14 +72,15 @@ class Trainer:
     Attributes:
         recipe: recipe of training.
         dataset: data set that the network is trained and tested on.
-        steps_per_epoch: number of batches in an epoch.
+        steps_per_epoch: number of batches in an epoch, a smaller last one included.
+        left_over: number of images in that smaller last batch, 0 if there is none.
         shapes: the network in training mode, with descriptions in place of arrays.
         parameters: number of parameters.
         input_shape: shape of a batch as the network gets it.
 
     Raises:
-        ValueError: the batch is larger than the data set, a network to center has no weights for it, or the network
-            does not take such images.
+        ValueError: the batch is larger than the data set, one image is left over for the last one, a network to center
+            has no weights for it, or the network does not take such images.
         MemoryError: parameters and optimizer do not fit into memory.
     """
 
@@ -87,14 +92,24 @@ class Trainer:
             raise ValueError(f"{recipe.model} takes images of 1 or 3 channels, {dataset.name} has {images.shape[-1]}")
         self.recipe = recipe
         self.dataset = dataset
-        self.steps_per_epoch = len(images) // recipe.batch
+        self.left_over = 0 if recipe.drop_last else len(images) % recipe.batch
+        if self.left_over == 1:
+            raise ValueError(
+                f"got batch={recipe.batch} and drop_last=False: one image of {len(images)} is left over, and a batch "
+                "of one has no statistics; give another batch, or drop it"
+            )
+        self.steps_per_epoch = len(images) // recipe.batch + bool(self.left_over)
         model: Any = nnx.eval_shape(lambda: self._model(jax.random.key(0)))
         self.parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
         self.shapes = model
+        self._rng_state = nnx.state(model, nnx.RngState)
         self._optimizer = recipe.transformation(model)
         self._training = nnx.graphdef(model)
         model.eval()
         self._evaluating = nnx.graphdef(model)
+        model.train()
+        model.set_attributes(nnx.Dropout, deterministic=True, raise_if_not_found=False)
+        self._by_batch = nnx.graphdef(model)
         model.train()
         self._resident = on_device(dataset)
         inputs = jax.eval_shape(
@@ -129,14 +144,21 @@ class Trainer:
         return self._epoch(state, key, self._resident)
 
     def order(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The images of each batch of an epoch (steps, batch), and a key of augmentation for each batch (steps,)."""
-        shuffle, augmentation = jax.random.split(key)
-        images = jax.random.permutation(shuffle, len(self.dataset.train.images))
-        batches = images[: self.steps_per_epoch * self.recipe.batch].reshape(self.steps_per_epoch, self.recipe.batch)
-        return batches, jax.random.split(augmentation, self.steps_per_epoch)
+        """The images of each whole batch of an epoch (steps, batch), and a key for each batch (steps,)."""
+        images, keys = self._shuffled(key)
+        whole = len(images) // self.recipe.batch
+        return images[: whole * self.recipe.batch].reshape(whole, self.recipe.batch), keys[:whole]
+
+    def last_batch(self, key: jax.Array) -> tuple[jax.Array, jax.Array] | None:
+        """The images that whole batches leave over (left_over,), for the epoch's last step, and a key.
+
+        None if there are none, or if they are dropped.
+        """
+        images, keys = self._shuffled(key)
+        return (images[-self.left_over :], keys[-1]) if self.left_over else None
 
     def step(self, state: State, batch: tuple[jax.Array, jax.Array]) -> tuple[State, tuple[jax.Array, ...]]:
-        """State after an optimizer's step on an entry of `order`, and the step's learning rate, loss and accuracy."""
+        """State after a step on an entry of `order` or on `last_batch`, and the step's rate, loss and accuracy."""
         found: tuple[State, tuple[jax.Array, ...]] = self._step(self._resident, state, batch)
         return found
 
@@ -162,7 +184,7 @@ class Trainer:
 
     def model(self, state: State) -> nnx.Module:
         """The network with this state's parameters, in evaluation mode."""
-        return nnx.merge(self._evaluating, state.params, state.rest, copy=True)
+        return self._merged(self._evaluating, state.params, state.rest, jax.random.key(0))  # no dropout here
 
     @property
     def ignorant_loss(self) -> float:
@@ -175,29 +197,52 @@ class Trainer:
 
     def _initial(self, key: jax.Array, learning_rate: jax.Array) -> State:
         model = self._model(key)
-        params, rest = nnx.state(model, nnx.Param), nnx.state(model, nnx.Not(nnx.Param))
+        params, rest = nnx.state(model, nnx.Param), nnx.state(model, REST)
         return State(params, rest, self._optimizer.init(params), learning_rate, jnp.zeros((), jnp.int32))
 
     def _pass(self, state: State, key: jax.Array, resident: Resident) -> tuple[State, Metrics]:
         state, (rates, losses, accuracies) = self._scan(partial(self._step, resident), state, self.order(key))
+        rate, loss, accuracy = rates[-1], jnp.mean(losses), jnp.mean(accuracies)
+        batch = self.last_batch(key)
+        if batch is not None:
+            state, (rate, *last) = self._step(resident, state, batch)
+            share = self.left_over / len(resident.images)
+            loss, accuracy = (
+                (1 - share) * mean + share * own for mean, own in zip((loss, accuracy), last, strict=True)
+            )
         test_loss, test_accuracy = self._mean_test(state, resident)
         variance = last_bn_variance(self.model(state))
-        return state, Metrics(rates[-1], jnp.mean(losses), jnp.mean(accuracies), test_loss, test_accuracy, variance)
+        return state, Metrics(rate, loss, accuracy, test_loss, test_accuracy, variance)
+
+    def _shuffled(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The images of an epoch in their order, and a key for each of its batches."""
+        shuffle, batches = jax.random.split(key)
+        images = jax.random.permutation(shuffle, len(self.dataset.train.images))
+        return images, jax.random.split(batches, self.steps_per_epoch)
+
+    def _merged(self, graph: Any, params: Any, rest: Any, key: jax.Array) -> Any:
+        """The network with these arrays, whose layers of dropout draw from this key, each from its own."""
+        leaves, tree = jax.tree.flatten(self._rng_state)
+        drawn = [
+            jax.random.fold_in(key, number) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else jnp.zeros_like(leaf)
+            for number, leaf in enumerate(leaves)
+        ]
+        return nnx.merge(graph, params, rest, jax.tree.unflatten(tree, drawn), copy=True)
 
     def _descend(
         self, resident: Resident, state: State, batch: tuple[jax.Array, jax.Array]
     ) -> tuple[State, tuple[jax.Array, ...]]:
         rows, key = batch
         images, labels = resident.images[rows], resident.labels[rows]
-        x = self._inputs(crop_and_flip(key, images) if self.recipe.augment else images, resident)
+        x = self._inputs(augmented(key, images, self.recipe.rotation) if self.recipe.augment else images, resident)
 
         def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-            model = nnx.merge(self._training, params, state.rest, copy=True)
+            model = self._merged(self._training, params, state.rest, jax.random.fold_in(key, DROPOUT))
             losses, hits = self._judge(model, x, labels)
-            return jnp.mean(losses), (jnp.mean(hits), nnx.state(model, nnx.Not(nnx.Param)))
+            return jnp.mean(losses), (jnp.mean(hits), nnx.state(model, REST))
 
         (value, (accuracy, rest)), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
-        rate = state.learning_rate * self.recipe.rate(state.step, self.steps_per_epoch)
+        rate = self.recipe.rate(state.step, self.steps_per_epoch, state.learning_rate)
         updates, optimizer_state = self._optimizer.update(
             gradient, state.optimizer_state, state.params, learning_rate=rate
         )
@@ -226,7 +271,8 @@ class Trainer:
         count = len(resident.test_images)
         kept = jnp.minimum(rows, count - 1)
         x = self._inputs(resident.test_images[kept], resident)
-        model = nnx.merge(self._training, state.params, state.rest, copy=True) if training else self.model(state)
+        graph = self._by_batch if training else self._evaluating
+        model = self._merged(graph, state.params, state.rest, jax.random.key(0))
         found = jnp.stack(self._judge(model, x, resident.test_labels[kept]))
         return total + jnp.sum(jnp.where((rows < count)[None], found, 0), 1), None
 

@@ -29,7 +29,9 @@ def variance_by_step(trainer: Trainer, *, epochs: int = 2, seed: int | None = No
     if found[0] is None:
         raise ValueError(f"{trainer.recipe.normalization} has no last batch norm: choose last_bn or mimic_norm")
     for epoch in range(1, epochs + 1):
-        for batch in zip(*trainer.order(epoch_key(seed, epoch)), strict=True):
+        key = epoch_key(seed, epoch)
+        last = trainer.last_batch(key)
+        for batch in (*zip(*trainer.order(key), strict=True), *([] if last is None else [last])):
             state, _ = trainer.step(state, batch)
             found.append(last_bn_variance(trainer.model(state)))
     return np.stack(jax.device_get(found))

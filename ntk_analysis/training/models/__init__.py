@@ -6,14 +6,24 @@ from typing import Any
 
 from flax import nnx
 
-from ntk_analysis.training.initialization import CENTERED_GAIN, DEFAULT_CENTERING, Centering
+from ntk_analysis.training.initialization import (
+    CENTERED_GAIN,
+    DEFAULT_CENTERING,
+    HE_GAIN,
+    INITIALIZATIONS,
+    Centering,
+    published_laws,
+)
 from ntk_analysis.training.models import resnet, shufflenet, vgg
+from ntk_analysis.training.models.layers import ARCHITECTURES as ARCHITECTURES
 from ntk_analysis.training.models.layers import STEMS, Layers, check
 from ntk_analysis.training.models.mlp import MLP as MLP
 from ntk_analysis.training.models.resnet import ResNet as ResNet
 from ntk_analysis.training.models.shufflenet import ShuffleNet as ShuffleNet
 from ntk_analysis.training.models.squeezenet import SqueezeNet as SqueezeNet
+from ntk_analysis.training.models.vgg import CLASSIFIERS as CLASSIFIERS
 from ntk_analysis.training.models.vgg import VGG as VGG
+from ntk_analysis.training.normalization import SKIP_SCALES
 
 RESIDUAL: dict[str, Callable[..., nnx.Module]] = {
     f"resnet{depth}": partial(ResNet, blocks=blocks, bottleneck=depth >= 50) for depth, blocks in resnet.BLOCKS.items()
@@ -32,6 +42,34 @@ SCALABLE = ("mlp", *(f"vgg{depth}" for depth in vgg.CONVS), *RESIDUAL)
 """Names of the networks that take another `width`."""
 MODELS: dict[str, Callable[..., nnx.Module]] = {"mlp": MLP, **IMAGES}
 """Constructors of the networks by name."""
+OF_CLASSIFIERS = tuple(f"vgg{depth}" for depth in vgg.CONVS)
+"""Names of the networks that take a `classifier`."""
+OF_ARCHITECTURES = tuple(name for name in IMAGES if name not in OF_CLASSIFIERS)
+"""Names of the networks that take an `architecture`."""
+
+
+def published_options(name: str) -> dict[str, str]:
+    """The options of `build` and `Recipe` that make a network of the MimicNorm authors' code; {} for an MLP."""
+    if name not in IMAGES:
+        return {}
+    options = {"initialization": "published"}
+    if name in RESIDUAL:
+        options["skip_scale"] = "authors"
+    return options | {"classifier" if name in OF_CLASSIFIERS else "architecture": "published"}
+
+
+def default_gain(name: str, *, initialization: str = "he", skip_scale: str = "paper") -> float:
+    """The gain of a network to which none is given.
+
+    It is 2/(1 - 1/pi) of centered weights, but 2 in ResNets whose scalars, the authors', carry the correction; with
+    published initial laws it is that of `PUBLISHED`.
+
+    Raises:
+        ValueError: the laws are to be published, and there are none for this network.
+    """
+    if initialization == "published":
+        return published_laws(name).gain
+    return HE_GAIN if name in RESIDUAL and skip_scale == "authors" else CENTERED_GAIN
 
 
 def build(
@@ -42,7 +80,8 @@ def build(
     normalization: str = "none",
     stem: str = "cifar",
     centering: Centering = DEFAULT_CENTERING,
-    gain: float = CENTERED_GAIN,
+    initialization: str = "he",
+    gain: float | None = None,
     skip_scale: str = "paper",
     momentum: float = 0.9,
     eps: float = 1e-5,
@@ -62,25 +101,32 @@ def build(
             weight_mean, last_bn or mimic; for ResNets skip_init and fixup as well.
         stem: "cifar", for images of about 32 x 32, or "imagenet", for images of 224 x 224.
         centering: choice of the layers that are centered or standardised.
-        gain: gain of centered weights behind a ReLU; `VGG_GAIN` is the paper's for VGG.
+        initialization: initial laws, "he", or "published", those of the authors' code (`initialization.PUBLISHED`).
+        gain: gain of centered weights behind a ReLU; with published laws of all convolutions where no hidden layer is
+            normalised. None: `default_gain`.
         skip_scale: law of MimicNorm's scalars in residual branches: "paper", 1/sqrt(l), or "authors", as in their code.
         momentum: momentum of running statistics.
         eps: number added to variances.
         running_variance: variances that batch norms remember for evaluation: "unbiased", as in PyTorch, the paper's
             framework, or "biased", as in Flax.
-        options: options of the network itself: depth, width and inputs of an MLP, width of a VGG or ResNet, ...
+        options: options of the network itself: depth, width and inputs of an MLP, width of a VGG or ResNet, the
+            classifier of a VGG ("linear" or "published"), the architecture of the others ("torchvision" or
+            "published"), ...
 
     Raises:
-        ValueError: the name, normalization, stem, skip_scale or running_variance is unknown; or the normalization or
-            stem is not for this network.
+        ValueError: the name or an option is unknown; or the normalization, stem, initialization or architecture is not
+            for this network.
     """
     check("model", name, MODELS)
     check("stem", stem, STEMS)
+    check("initialization", initialization, INITIALIZATIONS)
+    check("skip_scale", skip_scale, SKIP_SCALES)
     layers = Layers(
         normalization,
         rngs,
         centering=centering,
-        gain=gain,
+        gain=default_gain(name, initialization=initialization, skip_scale=skip_scale) if gain is None else gain,
+        laws=published_laws(name) if initialization == "published" else None,
         skip_scale=skip_scale,
         momentum=momentum,
         eps=eps,

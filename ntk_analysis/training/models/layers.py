@@ -1,6 +1,7 @@
 """The parts that all networks are built from, each normalised and initialised as the network wants it."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,10 @@ from ntk_analysis.training.initialization import (
     HE_GAIN,
     Centering,
     Initializer,
+    Laws,
     centered_init,
     he_normal,
+    torch_default,
 )
 from ntk_analysis.training.normalization import (
     NORMALIZATIONS,
@@ -32,6 +35,8 @@ from ntk_analysis.training.normalization import (
 )
 
 STEMS = ("cifar", "imagenet")
+ARCHITECTURES = ("torchvision", "published")
+"""Names of architectures at CIFAR size: torchvision's with another stem, or those of the MimicNorm authors' code."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +47,8 @@ class Layers:
         normalization: a name of `normalizations.TABLE` that models have; aliases become the key of `NORMALIZATIONS`.
         rngs: Flax's generators.
         centering: which layers `weight_mean` and `mimic_norm` center, and `weight_standardization` standardises.
-        gain: factor of centered weights behind a ReLU; `VGG_GAIN` is the paper's for VGG.
+        gain: factor of centered weights behind a ReLU; with `laws`, of the convolutions that they name.
+        laws: the authors' initial laws; None is He's.
         skip_scale: a name of `SKIP_SCALES`, the law of MimicNorm's scalars.
         momentum: momentum of the running statistics.
         eps: added to variances.
@@ -53,6 +59,7 @@ class Layers:
     rngs: nnx.Rngs
     centering: Centering = DEFAULT_CENTERING
     gain: float = CENTERED_GAIN
+    laws: Laws | None = None
     skip_scale: str = "paper"
     momentum: float = 0.9
     eps: float = 1e-5
@@ -79,14 +86,16 @@ class Layers:
         bias: bool = False,
         padding: int | None = None,
         rectified: bool = True,
+        in_unit: bool = False,
     ) -> nnx.Conv:
         """A square convolution, padded by size // 2 unless `padding` is given; those of SkipInit always have a bias.
 
-        `rectified=False` says that no ReLU stands before it: its gain is then 1.
+        `rectified=False` says that no ReLU stands before it: its gain is then 1. `in_unit=True` says that it is part of
+        a ShuffleNet's unit, which the authors' code never starts by PyTorch's default.
         """
         shape = (size, size, inputs // groups, units)
         selected = self.centering.selects(shape, groups)
-        options: dict[str, Any] = {}
+        options = self._published(shape, groups, selected, in_unit) or {"kernel_init": self._init(selected, rectified)}
         if self.parts.standardized and selected:
             options["conv_general_dilated"] = Standardized(jax.lax.conv_general_dilated, self._gain(True, rectified))
         layer = ShiftedConv if self.parts.hidden == "shift" else nnx.Conv
@@ -98,7 +107,6 @@ class Layers:
             padding=size // 2 if padding is None else padding,
             feature_group_count=groups,
             use_bias=bias or self.parts.scale == "zero",
-            kernel_init=self._init(selected, rectified),
             rngs=self.rngs,
             **options,
         )
@@ -112,9 +120,19 @@ class Layers:
         return nnx.Linear(inputs, units, kernel_init=self._init(selected, not first), rngs=self.rngs, **options)
 
     def head(self, inputs: int, classes: int) -> nnx.Linear:
-        """The read-out, of gain 1, never centered."""
+        """The read-out, never centered: of gain 1, or by the authors' laws."""
         layer = ShiftedLinear if self.parts.hidden == "shift" else nnx.Linear
-        return layer(inputs, classes, kernel_init=he_normal(1.0), rngs=self.rngs)
+        options: dict[str, Any] = {"kernel_init": he_normal(1.0 if self.laws is None else HE_GAIN)}
+        if self.laws is not None and self.laws.torch_default and self._normed:
+            options = {"kernel_init": torch_default(), "bias_init": torch_default(inputs)}
+        return layer(inputs, classes, rngs=self.rngs, **options)
+
+    def conv_head(self, inputs: int, classes: int) -> nnx.Conv:
+        """The read-out as a 1 x 1 convolution, centered where `centering` says so of read-outs."""
+        shape = (1, 1, inputs, classes)
+        selected = self.centering.read_out and self.centering.selects(shape)
+        options = self._published(shape, 1, selected, False) or {"kernel_init": self._init(selected, False)}
+        return nnx.Conv(inputs, classes, (1, 1), rngs=self.rngs, **options)
 
     def last(self, classes: int) -> LastBatchNorm | Identity:
         """The module behind the read-out."""
@@ -136,13 +154,29 @@ class Layers:
             case _:
                 return SkipScale(1.0)
 
-    def dropout(self, stem: str) -> nnx.Dropout | Identity:
-        """Dropout of half of the features while training at ImageNet size, as in torchvision; none at CIFAR size."""
-        return nnx.Dropout(0.5, rngs=self.rngs) if stem == "imagenet" else Identity()
+    def dropout(self, active: bool) -> nnx.Dropout | Identity:
+        """Dropout of half of the features while training, if it is active."""
+        return nnx.Dropout(0.5, rngs=self.rngs) if active else Identity()
 
     @property
     def _batch_norm(self) -> dict[str, Any]:
         return {"momentum": self.momentum, "eps": self.eps, "running_variance": self.running_variance}
+
+    @property
+    def _normed(self) -> bool:
+        """True if a norm stands behind hidden layers; Fixup's scalar shift is none."""
+        return self.parts.hidden not in ("none", "shift")
+
+    def _published(self, shape: Sequence[int], groups: int, selected: bool, in_unit: bool) -> dict[str, Any]:
+        """The authors' initial laws of a convolution, as options of nnx.Conv; none where He's are wanted."""
+        if self.laws is None or self.parts.hidden == "shift":
+            return {}
+        if self._normed and self.laws.torch_default and not in_unit:
+            return {"kernel_init": torch_default(), "bias_init": torch_default(math.prod(shape[:-1]))}
+        if self._normed:
+            return {"kernel_init": he_normal(HE_GAIN / groups)}  # their fan-in is that of all groups together
+        law = centered_init if self.parts.centered and selected else he_normal
+        return {"kernel_init": law(self.gain * min(1.0, shape[-2] / self.laws.least_channels))}
 
     def _init(self, selected: bool, rectified: bool) -> Initializer:
         centered = self.parts.centered and selected

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
-from ntk_analysis.training.models.layers import Layers, global_mean
+from ntk_analysis.training.models.layers import ARCHITECTURES, Layers, check, global_mean
 from ntk_analysis.training.models.selection import max_pool, relu
 from ntk_analysis.training.normalization import Identity, start_fixup
 
@@ -24,6 +24,11 @@ class ResNet(nnx.Module):
         bottleneck: whether blocks have three convolutions instead of two.
         stem: "cifar", a 3 x 3 convolution, or "imagenet", a 7 x 7 one with strides 2 and max pooling.
         width: number of channels of the first stage; each further one has twice as many.
+        architecture: "torchvision", or "published": without hidden norms the convolutions have biases, but for the
+            projections of bottlenecks.
+
+    Raises:
+        ValueError: the architecture is unknown.
     """
 
     def __init__(
@@ -35,9 +40,12 @@ class ResNet(nnx.Module):
         bottleneck: bool = False,
         stem: str = "cifar",
         width: int = 64,
+        architecture: str = "torchvision",
     ) -> None:
+        check("architecture", architecture, ARCHITECTURES)
+        bias = architecture == "published" and layers.parts.hidden == "none"
         self.pools = stem == "imagenet"
-        self.stem = layers.conv(3, width, 7, 2) if self.pools else layers.conv(3, width, 3)
+        self.stem = layers.conv(3, width, 7, 2, bias=bias) if self.pools else layers.conv(3, width, 3, bias=bias)
         self.norm = layers.norm(width)
         self.blocks: nnx.List[Block] = nnx.List()
         inputs = width
@@ -45,7 +53,13 @@ class ResNet(nnx.Module):
             for place in range(count):
                 strides = 2 if stage and not place else 1
                 block = Block(
-                    layers, inputs, width * 2**stage, strides, number=len(self.blocks) + 1, bottleneck=bottleneck
+                    layers,
+                    inputs,
+                    width * 2**stage,
+                    strides,
+                    number=len(self.blocks) + 1,
+                    bottleneck=bottleneck,
+                    bias=bias,
                 )
                 self.blocks.append(block)
                 inputs = block.units
@@ -74,18 +88,28 @@ class Block(nnx.Module):
     """
 
     def __init__(
-        self, layers: Layers, inputs: int, channels: int, strides: int, *, number: int, bottleneck: bool
+        self,
+        layers: Layers,
+        inputs: int,
+        channels: int,
+        strides: int,
+        *,
+        number: int,
+        bottleneck: bool,
+        bias: bool = False,
     ) -> None:
         sizes = (1, 3, 1) if bottleneck else (3, 3)
         widths = [inputs, *[channels] * (len(sizes) - 1), channels * EXPANSION if bottleneck else channels]
         steps = (1, strides, 1) if bottleneck else (strides, 1)
         self.number = number
         self.units = widths[-1]
-        self.convs = nnx.List([layers.conv(*each) for each in zip(widths[:-1], widths[1:], sizes, steps, strict=True)])
+        shapes = zip(widths[:-1], widths[1:], sizes, steps, strict=True)
+        self.convs = nnx.List([layers.conv(*shape, bias=bias) for shape in shapes])
         self.norms = nnx.List([layers.norm(units) for units in widths[1:]])
         self.scale = layers.branch_scale(number, len(sizes))
         same = strides == 1 and inputs == self.units
-        self.projection = Identity() if same else layers.conv(inputs, self.units, 1, strides)
+        projected = bias and not bottleneck
+        self.projection = Identity() if same else layers.conv(inputs, self.units, 1, strides, bias=projected)
         self.projection_norm = Identity() if same else layers.norm(self.units)
 
     def __call__(self, x: jax.Array) -> jax.Array:
