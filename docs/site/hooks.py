@@ -10,6 +10,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+from ntk_analysis.paper_checks.report import site
 from ntk_analysis.paper_checks.report.formulas import formula
 
 GALLERY = Path(__file__).parents[2] / "figures" / "gallery"
@@ -22,12 +23,21 @@ MATHS = re.compile(
 log = logging.getLogger("mkdocs.hooks")  # a warning fails the strict build
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """The pages of the claims stand first in their section."""
+    section = next(entry["The claims"] for entry in config.nav or () if "The claims" in entry)
+    section[:0] = [{"Overview": site.LIST}, *({name: f"claims/{name}.md"} for name in site.names())]
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """The gallery, from where `ntk-analysis figures` put it, and a font of mathematics."""
+    """The gallery, from where `ntk-analysis figures` put it, a font of mathematics, and the pages of the claims."""
     package = find_spec("ziamath")
     assert package is not None
     assert package.origin is not None
     font = Path(package.origin).parent / "fonts" / FONT
+    for place, text in site.pages().items():
+        files.append(File.generated(config, place, content=text))
     for folder, path in [("fonts", font), *(("gallery", picture) for picture in sorted(GALLERY.glob("*.png")))]:
         files.append(File.generated(config, f"{folder}/{path.name}", abs_src_path=str(path)))
     return files

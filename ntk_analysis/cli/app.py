@@ -19,6 +19,7 @@ from ntk_analysis.cli.kernels import compare, kernel
 from ntk_analysis.cli.memory import memory
 from ntk_analysis.cli.network import diagnose
 from ntk_analysis.cli.progress import Interrupted
+from ntk_analysis.cli.reproduce import reproduce
 from ntk_analysis.cli.sweep import sweep
 from ntk_analysis.cli.theory import meanfield, phase
 from ntk_analysis.cli.train import train
@@ -48,7 +49,20 @@ def keeping_programs(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for command in (figures, kernel, compare, empirical, meanfield, phase, diagnose, check, train, sweep, memory):
+for command in (
+    figures,
+    kernel,
+    compare,
+    empirical,
+    meanfield,
+    phase,
+    diagnose,
+    check,
+    train,
+    sweep,
+    reproduce,
+    memory,
+):
     app.command(cls=GroupedCommand)(keeping_programs(grouped(command)))
 
 

@@ -132,7 +132,7 @@ def sweep(
     if together is not None and together < 1:
         raise ValueError(f"got together={together}: expected at least 1")
     with nullcontext() if folder is None else locked(folder):
-        done = _finished(grid, dataset, folder)
+        done = finished(grid, dataset, folder)
         for curve in filter(None, done.values()):
             each(curve)
         missing = [[recipe for recipe in grid.recipes(name) if done[recipe] is None] for name in grid.normalizations]
@@ -158,8 +158,13 @@ def _check_trainable(recipe: Recipe, dataset: Dataset) -> None:
         raise ValueError(f"{recipe.normalization}: {error}") from error
 
 
-def _finished(grid: Grid, dataset: Dataset, folder: Path | None) -> dict[Recipe, Curve | None]:
-    """The runs of a grid, in its order, each with its curve if the folder has one, else with None."""
+def finished(grid: Grid, dataset: Dataset, folder: Path | None) -> dict[Recipe, Curve | None]:
+    """The runs of a grid, in its order, each with its curve if the folder has one, else with None.
+
+    Raises:
+        ValueError: runs.jsonl in the folder is damaged.
+        FileExistsError: the folder is a file.
+    """
     found = {} if folder is None else read_runs(folder)
     digest = dataset.digest if found else ""
     done = dict[Recipe, Curve | None]()

@@ -25,29 +25,41 @@ def markdown(records: Sequence[Record], run: Record) -> str:
         ),
     )
     for one in records:
-        lines += ["", *_section(one)]
+        lines += ["", f'<a id="{one["id"]}"></a>', "", *section(one)]
     return "\n".join(lines) + "\n"
 
 
 def _paper(paper: Record) -> str:
     where = f", arXiv:{paper['arxiv']}" if paper["arxiv"] else ""
-    return f"- {paper['name']} is “{_prose(paper['title'])}”{where}"
+    return f"- {paper['name']} is “{prose(paper['title'])}”{where}"
 
 
-def _section(one: Record) -> list[str]:
-    lines = [f'<a id="{one["id"]}"></a>', "", f"## {one['id']}: {one['title']}", "", f"**{one['verdict']}**"]
+def section(one: Record, heading: str = "##") -> list[str]:
+    """Returns the lines of one claim: statement, setting, verdict, comparisons, edges and notes, below a heading."""
+    lines = [f"{heading} {one['id']}: {one['title']}", "", f"**{one['verdict']}**"]
     if not one["as_recorded"]:
         lines[-1] += f" (recorded: {one['recorded']})"
-    lines += ["", _prose(f"{one['paper']['name']}, {one['source']}. {one['statement']}")]
+    lines += ["", prose(f"{one['paper']['name']}, {one['source']}. {one['statement']}")]
+    if one["scope"]:
+        lines += ["", prose(f"*Setting in the paper.* {one['scope']}")]
     if one["formula"]:
         lines += ["", f"$${one['formula']}$$"]
-    for text in (one["summary"], one["open"]):
+    for name, text in (("Found", one["summary"]), ("Why it is open", one["open"]), ("Edges", _failing(one))):
         if text:
-            lines += ["", _prose(text)]
+            lines += ["", prose(f"*{name}.* {text}")]
+    if len(one["parts"]) > 1:
+        lines += ["", *(f"- {prose(part['part'])}: {part['outcome']}" for part in one["parts"])]
     if one["rows"]:
         lines += ["", *_rows(one["rows"])]
     facts = [*map(_edge, one["edges"]), *one["notes"]]
-    return [*lines, "", *(f"- {_prose(fact)}" for fact in facts)] if facts else lines
+    return [*lines, "", *(f"- {prose(fact)}" for fact in facts)] if facts else lines
+
+
+def _failing(one: Record) -> str:
+    """The conditions beyond the claim under which it fails."""
+    rows = [row for row in one["rows"] if (row["kind"], row["outcome"]) == ("beyond the claim", "refuted")]
+    found = "; ".join(dict.fromkeys(row["condition"] or row["quantity"] for row in rows))
+    return f"It fails beyond what is claimed: {found}." if found else ""
 
 
 def _edge(edge: Record) -> str:
@@ -107,10 +119,10 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    return _prose(text).replace("|", r"\|")
+    return prose(text).replace("|", r"\|")
 
 
-def _prose(text: str) -> str:
+def prose(text: str) -> str:
     """Returns a text on one line, without tags except inside of formulas."""
     pieces = split(" ".join(text.split()))
     return "".join(f"${piece}$" if formula else piece.replace("<", "&lt;") for formula, piece in pieces)
