@@ -38,7 +38,7 @@ def test_a_command_gets_its_groups_and_what_was_given():
 
 
 HEADINGS = {
-    "kernel": "Arguments, Options, Network, Images",
+    "kernel": "Arguments, Options, Network, Images, Several processes or machines",
     "compare": "Arguments, Options, Network",
     "empirical": "Arguments, Options, Kernel, Network drawn on --images, Images, Plan, Several processes or machines",
     "train": "Options, Network, Steps",

@@ -92,7 +92,7 @@ def execute(
     for model, grid in grids.items():
         done = finished(grid, dataset, out / model)
         missing = sum(curve is None for curve in done.values())
-        print(planned(model, grid, dataset, len(done), len(done) - missing), flush=True)
+        print(planned(model, grid, dataset, runs=len(done), done=len(done) - missing), flush=True)
         todo += missing
     print(f"{todo} runs to train, into {out}", flush=True)
     if plan:
@@ -112,7 +112,7 @@ def execute(
     print(f"figures: {'; '.join(drawn)}")
 
 
-def planned(model: str, grid: "Grid", dataset: "Dataset", runs: int, done: int) -> str:
+def planned(model: str, grid: "Grid", dataset: "Dataset", *, runs: int, done: int) -> str:
     """One line on the runs of a network, and what a step of the dearest normalisation keeps in memory."""
     from ntk_analysis.cli.train import memory
     from ntk_analysis.training.loop import Trainer

@@ -9,9 +9,10 @@ INTRODUCTION = """\
 # The claims
 
 Each statement of the paper is computed from theory, measured on finite networks, and judged by one rule. A comparison
-*refuted* where its relation is missed by more than its error. It is *confirmed* where the error is a bound and the
-relation is met within it; where an estimated error lies wholly on the right side of an inequality; or where an equality
-is met within an error that is smaller than the distance to the nearest wrong theory. Else it is *unresolved*.
+is *refuted* where its relation is missed by more than its error. It is *confirmed* where the error is a bound and the
+relation is met within it; where an estimated error lies wholly on the right side of an inequality; or where an
+equality is met within an error that is smaller than the distance to the nearest wrong theory. Else it is
+*unresolved*.
 
 A claim **holds** if all comparisons of what it says are confirmed. It **does not hold** if each part of it has one that
 is refuted, and **holds under conditions** if it is true in a part of what it says. It is **not decidable here** if the
