@@ -1,4 +1,4 @@
-"""Table 1: the memory of training at CIFAR size, by normalisation, beside the paper's.
+"""Table 1: the memory of training the authors' networks at CIFAR size, by normalisation, beside the paper's.
 
 MimicNorm saves a third to a half of what the backward pass keeps before compilation; the paper's percentages are of
 all that PyTorch holds on the GPU.
@@ -29,7 +29,7 @@ def compute(config: Config, track: Track) -> Result:
     """Returns bytes by network, normalisation and kind of layer, and the percentages saved. It uses no data."""
     names = [row.model for row in TABLE_1]
     accounts = [
-        [account(row.model, normalization, batch=row.batch, stem="cifar", classes=CLASSES) for normalization in PAIR]
+        [account(row.model, normalization, batch=row.batch, classes=CLASSES, published=True) for normalization in PAIR]
         for row in track(TABLE_1, "table1: networks")
     ]
     kinds = [[[found.by_kind.get(kind, 0) for kind in KINDS] for found in pair] for pair in accounts]
@@ -61,7 +61,7 @@ def draw(result: Result) -> Figure:
     batches = result.facts["batch"]
     note(
         figure,
-        f"CIFAR size, {CLASSES} classes, batch {max(batches)}"
+        f"Networks of the authors' code, CIFAR size, {CLASSES} classes, batch {max(batches)}"
         + (f" (ResNet50 {min(batches)})" if len(set(batches)) > 1 else "")
         + ", float32. Kept: arrays handed from forward to backward pass, before compilation. Arrays of training: "
         "these, images, and three times the parameters.",

@@ -171,6 +171,17 @@ def test_a_batch_that_no_machine_holds():
     assert found.temporaries is None
 
 
+def test_the_published_classifier_by_hand():
+    """Of two dense layers of 4096 units: inputs, outputs of ReLUs, and a bool a unit for dropout."""
+    plain, published = (account("vgg11", "none", batch=B, published=how) for how in (False, True))
+    units = 2 * 4096
+    more = {kind: published.by_kind.get(kind, 0) - plain.by_kind.get(kind, 0) for kind in published.by_kind}
+    assert more["dense"] == more["ReLU"] == FLOAT * B * units
+    assert more["dropout"] == B * units
+    assert published.parameters == FLOAT * 28_512_740
+    assert (plain.published, published.published) == (False, True)
+
+
 def test_networks_of_the_tables_are_ours():
     for row in TABLE_1 + TABLE_3:
         assert row.model in MODELS
@@ -179,7 +190,12 @@ def test_networks_of_the_tables_are_ours():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"batch": 1}, "at least 2 images"), ({"classes": 0}, "1 class"), ({"stem": "mnist"}, "stem")],
+    [
+        ({"batch": 1}, "at least 2 images"),
+        ({"classes": 0}, "1 class"),
+        ({"stem": "mnist"}, "stem"),
+        ({"stem": "imagenet", "published": True}, "vgg11 is not known at imagenet size"),
+    ],
 )
 def test_rubbish(arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -226,6 +242,8 @@ def test_compiled(run):
         (["--table1", "--batch", 64], "--batch is for MODEL"),
         (["vgg11", "--out", "m.txt"], "--out m.txt: give a file ending in .json"),
         (["mlp", "--stem", "imagenet"], "mlp has no stem"),
+        (["mlp", "--published"], "the authors' mlp is not known"),
+        (["--table1", "--published"], "--published is for MODEL"),
     ],
 )
 def test_rubbish_on_the_command_line(run, arguments, message):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
@@ -31,6 +31,9 @@ class SizeOptions(Group, title="Sizes for MODEL"):
         int | None,
         Option(help="Number of logits; default: 100, or 1000 with --stem imagenet.", min=1, show_default=False),
     ] = None
+    published: Annotated[
+        bool, Option("--published", help="Take the networks of the authors' code for CIFAR, as --table1 does.")
+    ] = False
 
 
 def memory(
@@ -74,14 +77,14 @@ def memory(
         raise ValueError("give a MODEL, such as resnet18, or --table1 or --table3, the paper's networks")
     if not models:
         refuse(set(sizes.given()), "is for MODEL; the tables have their own")
-    wanted = [(Published(name, sizes.batch, {}), sizes.stem, sizes.classes) for name in models or ()]
-    wanted += [(row, "cifar", None) for row in (TABLE_1 if table1 else ())]
-    wanted += [(row, "imagenet", None) for row in (TABLE_3 if table3 else ())]
-    names = [_names(row.model, normalization or []) for row, *_ in wanted]  # every error before any result
+    wanted = [(Published(name, sizes.batch, {}), sizes) for name in models or ()]
+    wanted += [(row, SizeOptions(published=True)) for row in (TABLE_1 if table1 else ())]
+    wanted += [(row, SizeOptions(stem="imagenet")) for row in (TABLE_3 if table3 else ())]
+    names = [_names(row.model, normalization or []) for row, _ in wanted]  # every error before any result
     records = []
-    for (row, size, count), normalizations in zip(wanted, names, strict=True):
+    for (row, size), normalizations in zip(wanted, names, strict=True):
         with progress(transient=True) as track:
-            accounts = _accounts(row, size, count, track(normalizations, row.model), compile)
+            accounts = _accounts(row, size, track(normalizations, row.model), compile)
         print("\n".join(_lines(row, accounts)), end="\n\n")
         records += [account.record() | _reported(row, account.normalization) for account in accounts]
     print(WHY)
@@ -103,16 +106,17 @@ def _names(model: str, wanted: Sequence[str]) -> list[str]:
     return [BASE, *(name for name in wanted or possible if name != BASE)]
 
 
-def _accounts(
-    row: "Published", stem: str, classes: int | None, normalizations: Iterable[str], compiled: bool
-) -> list["Account"]:
+def _accounts(row: "Published", sizes: SizeOptions, normalizations: Iterable[str], compiled: bool) -> list["Account"]:
     from ntk_analysis.training.memory import account
 
-    classes = classes or (IMAGENET_CLASSES if stem == "imagenet" else CIFAR_CLASSES)
-    return [
-        account(row.model, name, batch=row.batch, stem=stem, classes=classes, compiled=compiled)
-        for name in normalizations
-    ]
+    options: dict[str, Any] = {
+        "batch": row.batch,
+        "stem": sizes.stem,
+        "classes": sizes.classes or (IMAGENET_CLASSES if sizes.stem == "imagenet" else CIFAR_CLASSES),
+        "published": sizes.published,
+        "compiled": compiled,
+    }
+    return [account(row.model, name, **options) for name in normalizations]
 
 
 def _reported(row: "Published", normalization: str) -> dict[str, float]:
@@ -126,8 +130,8 @@ def _lines(row: "Published", accounts: Sequence["Account"]) -> Iterator[str]:
     """The lines about one network: its normalisations with savings in percent, then the bytes kept by kind of layer."""
     base = accounts[0]
     yield (
-        f"{base.model}, {base.stem}, batch {base.batch}, {base.classes} classes: parameters {_mib(base.parameters)}, "
-        f"momentum {_mib(base.optimizer)}, images {_mib(base.inputs)} MiB"
+        f"{base.model}{', as published' * base.published}, {base.stem}, batch {base.batch}, {base.classes} classes: "
+        f"parameters {_mib(base.parameters)}, momentum {_mib(base.optimizer)}, images {_mib(base.inputs)} MiB"
     )
     sums = ["kept", "distinct", "training"]
     if base.temporaries is not None:

@@ -12,7 +12,7 @@ from flax import nnx
 
 from ntk_analysis.common.normalizations import trained_name
 from ntk_analysis.training.memory.residuals import CONSTANTS, COPIES, kept_bytes
-from ntk_analysis.training.models import build
+from ntk_analysis.training.models import build, published_options
 from ntk_analysis.training.models.layers import STEMS, check
 from ntk_analysis.training.normalization import LastBatchNorm, SkipScale
 from ntk_analysis.training.scopes import scope
@@ -49,6 +49,8 @@ class Account:
             `kept_bytes`.
         temporaries: bytes of temporaries of the compiled gradient on this machine's device; None if it was not
             compiled, or if the device does not report them.
+        published: whether the network is that of the MimicNorm authors' code; else it is torchvision's, or at CIFAR
+            size the same with another stem and, of VGG, one linear layer behind the convolutions.
     """
 
     model: str
@@ -60,6 +62,7 @@ class Account:
     inputs: int
     by_kind: Mapping[str, int]
     temporaries: int | None = None
+    published: bool = False
 
     @property
     def kept(self) -> int:
@@ -96,6 +99,7 @@ def account(
     batch: int = 256,
     stem: str = "cifar",
     classes: int = 100,
+    published: bool = False,
     compiled: bool = False,
     **options: Any,
 ) -> Account:
@@ -107,15 +111,23 @@ def account(
         batch: number of images in a step, at least 2.
         stem: "cifar" or "imagenet".
         classes: number of logits.
+        published: whether to take the network of the authors' code for CIFAR, as `Recipe.cifar100` does.
         compiled: whether to compile the gradient for this machine's device, in order to report its temporaries.
         options: further options of `build`.
 
     Raises:
-        ValueError: `build` refuses an option, the batch is below 2, or classes is below 1.
+        ValueError: `build` refuses an option, the batch is below 2, classes is below 1, or a network is to be published
+            that is not, or at ImageNet size.
     """
     if batch < 2 or classes < 1:
         raise ValueError(f"got a batch of {batch} and {classes} classes: expected at least 2 images and 1 class")
     check("stem", stem, STEMS)
+    if published and (stem != "cifar" or not published_options(name)):
+        raise ValueError(
+            f"the authors' {name} is not known at {stem} size: leave published out, or take images of cifar"
+        )
+    if published:
+        options = published_options(name) | options
     normalization = trained_name(normalization)
     model = nnx.eval_shape(
         lambda: build(name, classes=classes, normalization=normalization, stem=stem, rngs=nnx.Rngs(0), **options)
@@ -132,6 +144,7 @@ def account(
         _bytes(inputs),
         _by_kind(*parts),
         _temporaries(*parts) if compiled else None,
+        published,
     )
 
 

@@ -18,8 +18,8 @@ class Published(NamedTuple):
     """A row of a table.
 
     Attributes:
-        model: our name of the network. The paper does not say which SqueezeNet it takes, nor how wide its ShuffleNetV2
-            is in Table 1; we take 1.0 for both.
+        model: our name of the network. The authors' code says which SqueezeNet the paper takes, and how wide its
+            ShuffleNetV2 is in Table 1: 1.0 both.
         batch: number of images in a step.
         megabytes: total GPU memory by normalisation, in MB.
     """
