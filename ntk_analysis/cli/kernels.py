@@ -43,8 +43,9 @@ def kernel(
 ) -> None:
     """Computes NNGP and NTK of a fully connected network on images, in float64, with their spectra.
 
-    The kernel is computed in memory, and --out writes it with its spectra. Into the folder of --store it goes tile by tile,
-    also of more images than fit into memory: a command that was stopped goes on where it was when it is given again.
+    The kernel is computed in memory, and --out writes it with its spectra. Into the folder of --store it goes tile by
+    tile, also of more images than fit into memory: a command that was stopped goes on where it was when it is given
+    again.
     """
     from ntk_analysis import infinite
     from ntk_analysis.cli.output import kernel_record, write_kernel

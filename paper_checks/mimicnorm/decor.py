@@ -32,7 +32,8 @@ CLAIM = Claim(
     recorded=Verdict.CONDITIONS,
     summary="They decorrelate, to means of 0.01. But the band holds 98 % of the pairs under weight mean and 95 to 98 % "
     "under batch norm (batches of 400 and 64), not all, and none of the cosines, which stay near 1/pi. Under weight "
-    "mean the spread is 1.471/sqrt(width), as predicted, whatever the depth; below width 50 it is more than 10 % wider.",
+    "mean the spread is 1.471/sqrt(width), as predicted, whatever the depth; below width 50 it is more than 10 % "
+    "wider.",
     figures=("supp2", "fig3"),
     published=(Published("largest |correlation|", 0.2, "Fig. 3, Supp. Fig. 2"),),
 )
