@@ -6,7 +6,8 @@ the rate at which W_l turns falls as learning_rate / |W_l|^2 (van Laarhoven 2017
 """
 
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from operator import getitem
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,8 @@ from jaxtyping import Float
 
 from ntk_analysis.common.precision import AnyArray, Real, numpy_in_float64
 from ntk_analysis.descent.stability import checked, moved
-from ntk_analysis.layers import LastBatchNorm, Layer, Repeat, Serial
-from ntk_analysis.layers.base import Params, SingleLayer
+from ntk_analysis.layers import LastBatchNorm, Layer, Serial
+from ntk_analysis.layers.base import Params
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +85,7 @@ def scale_invariance(
     assumed.
 
     Args:
-        network: a `Serial` of single layers and `Repeat`s that ends in `LastBatchNorm`, as
+        network: a `Serial` that ends in `LastBatchNorm`, as
             `fully_connected(..., last_batch_norm=True)`.
         params: parameters at which training starts; all is computed in their dtype.
         x: inputs (n, ...).
@@ -95,7 +96,7 @@ def scale_invariance(
         seed: seed of the batches.
 
     Raises:
-        TypeError: the network has other parts, or no last batch norm.
+        TypeError: the network does not end in `LastBatchNorm`.
         ValueError: targets do not fit, the learning rate, steps or batch are out of range, or training diverged.
     """
     if not (isinstance(network, Serial) and isinstance(network.layers[-1], LastBatchNorm)):
@@ -145,12 +146,13 @@ def _descent(
 
 def _products(layer: Layer, left: Params, right: Params) -> Float[jax.Array, " layers"]:
     """Inner products of two trees like the parameters, layer by layer; layers without parameters are left out."""
-    if isinstance(layer, Serial):
-        parts = zip(layer.layers, left, right, strict=True)
-        return jnp.concatenate([_products(*part) for part in parts if jax.tree.leaves(part[1])])
-    if isinstance(layer, Repeat):
-        return jax.vmap(partial(_products, layer.block))(left, right).reshape(-1)
-    if not isinstance(layer, SingleLayer):
-        raise TypeError(f"{layer} has no norms by layer here: expected Serial, Repeat and single layers only")
-    products = jax.tree.map(lambda a, b: jnp.sum(a * b), left, right)
-    return jnp.sum(jnp.stack(jax.tree.leaves(products)), keepdims=True)
+    if not layer.parts:
+        products = jax.tree.map(lambda a, b: jnp.sum(a * b), left, right)
+        return jnp.sum(jnp.stack(jax.tree.leaves(products)), keepdims=True)
+    found = []
+    for part, key in zip(layer.parts, layer.part_keys, strict=True):
+        own = [reduce(getitem, key, params) for params in (left, right)]
+        if jax.tree.leaves(own):
+            inner = partial(_products, part)
+            found.append((jax.vmap(inner) if layer.stacked else inner)(*own).reshape(-1))
+    return jnp.concatenate(found)
