@@ -1,5 +1,6 @@
 """Networks, initial laws, augmentation and schedule of the MimicNorm authors' code, against the facts known of it."""
 
+import functools
 import json
 import math
 from collections import Counter
@@ -15,7 +16,10 @@ from flax import nnx
 from PIL import Image
 
 from ntk_analysis import data
+from ntk_analysis.cli.options import ModelOptions, StepOptions, recipe_of
+from ntk_analysis.data import ImageSet
 from ntk_analysis.paper_checks import mimicnorm
+from ntk_analysis.paper_checks.studies import read_study
 from ntk_analysis.training.augmentation import augmented, crop_and_flip, random_rotation, rotated
 from ntk_analysis.training.checkpoint import run_folder
 from ntk_analysis.training.dataset import hold_out
@@ -33,19 +37,38 @@ from ntk_analysis.training.models.layers import Layers
 from ntk_analysis.training.models.shufflenet import Reduction, Unit
 from ntk_analysis.training.normalization import Shift, SkipScale
 from ntk_analysis.training.recipe import Recipe
-from ntk_analysis.training.run_file import read_runs
+from ntk_analysis.training.run_file import append_runs, read_runs
+from ntk_analysis.training.sweep import Grid
 
 from .tiers import full
 
-AUTHORS = Centering(dense=False, read_out=True)
 
+@pytest.fixture(scope="module")
+def published():
+    """The network of the paper's recipe with shapes for arrays, and its laws as (name, gain, shape of the weights)."""
 
-def published(name, normalization, **options):
-    """The network with shapes for arrays."""
-    options = published_options(name) | options
-    return nnx.eval_shape(
-        lambda: build(name, classes=100, normalization=normalization, centering=AUTHORS, rngs=nnx.Rngs(0), **options)
-    )
+    def recorded(law):
+        def made(gain=None):
+            def init(key, shape, dtype=jnp.float32):
+                found.append((law, gain, tuple(shape)))
+                return jnp.zeros(shape, dtype)
+
+            return init
+
+        return made
+
+    @functools.cache
+    def built(name, normalization, **changes):
+        found.clear()
+        recipe = Recipe.cifar100(name, normalization=normalization, **changes)
+        model = nnx.eval_shape(lambda: recipe.build(nnx.Rngs(0), classes=100, inputs=3072))
+        return model, tuple(found)
+
+    found: list[tuple[str, float | None, tuple[int, ...]]] = []
+    with pytest.MonkeyPatch.context() as patched:
+        for law in ("he_normal", "centered_init", "torch_default"):
+            patched.setattr(layers, law, recorded(law))
+        yield built
 
 
 def parameters(model):
@@ -67,15 +90,15 @@ PARAMETERS = {
 
 
 @pytest.mark.parametrize(("name", "normalization"), PARAMETERS)
-def test_parameters_are_those_of_the_authors_networks(name, normalization):
-    recipe = Recipe.cifar100(name, normalization=normalization)
-    model = nnx.eval_shape(lambda: recipe.build(nnx.Rngs(0), classes=100, inputs=3072))
+def test_parameters_are_those_of_the_authors_networks(name, normalization, published):
+    model, _ = published(name, normalization)
     assert parameters(model) == PARAMETERS[name, normalization]
 
 
-def test_bottlenecks_have_biases_but_for_their_projections():
+@pytest.mark.full  # basic blocks are counted above
+def test_bottlenecks_have_biases_but_for_their_projections(published):
     plain, biased = (
-        parameters(published("resnet50", "mimic_norm", architecture=a)) for a in ("torchvision", "published")
+        parameters(published("resnet50", "mimic_norm", architecture=a)[0]) for a in ("torchvision", "published")
     )
     units = [64] + [
         4 * (3, 4, 6, 3)[stage] * 64 * 2**stage for stage in range(4)
@@ -87,82 +110,54 @@ def test_bottlenecks_have_biases_but_for_their_projections():
 # ---- initial laws
 
 
-@pytest.fixture
-def laws(monkeypatch):
-    """The laws that a network of shapes draws by, as (law, gain, shape of the weights)."""
-
-    def recorded(law):
-        def made(gain=None):
-            def init(key, shape, dtype=jnp.float32):
-                found.append((law, gain, tuple(shape)))
-                return jnp.zeros(shape, dtype)
-
-            return init
-
-        return made
-
-    found: list[tuple[str, float | None, tuple[int, ...]]] = []
-    for law in ("he_normal", "centered_init", "torch_default"):
-        monkeypatch.setattr(layers, law, recorded(law))
-
-    def of(name, normalization, **options):
-        found.clear()
-        published(name, normalization, **options)
-        return list(found)
-
-    return of
-
-
-@pytest.mark.parametrize("normalization", ["mimic_norm", "none", "batch_norm"])
-def test_laws_of_vgg(laws, normalization):
+@pytest.mark.parametrize("normalization", ["mimic_norm", *full("none", "batch_norm")])
+def test_laws_of_vgg(published, normalization):
     """2.8 in every convolution, the first included, but 2 behind batch norm; dense layers and read-out He's 2."""
     gain = 2 if normalization == "batch_norm" else VGG_GAIN
     centered = "centered_init" if normalization == "mimic_norm" else "he_normal"
-    first, *convs, one, two, head = laws("vgg11", normalization)
+    _, (first, *convs, one, two, head) = published("vgg11", normalization)
     assert first == ("he_normal", gain, (3, 3, 3, 64))
     assert {(law, size) for law, size, _ in convs} == {(centered, gain)}
     assert [one, two, head] == [("he_normal", 2, shape) for shape in ((512, 4096), (4096, 4096), (4096, 100))]
 
 
-def test_laws_of_resnets(laws):
-    counts = Counter((law, gain) for law, gain, _ in laws("resnet18", "mimic_norm"))
+def test_laws_of_resnets(published):
+    counts = Counter((law, gain) for law, gain, _ in published("resnet18", "mimic_norm")[1])
     assert counts == {
         ("he_normal", 2): 1 + 1,
         ("centered_init", 2): 16 + 3,
     }  # stem 27, read-out; projections from 64 on
-    plain = laws("resnet18", "batch_norm")
+    _, plain = published("resnet18", "batch_norm")
     assert {law for law, *_ in plain} == {"torch_default"}
     biases = [(gain, shape) for _, gain, shape in plain if len(shape) == 1]
     assert biases == [(512, (100,))]  # the read-out's, of its fan-in
 
 
-def test_laws_of_squeezenet_and_its_centered_read_out(laws):
-    stem, *others = laws("squeezenet1_0", "mimic_norm")
+def test_laws_of_squeezenet_and_its_centered_read_out(published):
+    model, (stem, *others) = published("squeezenet1_0", "mimic_norm")
     assert stem == ("he_normal", pytest.approx(VGG_GAIN * 3 / 4), (3, 3, 3, 96))  # three channels count as four
     assert {gain for _, gain, _ in others} == {VGG_GAIN}
     assert others[-1] == ("centered_init", VGG_GAIN, (1, 1, 512, 100))
     assert {law for law, _, shape in others if math.prod(shape[:3]) <= 50} == {"he_normal"}
-    model = published("squeezenet1_0", "mimic_norm")
-    assert centering_mask(model, AUTHORS)(("head", "kernel"), None)
+    assert centering_mask(model, Recipe.cifar100("squeezenet1_0").centering)(("head", "kernel"), None)
     assert not centering_mask(model, Centering())(("head", "kernel"), None)
 
 
-def test_laws_of_shufflenet(laws):
-    found = {shape: (law, gain) for law, gain, shape in laws("shufflenet_v2_x1_0", "mimic_norm")}
+def test_laws_of_shufflenet(published):
+    found = {shape: (law, gain) for law, gain, shape in published("shufflenet_v2_x1_0", "mimic_norm")[1]}
     assert found[3, 3, 3, 24] == ("he_normal", 2 * 3 / 4)
     assert found[3, 3, 1, 58] == ("he_normal", 2 / 4)  # depthwise: one channel counts as four
     assert found[1, 1, 58, 58] == ("centered_init", 2)
     assert found[1024, 100] == ("he_normal", 2)
-    normed = {shape: (law, gain) for law, gain, shape in laws("shufflenet_v2_x1_0", "batch_norm")}
+    normed = {shape: (law, gain) for law, gain, shape in published("shufflenet_v2_x1_0", "batch_norm")[1]}
     assert normed[3, 3, 1, 58] == ("he_normal", 2 / 58)  # their fan-in is that of all channels together
     assert normed[1, 1, 58, 58] == ("he_normal", 2)
     outside = {shape for shape, (law, _) in normed.items() if law == "torch_default"}
     assert outside == {(3, 3, 3, 24), (24,), (1, 1, 464, 1024), (1024,), (1024, 100), (100,)}
 
 
-@pytest.mark.usefixtures("laws")  # draws no weights
-def test_scalars_of_shufflenet():
-    model = published("shufflenet_v2_x1_0", "mimic_norm")
+def test_scalars_of_shufflenet(published):
+    model, _ = published("shufflenet_v2_x1_0", "mimic_norm")
     values = [module for _, module in nnx.iter_modules(model) if isinstance(module, SkipScale | Shift)]
     assert len(values) == 52
     unit: Any = Unit(Layers("mimic_norm", nnx.Rngs(0)), 8, published=True).branch
@@ -171,7 +166,6 @@ def test_scalars_of_shufflenet():
     reduction: Any = Reduction(Layers("weight_mean", nnx.Rngs(0)), 4, 8, published=True)
     assert reduction.side.pointwise.scale.scale[...] == pytest.approx(1.2)
     assert reduction.branch.reduce.conv.out_features == 4  # kept; torchvision's has 8 / 2, the same here
-    assert published("shufflenet_v2_x1_0", "none").final.scale.__class__ is not SkipScale
 
 
 def test_pytorchs_default_law():
@@ -215,6 +209,30 @@ def test_squeezenet_layer_by_layer():
 
     ours, theirs = both(jax.random.normal(jax.random.key(0), (2, 32, 32, 3), jnp.float32))
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.full  # compiles
+@pytest.mark.parametrize("normalization", ["mimic_norm", "none"])
+def test_units_of_shufflenet_in_numpy(normalization):
+    """Convolutions written out; channels of the side and of the branch alternate."""
+    unit: Any = Reduction(Layers(normalization, nnx.Rngs(0)), 4, 6, published=True)
+    x = np.random.default_rng(0).normal(size=(2, 6, 6, 4)).astype(np.float32)
+
+    def pointwise(part, x):
+        scale = part.scale.scale[...] if isinstance(part.scale, SkipScale) else 1
+        return scale * (x @ np.asarray(part.conv.kernel[...])[0, 0] + np.asarray(part.conv.bias[...]))
+
+    def separable(part, x):
+        kernel = np.asarray(part.depthwise.conv.kernel[...])[:, :, 0]
+        padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        spots = [[np.sum(padded[:, i : i + 3, j : j + 3] * kernel, (1, 2)) for j in (0, 2, 4)] for i in (0, 2, 4)]
+        moved = np.moveaxis(np.array(spots), 2, 0) + np.asarray(part.depthwise.conv.bias[...])
+        return np.maximum(pointwise(part.pointwise, moved), 0)
+
+    branch = separable(unit.branch.separable, np.maximum(pointwise(unit.branch.reduce, x), 0))
+    expected = np.stack([separable(unit.side, x), branch], -1).reshape(2, 3, 3, 6)
+    np.testing.assert_allclose(unit(jnp.asarray(x)), expected, rtol=1e-4, atol=1e-5)  # float32, sums of 36 products
+    assert isinstance(unit.branch.shift, Shift) == (normalization == "mimic_norm")
 
 
 def test_nothing_is_published_of_others():
@@ -319,6 +337,22 @@ def test_recorded_runs_mean_what_was_trained(path):
     assert first.digest in {digest for digest, _ in curves}
 
 
+def test_the_command_of_the_runs_at_full_width(tmp_path, dropped):
+    """What studies/README.md says trains the recorded variant, which the paper's recipe now is not."""
+    (path,) = [each for each in RECORDED if each.parent.name == "vgg16_cifar100"]
+    recorded = {curve.recipe for curve in read_runs(path.parent).values()}
+    network = ModelOptions(model="vgg16", gain=2.8, running_variance="biased")
+    steps = StepOptions(batch=256, epochs=10, warmup_epochs=2, weight_decay=5e-4, augment=True, decay_at="80,110,135")
+    recipe = recipe_of(network, steps, ["none", "mimic"])
+    grid = Grid(recipe, (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0), (0,), ("none", "weight_mean", "mimic", "batch"))
+    assert {each for name in grid.normalizations for each in grid.recipes(name)} <= recorded
+    (tmp_path / "runs.jsonl").write_bytes(path.read_bytes())
+    other = next(iter(read_runs(path.parent).values()))
+    append_runs(tmp_path, [replace(other, recipe=replace(other.recipe, classifier="published"))], dropped.dataset)
+    with pytest.raises(ValueError, match="got runs of 2 recipes, expected one"):
+        read_study(tmp_path, "a published network among others")
+
+
 # ---- dropout and last batches in the loop
 
 
@@ -421,6 +455,25 @@ def test_a_folder_of_before_is_gone_on_with(dropped, tmp_path):
         run_folder(tmp_path / "run", replace(recipe, running_variance="unbiased"), dropped.dataset, resume=True),
     ):
         pass
+
+
+@pytest.mark.full  # as runs at once are, in a sweep
+def test_dropout_is_mapped_over(dropped):
+    seeds = jnp.arange(2)
+    states = jax.vmap(dropped.init)(seeds)
+    _, many = jax.vmap(dropped.epoch)(states, jax.vmap(epoch_key, (0, None))(seeds, 1))
+    for index in range(2):
+        _, one = dropped.epoch(dropped.init(index), epoch_key(index, 1))
+        np.testing.assert_allclose(many.train_loss[index], one.train_loss, rtol=1e-4)  # float32, other sums
+
+
+@pytest.mark.full
+def test_a_recipe_for_images_of_imagenets_size():
+    images = np.random.default_rng(0).integers(0, 255, (10, 224, 224, 3), np.uint8)
+    dataset = hold_out(ImageSet(images, np.arange(10) % 2, "large", 2))
+    trainer = Trainer(Recipe(model="resnet18", width=4, stem="imagenet", batch=4), dataset)
+    assert trainer.input_shape == (4, 224, 224, 3)
+    assert trainer.shapes.stem.kernel_shape == (7, 7, 3, 4)
 
 
 @pytest.mark.parametrize("model", full("vgg11"))
