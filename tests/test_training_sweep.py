@@ -19,7 +19,7 @@ from ntk_analysis.training.dataset import hold_out
 from ntk_analysis.training.loop import Trainer, fit
 from ntk_analysis.training.recipe import Recipe
 from ntk_analysis.training.run_file import read_runs
-from ntk_analysis.training.runs import lanes, train
+from ntk_analysis.training.runs import train
 from ntk_analysis.training.sweep import Grid, sweep
 
 SMALL = Recipe(depth=2, width=16, min_fan_in=2, batch=32, epochs=2)
@@ -87,21 +87,6 @@ def test_runs_at_once_are_single_runs_to_rounding(trainer):
             np.testing.assert_allclose(found.train_loss, expected.train_loss, rtol=1e-5)
             np.testing.assert_allclose(found.test_loss, expected.test_loss, rtol=1e-5)
             np.testing.assert_allclose(found.last_bn_variance, expected.last_bn_variance, rtol=1e-5)
-
-
-def test_how_many_runs_at_once(trainer, monkeypatch):
-    """One on a CPU; elsewhere in proportion to memory, but never none."""
-    assert lanes(trainer) == 1
-    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
-    found = []
-    for memory in (1, 2**30, 2**31):
-        monkeypatch.setattr("ntk_analysis.training.runs.available_bytes", lambda memory=memory: memory)
-        found.append(lanes(trainer))
-    assert found[0] == 1
-    # three copies of weights and momentum, float32, and more than the images and activations of a batch
-    least = 4 * (3 * 2 * trainer.parameters + SMALL.batch * (64 + 2 * 16))
-    assert 1 < found[1] < 2**29 / least
-    assert abs(found[2] - 2 * found[1]) <= 1
 
 
 def test_divergence_is_recorded(digits, tmp_path):
@@ -334,6 +319,8 @@ def test_grids_that_make_no_sense(changes, told):
 def test_folders_and_numbers_that_make_no_sense(digits, tmp_path):
     with pytest.raises(ValueError, match="got together=0"):
         sweep(GRID, digits, together=0)
+    with pytest.raises(ValueError, match="got together=2 for vgg11: runs of convolutions"):
+        sweep(replace(GRID, recipe=Recipe(model="vgg11")), digits, together=2)
     (tmp_path / "file").write_text("")
     with pytest.raises(FileExistsError, match="is a file, expected a folder"):
         sweep(GRID, digits, folder=tmp_path / "file")

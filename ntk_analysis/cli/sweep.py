@@ -27,12 +27,7 @@ def sweep(
     first: Annotated[
         int | None, Option(help="Show the best accuracy of this many first epochs. [default: of all]", min=1)
     ] = None,
-    together: Annotated[
-        int | None,
-        Option(
-            help="Number of runs to train at once. [default: one on a CPU, elsewhere as many as memory holds]", min=1
-        ),
-    ] = None,
+    together: Annotated[int, Option(help="Number of runs of an MLP to train at once.", min=1)] = 1,
     out: Annotated[
         Path | None,
         Option(
@@ -83,7 +78,7 @@ def rates(text: str) -> tuple[float, ...]:
 
 
 def execute(
-    grid: "Grid", source: str, *, out: Path | None, together: int | None, first: int | None, cluster: "Workers | None"
+    grid: "Grid", source: str, *, out: Path | None, together: int, first: int | None, cluster: "Workers | None"
 ) -> None:
     """Trains all runs with a progress bar, and prints the tables of accuracies.
 

@@ -1,9 +1,10 @@
 """Runs that differ in learning rate and seed: one after another, abreast by vmap, or as tasks of a cluster.
 
-Measured on two CPU cores, an MLP of 19 hidden layers of 128 units on digits, 9 runs of 5 epochs, CPU time after 2 to
-2.5 s of compilation: 1.32 s one after another, 1.33 s by lax.map, 1.41 s by vmap. So nothing is gained by more than the
-plain loop, which also stops where a run diverges. No GPU was measured: vmap there rests on such networks being too
-small to fill one.
+One after another is the rule on every device, by two measurements. Two CPU cores, an MLP of 19 hidden layers of 128
+units on digits, 9 runs of 5 epochs, CPU time after 2 to 2.5 s of compilation: 1.32 s one after another, 1.33 s by
+lax.map, 1.41 s by vmap. An NVIDIA H100, 21 runs of an MLP, compilation included: 26 s one after another, 41 s by vmap.
+The plain loop also stops where a run diverges, and has the bits of single runs. `benchmarks/gpu.py sweeps` measures
+another device. Convolutions never go abreast: mapped over weights they are grouped convolutions.
 """
 
 import importlib
@@ -17,42 +18,38 @@ import jax
 import jax.numpy as jnp
 
 from ntk_analysis.common.cluster import ONE_AT_A_TIME, Workers, results
-from ntk_analysis.common.memory import available_bytes
 from ntk_analysis.common.provenance import made_by
 from ntk_analysis.training.dataset import Dataset
 from ntk_analysis.training.loop import Trainer, epoch_key, epochs
-from ntk_analysis.training.memory import kept_by
 from ntk_analysis.training.metrics import Epoch, epoch_record
 from ntk_analysis.training.recipe import Recipe
 from ntk_analysis.training.run_file import LIBRARIES, Curve
 
 Trained: TypeAlias = Generator[list[Curve], None, None]
-COPIES = 3  # copies of weights and optimizer: before a step, after it, and the gradient
-SHARE = 0.5  # share of the free memory that runs side by side may take
 KEPT = 4  # number of trainers, with programs and images, that a worker keeps; runs come sorted by trainer
 SENDING = {"distributed.admin.large-graph-warning-threshold": "1TB"}  # the images are sent once, as they should be
 
 
-def train(trainer: Trainer, recipes: Sequence[Recipe], together: int | None = None) -> Iterator[list[Curve]]:
+def train(trainer: Trainer, recipes: Sequence[Recipe], together: int = 1) -> Iterator[list[Curve]]:
     """Yields groups of finished runs, each as soon as it is finished.
 
     Args:
         trainer: trainer of a recipe that differs from these in learning rate and seed only.
         recipes: recipes to train, at least one.
-        together: number of runs at once; None is `lanes`.
+        together: number of runs at once.
     """
-    parts = groups(recipes, lanes(trainer) if together is None else together)
+    parts = groups(recipes, together)
     for group in parts:
         yield train_group(trainer, group, len(parts[0]))
 
 
-def train_all(todo: Sequence[Sequence[Recipe]], dataset: Dataset, together: int | None) -> Trained:
+def train_all(todo: Sequence[Sequence[Recipe]], dataset: Dataset, together: int) -> Trained:
     """Yields the finished runs of several normalisations, trained by `train` in this process."""
     for recipes in todo:
         yield from train(Trainer(recipes[0], dataset), recipes, together)
 
 
-def train_on(workers: Workers, todo: Sequence[Sequence[Recipe]], dataset: Dataset, together: int | None) -> Trained:
+def train_on(workers: Workers, todo: Sequence[Sequence[Recipe]], dataset: Dataset, together: int) -> Trained:
     """Yields the finished runs of several normalisations, trained on a cluster, each group of runs being one task.
 
     A group is trained again if its worker dies, and yielded once. The images reach the workers through the scheduler,
@@ -63,8 +60,7 @@ def train_on(workers: Workers, todo: Sequence[Sequence[Recipe]], dataset: Datase
         workers: workers, each of which trains one group at a time.
         todo: recipes to train, grouped by normalisation, at least one of each.
         dataset: data set that they are trained and tested on.
-        together: number of runs at once. None: one on a CPU; elsewhere as many as memory holds and leave no worker
-            idle.
+        together: number of runs at once.
 
     Raises:
         ConnectionError: no scheduler answers at the address, or it has no workers.
@@ -78,22 +74,9 @@ def train_on(workers: Workers, todo: Sequence[Sequence[Recipe]], dataset: Datase
         with importlib.import_module("dask").config.set(SENDING):
             # a task and not data: if the last worker that has it dies, the scheduler sends it again
             sent = client.submit(_received, dataset, pure=False)
-        if together is None:
-            asked = [(index, recipes[0], sent, float64) for index, recipes in enumerate(todo)]
-            held = dict(results(client, _lanes_of_worker, asked, what, remedy=remedy))
-            share = len(client.nthreads())
-            sizes = [min(held[index], math.ceil(len(recipes) / share)) for index, recipes in enumerate(todo)]
-        else:
-            sizes = [together] * len(todo)
-        parts = [groups(recipes, size) for recipes, size in zip(todo, sizes, strict=True)]
+        parts = [groups(recipes, together) for recipes in todo]
         calls = [(group, len(part[0]), part[0][0], sent, float64) for part in parts for group in part]
         yield from results(client, _train_on_worker, calls, what, remedy=remedy)
-
-
-def _lanes_of_worker(index: int, recipe: Recipe, dataset: Dataset, float64: bool) -> tuple[int, int]:
-    """Runs on a worker: returns the index and the number of `lanes` there."""
-    with ONE_AT_A_TIME, jax.enable_x64(float64):
-        return index, lanes(_trainer(recipe, dataset))
 
 
 def _train_on_worker(group: list[Recipe], size: int, like: Recipe, dataset: Dataset, float64: bool) -> list[Curve]:
@@ -115,16 +98,6 @@ def groups(recipes: Sequence[Recipe], size: int) -> list[list[Recipe]]:
     """The fewest groups of at most this size, of about the same size, none larger than the first."""
     size = math.ceil(len(recipes) / math.ceil(len(recipes) / size))
     return [list(recipes[start : start + size]) for start in range(0, len(recipes), size)]
-
-
-def lanes(trainer: Trainer) -> int:
-    """Number of runs to train at once on JAX's default device."""
-    if jax.default_backend() == "cpu":
-        return 1
-    state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(trainer.init, 0)))
-    with jax.numpy_dtype_promotion("standard"):  # as Flax needs it
-        kept = sum(kept_by(trainer.shapes, trainer.input_shape).values())
-    return max(1, int(SHARE * available_bytes() / (COPIES * state + kept)))
 
 
 def train_group(trainer: Trainer, recipes: Sequence[Recipe], size: int) -> list[Curve]:

@@ -1,8 +1,8 @@
 """Learning rates x seeds x normalisations of one recipe: the learning rate and the seed are arguments of one program.
 
-Each normalisation is compiled once, in this process or once a worker of a cluster. On a CPU its runs go one after
-another, and so have the bits of single runs of `loop.fit`. Elsewhere as many go at once, by vmap, as memory holds; they
-differ from single runs by roundings, which training at large rates makes large.
+Each normalisation is compiled once, in this process or once a worker of a cluster. Its runs go one after another, and
+so have the bits of single runs of `loop.fit`; see `runs` for what was measured. Runs that go at once, by vmap, differ
+from these by roundings, which training at large rates makes large.
 """
 
 import math
@@ -103,7 +103,7 @@ def sweep(
     dataset: Dataset,
     *,
     folder: Path | None = None,
-    together: int | None = None,
+    together: int = 1,
     each: Callable[[Curve], None] = lambda curve: None,
     cluster: Workers | None = None,
 ) -> Table:
@@ -115,22 +115,26 @@ def sweep(
         folder: folder for runs.jsonl, which has a line for each finished run, on the disk before the next run is
             awaited; runs found in it are not trained again. None: nothing is written. Only this process writes, so
             workers need not see the folder.
-        together: number of runs that vmap trains at once. None: one on a CPU, elsewhere as many as memory holds.
+        together: number of runs of an MLP that vmap trains at once.
         each: function that is called with each run, found or trained.
         cluster: workers that train, such as `Workers(workers=2)` or `Workers("tcp://host:8786")`; if a worker dies,
             another one trains its runs. None: this process trains.
 
     Raises:
-        ValueError: together is below 1, a network of the grid cannot be trained on such images, or runs.jsonl is
-            damaged.
+        ValueError: together is below 1, or above it for convolutions; a network of the grid cannot be trained on such
+            images, or runs.jsonl is damaged.
         FileExistsError: the folder is a file.
         BlockingIOError: another sweep writes to the folder.
         OSError: the disk is full; runs that are finished stay.
         ConnectionError: no scheduler answers at the address, or it has no workers.
         RuntimeError: a run killed several workers.
     """
-    if together is not None and together < 1:
+    if together < 1:
         raise ValueError(f"got together={together}: expected at least 1")
+    if together > 1 and grid.recipe.model != "mlp":
+        raise ValueError(
+            f"got together={together} for {grid.recipe.model}: runs of convolutions go one after another; leave it out"
+        )
     with nullcontext() if folder is None else locked(folder):
         done = finished(grid, dataset, folder)
         for curve in filter(None, done.values()):
