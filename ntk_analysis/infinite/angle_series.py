@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_analysis.activations.angles import OneArray, geometric_mean, library_of, plain_angle, safe_sqrt
+from ntk_analysis.activations.angles import OneArray, geometric_mean, into_range, library_of, plain_angle, safe_sqrt
 from ntk_analysis.infinite.distances import NEAR, rounding_error, unit_vectors, vector_distance
 from ntk_analysis.infinite.kernel import LARGEST_SCALED_NTK, Kernel, Law
 
@@ -209,10 +209,10 @@ def _tile(
         start + jnp.arange(len(unit), dtype=start.dtype) for start, unit in zip(corner, (unit1, unit2), strict=True)
     )
     identical = rows[:, None] == columns[None]
-    product = jnp.clip(jnp.where(identical, 0, 1 - jnp.matmul(unit1, unit2.T, precision="highest")), 0, 2)
+    product = into_range(jnp.where(identical, 0, 1 - jnp.matmul(unit1, unit2.T, precision="highest")))
     folded = function.folded(product)
     f, theta = function.from_near_on(folded, log_scale)
-    plain = product, jnp.where(identical, 0, f), jnp.where(identical, function.coincident(log_scale), theta)
+    plain = product, jnp.where(product == 0, 0, f), jnp.where(product == 0, function.coincident(log_scale), theta)
 
     def anew(row: jax.Array) -> tuple[jax.Array, ...]:
         from_difference = jnp.sum((unit1[row][None] - unit2) ** 2, axis=1) / 2
