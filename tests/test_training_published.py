@@ -301,6 +301,8 @@ def test_recipes_of_other_variants():
     assert Recipe.from_json(linear.to_json()) == linear
     assert linear.digest != replace(linear, classifier="published").digest
     assert Recipe.cifar100("mlp").initialization == "he"
+    assert Recipe.cifar100(warmup_epochs=0).warmup_start is None
+    assert Recipe.cifar100(augment=False).rotation == 0
     for options, told in [
         ({"model": "vgg11", "architecture": "published"}, "vgg11 has no architecture to choose"),
         ({"model": "resnet18", "classifier": "published"}, "resnet18 has no classifier to choose"),

@@ -189,8 +189,9 @@ class StepOptions(Group, title="Steps"):
         bool,
         Option(
             "--paper",
-            help="Start from the recipe of the paper's authors for CIFAR-100, their network included: resnet18, batch "
-            "256, 150 epochs, warm-up 2, decay at 82,112,137, weight decay 5e-4, augmented. Other options change it.",
+            help="Start from the recipe of the paper's authors for CIFAR-100, their network included: resnet18, "
+            "mimic_norm, batch 256, 150 epochs, warm-up 2, decay at 82,112,137, weight decay 5e-4, augmented. Other "
+            "options change it.",
         ),
     ] = False
     loss: Annotated[str | None, Option(help="Loss: cross_entropy or squared. [default: cross_entropy]")] = None

@@ -45,7 +45,8 @@ class State(NamedTuple):
 
     Attributes:
         params: `nnx.State` of the parameters, in float32.
-        rest: `nnx.State` of running statistics and of whatever else the model holds.
+        rest: `nnx.State` of running statistics and of whatever else the model holds but keys of dropout, which are made
+            anew in each step.
         optimizer_state: state of the optax optimizer.
         learning_rate: the largest learning rate, a float32 scalar.
         step: number of steps done, an int32 scalar.

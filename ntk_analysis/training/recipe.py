@@ -134,7 +134,8 @@ class Recipe:
         """The paper's recipe for CIFAR-100 (2010.09278), MimicNorm included, with any field changed.
 
         Network, initial laws, augmentation and schedule are those of the authors' code, which the paper's tables come
-        from. The steps of its schedule begin behind the warm-up: 80, 110 and 135 epochs are 82, 112 and 137.
+        from. The steps of its schedule begin behind the warm-up: 80, 110 and 135 epochs are 82, 112 and 137. Without
+        warm-up there is no first rate of it, and without augmentation no rotation.
         """
         recipe: dict[str, Any] = {
             "normalization": "mimic_norm",
@@ -148,6 +149,10 @@ class Recipe:
             "augment": True,
             "rotation": 15.0,
         }
+        if changes.get("warmup_epochs") == 0:
+            del recipe["warmup_start"]
+        if changes.get("augment") is False:
+            del recipe["rotation"]
         return cls(model=model, **published_options(model) | recipe | changes)
 
     def to_json(self) -> str:
