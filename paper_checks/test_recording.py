@@ -7,9 +7,12 @@ import jsonschema
 import pytest
 
 from ntk_analysis.paper_checks import report
+from ntk_analysis.paper_checks.contract import Evidence, Kind, Line, Relation, Row, Verdict
+from ntk_analysis.paper_checks.judge import judge
 from ntk_analysis.paper_checks.papers import claim_checks
 from ntk_analysis.paper_checks.recording import keep, kept
 from ntk_analysis.paper_checks.report import site
+from ntk_analysis.paper_checks.tolerances import Source
 
 SCHEMA = json.loads(Path(report.__file__).with_name("claims.schema.json").read_text(encoding="utf-8"))
 RECORDS = kept()
@@ -25,6 +28,22 @@ def test_a_record_has_the_verdict_and_the_words_of_its_claim(record):
     claim = claim_checks()[record["id"]].load().CLAIM
     assert (record["verdict"], record["run"]["sizes"], record["error"]) == (claim.recorded.value, "full", None)
     assert (record["summary"], record["scope"], record["title"]) == (claim.summary, claim.scope, claim.title)
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=[record["id"] for record in RECORDS])
+def test_recorded_rows_give_the_verdict(record):
+    """The comparisons are made again from the numbers on record."""
+    rows = []
+    for row in record["rows"]:
+        names = ("quantity", "condition", "part", "expected", "measured", "tolerance", "because", "rival", "entries")
+        kinds = {"kind": Kind(row["kind"]), "relation": Relation(row["relation"]), "source": Source(row["source"])}
+        rows.append(
+            Row(**{name: row[name] for name in names}, **kinds, draws=row["draws"] or 0, line=Line(**row["line"]))
+        )
+        assert rows[-1].outcome == row["outcome"]
+    claim = claim_checks()[record["id"]].load().CLAIM
+    open_here = record["open"] if claim.recorded is Verdict.OPEN else None
+    assert judge(Evidence(rows, open=open_here or "")) is claim.recorded
 
 
 def test_the_site_has_a_page_for_each_and_a_list():

@@ -34,8 +34,8 @@ OPEN = (
 def check(setting: Setting) -> Evidence:
     """Compares test accuracies with and without a last batch norm, each at its best rate."""
     evidence = Evidence(open=OPEN)
-    rates, depths = setting.size((QUICK_RATES, (DEPTH,)), (RATES, (5, DEPTH, 19)))
-    seeds = seeds_of(setting.seed, setting.size(5, 8))
+    rates, depths = setting.size((QUICK_RATES[:1], (DEPTH,)), (RATES, (5, DEPTH, 19)))
+    seeds = seeds_of(setting.seed, setting.size(3, 8))
     for subject in setting.track([Mlp(depth) for depth in depths], "last_acc: networks"):
         for names, pair in PAIRS.items():
             with_it, without = (at_best_rate(subject, name, rates, seeds) for name in pair)

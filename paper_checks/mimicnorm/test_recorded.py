@@ -1,13 +1,10 @@
 """The claims about training: what the full sizes gave is on record, and gives the verdict."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ntk_analysis.paper_checks.contract import Evidence, Kind, Line, Relation, Row
-from ntk_analysis.paper_checks.judge import judge
 from ntk_analysis.paper_checks.mimicnorm.micro import RERUN
 from ntk_analysis.paper_checks.mimicnorm.micro_trained import (
     CELLS,
@@ -20,27 +17,8 @@ from ntk_analysis.paper_checks.mimicnorm.micro_trained import (
     trained,
 )
 from ntk_analysis.paper_checks.mimicnorm.recorded import FULL_RESNET18, FULL_VGG16, of_single_runs, study
-from ntk_analysis.paper_checks.papers import claim_checks
-from ntk_analysis.paper_checks.tolerances import Source
 from ntk_analysis.training.dataset import load_dataset
 from ntk_analysis.training.recipe import Recipe
-
-RECORDED = json.loads((Path(__file__).parent / "studies" / "mlp" / "claims.json").read_text(encoding="utf-8"))
-
-
-@pytest.mark.parametrize("record", RECORDED, ids=[record["id"] for record in RECORDED])
-def test_recorded_rows_of_trained_networks_give_the_verdict(record):
-    """The comparisons are made again from the numbers on record."""
-    rows = []
-    for row in record["rows"]:
-        names = ("quantity", "condition", "part", "expected", "measured", "tolerance", "because", "rival", "entries")
-        kinds = {"kind": Kind(row["kind"]), "relation": Relation(row["relation"]), "source": Source(row["source"])}
-        rows.append(
-            Row(**{name: row[name] for name in names}, **kinds, draws=row["draws"] or 0, line=Line(**row["line"]))
-        )
-        assert rows[-1].outcome == row["outcome"]
-    claim = claim_checks()[record["id"]].load().CLAIM
-    assert judge(Evidence(rows, open=record["open"] or "")) is claim.recorded
 
 
 def test_the_spread_of_runs_is_that_of_settings_with_several_seeds():
