@@ -24,17 +24,12 @@ def units(small: bool, dtype: str) -> dict[str, dict[str, Any]]:
 
 def measure(network: str, normalization: str, batch: int) -> dict[str, Any]:
     """MiB of one step's peak, with weights, optimizer and images, where the device tells it; and of temporaries."""
-    import jax
-    from gpu_throughput import noise, recipe_of
+    from gpu_throughput import recipe_of
 
-    from ntk_analysis.training.loop import Trainer, epoch_key
     from ntk_analysis.training.memory import account
+    from ntk_analysis.training.memory.measuring import peak_of_step
 
-    trainer = Trainer(recipe_of(network, normalization, batch), noise(batch, 2))
-    batches, keys = trainer.order(epoch_key(0, 1))
-    state, _ = trainer.step(trainer.init(0), (batches[0], keys[0]))
-    jax.block_until_ready(state)
-    told = jax.devices()[0].memory_stats() or {}
+    peak = peak_of_step(recipe_of(network, normalization, batch))
     compiled = account(network, normalization, batch=batch, compiled=True)
-    found = {"peak": told.get("peak_bytes_in_use"), "temporaries": compiled.temporaries, "kept": compiled.kept}
+    found = {"peak": peak, "temporaries": compiled.temporaries, "kept": compiled.kept}
     return {f"{name}_mib": None if size is None else round(size / MIB, 1) for name, size in found.items()}

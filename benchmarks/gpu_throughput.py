@@ -4,14 +4,10 @@ import importlib.util
 import time
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
-    from ntk_analysis.training.dataset import Dataset
     from ntk_analysis.training.recipe import Recipe
 
 NETWORKS, NORMALIZATIONS, BATCH, STEPS = ("resnet18", "vgg16"), ("batch_norm", "mimic_norm"), 256, 60
-CLASSES = 100
 
 
 def units(small: bool, dtype: str) -> dict[str, dict[str, Any]]:
@@ -55,6 +51,7 @@ def _passes(network: str, normalization: str, batch: int, steps: int, dtype: str
     import jax
 
     from ntk_analysis.training.loop import Trainer, epoch_key
+    from ntk_analysis.training.memory.measuring import noise
 
     recipe = recipe_of(network, normalization, batch, bfloat16=dtype == "bfloat16")
     trainer = Trainer(recipe, noise(batch * steps, batch))
@@ -80,17 +77,3 @@ def recipe_of(network: str, normalization: str, batch: int, *, bfloat16: bool = 
         augment=True,
         bfloat16=bfloat16,
     )
-
-
-def noise(training: int, test: int) -> "Dataset":
-    """Random images of CIFAR's size, of which throughput and memory know no difference."""
-    from ntk_analysis.data import ImageSet
-    from ntk_analysis.training.dataset import Dataset
-
-    rng = np.random.default_rng(0)
-
-    def images(count: int) -> ImageSet:
-        pixels = rng.integers(0, 256, (count, 32, 32, 3), np.uint8)
-        return ImageSet(pixels, rng.integers(0, CLASSES, count), "noise", CLASSES)
-
-    return Dataset(images(training), images(test))

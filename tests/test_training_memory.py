@@ -2,7 +2,10 @@
 
 import json
 import math
+import re
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -12,9 +15,15 @@ import pytest
 from flax import nnx
 
 from ntk_analysis import cli
-from ntk_analysis.training.memory import CONSTANTS, COPIES, TABLE_1, TABLE_3, account, kept_by, kept_bytes
+from ntk_analysis.cli.memory import _peak
+from ntk_analysis.cli.train import summary
+from ntk_analysis.common.memory import peak_bytes
+from ntk_analysis.training.loop import Run, Trainer
+from ntk_analysis.training.memory import CONSTANTS, COPIES, TABLE_1, TABLE_3, account, kept_by, kept_bytes, measuring
+from ntk_analysis.training.metrics import Epoch
 from ntk_analysis.training.models import MODELS, build
 from ntk_analysis.training.normalization import SkipScale
+from ntk_analysis.training.recipe import Recipe
 
 from .tiers import full
 
@@ -231,9 +240,72 @@ def test_compiled(run):
     assert "temporaries" in out
 
 
+def test_the_peak_is_what_the_allocator_tells(monkeypatch):
+    assert peak_bytes() is None  # tests run on CPUs
+    for told, peak in ((None, None), ({"bytes_limit": 9}, None), ({"peak_bytes_in_use": 7}, 7)):
+        device = SimpleNamespace(memory_stats=lambda told=told: told)
+        monkeypatch.setattr(jax, "devices", lambda device=device: [device])
+        assert peak_bytes() == peak
+
+
+def test_training_tells_the_peak_where_the_device_does(monkeypatch):
+    last = Epoch(1, 0.1, 1.0, 0.5, 1.0, 0.5, None, False, 1.0)
+    trainer = Trainer(Recipe(depth=1, width=2, batch=4), measuring.noise(4, 2))
+    run = Run(trainer, trainer.init(0), (last,))
+    assert "on the device" not in summary(run, None)
+    device = SimpleNamespace(memory_stats=lambda: {"peak_bytes_in_use": 3 * 2**29})
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    assert summary(run, Path("run")).endswith("; at most 1.5 GiB on the device; in run")
+
+
+def test_one_step_is_trained_before_the_peak_is_read(monkeypatch):
+    done: list[Any] = []
+    monkeypatch.setattr(measuring, "peak_bytes", lambda: len(done))
+    monkeypatch.setattr(Trainer, "init", lambda trainer, seed: 0)
+    monkeypatch.setattr(Trainer, "step", lambda trainer, state, batch: done.append((trainer, *batch)))
+    recipe = Recipe(depth=1, width=2, batch=4)
+    assert measuring.peak_of_step(recipe, 5) == 1
+    ((trainer, batch, _),) = done
+    assert (trainer.recipe, trainer.dataset.classes, trainer.input_shape) == (recipe, 5, (4, 32, 32, 3))
+    assert sorted(batch.tolist()) == [0, 1, 2, 3]
+
+
+@pytest.mark.full  # builds VGG16
+@pytest.mark.parametrize("options", [{}, {"stem": "imagenet"}, {"published": True}])
+def test_what_is_measured_is_what_is_counted(options, monkeypatch):
+    """Parameters of the network that a step is measured of, against those of the account."""
+    recipes = []
+    monkeypatch.setattr(measuring, "measured_peak", lambda recipe, classes: recipes.append((recipe, classes)))
+    counted = account("vgg16", "mimic_norm", batch=2, **options)
+    _peak(counted)
+    ((recipe, classes),) = recipes
+    shapes = jax.eval_shape(lambda: nnx.state(recipe.build(nnx.Rngs(0), classes=classes, inputs=1), nnx.Param))
+    assert 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == counted.parameters
+
+
+def test_measured_command(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(measuring, "peak_bytes", lambda: 1)
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the command sets it where it is not
+    peaks = {"batch_norm": 4 * 2**20, "last_bn": 3 * 2**20}
+    monkeypatch.setattr(measuring, "measured_peak", lambda recipe, classes: peaks[recipe.normalization])
+    status, out, _ = run("mlp", "--normalization", "last_bn", "--batch", 64, "--measure", "--out", tmp_path / "m.json")
+    assert status == 0
+    assert re.search(r"MiB .* peak +saved$", out, re.MULTILINE)
+    assert re.search(r"last_bn .* 3\.0 +25\.0 %$", out, re.MULTILINE)
+    assert [one["peak"] for one in json.loads((tmp_path / "m.json").read_text())] == [*peaks.values()]
+
+
+@pytest.mark.full  # starts processes
+def test_a_step_is_measured_in_a_process_of_its_own(monkeypatch):
+    assert measuring.measured_peak(Recipe(depth=1, width=2, batch=4), 5) is None  # trained, on a CPU
+    with pytest.raises(ValueError, match="min_fan_in"):
+        measuring.measured_peak(Recipe(depth=1, width=2, normalization="weight_mean", min_fan_in=10**6), 5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["mlp", "--measure"], "--measure reads the allocator of a GPU, and cpu (cpu) has no such count: --compile"),
         ([], "give a MODEL, such as resnet18, or --table1"),
         (["alexnet"], "unknown model 'alexnet': choose one of mlp, vgg11"),
         (["vgg11", "--normalization", "groups"], "unknown normalization 'groups'"),

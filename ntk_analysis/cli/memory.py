@@ -1,7 +1,9 @@
 """What training takes: the arrays that the backward pass keeps, beside the paper's tables."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -59,13 +61,20 @@ def memory(
             help="Also compile each gradient here, and show what XLA adds for temporary arrays: this takes minutes.",
         ),
     ] = False,
+    measure: Annotated[
+        bool,
+        Option(
+            "--measure",
+            help="Also train one step of each on the GPU, in a process of its own, and show the allocator's peak.",
+        ),
+    ] = False,
     out: Annotated[Path | None, Option(help="File for all numbers, .json.")] = None,
     sizes: SizeOptions,
 ) -> None:
     """Tells the memory that training needs, by normalisation and kind of layer: from shapes, without a run.
 
     The command counts the arrays that JAX hands from forward to backward pass, in MiB and float32,
-    which is a bound before compilation.
+    which is a bound before compilation. What a GPU holds in a step, weights and all, is measured by --measure.
     """
     from ntk_analysis.cli.output import json_text
     from ntk_analysis.common.files import require_result, write_whole
@@ -81,10 +90,12 @@ def memory(
     wanted += [(row, SizeOptions(published=True)) for row in (TABLE_1 if table1 else ())]
     wanted += [(row, SizeOptions(stem="imagenet")) for row in (TABLE_3 if table3 else ())]
     names = [_names(row.model, normalization or []) for row, _ in wanted]  # every error before any result
+    if measure:
+        _require_measurable()
     records = []
     for (row, size), normalizations in zip(wanted, names, strict=True):
         with progress(transient=True) as track:
-            accounts = _accounts(row, size, track(normalizations, row.model), compile)
+            accounts = _accounts(row, size, track(normalizations, row.model), compile, measure)
         print("\n".join(_lines(row, accounts)), end="\n\n")
         records += [account.record() | _reported(row, account.normalization) for account in accounts]
     print(WHY)
@@ -106,7 +117,17 @@ def _names(model: str, wanted: Sequence[str]) -> list[str]:
     return [BASE, *(name for name in wanted or possible if name != BASE)]
 
 
-def _accounts(row: "Published", sizes: SizeOptions, normalizations: Iterable[str], compiled: bool) -> list["Account"]:
+def _require_measurable() -> None:
+    """Raises ValueError without a device that counts; leaves it free for the processes that measure."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # read when JAX first looks for devices
+    from ntk_analysis.training.memory.measuring import require_peak
+
+    require_peak()
+
+
+def _accounts(
+    row: "Published", sizes: SizeOptions, normalizations: Iterable[str], compiled: bool, measured: bool
+) -> list["Account"]:
     from ntk_analysis.training.memory import account
 
     options: dict[str, Any] = {
@@ -116,7 +137,18 @@ def _accounts(row: "Published", sizes: SizeOptions, normalizations: Iterable[str
         "published": sizes.published,
         "compiled": compiled,
     }
-    return [account(row.model, name, **options) for name in normalizations]
+    accounts = (account(row.model, name, **options) for name in normalizations)
+    return [replace(found, peak=_peak(found)) if measured else found for found in accounts]
+
+
+def _peak(found: "Account") -> int | None:
+    """The peak of a step of the network of an account, on images that are not augmented."""
+    from ntk_analysis.training.memory.measuring import measured_peak
+    from ntk_analysis.training.recipe import Recipe
+
+    make = partial(Recipe.cifar100, augment=False) if found.published else Recipe
+    recipe = make(model=found.model, normalization=found.normalization, batch=found.batch, stem=found.stem)
+    return measured_peak(recipe, found.classes)
 
 
 def _reported(row: "Published", normalization: str) -> dict[str, float]:
@@ -134,8 +166,7 @@ def _lines(row: "Published", accounts: Sequence["Account"]) -> Iterator[str]:
         f"parameters {_mib(base.parameters)}, momentum {_mib(base.optimizer)}, images {_mib(base.inputs)} MiB"
     )
     sums = ["kept", "distinct", "training"]
-    if base.temporaries is not None:
-        sums.append("temporaries")
+    sums += [name for name in ("temporaries", "peak") if getattr(base, name) is not None]
     heads = [title for name in sums for title in (name, "saved")] + (["paper", "saved"] if row.megabytes else [])
     cells = [["MiB", *heads]]
     for found in accounts:

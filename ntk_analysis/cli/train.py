@@ -169,8 +169,11 @@ def left(ends: list[float], first: float, todo: int) -> str:
 
 def summary(run: "Run", out: Path | None) -> str:
     """The line that reports the result of training."""
+    from ntk_analysis.common.memory import gib, peak_bytes
+
     last = run.epochs[-1]
-    kept = "" if out is None else f"; in {out}"
+    peak = peak_bytes()
+    kept = ("" if peak is None else f"; at most {gib(peak)} on the device") + ("" if out is None else f"; in {out}")
     if run.diverged_at is not None:
         return (
             f"DIVERGED in epoch {last.epoch}: training loss {last.train_loss:.3g}, test loss {last.test_loss:.3g}; "

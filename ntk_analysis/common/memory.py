@@ -24,6 +24,14 @@ def available_bytes() -> int:
     return host_bytes()
 
 
+def peak_bytes() -> int | None:
+    """Largest memory in bytes that JAX's default device has held for this process at once; None if it does not tell."""
+    import jax
+
+    told = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return None if told is None else int(told)
+
+
 def host_bytes() -> int:
     """Memory in bytes that this process may still take: free on the machine, within its control groups and limits."""
     return max(0, min(int(psutil.virtual_memory().available), *_left_in_groups(), *_left_to_process()))

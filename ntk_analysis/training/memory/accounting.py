@@ -51,6 +51,7 @@ class Account:
             compiled, or if the device does not report them.
         published: whether the network is that of the MimicNorm authors' code; else it is torchvision's, or at CIFAR
             size the same with another stem and, of VGG, one linear layer behind the convolutions.
+        peak: bytes that the device's allocator held at most in a step, `measuring.measured_peak`; None if not measured.
     """
 
     model: str
@@ -63,6 +64,7 @@ class Account:
     by_kind: Mapping[str, int]
     temporaries: int | None = None
     published: bool = False
+    peak: int | None = None
 
     @property
     def kept(self) -> int:
