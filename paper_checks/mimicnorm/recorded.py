@@ -13,10 +13,12 @@ from .trained import CONFIDENCE
 STUDIES = Path(__file__).parent / "studies"
 NARROW_VGG16 = "vgg16_cifar10"
 FULL_VGG16 = "vgg16_cifar100"
+PUBLISHED_VGG16 = "vgg16_published_narrow"
 FULL_RESNET18 = "resnet18_cifar100"
 WORDS = {
     NARROW_VGG16: "VGG16 of a quarter of the channels, 2,500 images of CIFAR-10 (JPEG re-encoded)",
     "vgg16_fashion": "VGG16 of a quarter of the channels, 2,500 images of Fashion-MNIST",
+    PUBLISHED_VGG16: "the authors' VGG16 with a quarter of the channels, 2,500 images of CIFAR-10 (JPEG re-encoded)",
     FULL_VGG16: "VGG16 of all its channels with one linear layer, CIFAR-100",
     FULL_RESNET18: "ResNet18 without convolution biases, CIFAR-100, bfloat16",
     "resnet18_cifar100_start": "ResNet18 without convolution biases, CIFAR-100",
