@@ -4,15 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.linalg
 from jaxtyping import Float64
 
 from ntk_analysis.any_kernel import AnyKernel, Rows, rows_of
 from ntk_analysis.common.arrays import concrete
 from ntk_analysis.common.precision import AnyArray, Real
-from ntk_analysis.spectrum.largest import by_lanczos, square
+from ntk_analysis.spectrum.largest import square
+from ntk_analysis.spectrum.matrix import machine_eps
 
-ROUGHLY = 0.01  # relative error of these eigenvalues: any basis near theirs serves
-DEFLATED = 10  # eigenvalues that are taken out of the way of the iterations, at most a tenth of all
+RANK = 500  # eigenvalues that are taken out of the way of the iterations, at most a tenth of all
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +78,8 @@ def solve(
     """Regression on n inputs, trained to its end, by conjugate gradients.
 
     It is `GradientFlow` at time infinity for kernels of any size. All outputs share the products with the kernel. The
-    largest eigenvalues, of which kernels have a few that outweigh the rest, are computed first, and the iterations are
-    preconditioned by them. A kernel in a store is kept in memory as by `spectrum.largest_eigenvalues`, or read for each
-    iteration.
+    iterations are preconditioned: eigenvalues that outweigh the rest are taken out of their way first. A kernel in a
+    store is kept in memory as by `spectrum.largest_eigenvalues`, or read for each iteration.
 
     Args:
         kernel: any kernel of n inputs with themselves, of one output or the mean over outputs of a trace.
@@ -102,7 +102,7 @@ def solve(
     if not 0 <= regularization < np.inf:
         raise ValueError(f"regularization={regularization}, expected a finite number >= 0")
     r = float(regularization) * sum(float(np.trace(values[:, at])) for at, values in rows) / n
-    soften = _preconditioner(rows, r, min(DEFLATED, n // 10))
+    soften = _preconditioner(rows, r, min(RANK, n // 10))
     a, count = _iterated(rows, r, y.reshape(n, -1), soften=soften, tolerance=float(tolerance), most=iterations)
     size = np.linalg.norm(y.reshape(n, -1), axis=0)
     left = np.linalg.norm(y.reshape(n, -1) - rows.product(a) - r * a, axis=0)
@@ -118,13 +118,29 @@ def solve(
     return Solution(a.reshape(y.shape), rows.log_scale, residual.reshape(shape), error.reshape(shape), count, which)
 
 
-def _preconditioner(rows: Rows, r: float, count: int) -> Callable[[np.ndarray], np.ndarray]:
-    """A function that brings the largest eigenvalues of Theta + r I down to the last one of them."""
-    if count < 2:
+def _preconditioner(rows: Rows, r: float, rank: int) -> Callable[[np.ndarray], np.ndarray]:
+    """A function that brings the largest eigenvalues of Theta + r I down to the last one of them, about.
+
+    They are those of a Nystroem approximation on random vectors, for which the kernel is read once (Frangella, Tropp &
+    Udell 2021, 2110.02820, algorithm 2.1 and equation 1.3).
+    """
+    n = square(rows)
+    if rank < 2:
         return lambda x: x
-    found = by_lanczos(rows, count, ROUGHLY)
-    values, vectors = found.eigenvalues_scaled + r, found.vectors
-    if values[-1] <= 0:  # it is no kernel, as the iterations will find
+    sketch = np.linalg.qr(np.random.default_rng(0).standard_normal((n, rank)))[0]
+    image = rows.product(sketch)
+    shift = machine_eps(rows.dtype) * float(np.linalg.norm(image))
+    image += shift * sketch
+    inner = sketch.T @ image
+    try:
+        root = np.linalg.cholesky((inner + inner.T) / 2)
+    except np.linalg.LinAlgError:  # it is no kernel, as the iterations will find
+        return lambda x: x
+    vectors, singular, _ = np.linalg.svd(
+        scipy.linalg.solve_triangular(root, image.T, lower=True).T, full_matrices=False
+    )
+    values = np.maximum(singular**2 - shift, 0) + r
+    if values[-1] <= 0:
         return lambda x: x
     shrunk = values[-1] / values - 1
     return lambda x: x + vectors @ (shrunk[:, None] * (vectors.T @ x))

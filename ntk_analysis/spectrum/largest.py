@@ -54,16 +54,12 @@ def largest_eigenvalues(
         ValueError: the kernel is not square, or `count` is not from 1 to n - 1; as `rows_of`.
     """
     rows = rows_of(kernel, which)
-    whole_number(count, "count", square(rows) - 1)
-    return by_lanczos(rows.held(), count, float(tolerance))
-
-
-def by_lanczos(rows: Rows, count: int, tolerance: float) -> LargestEigenvalues:
-    """The largest eigenvalues of a kernel that is read for each product; see `largest_eigenvalues`."""
     n = square(rows)
+    whole_number(count, "count", n - 1)
+    rows = rows.held()
     operator = scipy.sparse.linalg.LinearOperator((n, n), matvec=rows.product, matmat=rows.product, dtype=np.float64)
     start = np.random.default_rng(0).standard_normal(n)
-    values, vectors = scipy.sparse.linalg.eigsh(operator, k=count, which="LA", v0=start, tol=tolerance)
+    values, vectors = scipy.sparse.linalg.eigsh(operator, k=count, which="LA", v0=start, tol=float(tolerance))
     values, vectors = values[::-1], vectors[:, ::-1]
     error = float(np.linalg.norm(rows.product(vectors) - vectors * values, axis=0).max())
     return LargestEigenvalues(values, vectors, rows.log_scale, error)
