@@ -190,7 +190,7 @@ def test_killed_with_sigkill(tmp_path):
         process.send_signal(signal.SIGKILL)  # wherever it is by now
     assert process.returncode == -signal.SIGKILL
     done = len(list((tmp_path / "k" / "done").iterdir()))
-    assert 7 <= done < 210
+    assert 6 <= done < 210  # the seventh may be on its way to the disk
     left = [tmp_path / "k" / "job-1.pickle", tmp_path / "k" / "kernel" / "c" / "0" / "0.1.partial"]
     for path in left:
         path.write_text("what a kill at another moment leaves")

@@ -238,7 +238,7 @@ def test_killed_with_sigkill(tmp_path):
         process.send_signal(signal.SIGKILL)  # wherever it is by now
     assert process.returncode == -signal.SIGKILL
     done = len(list((tmp_path / "k" / "done").iterdir()))
-    assert 7 <= done < 78
+    assert 6 <= done < 78  # the seventh may be on its way to the disk
     seen: list[Any] = []
     call = {"memory": 6 * 8 * 4**2}
     found = infinite_kernel(NETWORK, X, store=tmp_path / "k", track=kept_in(seen), **call)
