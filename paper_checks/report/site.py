@@ -1,4 +1,4 @@
-"""Pages of the claims, made of the records that are kept of full runs: one for each claim, and one that lists them."""
+"""Pages of the claims, made of the records that are kept: one for each claim, and one that lists them."""
 
 from ..recording import kept
 from .markdown import prose, section
