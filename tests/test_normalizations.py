@@ -169,7 +169,7 @@ def stopped(tmp_path, monkeypatch):
         monkeypatch.setattr(ntk_analysis.meanfield, name, lambda *args, normalization, **_: reach(normalization))
     monkeypatch.setattr(train_command, "execute", lambda recipe, *args, **kwargs: reach(recipe.normalization))
     monkeypatch.setattr(sweep_command, "execute", lambda grid, *args, **kwargs: reach(grid.normalizations))
-    monkeypatch.setattr(memory_command, "_accounts", lambda row, sizes, names, compiled: reach(names))
+    monkeypatch.setattr(memory_command, "_accounts", lambda row, sizes, names, *others, **options: reach(names))
     return made
 
 

@@ -316,7 +316,11 @@ def test_recipes_of_other_variants():
             Recipe(**options)
 
 
-RECORDED = sorted((Path(mimicnorm.__file__).parent / "studies").glob("*/runs.jsonl"))
+RECORDED = [
+    path
+    for path in sorted((Path(mimicnorm.__file__).parent / "studies").glob("*/runs.jsonl"))
+    if path.parent.name != "vgg16_published_narrow"  # its lines have all fields
+]
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.parent.name)
