@@ -200,7 +200,7 @@ def by_layers(evidence: Evidence, expected: Expected, rivals: list[Expected], dr
     said, *others = ((one.sampled, one.sampled_slope, one.unequal) for one in (expected, *rivals))
     names = "E[relu(u) relu(v)], finite layers", "E[relu'(u) relu'(v)], finite layers", "E[relu(u) relu(v)]"
     conditions = "", "", f"variances {VARIANCES[0]} and {VARIANCES[1]}"
-    for i, row in enumerate((evidence.stated, evidence.stated, evidence.varied)):
+    for i, row in enumerate((evidence.stated, evidence.stated, evidence.corrected)):
         row(
             names[i],
             expected=said[i],
