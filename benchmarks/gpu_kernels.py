@@ -41,7 +41,7 @@ def measure(what: str, **options: Any) -> dict[str, Any]:
 
 
 def seconds(call: Call, rounds: int = ROUNDS) -> dict[str, float]:
-    """Of the first call, which compiles, and the least of the others."""
+    """Seconds of the first call, which compiles, and the least of the others."""
     import jax
 
     taken = []

@@ -205,12 +205,7 @@ class Row:
         it. An error that is an estimate confirms an inequality only if all of its interval meets it, and an equality
         only if it is smaller than the distance to the nearest wrong theory: noise never helps a claim.
         """
-        return _outcome(self.relation, self.expected, self.measured, self.tolerance, self.rival, self.bounded)
-
-    @property
-    def bounded(self) -> bool:
-        """Whether the error is a bound, and no estimate."""
-        return Tolerance(self.tolerance, self.source, self.because).bounds
+        return _outcome(self.relation, self.expected, self.measured, self.tolerance, self.rival, self.source.bounds)
 
     @property
     def draws_needed(self) -> int | None:
@@ -220,7 +215,8 @@ class Row:
         """
         if self.outcome is not Outcome.UNRESOLVED or not self.draws:
             return None
-        apart = self.measured - self.expected if self.rival is None else self.rival - self.expected
+        other = self.rival if self.relation is Relation.EQUAL and self.rival is not None else self.measured
+        apart = other - self.expected
         if apart == 0:
             return None
         return math.ceil(self.draws * (self.tolerance / apart) ** 2) + 1
@@ -332,7 +328,7 @@ class Evidence:
         part: str = "",
     ) -> Row:
         """Adds the comparison of two values; of two arrays, the comparison that says most against the claim."""
-        needs_rival = kind is Kind.STATED and relation is Relation.EQUAL and not tolerance.bounds
+        needs_rival = kind is Kind.STATED and relation is Relation.EQUAL and not tolerance.source.bounds
         if needs_rival and rival is None:
             raise ValueError(
                 f"{quantity}: an equality within an error of {tolerance.source} needs the value of a rival"

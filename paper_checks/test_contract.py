@@ -60,6 +60,7 @@ def test_the_draws_that_would_decide():
     assert row(1.0, 1.05, sampling(0.1, "noise", unsure.draws_needed), LEAST).draws_needed > 101
     assert row(1.0, 1.05, sampling(0.1 * (25 / 101) ** 0.5, "noise", 101), LEAST).outcome is C
     assert row(1.0, 1.05, NOISE, rival=1.05).draws_needed == 101
+    assert row(1.0, 1.05, NOISE, LEAST, rival=9.0).draws_needed == 101  # an inequality has no rival to tell apart
     assert row(1.0, 1.05, sampling(0.1, "noise"), LEAST).draws_needed is None
     assert row(1.0, 1.0, NOISE, LEAST).draws_needed is None
     assert row(1.0, 1.2, NOISE, LEAST).draws_needed is None

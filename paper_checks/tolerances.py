@@ -17,6 +17,11 @@ class Source(StrEnum):
     EXTRAPOLATION = "extrapolation"  # to a limit that was not reached: an estimate
     SAMPLING = "sampling"  # of draws, such as networks, seeds or images: an estimate
 
+    @property
+    def bounds(self) -> bool:
+        """Whether the error is a bound, beyond which the true value cannot be, and no estimate from noise."""
+        return self not in (Source.SAMPLING, Source.EXTRAPOLATION)
+
 
 @dataclass(frozen=True)
 class Tolerance:
@@ -34,11 +39,6 @@ class Tolerance:
     source: Source
     reason: str
     draws: int = 0
-
-    @property
-    def bounds(self) -> bool:
-        """Whether the error is a bound, beyond which the true value cannot be, and no estimate from noise."""
-        return self.source not in (Source.SAMPLING, Source.EXTRAPOLATION)
 
 
 def rounding(size: ArrayLike, reason: str) -> Tolerance:

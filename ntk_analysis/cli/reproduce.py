@@ -12,12 +12,12 @@ from ntk_analysis.cli.progress import Interrupted
 
 if TYPE_CHECKING:
     from ntk_analysis.training.dataset import Dataset
+    from ntk_analysis.training.recipe import Recipe
     from ntk_analysis.training.run_file import Curve
     from ntk_analysis.training.sweep import Grid
 
 Name = Literal["table1", "table2", "table3", "fig6", "fig7", "supp3"]
 QUICK_RATES, QUICK_EPOCHS = 2, 2
-INSTANT = 0.01  # of the seconds that a run took when it was trained: less, and it was read from its file
 
 
 def reproduce(
@@ -85,16 +85,17 @@ def execute(
     from ntk_analysis.training.beside import as_text, beside
     from ntk_analysis.training.dataset import load_dataset
     from ntk_analysis.training.published import EXPERIMENTS
+    from ntk_analysis.training.recipe import Recipe
     from ntk_analysis.training.sweep import finished, sweep
 
     dataset = load_dataset(source)
-    todo = 0
+    todo = set[Recipe]()
     for model, grid in grids.items():
         done = finished(grid, dataset, out / model)
-        missing = sum(curve is None for curve in done.values())
-        print(planned(model, grid, dataset, runs=len(done), done=len(done) - missing), flush=True)
-        todo += missing
-    print(f"{todo} runs to train, into {out}", flush=True)
+        missing = {recipe for recipe, curve in done.items() if curve is None}
+        print(planned(model, grid, dataset, runs=len(done), done=len(done) - len(missing)), flush=True)
+        todo |= missing
+    print(f"{len(todo)} runs to train, into {out}", flush=True)
     if plan:
         return
     told, cells, drawn = Told(todo), [], []
@@ -126,26 +127,20 @@ def planned(model: str, grid: "Grid", dataset: "Dataset", *, runs: int, done: in
 
 
 class Told:
-    """Tells of each run in a line, and of the time that is left at the rate of those that were trained so far.
+    """Tells of each run in a line, and of the time that is left at the rate of those that were trained so far."""
 
-    A run that took no time since the one before was there already.
-    """
-
-    def __init__(self, todo: int) -> None:
-        self.todo, self.trained = todo, 0
-        self.start = self.last = time.perf_counter()
+    def __init__(self, todo: "set[Recipe]") -> None:
+        self.todo, self.left, self.start = len(todo), set(todo), time.perf_counter()
 
     def __call__(self, curve: "Curve") -> None:
-        """Prints the line of one run."""
+        """Prints the line of one run; that of a run that was there already has no time."""
         recipe, best = curve.recipe, max(epoch.test_accuracy for epoch in curve.epochs)
         words = f"{recipe.model} {recipe.normalization}, rate {recipe.learning_rate:g}, seed {recipe.seed}: {best:.2%}"
-        now = time.perf_counter()
-        if now - self.last > INSTANT * sum(epoch.seconds for epoch in curve.epochs) and self.trained < self.todo:
-            self.trained += 1
-            seconds = (now - self.start) / self.trained * (self.todo - self.trained)
+        if recipe in self.left:
+            self.left.remove(recipe)
+            seconds = (time.perf_counter() - self.start) / (self.todo - len(self.left)) * len(self.left)
             about = f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} s"
-            words += f"; {self.todo - self.trained} left, about {about}"
-        self.last = now
+            words += f"; {len(self.left)} left, about {about}"
         print(words, flush=True)
 
 

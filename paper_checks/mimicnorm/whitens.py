@@ -14,7 +14,7 @@ from ntk_analysis.networks import fully_connected
 
 from ..contract import Claim, Evidence, Relation, Setting, Verdict
 from ..draws import OPTIMISED
-from ..tolerances import Tolerance, rounding, sampling
+from ..tolerances import Tolerance, sampling
 
 Theory: TypeAlias = Callable[[int, int], float]
 
@@ -109,7 +109,7 @@ def check(setting: Setting, theory: Theory = THEORY) -> Evidence:
         "root mean square correlation of channels, against that of independent samples",
         expected=(samples - 1) ** -0.5,
         measured=channels.mean(),
-        tolerance=rounding(1e-3, "float32"),
+        tolerance=interval(channels),
         condition=condition,
     )
     for name, (rows, columns) in found.items():
