@@ -29,6 +29,20 @@ try:
 except KeyboardInterrupt:
     sys.exit(7)
 """
+REPLACED = """
+import time
+from ntk_analysis import cli
+from ntk_analysis.cli import app
+def command(*_, **options):  # as an extension in C that is interrupted while it reads an argument
+    print("in it", flush=True)
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        pass
+    raise ValueError("Invalid affine transformation matrix")
+app.app = command
+cli.start()
+"""
 HELD = """
 import signal, time
 from ntk_analysis.cli import ctrl_c_ends
@@ -59,6 +73,11 @@ def test_an_exception_that_is_lost_is_raised_again():
     assert (status, err) == (7, "")
 
 
+def test_an_error_in_place_of_the_exception_is_an_interruption():
+    status, err, _ = interrupted("-c", REPLACED, begun="in it\n", after=0.2)
+    assert (status, err) == (130, "interrupted: nothing half-written\n")
+
+
 def test_a_process_that_does_not_come_back_is_left():
     status, err, _ = interrupted("-c", HELD, begun="in it\n", after=0.2)
     assert status == 130
@@ -66,7 +85,7 @@ def test_a_process_that_does_not_come_back_is_left():
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("after", [0.5, 6.0], ids="{}s".format)
+@pytest.mark.parametrize("after", [0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 6.0], ids="{}s".format)
 def test_a_long_command(tmp_path, after):
     """4,000 inputs of 100 numbers each through 300 layers of tanh: imports, the fit, compilation, tiles."""
     np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((4000, 100)))

@@ -11,7 +11,7 @@ import typer
 from typer import Option
 
 from ntk_analysis.cli.check import check
-from ntk_analysis.cli.ctrl_c_ends import INTERRUPTED
+from ntk_analysis.cli.ctrl_c_ends import INTERRUPTED, came
 from ntk_analysis.cli.empirical import empirical
 from ntk_analysis.cli.figures import figures
 from ntk_analysis.cli.groups import GroupedCommand, grouped
@@ -100,9 +100,11 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except Exception as error:  # libraries and a user's functions raise whatever they like
-        if os.environ.get(TRACEBACK):
-            raise
-        fail(unavailable_platform() or described(error))
+        if not came():
+            if os.environ.get(TRACEBACK):
+                raise
+            fail(unavailable_platform() or described(error))
+        status = INTERRUPTED
     if status == INTERRUPTED:  # typer turns Ctrl-C into this status
         interrupted("nothing half-written")
     sys.exit(status)

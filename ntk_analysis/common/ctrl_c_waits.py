@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 @contextmanager
 def ctrl_c_waits() -> Iterator[None]:
-    """A context at whose end the KeyboardInterrupt of a Ctrl-C within it is raised; an error of its own comes first.
+    """A context at whose end the handler of a Ctrl-C within it is called; an error of its own comes first.
 
-    A handler of the caller's own, and another thread than the main one, are left as they are.
+    Signals that are switched off, and another thread than the main one, are left as they are.
     """
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
         yield
         return
     came = list[int]()
@@ -21,6 +21,6 @@ def ctrl_c_waits() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, handler)
     if came:
-        raise KeyboardInterrupt
+        handler(came[0], None)
