@@ -22,6 +22,7 @@ _MODULES = {
     "last_batch_norm",
     "layers",
     "meanfield",
+    "monte_carlo",
     "networks",
     "reference",
     "regression",
@@ -36,7 +37,9 @@ _OBJECTS = {
     "empirical_nngp": "empirical",
     "empirical_ntk": "empirical",
     "infinite_kernel": "infinite",
+    "compare": "monte_carlo",
     "kernels_by_depth": "networks.by_depth",
+    "monte_carlo_kernel": "monte_carlo",
     "open_kernel": "empirical",
 }
 

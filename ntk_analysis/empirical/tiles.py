@@ -222,7 +222,7 @@ def computes_in_float64(*arrays: Any) -> bool:
 @lru_cache(maxsize=NETWORKS)
 def tile_programs(f: Network, name: str, layout: Layout) -> Programs:
     """The compiled programs of a method for this function."""
-    method = _method(f, name, layout)
+    method = method_of(f, name, layout)
 
     def contract(params: Params, left: Tree, right: Tree) -> jax.Array:
         return arranged(method.contract(params, left, right), layout)
@@ -231,8 +231,8 @@ def tile_programs(f: Network, name: str, layout: Layout) -> Programs:
     return Programs(name, jax.jit(method.prepare), jax.jit(contract), jax.jit(square))
 
 
-def _method(f: Network, name: str, layout: Layout) -> Method:
-    """The method, not compiled; matrix products are exact to the dtype, also inside f."""
+def method_of(f: Network, name: str, layout: Layout) -> Method:
+    """The method of this name, not compiled; matrix products are exact to the dtype, also inside f."""
     if name in OF_LAYERS:
         assert isinstance(f, Layer), "plan refuses it for other functions"
         method = OF_LAYERS[name](f, layout)
