@@ -133,6 +133,7 @@ def target_alignment(
     kernel: AnyKernel,
     targets: AnyArray,
     *,
+    labels: bool | None = None,
     centered: bool = True,
     unbiased: bool = False,
     which: str = "ntk",
@@ -141,8 +142,10 @@ def target_alignment(
 
     Args:
         kernel: (n, n); (n, n, C, C), which is aligned with the products Y[a, c] Y[b, d]; or (n, n, C), with d = c.
-        targets: (n,) integers or booleans are class labels, Y = one-hot - 1/classes; floats (n,) or (n, C) are Y
-            itself. Two classes give half the y y' of labels -1 and 1, and so the same alignment.
+        targets: (n,) or (n, 1) integers, booleans or words are class labels, Y = one-hot - 1/classes; floats (n,) or
+            (n, C) are Y itself. Two classes give half the y y' of labels -1 and 1, and so the same alignment.
+        labels: whether the targets are class labels, also as floats; None tells by their dtype, and refuses whole
+            numbers in floats that may be either: three values or more, each several times on average.
         centered: center both kernels over inputs (Cortes et al. 2012) or not (Cristianini et al. 2001).
         unbiased: whether the estimates are unbiased, see `centered_alignment`; only with `centered`.
         which: the part of a `Kernel` or `EmpiricalKernel` to take.
@@ -156,7 +159,7 @@ def target_alignment(
     """
     kernel = opened(kernel)
     if not unbiased and on_disk(kernel):
-        return _with_targets_by_rows(rows_of(kernel, which), targets, centered=centered)
+        return _with_targets_by_rows(rows_of(kernel, which), targets, labels, centered=centered)
     values = entries(kernel, which)[0]
     if values.shape[0] != values.shape[1]:
         raise ValueError(f"kernel has shape {values.shape}, expected one set of inputs against itself")
@@ -164,7 +167,7 @@ def target_alignment(
         raise ValueError(
             "unbiased=True with centered=False, expected one of them: only centering has a bias to take off"
         )
-    y = _targets(targets, len(values))
+    y = _targets(targets, len(values), labels)
     if values.ndim > 2 and y.shape[1] != values.shape[2]:
         raise ValueError(f"targets of {y.shape[1]} outputs against a kernel of {values.shape[2]}: expected as many")
     if not centered:
@@ -191,15 +194,26 @@ def centered_one_hot(labels: np.ndarray) -> Float64[np.ndarray, "n classes"]:
     return targets
 
 
-def _targets(targets: AnyArray, n: int) -> np.ndarray:
+def _targets(targets: AnyArray, n: int, labels: bool | None) -> np.ndarray:
     """(n, outputs), in their own dtype."""
-    given = concrete(targets, "targets")
+    words = np.asarray(targets).dtype.kind in "US" and labels is not False
+    given = np.asarray(targets) if words else concrete(targets, "targets")
     if given.ndim not in (1, 2) or len(given) != n:
         raise ValueError(f"targets have shape {given.shape}, expected ({n},) or ({n}, outputs): one row per input")
-    if given.ndim == 1 and given.dtype.kind in "biu":
-        return centered_one_hot(given)
-    if not np.isfinite(given).all():
+    if not words and not np.isfinite(given).all():
         raise ValueError("targets have NaN or infinite values, expected finite ones: clean them")
+    column = given.size == n
+    if labels and not column:
+        raise ValueError(f"labels have shape {given.shape}, expected ({n},): one class per input")
+    if labels is None and column and given.dtype.kind not in "biuUS":
+        values = np.unique(given)
+        if 3 <= len(values) <= n // 2 and (values == np.round(values)).all():
+            raise ValueError(
+                f"targets are {len(values)} whole numbers in {given.dtype}, which may be class labels or numbers: say "
+                "which, labels=True or labels=False"
+            )
+    if labels or (labels is None and column and given.dtype.kind in "biuUS"):
+        return centered_one_hot(given.reshape(n))
     return given.reshape(n, -1)
 
 
@@ -257,11 +271,11 @@ def _by_rows(first: Rows, second: Rows, *, centered: bool, off: float = 0.0) -> 
     return min(1.0, max(-1.0, product / lengths[0] / lengths[1]))
 
 
-def _with_targets_by_rows(rows: Rows, targets: AnyArray, *, centered: bool) -> float:
+def _with_targets_by_rows(rows: Rows, targets: AnyArray, labels: bool | None, *, centered: bool) -> float:
     """The alignment of a kernel on disk with the targets' Y Y'."""
     if rows.shape[0] != rows.shape[1]:
         raise ValueError(f"kernel has shape {rows.shape}, expected one set of inputs against itself")
-    y, off = _targets(targets, rows.shape[0]), 0.0
+    y, off = _targets(targets, rows.shape[0], labels), 0.0
     if centered:
         known = _direction(y, lambda given: given - given.mean(axis=0), "targets")
         y, off = known.unit, _off_by(known.error, y.shape[1])

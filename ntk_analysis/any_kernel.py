@@ -53,7 +53,8 @@ def entries(kernel: AnyKernel, which: str = "ntk") -> Entries:
         which: "ntk" or "nngp"; of an array it only says what the array is.
 
     Raises:
-        ValueError: none of the layouts of `Entries`; no, NaN or infinite entries; an unknown `which`.
+        ValueError: none of the layouts of `Entries`, such as an infinite kernel at the positions of images; no, NaN or
+            infinite entries; an unknown `which`.
         AttributeError: an empirical kernel that is not the one `which` names.
         FileNotFoundError, FileExistsError: a path without a kernel; see `open_kernel`.
         TypeError: not real numbers, or inside a JAX transformation.
@@ -64,6 +65,11 @@ def entries(kernel: AnyKernel, which: str = "ntk") -> Entries:
     if isinstance(kernel, Kernel | StoredKernel):
         values = concrete(kernel.ntk_scaled if which == "ntk" else kernel.nngp, "kernel")
         log_scale = float(concrete(kernel.log_scale, "log_scale")) if which == "ntk" else 0.0
+        if values.ndim > 2:  # two axes of a picture would pass for those of outputs
+            raise ValueError(
+                f"{kernel!r} has positions, expected one output: end the network with Flatten() or GlobalAvgPool(), or "
+                "take the array of one pair of positions"
+            )
     elif isinstance(kernel, EmpiricalKernel):
         values = kernel.ntk if which == "ntk" else kernel.nngp
         if kernel.layout == "trace":

@@ -110,6 +110,24 @@ def test_targets():
     assert target_alignment(perfect, labels) == pytest.approx(1, rel=ROUNDING)
 
 
+def test_labels_in_any_form():
+    labels, a = np.array([0, 1, 0, 2, 1, 2]), random_kernel(5, n=6)
+    expected = target_alignment(a, labels)
+    numbers = target_alignment(a, labels.astype(float)[:, None], labels=False)
+    assert numbers != pytest.approx(expected, rel=1e-2)
+    for these in (labels[:, None], np.array(list("abc"))[labels]):
+        assert target_alignment(a, these) == pytest.approx(expected, rel=ROUNDING)
+    for these in (labels.astype(float), labels.astype(np.float32)[:, None]):
+        assert target_alignment(a, these, labels=True) == pytest.approx(expected, rel=ROUNDING)
+        with pytest.raises(ValueError, match=r"targets are 3 whole numbers in float\d\d.* labels=True or labels=False"):
+            target_alignment(a, these)
+    # two values are the same either way, and more values than half of the inputs are no classes
+    assert target_alignment(a, labels == 1) == pytest.approx(target_alignment(a, (labels == 1) * 1.0), rel=ROUNDING)
+    assert np.isfinite(target_alignment(a, np.array([3.0, 1.0, 2.0, 7.0, 5.0, 1.0])))
+    with pytest.raises(ValueError, match=r"labels have shape \(6, 2\), expected \(6,\)"):
+        target_alignment(a, np.ones((6, 2)), labels=True)
+
+
 def test_centering_takes_out_the_constant_mode_that_aligns_any_two_kernels():
     a, b = (random_kernel(seed) + 1000 for seed in (6, 7))
     assert alignment(a, b) > 0.999

@@ -6,8 +6,9 @@ Computed in float64 with NumPy, outside JAX's transformations.
 """
 
 from ntk_analysis.regression.conjugate_gradients import Solution, solve
-from ntk_analysis.regression.estimators import KernelClassifier, KernelRegressor, UnresolvedPredictionWarning
+from ntk_analysis.regression.estimators import KernelClassifier, KernelRegressor
 from ntk_analysis.regression.gradient_flow import GradientFlow
+from ntk_analysis.regression.kernel_estimator import UnresolvedPredictionWarning
 
 __all__ = [
     "GradientFlow",

@@ -10,6 +10,7 @@ from jaxtyping import Float64
 from ntk_analysis.any_kernel import AnyKernel, Rows, rows_of
 from ntk_analysis.common.arrays import concrete
 from ntk_analysis.common.precision import AnyArray, Real
+from ntk_analysis.regression.gradient_flow import checked_weights
 from ntk_analysis.spectrum.largest import square
 from ntk_analysis.spectrum.matrix import machine_eps
 
@@ -18,15 +19,15 @@ RANK = 500  # eigenvalues that are taken out of the way of the iterations, at mo
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """The coefficients A = (Theta + r I)^-1 Y of a regression that is trained to its end.
+    """The coefficients A = (Theta + r W^-1)^-1 Y of a regression that is trained to its end, weights W of its inputs.
 
     Attributes:
         coefficients_scaled: coefficients (n, *outputs); the true ones are these times exp(-log_scale).
         log_scale: logarithm of the scale of the kernel.
-        residual: |Y - (Theta + r I) A| / |Y| of each output, computed with the kernel and not along the iterations.
+        residual: |Y - (Theta + r W^-1) A| / |Y| of each output, computed with the kernel and not along the iterations.
         error_scaled: bound on |A - exact| of each output for the kernel as it was read, if that has no negative
-            eigenvalue: residual |Y| / r, in the scale of the coefficients; infinite for r = 0. A prediction is off by
-            at most this times the length of its row.
+            eigenvalue: residual |Y| / r, times the largest weight, in the scale of the coefficients; infinite for r =
+            0. A prediction is off by at most this times the length of its row.
         iterations: number of iterations, in each of which the kernel was read once.
         which: kernel, "ntk" or "nngp".
     """
@@ -71,6 +72,7 @@ def solve(
     targets: AnyArray,
     *,
     regularization: Real = 0.0,
+    weights: AnyArray | None = None,
     which: str = "ntk",
     tolerance: Real = 1e-8,
     iterations: int = 1000,
@@ -84,14 +86,15 @@ def solve(
     Args:
         kernel: any kernel of n inputs with themselves, of one output or the mean over outputs of a trace.
         targets: targets (n,) or (n, outputs).
-        regularization: r divided by the mean of the kernel's diagonal, 0 or more.
+        regularization: r divided by the mean of the kernel's diagonal, in which inputs have their weights; 0 or more.
+        weights: weights (n,) of the inputs' errors in the loss, > 0; None for 1 each.
         which: "ntk" or "nngp".
-        tolerance: residual |Y - (Theta + r I) A| / |Y| of each output at which the iterations end.
+        tolerance: residual |Y - (Theta + r W^-1) A| / |Y| of each output at which the iterations end.
         iterations: largest number of iterations.
 
     Raises:
-        ValueError: the kernel is not square, targets or the regularisation do not fit, or the kernel is not positive
-            definite with this regularisation.
+        ValueError: the kernel is not square, targets, weights or the regularisation do not fit, or the kernel is not
+            positive definite with this regularisation.
         ArithmeticError: the residual is above the tolerance after all iterations; the message says how large it is.
     """
     rows = rows_of(kernel, which).held()
@@ -101,8 +104,10 @@ def solve(
         raise ValueError(f"targets have shape {y.shape}, expected finite ({n},) or ({n}, outputs)")
     if not 0 <= regularization < np.inf:
         raise ValueError(f"regularization={regularization}, expected a finite number >= 0")
-    r = float(regularization) * sum(float(np.trace(values[:, at])) for at, values in rows) / n
-    soften = _preconditioner(rows, r, min(RANK, n // 10))
+    w = np.ones(n) if weights is None else checked_weights(weights, n)
+    diagonal = np.concatenate([np.diagonal(values[:, at]).astype(np.float64) for at, values in rows])
+    r = float(regularization) * np.average(diagonal, weights=w) / w[:, None]
+    soften = _preconditioner(rows, float(r.mean()), min(RANK, n // 10))
     a, count = _iterated(rows, r, y.reshape(n, -1), soften=soften, tolerance=float(tolerance), most=iterations)
     size = np.linalg.norm(y.reshape(n, -1), axis=0)
     left = np.linalg.norm(y.reshape(n, -1) - rows.product(a) - r * a, axis=0)
@@ -112,8 +117,8 @@ def solve(
             f"the residual is {residual.max():.2g} of the targets after {count} iterations, expected {tolerance:.2g}: "
             "use a larger regularization or tolerance, or more iterations"
         )
-    with np.errstate(divide="ignore"):
-        error = np.where(left > 0, left / r if r else np.inf, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = np.where(left > 0, left / r.min(), 0.0)
     shape = y.shape[1:]
     return Solution(a.reshape(y.shape), rows.log_scale, residual.reshape(shape), error.reshape(shape), count, which)
 
@@ -147,7 +152,7 @@ def _preconditioner(rows: Rows, r: float, rank: int) -> Callable[[np.ndarray], n
 
 
 def _iterated(
-    rows: Rows, r: float, y: np.ndarray, *, soften: Callable[[np.ndarray], np.ndarray], tolerance: float, most: int
+    rows: Rows, r: np.ndarray, y: np.ndarray, *, soften: Callable[[np.ndarray], np.ndarray], tolerance: float, most: int
 ) -> tuple[Float64[np.ndarray, "n outputs"], int]:
     """Coefficients, and the number of iterations; all outputs step at once, each with a length of its own."""
     a, left = np.zeros_like(y), y.copy()

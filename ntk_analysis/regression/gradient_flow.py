@@ -23,52 +23,83 @@ class GradientFlow:
 
     Mean and covariance of predictions are those of Lee et al. 2019 (1902.06720) for r = 0, with A_t = (Theta + r I)^-1
     (I - exp(-(Theta + r I) t)). The weight decay r adds r/2 |theta - theta_0|^2 to the loss, which pulls parameters
-    back to where they started.
+    back to where they started. With weights w of the inputs the loss is 1/2 sum w |f - y|^2: it is training with D
+    Theta D for Theta, D y for y and Theta_* D for Theta_*, where D = diag(sqrt(w)).
+
+    A full kernel (n, n, C, C) is the matrix of its n C outputs, output by output, as for `spectrum`; targets and
+    predictions keep their shapes (n, C) and (k, C).
 
     Attributes:
-        eigenvalues_scaled: eigenvalues (n,) of Theta + r I, ascending and positive; the true ones are these times
-            exp(log_scale).
-        modes: orthonormal eigenvectors, the columns of an (n, n) matrix.
-        coefficients: targets in these modes, of shape (n, *outputs).
+        eigenvalues_scaled: eigenvalues (m,) of Theta + r I, ascending and positive; the true ones are these times
+            exp(log_scale). There are m = n of them, or m = n C of a full kernel.
+        modes: orthonormal eigenvectors, the columns of an (m, m) matrix.
+        coefficients: targets in these modes, of shape (m, *outputs); (m,) of a full kernel.
         log_scale: logarithm of the kernel's scale; 0 for arrays and for an NNGP.
         which: kernel, "ntk" or "nngp".
         rounding_scaled: error of the kernel in Frobenius norm: a rounding of its largest entry in each entry, in the
             dtype in which it arrived, and the eigensolver's error. Errors that computing the kernel amplified leave no
             trace in it, and are not included.
+        roots: square roots of the inputs' weights, of each output of a full kernel; None if all are 1.
+        together: number C of outputs of a full kernel; None of a kernel that all outputs share.
     """
 
-    eigenvalues_scaled: Float64[np.ndarray, " n"]
-    modes: Float64[np.ndarray, "n n"]
-    coefficients: Float64[np.ndarray, "n *outputs"]
+    eigenvalues_scaled: Float64[np.ndarray, " m"]
+    modes: Float64[np.ndarray, "m m"]
+    coefficients: Float64[np.ndarray, "m *outputs"]
     log_scale: float
     which: str
     rounding_scaled: float
+    roots: Float64[np.ndarray, " m"] | None = None
+    together: int | None = None
 
     @classmethod
     def on(
-        cls, kernel: AnyKernel, targets: AnyArray, *, which: str = "ntk", regularization: Real = 0.0
+        cls,
+        kernel: AnyKernel,
+        targets: AnyArray,
+        *,
+        which: str = "ntk",
+        regularization: Real = 0.0,
+        weights: AnyArray | None = None,
     ) -> "GradientFlow":
         """Training towards `targets` from outputs of mean 0.
 
         Args:
-            kernel: symmetric array (n, n) or `Kernel` of the training inputs with themselves.
-            targets: targets (n,) or (n, outputs); for a network linearised where it started, y - f_0.
+            kernel: symmetric array (n, n), `Kernel` of the training inputs with themselves, or full kernel (n, n, C,
+                C) of C outputs.
+            targets: targets (n,) or (n, outputs), of a full kernel (n, C); for a network linearised where it started,
+                y - f_0.
             which: kernel, "ntk", or "nngp", which trains the read-out alone.
-            regularization: r divided by the mean of the kernel's diagonal, 0 or more.
+            regularization: r divided by the mean of the kernel's diagonal, in which inputs have their weights; 0 or
+                more.
+            weights: weights (n,) of the inputs' errors in the loss, > 0; None for 1 each. An input of weight 2 is two
+                inputs.
 
         Raises:
             ValueError: the array is not a kernel, see `spectrum.analyse`; Theta + r I is not positive definite beyond
-                rounding (the message says what regularisation would do); or targets or regularisation do not fit.
+                rounding (the message says what regularisation would do); or targets, regularisation or weights do not
+                fit.
         """
         matrix = as_matrix(kernel, which)
+        n, m = matrix.inputs, len(matrix.entries)
         y = concrete(targets, "targets").astype(np.float64)
-        if y.ndim not in (1, 2) or len(y) != len(matrix.entries) or not np.isfinite(y).all():
-            raise ValueError(
-                f"targets have shape {y.shape}, expected finite ({len(matrix.entries)},) or "
-                f"({len(matrix.entries)}, outputs)"
-            )
-        eigenvalues, modes, rounding = positive_modes(matrix, regularization, which.upper())
-        return cls(eigenvalues, modes, modes.T @ y, matrix.log_scale, which, rounding)
+        together = None if m == n else m // n
+        if y.ndim not in (1, 2) or len(y) != n or (together or y.shape[-1]) != y.shape[-1] or not np.isfinite(y).all():
+            expected = f"({n},) or ({n}, outputs)" if together is None else f"({n}, {together})"
+            raise ValueError(f"targets have shape {y.shape}, expected finite {expected}")
+        if together is not None:
+            y = y.T.ravel()
+        roots, share = None, 1.0
+        if weights is not None:
+            w = checked_weights(weights, n)
+            roots, share = np.tile(np.sqrt(w), m // n), 1 / float(w.mean())
+            y = (roots * y.T).T
+            weighted = roots[:, None] * matrix.entries * roots
+            error = float(w.max()) * matrix.error + 4 * EPS * float(np.linalg.norm(weighted))
+            matrix = matrix._replace(entries=weighted, error=error)
+        # the mean of the weighted kernel's diagonal, of which r is a fraction, is `share` of its mean over all weights
+        eigenvalues, modes, rounding = positive_modes(matrix, float(regularization) * share, which.upper())
+        return cls(eigenvalues, modes, modes.T @ y, matrix.log_scale, which, rounding, roots, together)
 
     def mean(
         self, test: AnyKernel, time: Real | Sequence[Any] = math.inf, *, relative: bool = False
@@ -76,7 +107,8 @@ class GradientFlow:
         """Mean prediction Theta_* A_t y on k test inputs.
 
         Args:
-            test: kernel (k, n) of the test inputs with the training inputs, its scale included.
+            test: kernel (k, n) of the test inputs with the training inputs, its scale included; (k, n, C, C) of a full
+                one.
             time: training time, a number or an array (times,); infinity is allowed.
             relative: whether time counts in units of 1 / (largest eigenvalue of Theta + r I), in which the largest
                 stable learning rate of gradient descent is 2.
@@ -86,9 +118,9 @@ class GradientFlow:
         """
         in_modes, _ = self._against_modes(test)
         with np.errstate(over="ignore", invalid="ignore"):  # reported below
-            means = [(in_modes * a) @ self.coefficients for a in self._weights(time, relative)]
+            means = [self._by_input((in_modes * a) @ self.coefficients) for a in self._weights(time, relative)]
         _require_finite([np.abs(mean.reshape(len(mean), -1)).max(axis=1, initial=0) for mean in means], "mean")
-        return np.stack(means).reshape(np.shape(time) + in_modes.shape[:1] + self.coefficients.shape[1:])
+        return np.stack(means).reshape(np.shape(time) + means[0].shape)
 
     def mean_error(
         self, test: AnyKernel, time: Real | Sequence[Any] = math.inf, *, relative: bool = False
@@ -115,10 +147,9 @@ class GradientFlow:
             w = np.linalg.norm(in_modes * a, axis=1)
             true_w = (w + off * np.max(a)) / left if left > 0 else np.full(len(w), np.inf)
             moved = np.linalg.norm(a.reshape(-1, *(1,) * (self.coefficients.ndim - 1)) * self.coefficients, axis=0)
-            errors.append(
-                np.multiply.outer(off + self.rounding_scaled * true_w, moved) + relatively * np.multiply.outer(w, y)
-            )
-        return np.stack(errors).reshape(np.shape(time) + in_modes.shape[:1] + self.coefficients.shape[1:])
+            here = np.multiply.outer(off + self.rounding_scaled * true_w, moved) + relatively * np.multiply.outer(w, y)
+            errors.append(self._by_input(here))
+        return np.stack(errors).reshape(np.shape(time) + errors[0].shape)
 
     def covariance(
         self,
@@ -154,6 +185,8 @@ class GradientFlow:
         )
         for part, name in ((prior, "nngp"), (mixed, "nngp_test_train"), (start, "nngp_test")):
             require_finite(part, name)
+        if self.roots is not None and prior.shape == self.modes.shape and mixed.shape[1:] == self.roots.shape:
+            prior, mixed = self.roots[:, None] * prior * self.roots, mixed * self.roots
         (in_modes, _), k = self._against_modes(test), len(mixed)
         if in_modes.shape != mixed.shape or prior.shape != self.modes.shape or start.shape not in ((k,), (k, k)):
             raise ValueError(
@@ -170,16 +203,20 @@ class GradientFlow:
     def _against_modes(self, test: AnyKernel) -> tuple[Float64[np.ndarray, "k n"], float]:
         """Rows of the test kernel in the modes, and the length of what a row may be off by, in the modes' scale."""
         values, log_scale = entries(test, self.which)
-        if values.ndim == 4:
-            values = output_by_output(values)
-        if values.ndim != 2 or values.shape[1] != len(self.modes):
-            raise ValueError(
-                f"kernel of test with training inputs has shape {values.shape}, expected (k, {len(self.modes)})"
-            )
+        C, n = self.together, len(self.modes) // (self.together or 1)
+        if values.shape[1:] != (n, *(() if C is None else (C, C))):
+            expected = f"(k, {n})" if C is None else f"(k, {n}, {C}, {C})"
+            raise ValueError(f"kernel of test with training inputs has shape {values.shape}, expected {expected}")
         scale = log_scale - self.log_scale
-        rows = values.astype(np.float64)
+        rows = (values if C is None else output_by_output(values)).astype(np.float64)
         error = np.array([math.sqrt(rows.shape[1]) * machine_eps(values.dtype) * np.max(np.abs(rows))])
+        if self.roots is not None:
+            rows, error = rows * self.roots, error * np.max(self.roots)
         return _scaled(rows @ self.modes, scale), float(_scaled(error, scale)[0])
+
+    def _by_input(self, values: np.ndarray) -> np.ndarray:
+        """Values (m, *outputs) of predictions, with the outputs of a full kernel on an axis of their own, (k, C)."""
+        return values if self.together is None else values.reshape(self.together, -1).T
 
     def _weights(self, time: Any, relative: bool) -> Float64[np.ndarray, "times n"]:
         """Eigenvalues of A_t times exp(log_scale): for log_scale beyond exp's range only their product with Theta_*."""
@@ -190,6 +227,14 @@ class GradientFlow:
         exponents = np.outer(t, values / values[-1]) if relative else _scaled(np.outer(t, values), self.log_scale)
         weights: np.ndarray = -np.expm1(-exponents) / values
         return weights
+
+
+def checked_weights(weights: AnyArray, n: int) -> Float64[np.ndarray, " n"]:
+    """The weights of n inputs; ValueError unless they are n finite numbers above 0."""
+    w = concrete(weights, "weights").astype(np.float64)
+    if w.shape != (n,) or not np.isfinite(w).all() or not (w > 0).all():
+        raise ValueError(f"weights have shape {w.shape}, expected ({n},) finite numbers > 0: leave out inputs of 0")
+    return w
 
 
 def _require_finite(predictions: list[np.ndarray], name: str) -> None:

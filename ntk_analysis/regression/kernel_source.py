@@ -5,7 +5,7 @@ from typing import Literal
 import jax
 import numpy as np
 
-from ntk_analysis.any_kernel import AnyKernel, entries, opened
+from ntk_analysis.any_kernel import AnyKernel, opened
 from ntk_analysis.common.finite import require_finite
 from ntk_analysis.empirical import EmpiricalKernel
 from ntk_analysis.empirical.coupling import known_coupling
@@ -71,12 +71,6 @@ def kernel_between(
     return kernel
 
 
-def input_by_input(kernel: AnyKernel, which: str) -> Kernel | np.ndarray:
-    """The kernel in memory, (n1, n2); of a full one (n1, n2, C, C) the matrix (n1 C, n2 C), input by input."""
-    if isinstance(kernel, Kernel | StoredKernel):
-        return kernel if isinstance(kernel, Kernel) else kernel[:]
-    values, _ = entries(kernel, which)
-    if values.ndim != 4:
-        return values
-    n1, n2, C, _ = values.shape
-    return values.transpose(0, 2, 1, 3).reshape(n1 * C, n2 * C)
+def in_memory(kernel: AnyKernel) -> AnyKernel:
+    """The kernel; one of infinite width in a store is read as a whole."""
+    return kernel[:] if isinstance(kernel, StoredKernel) else kernel
