@@ -14,6 +14,7 @@ from ntk_analysis import activations
 from ntk_analysis.activations import NAMED, Quadrature, get
 from ntk_analysis.activations.panels import panels
 
+from .exact_duals import EXACT
 from .tiers import full
 
 INTEGRATED = [name for name, activation in NAMED.items() if isinstance(activation, Quadrature)]
@@ -112,6 +113,20 @@ def test_distances_keep_their_digits_against_mpmath(name):
         distance = at_once(dual.cosine_distance, variance, variance, 1 - correlation)
         assert distance == pytest.approx(drops, rel=2e-9, abs=1e-15)
         assert at_once(dual, variance, variance, correlation) == pytest.approx(moments, rel=1e-13, abs=1e-15)
+
+
+def test_gelu_keeps_its_digits_at_unequal_variances():
+    """What unequal variances alone cost is of second order in their difference, and it cancels for large ones."""
+    dual, value = get("gelu").dual, EXACT["gelu"].value
+    q1 = np.array([1e-6, 0.02, 1.0, 1.0, 1.0, 3.0, 40.0, 300.0, 1e4])
+    q2 = q1 * np.array([1.3, 0.9, 1 + 1e-5, 1.02, 2.0, 0.7, 1 + 1e-4, 1.2, 0.99])
+    distance = np.array([0.0] * 8 + [1e-12])
+    with mpmath.workdps(60):
+        points = [tuple(map(mpmath.mpf, point)) for point in zip(q1, q2, distance, strict=True)]
+        expected = [float(1 - value(p, q, d) / mpmath.sqrt(value(p, p, 0) * value(q, q, 0))) for p, q, d in points]
+    found = at_once(dual.cosine_distance, q1, q2, distance)
+    # the rounding that `ClosedForm` states, and four of any layer
+    assert np.all(np.abs(found - expected) <= (8 * (q1 + q2) + 4) * np.finfo(float).eps * np.array(expected))
 
 
 def test_tanh_keeps_its_digits_at_correlation_one():

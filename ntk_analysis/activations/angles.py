@@ -191,10 +191,21 @@ def _sine_minus_angle_cosine_jvp(primals: tuple[jax.Array], tangents: tuple[jax.
 
 
 @jax.custom_jvp
+def acute_angle(tangent: jax.Array) -> jax.Array:
+    """Angle arctan(tangent) for a tangent in [-1, 1], by a polynomial like `angle`."""
+    return tangent * _evaluate(_arctangent_over_root, tangent**2)
+
+
+@acute_angle.defjvp
+def _acute_angle_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (tangent,), (turned,) = primals, tangents
+    return acute_angle(tangent), turned / (1 + tangent**2)
+
+
+@jax.custom_jvp
 def quadrant_angle(opposite: jax.Array, adjacent: jax.Array) -> jax.Array:
-    """Angle arctan2(opposite, adjacent) in [0, pi/2], for opposite >= 0, adjacent > 0, by a polynomial like `angle`."""
-    ratio = jnp.minimum(opposite, adjacent) / jnp.maximum(opposite, adjacent)
-    acute = ratio * _evaluate(_arctangent_over_root, ratio**2)
+    """Angle arctan2(opposite, adjacent) in [0, pi/2], for opposite >= 0, adjacent > 0."""
+    acute = acute_angle(jnp.minimum(opposite, adjacent) / jnp.maximum(opposite, adjacent))
     return jnp.where(opposite < adjacent, acute, math.pi / 2 - acute)
 
 

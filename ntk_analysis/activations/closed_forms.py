@@ -10,7 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ntk_analysis.activations.angles import geometric_mean, quadrant_angle, safe_divide, safe_sqrt
+from ntk_analysis.activations.angles import acute_angle, geometric_mean, quadrant_angle, safe_divide, safe_sqrt
 
 
 def determinant(p1: jax.Array, p2: jax.Array, distance: jax.Array) -> jax.Array:
@@ -36,22 +36,50 @@ def erf_coincident(q1: jax.Array, q2: jax.Array) -> jax.Array:
 def erf_lost(q1: jax.Array, q2: jax.Array, distance: jax.Array) -> jax.Array:
     """Difference sqrt(E[erf(u)^2] E[erf(v)^2]) - E[erf(u) erf(v)], without cancellation.
 
-    Let p = 2 q, w_i = sqrt(1 + 2 p_i), a_i = arcsin(p_i / (1 + p_i)), b the mean of the angles a_i, and c the angle of
-    the moment. The tangent of (b - c) / 2 is (sin b - sin c) / (cos b + cos c). Here it is extended by 2 sqrt((1 +
-    p1)(1 + p2)), and sin b - sin c is split at sqrt(sin a_1 sin a_2), from which sin b differs by sin^2((a_1 - a_2) /
-    2) over their sum. Last, sqrt(a_1 a_2) = b - (sqrt(a_1) - sqrt(a_2))^2 / 2. All differences are those of p1 and p2
-    over sums: tan(a_i / 2) = (w_i - 1) / (w_i + 1).
+    With p = 2 q, a_i = arcsin(p_i / (1 + p_i)), b the mean of the angles a_i, and c the angle of the moment,
+    sqrt(a_1 a_2) = b - (sqrt(a_1) - sqrt(a_2))^2 / 2: see `mean_less_moment` and `arcsines_apart`.
     """
     p1, p2 = 2 * q1, 2 * q2
-    w1, w2, largest = jnp.sqrt(1 + 2 * p1), jnp.sqrt(1 + 2 * p2), geometric_mean(p1, p2)
-    v1, v2 = 2 * p1 / (1 + w1), 2 * p2 / (1 + w2)  # w - 1
-    wider = 2 * (p1 - p2) / (w1 + w2)  # w1 - w2
-    apart = safe_divide(wider**2, v1 * v2 + v1 + v2 + 2 * largest, 0.0)
-    tangent = 2 * wider / ((w1 + 1) * (w2 + 1) + v1 * v2)  # tangent of (a_1 - a_2) / 2
     roots = safe_sqrt(arcsine(p1, p1)) + safe_sqrt(arcsine(p2, p2))
-    shares = safe_divide(2 * jnp.arctan(tangent), roots, 0.0) ** 2 / 2
-    turned = quadrant_angle(apart + 2 * largest * distance, w1 + w2 + 2 * jnp.sqrt(determinant(p1, p2, distance)))
-    return (2 / math.pi) * (2 * turned - shares)
+    shares = safe_divide(2 * arcsines_apart(p1, p2), roots, 0.0) ** 2 / 2
+    return (2 / math.pi) * (mean_less_moment(p1, p2, distance) - shares)
+
+
+def mean_less_moment(p1: jax.Array, p2: jax.Array, distance: jax.Array) -> jax.Array:
+    """Difference b - c of the mean b of the angles a_i = arcsin(p_i / (1 + p_i)) and the angle c of the moment,
+    arcsin(K / sqrt((1 + p1)(1 + p2))) at K = sqrt(p1 p2) (1 - distance), without cancellation.
+
+    Let w_i = sqrt(1 + 2 p_i). The tangent of (b - c) / 2 is (sin b - sin c) / (cos b + cos c). Here it is extended by
+    2 sqrt((1 + p1)(1 + p2)), and sin b - sin c is split at sqrt(sin a_1 sin a_2), from which sin b differs by
+    sin^2((a_1 - a_2) / 2) over their sum. All differences are those of p1 and p2 over sums.
+    """
+    (w1, w2), (v1, v2), largest = _widths(p1, p2), _widths_less_one(p1, p2), geometric_mean(p1, p2)
+    apart = safe_divide(_wider(p1, p2) ** 2, v1 * v2 + v1 + v2 + 2 * largest, 0.0)
+    opposite = apart + 2 * largest * distance
+    return 2 * quadrant_angle(opposite, w1 + w2 + 2 * jnp.sqrt(determinant(p1, p2, distance)))
+
+
+def arcsines_apart(p1: jax.Array, p2: jax.Array) -> jax.Array:
+    """Half of the difference of the angles a_i of `mean_less_moment`, by tan(a_i / 2) = (w_i - 1) / (w_i + 1)."""
+    (w1, w2), (v1, v2) = _widths(p1, p2), _widths_less_one(p1, p2)
+    return acute_angle(2 * _wider(p1, p2) / ((w1 + 1) * (w2 + 1) + v1 * v2))
+
+
+def _widths(p1: jax.Array, p2: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The roots w_i = sqrt(1 + 2 p_i)."""
+    return jnp.sqrt(1 + 2 * p1), jnp.sqrt(1 + 2 * p2)
+
+
+def _widths_less_one(p1: jax.Array, p2: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The differences w_i - 1."""
+    w1, w2 = _widths(p1, p2)
+    return 2 * p1 / (1 + w1), 2 * p2 / (1 + w2)
+
+
+def _wider(p1: jax.Array, p2: jax.Array) -> jax.Array:
+    """The difference w_1 - w_2."""
+    w1, w2 = _widths(p1, p2)
+    return 2 * (p1 - p2) / (w1 + w2)
 
 
 def erf_derivative_coincident(q1: jax.Array, q2: jax.Array) -> jax.Array:
@@ -155,6 +183,37 @@ def gelu_coincident(q1: jax.Array, q2: jax.Array) -> jax.Array:
     """E[phi phi] at rho = 1, see `activations.Gelu`."""
     rest = q1 * q2 * gelu_weight(q1, q2) * inverse_root(1 + q1 + q2)
     return geometric_mean(q1, q2) * gelu_orthant(q1, q2) + rest / (2 * math.pi)
+
+
+def gelu_mismatch(q1: jax.Array, q2: jax.Array) -> jax.Array:
+    """Difference sqrt(E[phi(u)^2] E[phi(v)^2]) - E[phi(u) phi(v)] at rho = 1, without a difference of nearly equal
+    numbers that are not small in q1 - q2.
+
+    At rho = 1 the moment is K c, with c = 1/4 + (a + t) / (2 pi), a the angle of `arcsine`, S = 1 + q1 + q2 and t = K
+    (1/(1 + q1) + 1/(1 + q2)) / sqrt(S). Let e be the sum of a + t at (q1, q1) and (q2, q2) less twice that at (q1,
+    q2), and h half the difference of the first two. Then c(q1, q1) c(q2, q2) - c(q1, q2)^2 is (e (2 pi + the sum of
+    the four a + t) - 4 h^2) / (16 pi^2). Of e and h the part of the angles a is that of erf. The part of t is written
+    with s_i = sqrt(q_i), r_i = 1 / (1 + q_i) and w_i = sqrt(1 + 2 q_i), whose differences are those of q1 and q2 over
+    sums. For large variances both parts of e cancel, as ReLU has no mismatch: q1 + q2 multiplies a rounding then.
+    """
+    s1, s2, r1, r2 = safe_sqrt(q1), safe_sqrt(q2), 1 / (1 + q1), 1 / (1 + q2)
+    (w1, w2), root = _widths(q1, q2), jnp.sqrt(1 + q1 + q2)
+    below, above, over = r1 * r2, (q1 * r1) * (q2 * r2), 1 / (w1 * w2)
+    roots_apart = safe_divide(q1 - q2, s1 + s2, 0.0)
+    slopes = (q1 - q2) / (w1 * (root + w1)) * ((q1 - q2) / (w2 * (root + w2)))
+    bend = root / (w1 + w2) * (below * (w1 * w2 + 1) - 2 * above) + below - 2 * above
+    second = roots_apart**2 * (below - (s1 * r1) * (s2 * r2)) - slopes * bend
+    second = 2 * mean_less_moment(q1, q2, jnp.zeros_like(q1 + q2)) + 2 * second / root
+    half = arcsines_apart(q1, q2) + _wider(q1, q2) * (below * (1 + over) / 2 - above * over)
+    angle1, angle2, angle = _gelu_angle(q1, q1), _gelu_angle(q2, q2), _gelu_angle(q1, q2)
+    apart = (second * (2 * math.pi + angle1 + angle2 + 2 * angle) - 4 * half**2) / (16 * math.pi**2)
+    share1, share2, share = (1 / 4 + x / (2 * math.pi) for x in (angle1, angle2, angle))
+    return s1 * s2 * apart / (safe_sqrt(share1) * safe_sqrt(share2) + share)
+
+
+def _gelu_angle(q1: jax.Array, q2: jax.Array) -> jax.Array:
+    """The sum a + t of `gelu_mismatch`."""
+    return arcsine(q1, q2) + geometric_mean(q1, q2) * gelu_weight(q1, q2) * inverse_root(1 + q1 + q2)
 
 
 def gelu_drop(q1: jax.Array, q2: jax.Array, distance: jax.Array) -> jax.Array:

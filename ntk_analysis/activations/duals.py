@@ -207,7 +207,7 @@ class ClosedForm(NumbersAsData, Dual):
         eps = float(np.finfo(found.dtype).eps)
         error = opposite_error(distance)
         if self.mismatch is not None:
-            return error + 2 * eps * (q1 + q2) * found  # the exponents' rounding
+            return error + 8 * eps * (q1 + q2) * found  # of sine's exponents, and of GELU's parts that cancel
         if self.whole:
             return error
         step = jnp.abs(safe_divide(q1 - q2, jnp.minimum(q1, q2), 0.0))
@@ -230,10 +230,10 @@ class ClosedForm(NumbersAsData, Dual):
         2 m = L(x, x) + L(y, y) - 2 L(x, y) is the integral of d^2 L / dx dy over the square from y to x: for variances
         that are close a rule of two nodes in either direction takes the place of the difference.
         """
-        if self.mismatch is not None:
-            return self.mismatch(variance1, variance2)
         larger = jnp.maximum(variance1, variance2)
         equal = jnp.abs(variance1 - variance2) <= EQUAL_WITHIN * float(np.finfo(larger.dtype).eps) * larger
+        if self.mismatch is not None:
+            return zero_where(equal, self.mismatch(variance1, variance2))
         together = self.coincident(variance1, variance2)
         lost = scale - together
         direct = zero_where(equal | (lost < 0), lost)

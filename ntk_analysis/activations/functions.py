@@ -372,7 +372,7 @@ class Gelu(Activation):
 
     @property
     def dual(self) -> Dual:
-        return ClosedForm(closed_forms.gelu_coincident, closed_forms.gelu_drop)
+        return ClosedForm(closed_forms.gelu_coincident, closed_forms.gelu_drop, mismatch=closed_forms.gelu_mismatch)
 
     @property
     def derivative_dual(self) -> Dual:
