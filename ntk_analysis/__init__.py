@@ -37,6 +37,7 @@ _OBJECTS = {
     "empirical_nngp": "empirical",
     "empirical_ntk": "empirical",
     "infinite_kernel": "infinite",
+    "check_layer": "monte_carlo",
     "compare": "monte_carlo",
     "kernels_by_depth": "networks.by_depth",
     "monte_carlo_kernel": "monte_carlo",

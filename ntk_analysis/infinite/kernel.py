@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from ntk_analysis.activations.angles import safe_divide
 from ntk_analysis.common.files import write_whole
 from ntk_analysis.common.numpy_files import read_arrays
 from ntk_analysis.common.precision import HeldArray, float_array, is_traced, numpy_in_float64
@@ -376,6 +377,31 @@ def map_covariance(
         within2=within2,
         before=None,
         **changes,
+    )
+
+
+def divided(kernel: Kernel, deviation1: jax.Array, deviation2: jax.Array) -> Kernel:
+    """Kernel of units that are divided by numbers of their inputs, which do not depend on the unit; correlations stay.
+
+    At infinite width such a number (a norm of all units, say) is known, and its derivative acts along one direction of
+    many, so that the NTK is divided, too. Units divided by 0 become 0.
+
+    Args:
+        kernel: kernel of the units, pre-activations or activations.
+        deviation1: numbers (n1, *positions) that the units of the first inputs are divided by.
+        deviation2: numbers (n2, *positions) that the units of the second inputs are divided by.
+    """
+    both = kernel.rows(deviation1) * kernel.columns(deviation2)
+    return replace(
+        kernel,
+        variance1=safe_divide(kernel.variance1, deviation1**2, 0.0),
+        variance2=safe_divide(kernel.variance2, deviation2**2, 0.0),
+        mean1=safe_divide(kernel.mean1, deviation1, 0.0),
+        mean2=safe_divide(kernel.mean2, deviation2, 0.0),
+        ntk_scaled=safe_divide(kernel.ntk_scaled, both, 0.0),
+        before=None,
+        law="gaussian" if kernel.law == "gaussian" else "activated",
+        relative_error=kernel.relative_error + 4 * rounding(kernel),
     )
 
 

@@ -2,6 +2,7 @@
 
 from ntk_analysis.layers.activation import Activation as Activation
 from ntk_analysis.layers.base import Layer as Layer
+from ntk_analysis.layers.base import SingleLayer as SingleLayer
 from ntk_analysis.layers.combinators import Repeat as Repeat
 from ntk_analysis.layers.combinators import Residual as Residual
 from ntk_analysis.layers.combinators import ResidualChain as ResidualChain

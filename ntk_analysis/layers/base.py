@@ -25,6 +25,9 @@ class Layer(NumbersAsData):
     A layer is a JAX pytree: its numbers (variances, eps, scales, a slope) are data, and all else is structure; see
     `pytrees`. So `infinite_kernel` can be differentiated by them, compiled once for all of their values, and mapped
     over them.
+
+    A layer of one's own is a frozen dataclass: a `SingleLayer`, or a `Layer` if it is made of layers. `check_layer`
+    says whether it keeps what is stated here.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -42,13 +45,18 @@ class Layer(NumbersAsData):
     def forward(self, params: Params, x: jax.Array, *, record: Record | None) -> tuple[jax.Array, Any]:
         """Output of the finite network, and record(output) of all its layers, nested as the network is; or None."""
 
-    @abc.abstractmethod
     def kernel(self, kernel: Kernel) -> Kernel:
         """Kernel of the outputs, from the kernel of the inputs, at infinite width.
+
+        A layer without one is a finite layer all the same.
 
         Raises:
             NotImplementedError: this combination has no infinite-width limit, or none that is implemented.
         """
+        raise NotImplementedError(
+            f"{self} has no infinite-width kernel: monte_carlo_kernel averages over finite networks with it, "
+            "empirical_ntk takes one of them"
+        )
 
     @property
     def pairs_positions(self) -> bool:
@@ -113,7 +121,11 @@ class Layer(NumbersAsData):
 
 
 class SingleLayer(Layer):
-    """A layer that is not made of layers."""
+    """A layer that is not made of layers: it has `init`, `compute`, `couples_batch`, and `kernel` if there is one.
+
+    Without `kernel` its networks can be drawn, trained, and their kernels measured and averaged (`empirical_ntk`,
+    `monte_carlo_kernel`); `infinite_kernel` refuses them in one line.
+    """
 
     @abc.abstractmethod
     def compute(self, params: Params, x: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ from ntk_analysis.batch_norm.checks import check_eps
 from ntk_analysis.common.arrays import whole_number
 from ntk_analysis.common.pytrees import Number
 from ntk_analysis.infinite import covariances
-from ntk_analysis.infinite.kernel import BatchNormalized, Kernel, as_one_batch, map_covariance, rounding
+from ntk_analysis.infinite.kernel import BatchNormalized, Kernel, as_one_batch, divided, map_covariance, rounding
 from ntk_analysis.layers.activation import batch_normalized
 from ntk_analysis.layers.base import Params, Shape, SingleLayer
 
@@ -183,7 +183,7 @@ class RMSNorm(_Normalization):
 
     def kernel(self, kernel: Kernel) -> Kernel:
         _check_law(kernel, self)
-        return _divided(kernel, safe_sqrt(kernel.variance1 + self.eps), safe_sqrt(kernel.variance2 + self.eps))
+        return divided(kernel, safe_sqrt(kernel.variance1 + self.eps), safe_sqrt(kernel.variance2 + self.eps))
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ class GroupNorm(_Normalization):
             safe_sqrt(jnp.broadcast_to(jnp.mean(q, axis=(1, 2), keepdims=True) + self.eps, q.shape))
             for q in (kernel.variance1, kernel.variance2)
         )
-        return _divided(kernel, one, other)
+        return divided(kernel, one, other)
 
 
 def _check_law(kernel: Kernel, layer: object) -> None:
@@ -239,22 +239,6 @@ def _check_law(kernel: Kernel, layer: object) -> None:
             f"{layer} stands on the inputs, which have no law over their features: standardise them yourself, or put a "
             "Dense layer before it"
         )
-
-
-def _divided(kernel: Kernel, deviation1: jax.Array, deviation2: jax.Array) -> Kernel:
-    """The kernel of units divided by these deviations (n, *positions) of their inputs; correlations stay."""
-    both = kernel.rows(deviation1) * kernel.columns(deviation2)
-    return replace(
-        kernel,
-        variance1=safe_divide(kernel.variance1, deviation1**2, 0.0),
-        variance2=safe_divide(kernel.variance2, deviation2**2, 0.0),
-        mean1=safe_divide(kernel.mean1, deviation1, 0.0),
-        mean2=safe_divide(kernel.mean2, deviation2, 0.0),
-        ntk_scaled=safe_divide(kernel.ntk_scaled, both, 0.0),
-        before=None,
-        law="gaussian" if kernel.law == "gaussian" else "activated",
-        relative_error=kernel.relative_error + 4 * rounding(kernel),
-    )
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,16 @@ apply), whether its infinite-width kernel is known or not. `compare` says whethe
 
 from ntk_analysis.monte_carlo.average import monte_carlo_kernel, monte_carlo_kernels
 from ntk_analysis.monte_carlo.comparison import Agreement, Comparison, compare
+from ntk_analysis.monte_carlo.conformance import LayerCheck, check_layer
 from ntk_analysis.monte_carlo.estimate import KernelEstimate
 
-__all__ = ["Agreement", "Comparison", "KernelEstimate", "compare", "monte_carlo_kernel", "monte_carlo_kernels"]
+__all__ = [
+    "Agreement",
+    "Comparison",
+    "KernelEstimate",
+    "LayerCheck",
+    "check_layer",
+    "compare",
+    "monte_carlo_kernel",
+    "monte_carlo_kernels",
+]

@@ -21,12 +21,14 @@ class Agreement:
         z: differences (n1, n2), average less theory, in standard errors.
         probability: probability that an entry of a right theory is off as far as the worst one is, times the number of
             entries, at most 1; by Student's t, as if draws were Gaussian.
+        factor: factor with which the theory fits the average best, by least squares in standard errors.
         visible: smallest difference, relative to sqrt(K(a, a) K(b, b)) or to the largest entry of a kernel of two sets
             of inputs, that would have been told from zero at every entry.
     """
 
     z: Float64[np.ndarray, "n1 n2"]
     probability: float
+    factor: float
     visible: float
 
     @property
@@ -42,7 +44,7 @@ class Agreement:
     def summary(self) -> str:
         """The agreement as part of a line of text."""
         place = ", ".join(map(str, np.unravel_index(np.argmax(np.abs(self.z)), self.z.shape)))
-        verdict = "agrees" if self.agrees else "DIFFERS"
+        verdict = "agrees" if self.agrees else f"DIFFERS (the average is {self.factor:.4g} times the theory, at best)"
         return (
             f"{verdict}: at most {self.worst:.1f} standard errors off, at ({place}), probability "
             f"{self.probability:.2g}; {100 * self.visible:.2g} % off would have been seen"
@@ -110,7 +112,10 @@ def _agreement(theory: Kernel | StoredKernel | KernelEstimate, estimate: KernelE
     entries = number_of_entries(mean.shape, symmetric=estimate.symmetric)
     probability = min(1.0, entries * float(2 * student.sf(np.max(np.abs(z)), freedom)))
     threshold = float(student.isf(LEVEL / (2 * entries), freedom))
-    return Agreement(z, probability, float(np.max(threshold * error / _sizes(expected, estimate))))
+    weight = 1 / error**2
+    size = float(np.sum(weight * expected**2))
+    factor = float(np.sum(weight * expected * mean)) / size if size else float("nan")
+    return Agreement(z, probability, factor, float(np.max(threshold * error / _sizes(expected, estimate))))
 
 
 def _sizes(expected: np.ndarray, estimate: KernelEstimate) -> np.ndarray:
