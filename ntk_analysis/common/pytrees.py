@@ -196,6 +196,8 @@ def _as_float(value: Any, *, integers: bool = False) -> Any:
         return plain if any(new is not old for new, old in zip(plain, value, strict=True)) else value
     if integers and isinstance(value, int | np.integer):
         return float(value)
-    if isinstance(value, jax.Array | np.ndarray | np.generic) and jnp.issubdtype(value.dtype, jnp.floating):
-        return value if value.ndim else float(value)
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        kinds = (jnp.floating, jnp.integer) if integers else (jnp.floating,)
+        known = value.ndim == 0 and any(jnp.issubdtype(value.dtype, kind) for kind in kinds)
+        return float(value) if known else value
     return value

@@ -203,7 +203,7 @@ def residual(
     last_batch_norm: bool = False,
     center_readout: bool = True,
     eps: Number = 0.0,
-    scale: str | float = "1/sqrt(l)",
+    scale: str | Number = "1/sqrt(l)",
     kernel_size: int | tuple[int, int] | None = None,
     padding: Padding = "same",
     readout: str = "flatten",
@@ -311,12 +311,12 @@ def from_nnx(
     return nnx.from_nnx(module, x, mode, arguments)
 
 
-def _scales(scale: str | float, blocks: int) -> tuple[float, ...]:
+def _scales(scale: str | Number, blocks: int) -> tuple[Number, ...]:
     if isinstance(scale, str):
         if scale not in SCALES:
             raise ValueError(f"unknown scale {scale!r}: give a number or one of {', '.join(SCALES)}")
         return tuple(SCALES[scale](block, blocks) for block in range(1, blocks + 1))
-    return (float(scale),) * blocks
+    return (scale,) * blocks
 
 
 def _readout_named(name: str) -> Layer:

@@ -8,9 +8,11 @@ Computed in float64 with NumPy, outside JAX's transformations.
 from ntk_analysis.regression.conjugate_gradients import Solution, solve
 from ntk_analysis.regression.estimators import KernelClassifier, KernelRegressor
 from ntk_analysis.regression.gradient_flow import GradientFlow
+from ntk_analysis.regression.hyperparameters import Family
 from ntk_analysis.regression.kernel_estimator import UnresolvedPredictionWarning
 
 __all__ = [
+    "Family",
     "GradientFlow",
     "KernelClassifier",
     "KernelRegressor",

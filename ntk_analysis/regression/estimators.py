@@ -9,11 +9,14 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted
 
 from ntk_analysis.alignment import centered_one_hot
 from ntk_analysis.common.arrays import check_dense
 from ntk_analysis.common.precision import Real
+from ntk_analysis.regression.hyperparameters import hyperparameters_of
 from ntk_analysis.regression.kernel_estimator import KernelEstimator, readable
+from ntk_analysis.regression.likelihood import Likelihood, maximised
 from ntk_analysis.regression.probabilities import on_simplex
 
 
@@ -33,12 +36,17 @@ class KernelRegressor(RegressorMixin, KernelEstimator):  # type: ignore[misc]
     Predictions are exact for the given kernel up to rounding, which small regularisations of singular kernels amplify;
     `predict` states by how much if asked for, and warns if it is more than 0.01 of the largest target.
 
+    With an optimizer, `fit` first maximises the log marginal likelihood over the hyperparameters: all positive numbers
+    of the network but eps, or those of a `Family` of networks, and the regularisation where it is above 0. It is the
+    evidence of a Gaussian process whose covariance is the kernel `which`; `time` does not enter.
+
     Args:
-        kernel: kernel of the inputs, in one of three forms. A network stands for its infinite-width kernel. A function
+        kernel: kernel of the inputs, in one of four forms. A network stands for its infinite-width kernel. A function
             (x1, x2) of inputs in their own dtype, with x2 = None for x1 with itself, returns a `Kernel`, an
             `EmpiricalKernel` (a trace stands for the average output) or an array (n1, n2) or (n1, n2, C, C), such as
-            functools.partial(empirical_ntk, f, params). With "precomputed", `fit` takes the kernel (n, n) or (n, n, C,
-            C), and `predict` the kernel of test against training inputs (k, n) or (k, n, C, C).
+            functools.partial(empirical_ntk, f, params). A `Family` of networks names hyperparameters. With
+            "precomputed", `fit` takes the kernel (n, n) or (n, n, C, C), and `predict` the kernel of test against
+            training inputs (k, n) or (k, n, C, C).
         which: kernel that describes training, "ntk" or "nngp".
         regularization: number added to the diagonal, as a fraction of its mean; it is a weight decay, see
             `GradientFlow`.
@@ -50,11 +58,19 @@ class KernelRegressor(RegressorMixin, KernelEstimator):  # type: ignore[misc]
             for the end of training alone, and reads a kernel in a store some rows at a time, see `solve`.
         normalize_y: whether the networks are trained on targets of mean 0 and variance 1, of each output; predictions
             are transformed back, their spread and error with them.
+        optimizer: None; "fmin_l_bfgs_b", SciPy's; or a function (obj_func, initial_theta, bounds) -> (theta, value)
+            that minimises obj_func(theta, eval_gradient=True), as in scikit-learn's `GaussianProcessRegressor`.
+        n_restarts_optimizer: number of further starts, drawn uniformly from the bounds in logarithms.
+        random_state: seed or generator of these starts.
 
     Attributes:
         flow_: course of training, see `GradientFlow`; with solver="modes".
         solution_: coefficients with their residual, see `Solution`; with solver="conjugate_gradients", where
             `return_error` bounds what the residual leaves, without rounding of the kernel's entries.
+        kernel_: kernel that predicts, the network of the hyperparameters found.
+        regularization_: regularisation, found likewise.
+        hyperparameters_: hyperparameters by name; with an optimizer.
+        log_marginal_likelihood_value_: largest log marginal likelihood; with an optimizer.
         X_fit_: training inputs, without those of weight 0.
         y_mean_: number that was subtracted from the targets, of each output.
         y_scale_: number that they were then divided by, of each output; 1 for targets that are all the same.
@@ -75,6 +91,9 @@ class KernelRegressor(RegressorMixin, KernelEstimator):  # type: ignore[misc]
         batch_norm: Any = "exact",
         solver: Any = "modes",
         normalize_y: Any = False,
+        optimizer: Any = None,
+        n_restarts_optimizer: Any = 0,
+        random_state: Any = None,
     ) -> None:
         super().__init__(
             kernel,
@@ -86,6 +105,9 @@ class KernelRegressor(RegressorMixin, KernelEstimator):  # type: ignore[misc]
             solver=solver,
         )
         self.normalize_y = normalize_y
+        self.optimizer = optimizer
+        self.n_restarts_optimizer = n_restarts_optimizer
+        self.random_state = random_state
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -116,8 +138,45 @@ class KernelRegressor(RegressorMixin, KernelEstimator):  # type: ignore[misc]
             deviation = np.sqrt(np.average((targets - self.y_mean_) ** 2, axis=0, weights=weights))
             rounding = 10 * np.finfo(np.float64).eps * np.abs(self.y_mean_)
             self.y_scale_ = np.where(deviation > rounding, deviation, 1.0)
-        self._fit(inputs, (targets - self.y_mean_) / self.y_scale_, weights)
+        normalised = (targets - self.y_mean_) / self.y_scale_
+        self._training = inputs, normalised, weights
+        if self.optimizer is not None:
+            likelihood = self._likelihood()
+            theta = maximised(likelihood, self.optimizer, self.n_restarts_optimizer, self.random_state)
+            values = [float(value) for value in np.exp(theta)]
+            self.kernel_, self.regularization_ = likelihood.free.build(values)
+            self.hyperparameters_ = dict(zip(likelihood.free.names, values, strict=True))
+            self.log_marginal_likelihood_value_ = likelihood(theta)[0]
+        self._fit(inputs, normalised, weights)
         return self
+
+    def log_marginal_likelihood(self, theta: ArrayLike | None = None, eval_gradient: bool = False) -> Any:
+        """Log marginal likelihood of the training targets (normalised, with `normalize_y`), summed over outputs.
+
+        Args:
+            theta: logarithms (p,) of the hyperparameters, in the order of `hyperparameters_`; None for those fitted.
+            eval_gradient: whether to return its derivatives (p,) by theta as well.
+
+        Raises:
+            ValueError: the kernel has no hyperparameters, where theta or derivatives are asked for or the solver is not
+                "modes"; or theta does not fit.
+        """
+        check_is_fitted(self)
+        if theta is None and not eval_gradient and self.solver == "modes":
+            return self.flow_.log_marginal_likelihood()
+        likelihood = self._likelihood()
+        if theta is None:
+            fitted = getattr(self, "hyperparameters_", None)
+            theta = likelihood.free.start if fitted is None else np.log(list(fitted.values()))
+        value, slope = likelihood(np.asarray(theta, np.float64))
+        return (value, slope) if eval_gradient else value
+
+    def _likelihood(self) -> Likelihood:
+        """The likelihood of the training targets as a function of the hyperparameters."""
+        inputs, targets, weights = self._training
+        w = np.ones(len(targets)) if weights is None else weights
+        free = hyperparameters_of(self.kernel, self.regularization)
+        return Likelihood(free, inputs, targets.reshape(len(targets), -1), w, self.which, self.batch_norm)
 
     def predict(
         self,

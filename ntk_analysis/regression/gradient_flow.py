@@ -151,6 +151,20 @@ class GradientFlow:
             errors.append(self._by_input(here))
         return np.stack(errors).reshape(np.shape(time) + errors[0].shape)
 
+    def log_marginal_likelihood(self) -> float:
+        """Logarithm of the density of the targets under N(0, Theta + r W^-1), summed over outputs (natural logarithm).
+
+        With which="nngp" it is the evidence of the Gaussian process that infinitely wide networks are, observed with
+        noise of variance r (r/w at weight w); with "ntk" that of the process whose posterior mean is the end of
+        training. Rasmussen & Williams 2006, equation 2.30.
+        """
+        m, outputs = len(self.modes), math.prod(self.coefficients.shape[1:])
+        logs = np.log(self.eigenvalues_scaled) + self.log_scale
+        determinant = float(np.sum(logs)) - (0.0 if self.roots is None else 2 * float(np.sum(np.log(self.roots))))
+        squares = float(np.sum(self.coefficients.reshape(m, -1) ** 2 / self.eigenvalues_scaled[:, None]))
+        fit = float(times_exp(np.array([squares]), -self.log_scale)[0])
+        return -fit / 2 - outputs * (determinant + m * math.log(2 * math.pi)) / 2
+
     def covariance(
         self,
         test: AnyKernel,

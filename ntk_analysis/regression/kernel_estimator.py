@@ -16,6 +16,7 @@ from ntk_analysis.infinite.kernel import HasKernel
 from ntk_analysis.layers import Layer
 from ntk_analysis.regression.conjugate_gradients import solve
 from ntk_analysis.regression.gradient_flow import GradientFlow
+from ntk_analysis.regression.hyperparameters import Family
 from ntk_analysis.regression.kernel_source import in_memory, is_precomputed, kernel_between
 
 SOLVERS = ("modes", "conjugate_gradients")
@@ -57,7 +58,7 @@ class KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         precomputed = is_precomputed(self.kernel)
         given = X if X is None else readable(X, "X")
         # networks of infinite width compute in float64; a function is given what its inputs are, such as tokens
-        dtype = np.float64 if isinstance(self.kernel, HasKernel) else None
+        dtype = np.float64 if isinstance(self.kernel, HasKernel | Family) else None
         found = validate_data(self, given, *y, dtype=dtype, allow_nd=True, **options)
         # a precomputed kernel keeps the dtype in which it arrived, because its resolution depends on the dtype; so do
         # the columns of a table, whose entries are objects where they differ
@@ -68,11 +69,13 @@ class KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
 
     def _weighted(self, X: np.ndarray, targets: np.ndarray, sample_weight: Any) -> Any:
         """Inputs, targets and weights without the inputs of weight 0; the weights are None where all are 1."""
+        self.kernel_ = self.kernel.at_start() if isinstance(self.kernel, Family) else self.kernel
+        self.regularization_ = self.regularization
         self._kept = None
         if sample_weight is None:
             return X, targets, None
         weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        if isinstance(self.kernel, Layer) and known_coupling(self.kernel):
+        if isinstance(self.kernel_, Layer) and known_coupling(self.kernel_):
             raise ValueError(
                 "sample_weight is given for a network with batch normalisation, whose statistics count every input "
                 "once: leave it out"
@@ -90,11 +93,11 @@ class KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
     def _fit(self, X: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> None:
         if self.solver not in SOLVERS:
             raise ValueError(f"got solver={self.solver!r}, expected {' or '.join(map(repr, SOLVERS))}")
-        kernel = kernel_between(self.kernel, X, batch_norm=self.batch_norm)
+        kernel = kernel_between(self.kernel_, X, batch_norm=self.batch_norm)
         self.X_fit_, self._targets_shape = X, targets.shape[1:]
         self._largest_target = float(np.max(np.abs(targets)))
         self.approximation_error_ = kernel.approximation_error if isinstance(kernel, Kernel | StoredKernel) else 0.0
-        options: Any = {"which": self.which, "regularization": self.regularization, "weights": weights}
+        options: Any = {"which": self.which, "regularization": self.regularization_, "weights": weights}
         if self.solver == "conjugate_gradients":
             self.nngp_ = None
             self.solution_ = solve(kernel, targets, **options)
@@ -109,7 +112,7 @@ class KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         check_is_fitted(self)
         X = self._validated(X, reset=False)
         X = X if self._kept is None else X[:, self._kept]
-        kernel = kernel_between(self.kernel, X, self.X_fit_, batch=self.X_fit_, batch_norm=self.batch_norm)
+        kernel = kernel_between(self.kernel_, X, self.X_fit_, batch=self.X_fit_, batch_norm=self.batch_norm)
         options: Any = {"time": self.time if time is None else time, "relative": self.relative_time}
         if self.solver == "conjugate_gradients":
             if np.shape(options["time"]) != () or options["time"] != math.inf or return_std or return_cov:
@@ -139,7 +142,7 @@ class KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         if not isinstance(kernel, Kernel) or self.nngp_ is None:
             raise ValueError("variances need an NNGP beside the kernel: give a network, or use GradientFlow.covariance")
         how: Any = {"batch": self.X_fit_, "batch_norm": self.batch_norm}
-        own: Any = kernel_between(self.kernel, X, **how) if return_cov else None
+        own: Any = kernel_between(self.kernel_, X, **how) if return_cov else None
         start = own.nngp if return_cov else kernel.variance1
         spread = self.flow_.covariance(kernel, self.nngp_, kernel.nngp, start, **options)
         return spread if return_cov else np.sqrt(spread)
