@@ -34,7 +34,7 @@ def test_the_command_lines_run(tmp_path):
     """Those of the section on the command line, one after the other, in an empty folder."""
     section = README[README.index("## On the command line") :]
     lines = re.findall(r"^uv run (\S+) (.*?)(?: +#.*)?$", section.split("```")[1], re.MULTILINE)
-    assert len(lines) == 7
+    assert len(lines) == 8
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     printed = []
     for program, arguments in lines:
@@ -45,8 +45,9 @@ def test_the_command_lines_run(tmp_path):
         printed.append(done.stdout)
     assert "ordered" in printed[2]
     assert "chaotic" in printed[3]
-    verdicts = [re.findall(r"^verdict +(.*?):", text, re.MULTILINE)[0] for text in printed[4:]]
+    verdicts = [re.findall(r"^verdict +(.*?):", text, re.MULTILINE)[0] for text in printed[4:7]]
     assert verdicts == ["not decidable", "ordered", "chaotic"]
+    assert "outlier ratio" in printed[7]
 
 
 def test_every_figure_is_described():

@@ -20,6 +20,7 @@ from ntk_analysis.cli.memory import memory
 from ntk_analysis.cli.network import diagnose
 from ntk_analysis.cli.progress import Interrupted
 from ntk_analysis.cli.reproduce import reproduce
+from ntk_analysis.cli.spectrum import spectrum
 from ntk_analysis.cli.sweep import sweep
 from ntk_analysis.cli.theory import meanfield, phase
 from ntk_analysis.cli.train import train
@@ -57,6 +58,7 @@ for command in (
     meanfield,
     phase,
     diagnose,
+    spectrum,
     check,
     train,
     sweep,

@@ -36,6 +36,7 @@ from ntk_analysis.diagnosis.loading import load_network as load_network
 from ntk_analysis.diagnosis.measurement import diagnose as diagnose
 from ntk_analysis.diagnosis.products import products_in_a_row as products_in_a_row
 from ntk_analysis.diagnosis.report import Diagnosis as Diagnosis
+from ntk_analysis.diagnosis.shares import Shares as Shares
 from ntk_analysis.diagnosis.verdict import VERDICTS as VERDICTS
 from ntk_analysis.diagnosis.verdict import Verdict as Verdict
 from ntk_analysis.diagnosis.verdict import verdict_of as verdict_of

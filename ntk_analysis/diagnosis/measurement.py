@@ -14,6 +14,7 @@ from ntk_analysis.diagnosis.field import field_of
 from ntk_analysis.diagnosis.growth import SHUFFLES, measured_growth
 from ntk_analysis.diagnosis.products import products_in_a_row
 from ntk_analysis.diagnosis.report import Diagnosis
+from ntk_analysis.diagnosis.shares import gradient_squares
 from ntk_analysis.diagnosis.spectra import tangent
 from ntk_analysis.diagnosis.verdict import THRESHOLD, verdict_of
 from ntk_analysis.empirical.functions import Network
@@ -73,6 +74,7 @@ def diagnose(
         kernel = tangent(f, params, x, memory=memory, coupled=coupled, track=track)
         few = x if kernel.plan.coupled else x[:PERTURBED]
         growth = measured_growth(flat, params, jnp.asarray(few), seed, shuffles=shuffles, track=track)
+        squares = gradient_squares(flat, params, jnp.asarray(few), seed)
         products = products_in_a_row(flat, params, jnp.asarray(few))
         field, reason = field_of(f, len(x))
         layers = layer_correlations(f, params, few, field=field, seed=seed) if isinstance(f, Layer) else None
@@ -85,6 +87,8 @@ def diagnose(
         trace=kernel.trace,
         full=kernel.full,
         ntk_ratio=kernel.ratio,
+        by_layer=squares.shares("layer"),
+        by_kind=squares.shares("kind"),
         products=products,
         growth=growth,
         layers=layers,

@@ -8,9 +8,12 @@ import numpy as np
 
 from ntk_analysis.diagnosis.correlations import LayerCorrelations
 from ntk_analysis.diagnosis.growth import Growth
+from ntk_analysis.diagnosis.shares import Shares
 from ntk_analysis.diagnosis.verdict import Verdict
 from ntk_analysis.meanfield import BatchNormField, MeanField
 from ntk_analysis.spectrum import Spectrum
+
+SHOWN = 5  # number of shares in the summary, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +29,8 @@ class Diagnosis:
         trace: spectrum of the tangent kernel averaged over outputs, (N, N).
         full: spectrum of the whole kernel, (N C, N C); None if it was too large.
         ntk_ratio: mean entry off the diagonal / mean entry on it, of the averaged kernel.
+        by_layer: each layer's share of the trace of the tangent kernel, on the inputs whose perturbations are followed.
+        by_kind: the share of each kind of array, such as kernels, biases or scales.
         products: length of the longest chain of matrix products and convolutions.
         growth: growth of perturbations from inputs to outputs.
         layers: correlations by layer; None for a function that is not one of our networks.
@@ -42,6 +47,8 @@ class Diagnosis:
     trace: Spectrum
     full: Spectrum | None
     ntk_ratio: float
+    by_layer: Shares
+    by_kind: Shares
     products: int
     growth: Growth
     layers: LayerCorrelations | None
@@ -89,6 +96,7 @@ class Diagnosis:
             "largest_stable_learning_rate": _finite(self.spectrum.learning_rate),
             "learning_rate_convention": self.learning_rate_convention,
             "ntk_off_diagonal_ratio": _finite(self.ntk_ratio),
+            "ntk_trace_shares": {"layer": self.by_layer._asdict(), "kind": self.by_kind._asdict()},
             "products": self.products,
             "growth": {name: _finite(float(value)) for name, value in self.growth._asdict().items()},
             "log_chi": _finite(self.log_chi),
@@ -114,6 +122,8 @@ class Diagnosis:
                 rows[f"  {name}"] = _spectrum_line(found)
         growth = self.growth
         rows |= {
+            "  trace by layer": _shares_line(self.by_layer),
+            **({"  trace by kind": _shares_line(self.by_kind)} if self.by_kind.names != self.by_layer.names else {}),
             "learning rate": f"< {self.spectrum.learning_rate:.4g} ({self.learning_rate_convention})",
             "evidence": "",
             "  perturbations": self._perturbations_line(),
@@ -182,6 +192,14 @@ def _field_line(field: MeanField | BatchNormField) -> str:
 
 def _field_record(field: MeanField | BatchNormField) -> dict[str, Any]:
     return {"chi_1": field.chi_1, "phase": field.phase, "normalization": field.normalization}
+
+
+def _shares_line(found: Shares) -> str:
+    """The largest shares, and how many others there are."""
+    order = sorted(range(len(found.names)), key=lambda index: -found.shares[index])
+    parts = [f"{found.names[k]} {found.shares[k]:.1%} +- {found.errors[k]:.1%}" for k in order[:SHOWN]]
+    rest = order[SHOWN:]
+    return ", ".join([*parts, *([f"{len(rest)} others {sum(found.shares[k] for k in rest):.1%}"] if rest else [])])
 
 
 def _spectrum_line(found: Spectrum) -> str:
