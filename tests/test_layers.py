@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ntk_analysis import layers
 from ntk_analysis.infinite import infinite_kernel
+from ntk_analysis.infinite.compute import input_kernel
 from ntk_analysis.layers import (
     Activation,
     AvgPool,
@@ -21,15 +22,19 @@ from ntk_analysis.layers import (
     Dense,
     Flatten,
     GlobalAvgPool,
+    GlobalSumPool,
     GroupNorm,
+    Identity,
     LastBatchNorm,
     Layer,
     LayerNorm,
+    Parallel,
     Repeat,
     Residual,
     ResidualChain,
     RMSNorm,
     Serial,
+    SumPool,
 )
 from ntk_analysis.networks import fully_connected
 
@@ -57,12 +62,27 @@ EXACT = [  # one hidden layer, or linear: the average over draws is the kernel a
     ("Residual", Serial(Dense(7, 1.0, 0.1), Residual(Serial(RELU, Dense(7, 1.5, 0.2)), 0.5)), pairs),
     ("Residual", Residual(Serial(Dense(8), RELU, Dense(5, 1.5)), 0.7, Dense(5, 1.2, 0.3)), pairs),
     ("ResidualChain", Serial(Dense(7), ResidualChain(Dense(7, 1.5, 0.1), (1.0, 0.7, 0.5)), Dense(5)), pairs),
+    ("Parallel", Serial(Parallel(Dense(7, 1.0, 0.1), Serial(Dense(7), RELU), fan="product"), Dense(5, 1.5)), pairs),
     ("BatchNorm", Serial(Dense(8), BatchNorm(0.3, True, True), RELU, Dense(5)), one_batch),
     ("Conv", Serial(Conv(8, (3, 2), (2, 1), "valid"), RELU, Flatten(), Dense(5, 1.5, 0.1)), images),
     ("Flatten", Serial(Flatten(), Dense(8), RELU, Dense(5, 1.5)), images),
     ("AvgPool", Serial(Conv(6, 3), RELU, AvgPool((2, 3), 2), Flatten(), Dense(5)), images),
     ("GlobalAvgPool", Serial(Conv(8, 3, b_var=0.1), RELU, GlobalAvgPool(), Dense(5, 1.5, 0.1)), images),
     *full(
+        ("Identity", Serial(Parallel(Identity(), Dense(FEATURES, 1.5, 0.1)), Dense(5)), pairs),
+        ("Parallel", Serial(Parallel(Dense(7), Serial(Dense(7), RELU)), Dense(5, 1.5, center=True)), pairs),
+        (
+            "Parallel",
+            Serial(Parallel(Serial(Dense(7), RELU), Dense(7, 1.3, 0.2), fan="concatenate"), Dense(5, 1.5)),
+            pairs,
+        ),
+        (
+            "Parallel",
+            Serial(Parallel(Conv(6, 3, b_var=0.1), Serial(Conv(6, 1), RELU), fan="product"), GlobalSumPool(), Dense(5)),
+            images,
+        ),
+        ("SumPool", Serial(Conv(6, 3), RELU, SumPool((2, 3), 2), Flatten(), Dense(5)), images),
+        ("GlobalSumPool", Serial(Conv(8, 3, b_var=0.1), RELU, GlobalSumPool(), Dense(5, 1.5, 0.1)), images),
         ("Dense", Dense(5, 1.3), pairs),
         ("Dense", Dense(5, 1.3, 0.2), pairs),
         ("Repeat", Repeat(Dense(FEATURES, 0.9, 0.2), 3), pairs),
@@ -150,6 +170,42 @@ def test_centering_the_inputs_layer_is_refused():
         infinite_kernel(Dense(5, center=True), np.eye(3))
 
 
+@pytest.mark.parametrize(
+    ("summed", "averaged", "places"), [(SumPool(2), AvgPool(2), 4), (GlobalSumPool(), GlobalAvgPool(), 12)]
+)
+def test_sums_over_positions_are_means_times_their_number(summed, averaged, places):
+    x = jnp.asarray(images())
+    np.testing.assert_allclose(summed.apply((), x), places * averaged.apply((), x), rtol=1e-14)
+    kernel = input_kernel(x, paired=True)
+    ours, mean = summed.kernel(kernel), averaged.kernel(kernel)
+    np.testing.assert_allclose(ours.nngp, places**2 * mean.nngp, rtol=1e-14)
+    np.testing.assert_array_equal(ours.distance, mean.distance)
+    np.testing.assert_allclose(ours.mean1, places * mean.mean1, rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("branches", "fan", "told"),
+    [
+        ((RELU, Identity()), "sum", "all branches but one of a sum must end in a Dense or Conv layer"),
+        ((Dense(4), Identity(), LayerNorm()), "sum", r"got LayerNorm\(eps=0.0\), without weights"),
+        ((RELU, RELU), "product", "all branches but one of a product must end"),
+        ((Dense(4), Serial(Dense(4), BatchNorm())), "sum", "cannot end in a BatchNorm"),
+    ],
+)
+def test_branches_that_are_not_uncorrelated_are_refused(branches, fan, told):
+    with pytest.raises(NotImplementedError, match=told):
+        infinite_kernel(Serial(Dense(4), Parallel(*branches, fan=fan)), pairs())
+
+
+def test_bad_branches_are_named():
+    with pytest.raises(ValueError, match="at least two branches, got 1"):
+        Parallel(Dense(4))
+    with pytest.raises(ValueError, match="got fan='max': choose one of sum, product, concatenate"):
+        Parallel(Dense(4), Dense(4), fan="max")
+    with pytest.raises(ValueError, match=r"one output shape, got \(2, 4\), \(2, 5\)"):
+        Parallel(Dense(4), Dense(5)).init(jax.random.key(0), (2, 3))
+
+
 BLOCKS = {
     "hidden": Serial(Dense(5, 1.8, 0.1), Activation("relu")),
     "centered": Serial(Dense(5), Activation("relu"), Dense(5, 2.9, center=True), Activation("relu")),
@@ -209,8 +265,10 @@ def test_residual_stays_residual_at_infinite_width():
     assert kernel.law == "inputs"
     with pytest.raises(NotImplementedError, match="needs an activation before it"):
         infinite_kernel(Serial(Residual(Dense(FEATURES, 1.5), 0.5), Dense(4, center=True)), x)
-    with pytest.raises(NotImplementedError, match="must end in a Dense or Conv layer"):
-        infinite_kernel(Serial(Dense(4), Residual(Activation("relu"))), x)
+    # Gaussian units that are functions of the skip are correlated with it
+    for branch in (Activation("relu"), LayerNorm(), Identity(), Residual(Dense(4))):
+        with pytest.raises(NotImplementedError, match="must end in a Dense or Conv layer"):
+            infinite_kernel(Serial(Dense(4), Residual(branch)), x)
 
 
 def test_dense_forward_by_hand():

@@ -19,11 +19,14 @@ from ntk_analysis.layers import (
     Dense,
     Flatten,
     GlobalAvgPool,
+    GlobalSumPool,
     LayerNorm,
+    Parallel,
     Repeat,
     Residual,
     ResidualChain,
     Serial,
+    SumPool,
 )
 from ntk_analysis.networks import convolutional, fully_connected, residual
 from ntk_analysis.reference import loading
@@ -74,6 +77,13 @@ VECTORS = {
     "layer norm with eps": Serial(Dense(8), LayerNorm(0.3), Activation("erf"), Dense(1)),
     "residual": Serial(Dense(8), Repeat(Residual(BRANCH, 0.3), 2), Activation("relu"), Dense(1)),
     "residual chain": Serial(Dense(8), ResidualChain(BRANCH, (1.0, 0.5)), Activation("relu"), Dense(1)),
+    "branches, sum": Serial(Dense(8), Parallel(Serial(Activation("erf"), Dense(8, 1.5, 0.1)), Dense(8)), Dense(1)),
+    "branches, product": Serial(
+        Parallel(Serial(Dense(8), Activation("relu")), Dense(8, 1.5, 0.1), fan="product"), Dense(1)
+    ),
+    "branches, side by side": Serial(
+        Dense(8), Parallel(Activation("relu"), Serial(Activation("erf"), Dense(8, 1.5)), fan="concatenate"), Dense(1)
+    ),
     "residual, weight mean": residual(2, 1, "weight_mean"),
     "weight mean": fully_connected(3, 1, "weight_mean"),
     "weight mean, straight read-out": fully_connected(2, 1, "weight_mean", center_readout=False),
@@ -90,6 +100,9 @@ IMAGES = {
         Conv(1, 2, stride=2, padding="circular"), Activation(), AvgPool((2, 1), 1, "same"), Flatten(), Dense(1)
     ),
     "residual, shortcut": RESIDUAL_CONV,
+    "sums over positions": Serial(
+        Conv(4), Activation("erf"), SumPool(2, 1), Conv(4), Activation(), GlobalSumPool(), Dense(1)
+    ),
 }
 NETWORKS = {name: (network, X1) for name, network in VECTORS.items()}
 NETWORKS |= {name: (network, PICTURES) for name, network in IMAGES.items()}

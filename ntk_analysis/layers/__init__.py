@@ -3,6 +3,8 @@
 from ntk_analysis.layers.activation import Activation as Activation
 from ntk_analysis.layers.base import Layer as Layer
 from ntk_analysis.layers.base import SingleLayer as SingleLayer
+from ntk_analysis.layers.branches import Identity as Identity
+from ntk_analysis.layers.branches import Parallel as Parallel
 from ntk_analysis.layers.combinators import Repeat as Repeat
 from ntk_analysis.layers.combinators import Residual as Residual
 from ntk_analysis.layers.combinators import ResidualChain as ResidualChain
@@ -17,3 +19,5 @@ from ntk_analysis.layers.normalization import RMSNorm as RMSNorm
 from ntk_analysis.layers.readout import AvgPool as AvgPool
 from ntk_analysis.layers.readout import Flatten as Flatten
 from ntk_analysis.layers.readout import GlobalAvgPool as GlobalAvgPool
+from ntk_analysis.layers.readout import GlobalSumPool as GlobalSumPool
+from ntk_analysis.layers.readout import SumPool as SumPool

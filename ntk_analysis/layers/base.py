@@ -74,6 +74,14 @@ class Layer(NumbersAsData):
         return False
 
     @property
+    def ends_in_weights(self) -> bool:
+        """Whether the outputs go through weights of this layer's own, so that they are uncorrelated with its inputs.
+
+        A branch of a residual layer must do so: what is added to its input would be correlated with it otherwise.
+        """
+        return False
+
+    @property
     def couples_batch(self) -> bool | None:
         """Whether the output on an input depends on the other inputs of the batch; None if that is not known.
 

@@ -14,7 +14,8 @@ import numpy as np
 from ntk_analysis.common.arrays import whole_number
 from ntk_analysis.common.pytrees import Number, Tree, is_known
 from ntk_analysis.infinite import covariances
-from ntk_analysis.infinite.kernel import Kernel, add_ntk
+from ntk_analysis.infinite.covariances import Covariance
+from ntk_analysis.infinite.kernel import Kernel, Law, add_ntk
 from ntk_analysis.layers.base import Layer, Params, Record, Shape
 from ntk_analysis.layers.weights import check_room
 
@@ -63,7 +64,7 @@ class Serial(Combinator):
         if not layers:
             raise ValueError("Serial needs at least one layer, got none")
         object.__setattr__(self, "layers", layers)
-        _check_parts(self)
+        check_parts(self)
 
     @property
     def parts(self) -> tuple[Layer, ...]:
@@ -77,6 +78,10 @@ class Serial(Combinator):
     def pairs_positions(self) -> bool:
         images = takewhile(lambda layer: not layer.ends_positions or layer.pairs_positions, self.layers)
         return any(layer.pairs_positions for layer in images)
+
+    @property
+    def ends_in_weights(self) -> bool:
+        return any(layer.ends_in_weights for layer in self.layers)
 
     def rebuilt(self, parts: Sequence[Layer]) -> "Serial":
         return Serial(*parts)
@@ -123,7 +128,7 @@ class Repeat(Combinator):
     times: int
 
     def __post_init__(self) -> None:
-        _check_parts(self)
+        check_parts(self)
         whole_number(self.times, "times", MOST)
 
     stacked = True
@@ -135,6 +140,10 @@ class Repeat(Combinator):
     @property
     def part_keys(self) -> tuple[tuple[int, ...], ...]:
         return ((),)
+
+    @property
+    def ends_in_weights(self) -> bool:
+        return self.block.ends_in_weights
 
     def rebuilt(self, parts: Sequence[Layer]) -> "Repeat":
         (block,) = parts
@@ -200,7 +209,7 @@ class Residual(Combinator):
     shortcut: Layer | None = None
 
     def __post_init__(self) -> None:
-        _check_parts(self)
+        check_parts(self)
         _check_scales("Residual", self.scale)
 
     @property
@@ -210,6 +219,10 @@ class Residual(Combinator):
     @property
     def part_keys(self) -> tuple[tuple[int, ...], ...]:
         return ((),) if self.shortcut is None else ((0,), (1,))
+
+    @property
+    def ends_in_weights(self) -> bool:
+        return self.shortcut is not None and self.shortcut.ends_in_weights
 
     def rebuilt(self, parts: Sequence[Layer]) -> "Residual":
         branch, *shortcut = parts
@@ -233,7 +246,7 @@ class Residual(Combinator):
 
     def kernel(self, kernel: Kernel) -> Kernel:
         skip = kernel if self.shortcut is None else self.shortcut.kernel(kernel)
-        return _add_branch(skip, self.branch.kernel(kernel), self.scale)
+        return _add_branch(skip, self.branch, kernel, self.scale)
 
     def walk(self, outputs: Tree) -> Iterator[tuple[Layer, Any]]:
         skipped, inner, output = outputs
@@ -254,7 +267,7 @@ class ResidualChain(Combinator):
     scales: tuple[Number, ...]
 
     def __post_init__(self) -> None:
-        _check_parts(self)
+        check_parts(self)
         _check_scales("ResidualChain", *self.scales)
 
     stacked = True
@@ -286,12 +299,12 @@ class ResidualChain(Combinator):
 
     def kernel(self, kernel: Kernel) -> Kernel:
         # the first block is outside the scan: it may change the law, as in Repeat
-        kernel = _add_branch(kernel, self.branch.kernel(kernel), self.scales[0])
+        kernel = _add_branch(kernel, self.branch, kernel, self.scales[0])
         if len(self.scales) == 1:
             return kernel
 
         def step(carry: Kernel, scale: jax.Array) -> tuple[Kernel, None]:
-            return _add_branch(carry, self.branch.kernel(carry), scale), None
+            return _add_branch(carry, self.branch, carry, scale), None
 
         return jax.lax.scan(step, kernel, jnp.asarray(self.scales[1:], kernel.distance.dtype))[0]
 
@@ -301,7 +314,8 @@ class ResidualChain(Combinator):
             yield from Residual(self.branch, scale).walk(block)
 
 
-def _check_parts(whole: Combinator) -> None:
+def check_parts(whole: Combinator) -> None:
+    """Raises TypeError unless all parts are layers."""
     for part in whole.parts:
         if not isinstance(part, Layer):
             raise TypeError(f"{type(whole).__name__} is made of layers, got {part!r}")
@@ -328,32 +342,69 @@ def _init_branch(branch: Layer, key: jax.Array, input_shape: Shape, expected: Sh
     return params
 
 
-def _add_branch(skip: Kernel, branch: Kernel, scale: Number | jax.Array) -> Kernel:
-    """Kernel of skip + scale * branch, which are uncorrelated."""
-    if branch.law != "gaussian":
+def check_uncorrelated(layer: Layer, kernel: Kernel, what: str) -> None:
+    """Raises NotImplementedError unless a branch, whose kernel this is, is uncorrelated with what stands beside it."""
+    if kernel.law != "gaussian" or not layer.ends_in_weights:
+        got = "got outputs that are" if kernel.law != "gaussian" else f"got {layer}, without weights, whose outputs are"
         raise NotImplementedError(
-            f"a residual branch must end in a Dense or Conv layer, got outputs that are {branch.law}: only then are "
-            "branch and skip uncorrelated at infinite width"
+            f"{what} must end in a Dense or Conv layer, {got} {kernel.law}: only then are branches uncorrelated at "
+            "infinite width"
         )
+
+
+def _add_branch(skip: Kernel, layer: Layer, kernel: Kernel, scale: Number | jax.Array) -> Kernel:
+    """Kernel of skip + scale * layer(inputs of this kernel), which are uncorrelated."""
+    branch = layer.kernel(kernel)
+    check_uncorrelated(layer, branch, "a residual branch")
     shapes = skip.distance.shape, branch.distance.shape
     if shapes[0] != shapes[1]:
         raise ValueError(f"a residual branch must have the positions of the skip, got {shapes[1]} against {shapes[0]}")
     square = scale**2
-    total = covariances.add(skip.covariance, branch.covariance, square)
-    within1, within2 = skip.within1, skip.within2
-    if skip.paired:
-        ((left1, left2), (right1, right2)) = skip.within, branch.within
-        within1 = covariances.add(left1, right1, square).distance
-        within2 = covariances.add(left2, right2, square).distance
+
+    def add(left: Covariance, right: Covariance) -> Covariance:
+        return covariances.add(left, right, square)
+
+    law: Law = "activated" if skip.law == "batch normalized" else skip.law
+    return joined(skip, branch, add, lambda skipped, _: skipped, square * branch.ntk_scaled, law=law)
+
+
+def joined(
+    one: Kernel,
+    other: Kernel,
+    join: Callable[[Covariance, Covariance], Covariance],
+    means: Callable[[jax.Array, jax.Array], jax.Array],
+    ntk_scaled: jax.Array,
+    *,
+    law: Law,
+) -> Kernel:
+    """Kernel of what two branches on the same inputs make together.
+
+    Args:
+        one: kernel of one branch; its NTK has the scale that it has in the result.
+        other: kernel of the other branch.
+        join: function of both covariances.
+        means: function of both means across channels.
+        ntk_scaled: what is added to the NTK of `one`, in the scale of `other`, of shape (n1, n2, *pairs).
+        law: law of the units.
+    """
+    total = join(one.covariance, other.covariance)
+    own1 = join(*(Covariance(k.variance1, k.variance1, jnp.zeros_like(k.variance1)) for k in (one, other)))
+    own2 = join(*(Covariance(k.variance2, k.variance2, jnp.zeros_like(k.variance2)) for k in (one, other)))
+    within1, within2 = one.within1, one.within2
+    if one.paired:
+        (left1, left2), (right1, right2) = one.within, other.within
+        within1, within2 = join(left1, right1).distance, join(left2, right2).distance
     summed = replace(
-        skip,
-        variance1=skip.variance1 + square * branch.variance1,
-        variance2=skip.variance2 + square * branch.variance2,
+        one,
+        variance1=own1.variance1,
+        variance2=own2.variance1,
         distance=total.distance,
+        mean1=means(one.mean1, other.mean1),
+        mean2=means(one.mean2, other.mean2),
         within1=within1,
         within2=within2,
         before=None,
-        law="activated" if skip.law == "batch normalized" else skip.law,
-        relative_error=jnp.maximum(skip.relative_error, branch.relative_error),
+        law=law,
+        relative_error=jnp.maximum(one.relative_error, other.relative_error),
     )
-    return add_ntk(summed, square * branch.ntk_scaled, branch.log_scale)
+    return add_ntk(summed, ntk_scaled, other.log_scale)

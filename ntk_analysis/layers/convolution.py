@@ -48,6 +48,7 @@ class Conv(SingleLayer):
     standardize: bool = False
 
     couples_batch = False
+    ends_in_weights = True
 
     def __post_init__(self) -> None:
         check_weights(self.channels, self.weights)

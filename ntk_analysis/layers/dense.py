@@ -47,6 +47,7 @@ class Dense(SingleLayer):
         return Weights(self.w_var, self.b_var, self.center, self.standardize)
 
     couples_batch = False
+    ends_in_weights = True
 
     @property
     def homogeneous(self) -> bool:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ntk_analysis.activations.angles import geometric_mean, into_range, safe_divide, safe_sqrt
 from ntk_analysis.infinite import covariances
-from ntk_analysis.infinite.kernel import Kernel, map_covariance, rounding, tall, wide
+from ntk_analysis.infinite.kernel import Kernel, add_ntk, map_covariance, rounding, tall, wide
 from ntk_analysis.layers.base import Params, Shape, SingleLayer, check_image
 from ntk_analysis.layers.convolution import with_windowed_error
 from ntk_analysis.layers.windows import Axes, Padding, Window, window
@@ -146,6 +146,54 @@ class GlobalAvgPool(SingleLayer):
         one = at_equal_positions(pooled(kernel, functools.partial(jnp.mean, keepdims=True)))
         sides = {name: getattr(one, name)[:, 0, 0] for name in ("variance1", "variance2", "mean1", "mean2")}
         return replace(one, **sides, distance=one.distance[:, :, 0, 0], ntk_scaled=one.ntk_scaled[:, :, 0, 0])
+
+
+@dataclass(frozen=True)
+class SumPool(AvgPool):
+    """Sum over windows of (batch, height, width, channels): `AvgPool` times the number of positions in a window.
+
+    At infinite width K'(P, P') is the sum of K(p, p') over both windows.
+
+    Attributes:
+        window: size of the window, one number or (height, width).
+        stride: step of the window, one number or (height, width); None is the size of the window.
+        padding: padding of the image, "same", "circular" or "valid".
+    """
+
+    couples_batch = False
+
+    def compute(self, params: Params, x: jax.Array) -> jax.Array:
+        return self.moving.places * super().compute(params, x)
+
+    def kernel(self, kernel: Kernel) -> Kernel:
+        return multiplied(super().kernel(kernel), float(self.moving.places))
+
+
+@dataclass(frozen=True)
+class GlobalSumPool(GlobalAvgPool):
+    """Sum over all positions: (batch, height, width, channels) to (batch, channels).
+
+    At infinite width K' = sum_{p, p'} K(p, p').
+    """
+
+    couples_batch = False
+
+    def compute(self, params: Params, x: jax.Array) -> jax.Array:
+        return math.prod(x.shape[1:3]) * super().compute(params, x)
+
+    def kernel(self, kernel: Kernel) -> Kernel:
+        return multiplied(super().kernel(kernel), float(math.prod(kernel.positions)))
+
+
+def multiplied(kernel: Kernel, factor: float) -> Kernel:
+    """The kernel of units that are multiplied by a number; correlations stay."""
+    changes = {name: factor * getattr(kernel, name) for name in ("mean1", "mean2")}
+    changes |= {name: factor**2 * getattr(kernel, name) for name in ("variance1", "variance2")}
+    return add_ntk(
+        replace(kernel, **changes, ntk_scaled=jnp.zeros_like(kernel.ntk_scaled)),
+        factor**2 * kernel.ntk_scaled,
+        kernel.log_scale,
+    )
 
 
 def pooled(kernel: Kernel, mean: Callable[[jax.Array, Axes], jax.Array]) -> Kernel:

@@ -17,11 +17,15 @@ from ntk_analysis.layers import (
     Dense,
     Flatten,
     GlobalAvgPool,
+    GlobalSumPool,
+    Identity,
     Layer,
     LayerNorm,
+    Parallel,
     Residual,
     ResidualChain,
     Serial,
+    SumPool,
 )
 from ntk_analysis.reference.loading import load
 
@@ -125,6 +129,17 @@ def _residual_chain(stax: Any, layer: ResidualChain) -> Triple:
     return stax.serial(*[_residual(stax, Residual(layer.branch, scale)) for scale in layer.scales])
 
 
+def _parallel(stax: Any, layer: Parallel) -> Triple:
+    fan = {"sum": stax.FanInSum, "product": stax.FanInProd, "concatenate": lambda: stax.FanInConcat(-1)}[layer.fan]()
+    branches = stax.parallel(*map(translate, layer.branches))
+    return stax.serial(stax.FanOut(len(layer.branches)), branches, fan)
+
+
+def _sum_pool(stax: Any, layer: SumPool) -> Triple:
+    window = layer.moving
+    return stax.SumPool(window.size, window.stride, window.padding.upper())
+
+
 def _activation(stax: Any, layer: Activation) -> Triple:
     match layer.activation:
         case activations.PiecewiseLinear(linear, bent):
@@ -198,4 +213,8 @@ TRANSLATIONS: dict[type[Layer], Callable[[Any, Any], Triple]] = {
     Flatten: lambda stax, _: stax.Flatten(),
     Residual: _residual,
     ResidualChain: _residual_chain,
+    Identity: lambda stax, _: stax.Identity(),
+    Parallel: _parallel,
+    SumPool: _sum_pool,
+    GlobalSumPool: lambda stax, _: stax.GlobalSumPool(),
 }
