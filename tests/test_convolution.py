@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ntk_analysis.common import quick_compilation
-from ntk_analysis.infinite import image_tiles, infinite_kernel
+from ntk_analysis.infinite import Kernel, image_tiles, infinite_kernel
 from ntk_analysis.infinite.compute import input_kernel
 from ntk_analysis.infinite.image_tiles import kernel_in_tiles
 from ntk_analysis.layers import (
@@ -439,6 +439,70 @@ def test_pooled_kernels_state_their_error(dtype):
         actual = abs(float(kernel.distance[0, 1]) / expected - 1)
         assert actual <= stated
         assert stated <= 1000 * max(actual, float(np.finfo(dtype).eps) / expected)
+
+
+def features(dtype, n=3, image=(3, 4), alike=0.03):
+    """Random features of images whose mean over positions is small beside them, as behind an odd activation."""
+    y = np.random.default_rng(6).standard_normal((n, *image, 40))
+    return (y - (1 - alike) * y.mean((1, 2), keepdims=True)).astype(dtype)
+
+
+def kernel_of_features(y, noise):
+    """Their kernel in which units and themselves are a rounding apart, as in programs that compute either side anew."""
+    q = np.mean(y.astype(float) ** 2, -1)
+    unit = y.astype(float) / np.sqrt(q * y.shape[-1])[..., None]
+    distance = (1 - np.einsum("ahwc,bijc->abhwij", unit, unit)).clip(0)
+    distance = np.where(distance < 1e-12, noise, distance).astype(y.dtype)
+    within = jnp.asarray(np.einsum("aahwij->ahwij", distance))
+    sides = {"variance1": q, "variance2": q, "mean1": 0 * q, "mean2": 0 * q}
+    return Kernel(
+        **{name: jnp.asarray(value.astype(y.dtype)) for name, value in sides.items()},
+        distance=jnp.asarray(distance),
+        ntk_scaled=jnp.zeros_like(distance),
+        log_scale=jnp.zeros((), y.dtype),
+        relative_error=jnp.zeros((), y.dtype),
+        law="activated",
+        joint=True,
+        within1=within,
+        within2=within,
+        identical=jnp.eye(len(y), dtype=y.dtype),
+    )
+
+
+def test_pooling_bounds_its_rounding_where_correlations_cancel():
+    """Against means in float64: the error is stated of pairs of images, not of an image and itself."""
+    y, noise = features(np.float32), float(np.finfo(np.float32).eps) ** 2
+    kernel = jax.jit(GlobalAvgPool().kernel)(kernel_of_features(y, noise))
+    mean = y.astype(float).mean((1, 2))
+    unit = mean / np.linalg.norm(mean, axis=-1, keepdims=True)
+    expected, others = 1 - unit @ unit.T, ~np.eye(3, dtype=bool)
+    actual = np.max(np.abs(np.asarray(kernel.distance) / np.where(others, expected, 1) - 1)[others])
+    assert np.all(np.diag(kernel.distance) == 0)
+    assert 1e-5 < actual <= float(kernel.relative_error) < 1
+
+
+POOLED = {
+    "centered": convolutional(1, 1, "weight_mean", "erf", padding="circular", readout="pool"),
+    "biased": convolutional(1, 1, "weight_mean", "sine", b_var=0.1, readout="pool"),
+    "by parts": Serial(Conv(1), RELU, AvgPool(2), Conv(1), RELU, GlobalAvgPool(), Dense(1)),
+    "batch": convolutional(1, 1, "batch", padding="circular", kernel_size=2, readout="pool"),
+    "flat": convolutional(1, 1, "weight_mean", "erf", padding="circular"),
+}
+
+
+@pytest.mark.parametrize("name", full(*POOLED))
+def test_stated_errors_of_few_images(name):
+    """Float32 against float64: duplicates are not apart, and the worst of all other pairs is within what is stated."""
+    x = np.random.default_rng(0).standard_normal((3, 4, 4, 3)).astype(np.float32)
+    x = np.concatenate([x, x[:1]])
+    kernel, precise = infinite_kernel(POOLED[name], x), infinite_kernel(POOLED[name], x.astype(float))
+    found, expected = np.asarray(kernel.distance), np.asarray(precise.distance)
+    assert found[0, 3] == expected[0, 3] == 0
+    assert np.all(np.diag(found) == 0)
+    others = expected > 0
+    actual = np.max(np.abs(found[others] / expected[others] - 1))
+    assert actual <= float(kernel.relative_error) <= max(5000 * actual, 1e-3)
+    assert precise.relative_error < 1e-10
 
 
 # --- edges -----------------------------------------------------------------------------------------------------------

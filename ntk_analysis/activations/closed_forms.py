@@ -10,7 +10,15 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ntk_analysis.activations.angles import acute_angle, geometric_mean, quadrant_angle, safe_divide, safe_sqrt
+from ntk_analysis.activations.angles import (
+    acute_angle,
+    geometric_mean,
+    nearly_equal,
+    quadrant_angle,
+    safe_divide,
+    safe_sqrt,
+    zero_where,
+)
 
 
 def determinant(p1: jax.Array, p2: jax.Array, distance: jax.Array) -> jax.Array:
@@ -77,9 +85,9 @@ def _widths_less_one(p1: jax.Array, p2: jax.Array) -> tuple[jax.Array, jax.Array
 
 
 def _wider(p1: jax.Array, p2: jax.Array) -> jax.Array:
-    """The difference w_1 - w_2."""
+    """The difference w_1 - w_2, and 0 within rounding: another loop may compute a duplicate's variance."""
     w1, w2 = _widths(p1, p2)
-    return 2 * (p1 - p2) / (w1 + w2)
+    return 2 * zero_where(nearly_equal(p1, p2), p1 - p2) / (w1 + w2)
 
 
 def erf_derivative_coincident(q1: jax.Array, q2: jax.Array) -> jax.Array:

@@ -265,7 +265,7 @@ def _through_layers(
         if x1.ndim == 4 and not paired and places > PLACES:
 
             def tile(first: jax.Array, second: jax.Array, identical: jax.Array) -> Kernel:
-                return network.kernel(replace(input_kernel(first, second), identical=identical))
+                return network.kernel(input_kernel(first, second, identical=identical))
 
             return replace(kernel_in_tiles(tile, x1, x2), training=training)
     start = replace(input_kernel(x1, x2, paired=paired), training=training, nodes=nodes)
@@ -476,7 +476,11 @@ def _why_not_finite(kernel: Kernel, images: bool) -> str:
 
 
 def input_kernel(
-    x1: Float[jax.Array, "n1 *features"], x2: Float[jax.Array, "n2 *features"] | None = None, *, paired: bool = False
+    x1: Float[jax.Array, "n1 *features"],
+    x2: Float[jax.Array, "n2 *features"] | None = None,
+    *,
+    paired: bool = False,
+    identical: Float[jax.Array, "n1 n2"] | None = None,
 ) -> Kernel:
     """Kernel of the raw inputs: x.x'/d over the features, or over the channels at each position; no NTK yet.
 
@@ -484,19 +488,19 @@ def input_kernel(
         x1: (n1, d) or (n1, height, width, channels).
         x2: the second inputs, or None.
         paired: whether images keep all pairs of positions.
+        identical: 1 where a second input is one of the first ones, as where both are parts of a batch; else 0.
     """
     other = x1 if x2 is None else x2
-    unit1, unit2 = unit_vectors(x1), unit_vectors(other)
     within1 = within2 = None
     if x1.ndim == 2:
-        distance = vector_distance(unit1, unit2, same=x2 is None)
+        distance = vector_distance(unit_vectors(x1), unit_vectors(other), same=x2 is None)
     elif paired:
-        distance = channel_distance(unit1[:, None, :, :, None, None], unit2[None, :, None, None])
-        within1, within2 = (channel_distance(u[:, :, :, None, None], u[:, None, None]) for u in (unit1, unit2))
+        distance = channel_distance(x1[:, None, :, :, None, None], other[None, :, None, None])
+        within1, within2 = (channel_distance(x[:, :, :, None, None], x[:, None, None]) for x in (x1, other))
     else:
-        distance = channel_distance(unit1[:, None], unit2[None])
+        distance = channel_distance(x1[:, None], other[None])
     variance1, variance2 = jnp.mean(x1**2, axis=-1), jnp.mean(other**2, axis=-1)
-    return Kernel(
+    kernel = Kernel(
         variance1=variance1,
         variance2=variance2,
         distance=distance,
@@ -504,10 +508,11 @@ def input_kernel(
         mean2=jnp.zeros_like(variance2),
         ntk_scaled=jnp.zeros_like(distance),
         log_scale=jnp.zeros((), distance.dtype),
-        relative_error=rounding_error(jax.lax.stop_gradient(distance)),
+        relative_error=jnp.zeros((), distance.dtype),
         law="inputs",
         joint=x2 is None,
         within1=within1,
         within2=within2,
-        identical=jnp.eye(len(x1), dtype=distance.dtype) if x2 is None else None,
+        identical=jnp.eye(len(x1), dtype=distance.dtype) if x2 is None else identical,
     )
+    return replace(kernel, relative_error=rounding_error(kernel.known_distance))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ntk_analysis.activations.angles import into_range, safe_divide
+from ntk_analysis.activations.angles import into_range, safe_divide, zero_where
 
 NEAR = 0.01  # cosine distances below this are measured from the difference of the unit vectors
 
@@ -46,10 +46,14 @@ def pair_distance(
 
 
 def channel_distance(
-    unit1: Float[jax.Array, "*#pairs c"], unit2: Float[jax.Array, "*#pairs c"]
+    x1: Float[jax.Array, "*#pairs c"], x2: Float[jax.Array, "*#pairs c"]
 ) -> Float[jax.Array, "*pairs"]:
-    """Cosine distance |u - u'|^2 / 2 between channel vectors that broadcast against each other; for few channels."""
-    return into_range(jnp.sum((unit1 - unit2) ** 2, axis=-1) / 2)
+    """Cosine distance |u - u'|^2 / 2 between channel vectors that broadcast against each other; for few channels.
+
+    Equal vectors are asked for: fused with the difference, their units are not the same number on both sides.
+    """
+    distance = jnp.sum((unit_vectors(x1) - unit_vectors(x2)) ** 2, axis=-1) / 2
+    return into_range(zero_where(jnp.all(x1 == x2, axis=-1), distance))
 
 
 def rounding_error(distance: jax.Array) -> jax.Array:

@@ -86,6 +86,8 @@ class Kernel:
         relative_error: scalar estimate of the largest relative error of `distance` over pairs of different inputs,
             from rounding of the inputs, of every layer, and from quadrature. 0.01 means that an angle has two digits
             for some pair of near-duplicates, in this dtype; above 1, that some pair cannot be told apart in direction.
+            Behind a pooling it bounds the roundings of its means, with all that cancels in them; errors from before are
+            added as they are, though where correlations cancel those of a quadrature may grow.
         law: what the units are: "inputs", "gaussian" or "batch normalized" pre-activations, or "activated".
         joint: whether the second inputs are the first (one batch with itself), as batch normalisation needs.
         training: number of the first inputs, if their statistics are those of every batch normalisation and the other
@@ -148,14 +150,26 @@ class Kernel:
 
     def coincident(self) -> jax.Array:
         """(n1, n2, *pairs) whether units of different inputs, or positions, are one up to a factor, or its sign."""
-        equal = (self.distance == 0) | (self.distance == 2)
+        return ((self.distance == 0) | (self.distance == 2)) & ~self.itself
+
+    @property
+    def itself(self) -> jax.Array:
+        """Whether a unit is paired with itself, an input at a position; it broadcasts against `distance`."""
         if self.identical is None:
-            return equal
-        itself = self.identical.reshape(*self.identical.shape, *(1,) * (equal.ndim - 2)) > 0
+            return jnp.zeros((), bool)
+        itself = self.identical.reshape(*self.identical.shape, *(1,) * (self.distance.ndim - 2)) > 0
         if self.paired:
             places = math.prod(self.positions)
             itself = itself & jnp.eye(places, dtype=bool).reshape(1, 1, *self.positions * 2)
-        return equal & ~itself
+        return itself
+
+    @property
+    def known_distance(self) -> jax.Array:
+        """`distance` for measures of its error: without derivatives, and 0 between a unit and itself.
+
+        Programs may compute the two sides of such a pair differently, so that their last digits are apart.
+        """
+        return jnp.where(self.itself, 0, jax.lax.stop_gradient(self.distance))
 
     def rows(self, values: HeldArray) -> HeldArray:
         """(n1, *positions) as columns of the pairs: (n1, 1, *positions), with a 1 for each paired position."""

@@ -107,5 +107,5 @@ def slide(kernel: Kernel, window: Window) -> Kernel:
 
 def with_windowed_error(kernel: Kernel) -> Kernel:
     """The kernel behind a mean over positions: inputs that differ in brightness alone now differ in direction, too."""
-    differences = rounding_error(jax.lax.stop_gradient(kernel.distance))
+    differences = rounding_error(kernel.known_distance)
     return replace(kernel, relative_error=jnp.maximum(kernel.relative_error, differences) + 4 * rounding(kernel))

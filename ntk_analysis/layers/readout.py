@@ -1,8 +1,7 @@
 """Layers that make vectors of images: flattening and average pooling."""
 
-import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import jax
@@ -114,7 +113,7 @@ class AvgPool(SingleLayer):
 
     def kernel(self, kernel: Kernel) -> Kernel:
         check_image((0, *kernel.positions, 0), self)
-        return pooled(kernel, self.moving.mean)
+        return pooled(kernel, self.moving.mean, sum(self.moving.size))
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ class GlobalAvgPool(SingleLayer):
 
     def kernel(self, kernel: Kernel) -> Kernel:
         check_image((0, *kernel.positions, 0), self)
-        one = at_equal_positions(pooled(kernel, functools.partial(jnp.mean, keepdims=True)))
+        one = at_equal_positions(pooled(kernel, _mean_of_all, sum(kernel.positions)))
         sides = {name: getattr(one, name)[:, 0, 0] for name in ("variance1", "variance2", "mean1", "mean2")}
         return replace(one, **sides, distance=one.distance[:, :, 0, 0], ntk_scaled=one.ntk_scaled[:, :, 0, 0])
 
@@ -196,44 +195,67 @@ def multiplied(kernel: Kernel, factor: float) -> Kernel:
     )
 
 
-def pooled(kernel: Kernel, mean: Callable[[jax.Array, Axes], jax.Array]) -> Kernel:
-    """Mean of the kernel over windows that move over both inputs independently; mean(array, two axes) averages.
+def _mean_of_all(array: jax.Array, axes: Axes) -> jax.Array:
+    """Mean along two axes, which stay with length 1; along one after the other, as longer sums round more often."""
+    for axis in reversed(axes):
+        array = jnp.mean(array, axis, keepdims=True)
+    return array
 
-    Means of correlations do not keep digits below their rounding: distances under 8 roundings become 0.
+
+def pooled(kernel: Kernel, mean: Callable[[jax.Array, Axes], jax.Array], side: int) -> Kernel:
+    """Mean of the kernel over windows that move over both inputs independently.
+
+    Means of correlations do not keep digits below their rounding: distances under 8 roundings become 0, and under more
+    where correlations cancel in the mean. The error that is stated bounds all roundings of the means. Of the errors of
+    the correlations it does not say how far they cancel, too: it counts them as if they did.
+
+    Args:
+        kernel: kernel at all pairs of positions.
+        mean: function mean(array, two axes) that averages over a window, along one axis after the other.
+        side: number of rows of a window and of its columns, added.
     """
     rows, columns = (-4, -3), (-2, -1)
+    eps = rounding(kernel)
+    each = eps * (2.5 + side)  # of a mean over two windows: five halves of each term, a half of each sum and quotient
 
     def both(array: jax.Array) -> jax.Array:
         return mean(mean(array, rows), columns)
 
+    def canceling(before: jax.Array, after: jax.Array) -> jax.Array:
+        """Variance of parallel units' mean over the least that the variance of the mean can be."""
+        parallel = mean(safe_sqrt(before), columns) ** 2
+        return jax.lax.stop_gradient(safe_divide(parallel, jnp.maximum(after - each * parallel, eps * parallel), 1.0))
+
     cross = both(kernel.covariance.value)
     self1, self2 = (both(within.value) for within in kernel.within)
     variance1, variance2 = (jnp.maximum(jnp.einsum("ahwhw->ahw", values), 0) for values in (self1, self2))
+    of1, of2 = (
+        (after, canceling(before, after))
+        for before, after in ((kernel.variance1, variance1), (kernel.variance2, variance2))
+    )
 
-    def distance(value: jax.Array, left: jax.Array, right: jax.Array) -> jax.Array:
-        apart = into_range(1 - safe_divide(value, geometric_mean(left, right), 0.0))
-        return jnp.where(apart < 8 * rounding(kernel), 0, apart)
+    def distance(
+        value: jax.Array, left: Sequence[jax.Array], right: Sequence[jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        """The cosine distance, and its rounding error over it."""
+        (q1, canceled1), (q2, canceled2) = left, right
+        apart, canceled = into_range(1 - safe_divide(value, geometric_mean(q1, q2), 0.0)), canceled1 + canceled2
+        error, kept = each * canceled + 2.5 * eps, apart >= 4 * eps * canceled
+        return jnp.where(kept, apart, 0), jnp.where(kept, error / jax.lax.stop_gradient(jnp.where(kept, apart, 1)), 0)
 
-    def canceling(before: jax.Array, after: jax.Array) -> jax.Array:
-        """Ratio of the variance of parallel units' mean to that of the mean; at most 1 / rounding."""
-        parallel = mean(safe_sqrt(before), (-2, -1)) ** 2
-        return jnp.max(safe_divide(parallel, jnp.maximum(after, rounding(kernel) * parallel), 1.0))
-
-    apart = distance(cross, variance1[:, None, :, :, None, None], variance2[None, :, None, None])
-    # a distance that became 0 although the inputs differ in the window is lost: an error above 1
-    differ = mean(jnp.where(_equal(kernel.distance) > 0, 1.0, 0.0).astype(apart.dtype), (-2, -1)) > 0
+    apart, error = distance(cross, [q[:, None, :, :, None, None] for q in of1], [q[None, :, None, None] for q in of2])
+    # a distance that became 0 although the inputs differ in the window is lost: an error of all of it
+    differ = mean(jnp.where(_equal(kernel.known_distance) > 0, 1.0, 0.0).astype(apart.dtype), columns) > 0
     lost = jnp.any(differ & (_equal(apart) == 0))
-    smallest = jnp.where(lost, rounding(kernel), jnp.min(jnp.where(apart > 0, apart, 2)))
-    canceled = jnp.maximum(canceling(kernel.variance1, variance1), canceling(kernel.variance2, variance2))
     return replace(
         kernel,
         variance1=variance1,
         variance2=variance2,
         distance=apart,
-        mean1=mean(kernel.mean1, (-2, -1)),
-        mean2=mean(kernel.mean2, (-2, -1)),
+        mean1=mean(kernel.mean1, columns),
+        mean2=mean(kernel.mean2, columns),
         ntk_scaled=both(kernel.ntk_scaled),
-        relative_error=kernel.relative_error + 4 * rounding(kernel) * jax.lax.stop_gradient(canceled / smallest),
-        within1=distance(self1, tall(variance1), wide(variance1)),
-        within2=distance(self2, tall(variance2), wide(variance2)),
+        relative_error=kernel.relative_error + jnp.where(lost, 1, jnp.max(error)),
+        within1=distance(self1, [tall(q) for q in of1], [wide(q) for q in of1])[0],
+        within2=distance(self2, [tall(q) for q in of2], [wide(q) for q in of2])[0],
     )
