@@ -24,6 +24,7 @@ NAMES = (
     "width_study",
     "learning_rates",
     "micro_batch",
+    "along_training",
 )
 
 # the order in which they are drawn: a quick one first, so that there is soon something to see; long ones before short
@@ -51,12 +52,14 @@ OTHERS = (
     "image_kernels",
     "generalisation",
     "micro_batch",
+    "along_training",
 )
 
 # the figures that do not look at a setting of `Config`
 WITHOUT = {
     "data": ("fig4", "micro_batch", "phase_diagram", "table1"),
     "image_centering": (
+        "along_training",
         "fig4",
         "fig6",
         "learning_rates",

@@ -77,6 +77,7 @@ def test_picture_data_and_provenance(drawn, name):
         "supp3",
         "learning_rates",
         "micro_batch",
+        "along_training",
     ):
         assert {"data set", "images", "centering of images", "mean initial correlation"} <= set(facts)
     assert (images_shown(facts) == "no images") == (name in ("fig4", "phase_diagram", "table1"))

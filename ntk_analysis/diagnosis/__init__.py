@@ -30,6 +30,9 @@ networks have a chi_1 that tends to 1 with depth. In a trained network the shuff
 network of such weights, and the report says where the network itself stands outside of that.
 """
 
+from ntk_analysis.diagnosis.along_training import AlongTraining as AlongTraining
+from ntk_analysis.diagnosis.along_training import Checkpoint as Checkpoint
+from ntk_analysis.diagnosis.along_training import diagnose_along as diagnose_along
 from ntk_analysis.diagnosis.correlations import LayerCorrelations as LayerCorrelations
 from ntk_analysis.diagnosis.growth import Growth as Growth
 from ntk_analysis.diagnosis.loading import load_network as load_network

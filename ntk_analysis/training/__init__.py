@@ -6,6 +6,8 @@ The packages `memory` and `sweep` are imported on first use.
 import importlib
 from typing import Any
 
+from ntk_analysis.training.along import along_states as along_states
+from ntk_analysis.training.along import diagnose_run as diagnose_run
 from ntk_analysis.training.centering import center as center
 from ntk_analysis.training.centering import center_weights as center_weights
 from ntk_analysis.training.centering import selected as selected

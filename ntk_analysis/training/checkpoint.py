@@ -73,6 +73,44 @@ def run_folder(
         yield RunFolder(path, recipe, keep_every)
 
 
+def read_run(path: Path) -> tuple[Recipe, dict[str, str]]:
+    """The recipe of the run in a folder, and the name and digest (sha256) of its data set.
+
+    Raises:
+        FileNotFoundError: there is no run.
+        FileExistsError, ValueError: the folder has something else, or run.json is damaged.
+    """
+    found = _read(path)
+    if found is None:
+        raise FileNotFoundError(f"no run in {path}: give the folder of a run of `train`")
+    return Recipe.from_json(json.dumps(found["recipe"])), found["data"]
+
+
+def read_states(path: Path, like: Tree) -> Iterator[tuple[int, Any]]:
+    """Yields epoch and state of each checkpoint that is kept, in the order of training; nothing is changed.
+
+    Args:
+        path: folder of a run.
+        like: a state of the run; those that are read get its structure and device.
+
+    Raises:
+        ValueError: a checkpoint is damaged.
+    """
+    folder = path / "checkpoints"
+    names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
+    for epoch in sorted(int(name) for name in names if name.isdecimal() and name.isascii()):
+        if (told := damage(folder / str(epoch))) is not None:
+            raise ValueError(f"{folder / str(epoch)} is damaged ({told}): remove it, or resume the run")
+        yield epoch, _restored(folder / str(epoch), like)
+
+
+def _restored(checkpoint: Path, like: Tree) -> Any:
+    """The state in a checkpoint, with the structure and device of another one."""
+    with ctrl_c_waits(), ocp.StandardCheckpointer() as reader:
+        leaves = reader.restore(checkpoint.absolute() / "state", _named(like))  # orbax takes no other
+    return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in _named(like)])
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The folder of one run, while `run_folder` holds its lock.
@@ -117,9 +155,7 @@ class RunFolder:
         epochs = _epochs(lines, self._checkpoint(done) / "metrics.jsonl")
         if not done:
             return start, epochs
-        with ctrl_c_waits(), ocp.StandardCheckpointer() as reader:
-            leaves = reader.restore(self._checkpoint(done).absolute() / "state", _named(start))  # orbax takes no other
-        return jax.tree.unflatten(jax.tree.structure(start), [leaves[name] for name in _named(start)]), epochs
+        return _restored(self._checkpoint(done), start), epochs
 
     def save(self, state: Tree, epoch: Epoch) -> None:
         """Writes the measured epoch and the state after it; both are on the disk when this returns.
