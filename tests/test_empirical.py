@@ -387,4 +387,4 @@ def test_bad_input(name):
 
 def test_no_tracers():
     with pytest.raises(TypeError, match="outside jit"):
-        jax.jit(lambda x: empirical_ntk(plain, PARAMS, x).ntk)(jnp.asarray(X))
+        jax.jit(lambda x: plan(plain, PARAMS, x).flops)(jnp.asarray(X))

@@ -1,14 +1,16 @@
 """NTK and NNGP of a finite network, of any pure function f(params, x)."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+import jax
 import numpy as np
 
 from ntk_analysis.common.arrays import concrete
 from ntk_analysis.common.memory import available_bytes, gib
-from ntk_analysis.common.precision import AnyArray, numpy_in_float64
+from ntk_analysis.common.precision import AnyArray, is_traced, numpy_in_float64
 from ntk_analysis.common.progress import Track, untracked
 from ntk_analysis.empirical.functions import Network
 from ntk_analysis.empirical.identity import as_it_is
@@ -16,28 +18,37 @@ from ntk_analysis.empirical.job import EmpiricalJob, Held
 from ntk_analysis.empirical.layouts import Layout
 from ntk_analysis.empirical.plans import KERNEL, Call, TilePlan
 from ntk_analysis.empirical.tiles import checked_call, computes_in_float64, plan
+from ntk_analysis.empirical.traced import traced_kernel
 from ntk_analysis.layers.base import Params
 from ntk_analysis.stores.devices import Devices
 from ntk_analysis.stores.manifest import Manifest, kind_of, read_manifest
 from ntk_analysis.stores.runs import Runner, budget
 from ntk_analysis.stores.store import Stored, computed, require_room
 
+if TYPE_CHECKING:
+    Values: TypeAlias = np.ndarray
+else:
+    # on the host, but for a kernel inside a JAX transformation and what a compiled function returns
+    Values: TypeAlias = np.ndarray | jax.Array
 
+
+@partial(jax.tree_util.register_dataclass, data_fields=["values"], meta_fields=["plan"])
 @dataclass(frozen=True, repr=False)
 class EmpiricalKernel:
     """A kernel of a finite network, with the plan by which it was computed.
 
     Attributes:
         values: kernel of shape (N1, N2, C, C) for "full", (N1, N2, C) for "diagonal" or (N1, N2) for "trace", in the
-            dtype of the network; the values of a store are read from disk when they are indexed.
+            dtype of the network; the values of a store are read from disk when they are indexed, and those of a kernel
+            inside JAX transformations are traced.
         plan: plan with tiles, method and cost.
     """
 
-    values: np.ndarray | Stored
+    values: Values | Stored
     plan: TilePlan
 
     @property
-    def ntk(self) -> np.ndarray:
+    def ntk(self) -> Values:
         """The tangent kernel, entry [a, b, c, d] = <d f_c(x_a), d f_d(x_b)>; or its diagonal or its trace over outputs.
 
         The kernel of a store is read into memory as a whole; `values` reads parts.
@@ -45,14 +56,15 @@ class EmpiricalKernel:
         return self._values("ntk")
 
     @property
-    def nngp(self) -> np.ndarray:
+    def nngp(self) -> Values:
         """The products of outputs, entry [a, b, c, d] = f_c(x_a) f_d(x_b); or their diagonal or trace over outputs."""
         return self._values("nngp")
 
-    def _values(self, which: str) -> np.ndarray:
+    def _values(self, which: str) -> Values:
         if self.plan.which != which:
             raise AttributeError(f"this is the {self.plan.which} of the network: use empirical_{which}")
-        return np.asarray(self.values)
+        # a traced kernel stays what it is
+        return self.values if isinstance(self.values, jax.core.Tracer) else np.asarray(self.values)
 
     @property
     def layout(self) -> Layout:
@@ -107,6 +119,10 @@ def empirical_ntk(
     The kernel is computed tile by tile in the dtype of the network. It is a NumPy array on the host, exactly symmetric
     if x2 is None. NumPy float64 parameters and inputs are computed in float64, whatever JAX's flag.
 
+    Inside jit, grad and vmap it is a part of the caller's program: one tile, by "jacobian" unless a method is named,
+    without memory, store, runner or progress, in the ambient dtype, and nothing is counted or checked for NaN. There
+    `coupled` must be stated, but for layers. A compiled function may return it, with JAX arrays as `values`.
+
     Methods agree to rounding; with P parameters, a pair of inputs costs
         "jacobian"   2 C^2 P FLOPs (2 C P for diagonal and trace); a tile of n inputs holds n C P numbers of each side;
         "products"   C forward-mode derivatives of the network, whatever the layout; holds C P numbers;
@@ -138,7 +154,7 @@ def empirical_ntk(
 
     Raises:
         TypeError: f does not return one array of floats, parameters are not floats, or the call is inside a
-            transformation.
+            transformation with options that it cannot have there.
         ValueError: parameters, inputs or results are NaN or infinite, shapes do not fit, or an option is unknown.
         MemoryError: one pair of inputs needs more than the budget, or the kernel needs more memory than the host has.
         NotImplementedError: the method is "layerwise" for a network with compositions that the user wrote, or
@@ -151,7 +167,7 @@ def empirical_ntk(
         UserWarning: tiles of the store are damaged: they are computed again.
     """
     options: dict[str, Any] = {"layout": layout, "method": method, "coupled": coupled, "memory": memory}
-    return _compute(f, params, x1, x2, options, store, on or Devices(), track)
+    return _compute(f, params, x1, x2, options, store, on, track)
 
 
 @numpy_in_float64
@@ -173,7 +189,7 @@ def empirical_nngp(
     The average over networks and outputs is the NNGP. Arguments and errors are those of `empirical_ntk`.
     """
     options: dict[str, Any] = {"layout": layout, "which": "nngp", "coupled": coupled, "memory": memory}
-    return _compute(f, params, x1, x2, options, store, on or Devices(), track)
+    return _compute(f, params, x1, x2, options, store, on, track)
 
 
 def _compute(
@@ -183,9 +199,14 @@ def _compute(
     x2: Any,
     options: dict[str, Any],
     store: str | Path | None,
-    on: Runner,
+    on: Runner | None,
     track: Track,
 ) -> EmpiricalKernel:
+    if is_traced(f, params, x1, x2):
+        elsewhere: dict[str, Any] = {"store": store, "on": on, "track": None if track is untracked else track}
+        values, cut = traced_kernel(f, params, x1, x2, **options, **elsewhere)
+        return EmpiricalKernel(cast(Values, values), cut)
+    on = on or Devices()
     path = None if store is None else Path(store)
     begun = None if path is None else read_manifest(path)
     if path is not None:

@@ -117,10 +117,10 @@ def checked_call(
 ) -> tuple[Any, Any]:
     """The inputs on the host, or their descriptions; raises the errors of `plan` about arguments, without calling f."""
     refuse_whole_models(f, params)
-    _check_choices(f, layout, which, method, coupled)
+    check_choices(f, layout=layout, which=which, method=method, coupled=coupled)
     if is_traced(f, params, x1, x2):
         raise TypeError(
-            "empirical kernels are computed tile by tile outside JAX transformations: call them outside jit"
+            "plans and stores of empirical kernels need values, got JAX tracers: call them outside jit, grad and vmap"
         )
     x1 = x1 if isinstance(x1, jax.ShapeDtypeStruct) else concrete(x1, "x1")
     x2 = x2 if x2 is None or isinstance(x2, jax.ShapeDtypeStruct) else concrete(x2, "x2")
@@ -311,7 +311,8 @@ def _concrete(x: Any, count: int | None = None) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape).astype(x.dtype)
 
 
-def _check_choices(f: Any, layout: Layout, which: str, method: str, coupled: Any) -> None:
+def check_choices(f: Any, *, layout: Layout, which: str, method: str, coupled: Any) -> None:
+    """Raises ValueError or TypeError for a choice that does not exist, or no function."""
     for name, value, choices in (
         ("layout", layout, LAYOUTS),
         ("which", which, KERNELS),

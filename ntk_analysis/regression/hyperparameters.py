@@ -62,6 +62,7 @@ def hyperparameters_of(kernel: object, regularization: float) -> Hyperparameters
     Raises:
         ValueError: the kernel is neither; nothing is free; or values and bounds do not fit.
     """
+    build: Callable[[Mapping[str, Any]], Layer]
     given: Mapping[str, Any] = {}
     if isinstance(kernel, Family):
         start, build, given = dict(kernel.start), kernel.of, kernel.bounds
