@@ -10,6 +10,7 @@ import numpy as np
 
 from ntk_analysis.common.arrays import check_dense
 from ntk_analysis.common.precision import AnyArray
+from ntk_analysis.empirical.trees import OfRows
 from ntk_analysis.layers import Layer
 from ntk_analysis.layers.base import Params
 
@@ -48,8 +49,8 @@ def name_of(f: object) -> str:
     """The name of f: a network is written in full, a function by its module and name."""
     if isinstance(f, Layer):
         return repr(f)
-    while isinstance(f, partial):
-        f = f.func
+    while isinstance(f, partial | OfRows):
+        f = f.func if isinstance(f, partial) else f.function
     return f"{getattr(f, '__module__', type(f).__module__)}:{getattr(f, '__qualname__', type(f).__qualname__)}"
 
 

@@ -19,6 +19,7 @@ from ntk_analysis.empirical.layouts import Layout
 from ntk_analysis.empirical.plans import KERNEL, Call, TilePlan
 from ntk_analysis.empirical.tiles import checked_call, computes_in_float64, plan
 from ntk_analysis.empirical.traced import traced_kernel
+from ntk_analysis.empirical.trees import InputTree, as_rows
 from ntk_analysis.layers.base import Params
 from ntk_analysis.stores.devices import Devices
 from ntk_analysis.stores.manifest import Manifest, kind_of, read_manifest
@@ -103,8 +104,8 @@ class EmpiricalKernel:
 def empirical_ntk(
     f: Network,
     params: Params,
-    x1: AnyArray,
-    x2: AnyArray | None = None,
+    x1: AnyArray | InputTree,
+    x2: AnyArray | InputTree | None = None,
     *,
     layout: Layout = "full",
     method: str = "auto",
@@ -134,7 +135,7 @@ def empirical_ntk(
         f: a network of layers, or a pure JAX function f(params, x) -> (n, ...) floats; the axes after the first are
             flattened into C outputs.
         params: tree of float arrays; the kernel is taken over all of them.
-        x1: inputs (N1, ...).
+        x1: inputs (N1, ...); or a dict of such arrays, which a function f takes apart, with a first axis (N1,) each.
         x2: second inputs (N2, ...) of the same features; None for x1 with itself.
         layout: layout of the kernel: "full" (N1, N2, C, C), "diagonal" (N1, N2, C), its entries c = d, or "trace" (N1,
             N2), the SUM of the diagonal over outputs.
@@ -174,8 +175,8 @@ def empirical_ntk(
 def empirical_nngp(
     f: Network,
     params: Params,
-    x1: AnyArray,
-    x2: AnyArray | None = None,
+    x1: AnyArray | InputTree,
+    x2: AnyArray | InputTree | None = None,
     *,
     layout: Layout = "full",
     coupled: bool | str = "detect",
@@ -202,6 +203,7 @@ def _compute(
     on: Runner | None,
     track: Track,
 ) -> EmpiricalKernel:
+    f, x1, x2 = as_rows(f, params, x1, x2)
     if is_traced(f, params, x1, x2):
         elsewhere: dict[str, Any] = {"store": store, "on": on, "track": None if track is untracked else track}
         values, cut = traced_kernel(f, params, x1, x2, **options, **elsewhere)

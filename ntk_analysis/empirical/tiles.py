@@ -38,6 +38,7 @@ from ntk_analysis.empirical.layerwise import layerwise_method
 from ntk_analysis.empirical.layouts import LAYOUTS, Layout, arranged, symmetric
 from ntk_analysis.empirical.methods import Method, Programs, jacobian_method, outputs_method, products_method
 from ntk_analysis.empirical.plans import Task, TilePlan, plan_tiles
+from ntk_analysis.empirical.trees import InputTree, as_rows
 from ntk_analysis.empirical.whole_models import refuse_whole_models
 from ntk_analysis.layers import BatchNorm, LastBatchNorm, Layer
 from ntk_analysis.layers.base import Params
@@ -57,8 +58,8 @@ NETWORKS = 32  # number of networks whose compiled tiles are kept for the next c
 def plan(
     f: Network,
     params: Params,
-    x1: Inputs,
-    x2: Inputs | None = None,
+    x1: Inputs | InputTree,
+    x2: Inputs | InputTree | None = None,
     *,
     layout: Layout = "full",
     which: str = "ntk",
@@ -88,7 +89,8 @@ def plan(
         TypeError, ValueError: an argument is refused, as by `empirical_ntk`.
         MemoryError: not even one pair of inputs fits into the budget.
     """
-    x1, x2 = checked_call(f, params, x1, x2, layout=layout, which=which, method=method, coupled=coupled)
+    f, *given = as_rows(f, params, x1, x2)
+    x1, x2 = checked_call(f, params, *given, layout=layout, which=which, method=method, coupled=coupled)
     shape1, shape2 = _abstract(x1), None if x2 is None else _abstract(x2)
     outputs, dtype = _outputs(f, *_hashable(params), shape1, computes_in_float64())
     budget = memory_budget(memory)

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from ntk_analysis.alignment import centered_one_hot
 from ntk_analysis.common.arrays import check_dense
 from ntk_analysis.common.precision import Real
+from ntk_analysis.empirical.trees import InputTree
 from ntk_analysis.regression.hyperparameters import hyperparameters_of
 from ntk_analysis.regression.kernel_estimator import KernelEstimator, readable
 from ntk_analysis.regression.likelihood import Likelihood, maximised
@@ -114,11 +115,13 @@ class KernelRegressor(RegressorMixin, KernelEstimator):  # type: ignore[misc]
         tags.target_tags.multi_output = True
         return tags
 
-    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> "KernelRegressor":
+    def fit(self, X: ArrayLike | InputTree, y: ArrayLike, sample_weight: ArrayLike | None = None) -> "KernelRegressor":
         """Decomposes the kernel of the training inputs (n, d), or images, with targets (n,) or (n, outputs).
 
         Args:
-            X: training inputs, or a precomputed kernel.
+            X: training inputs, or a precomputed kernel; for a function as kernel also a dict of arrays, with a first
+                axis (n,) each. Cross-validation cuts arrays only: give it row numbers, and a function that takes the
+                rows.
             y: targets.
             sample_weight: weights (n,) of the inputs in the loss 1/2 sum w |f - y|^2, >= 0; None for 1 each. An input
                 of weight 2 is two inputs, and one of weight 0 is left out.
@@ -180,7 +183,7 @@ class KernelRegressor(RegressorMixin, KernelEstimator):  # type: ignore[misc]
 
     def predict(
         self,
-        X: ArrayLike,
+        X: ArrayLike | InputTree,
         *,
         time: Real | Sequence[Any] | None = None,
         return_std: bool = False,
@@ -190,7 +193,7 @@ class KernelRegressor(RegressorMixin, KernelEstimator):  # type: ignore[misc]
         """Mean prediction (k, *outputs); if asked for, with the spread over networks of each output, and its error.
 
         Args:
-            X: test inputs (k, d), images, or a precomputed kernel (k, n).
+            X: test inputs (k, d), images, a dict of arrays, or a precomputed kernel (k, n).
             time: training time in place of the estimator's; for several (times,), all results have this as their first
                 axis.
             return_std: whether to return the standard deviation (k,) as well; with `normalize_y` and several outputs
@@ -224,7 +227,7 @@ class KernelClassifier(ClassifierMixin, KernelEstimator):  # type: ignore[misc]
         classes_: sorted labels, of shape (classes,).
     """
 
-    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> "KernelClassifier":
+    def fit(self, X: ArrayLike | InputTree, y: ArrayLike, sample_weight: ArrayLike | None = None) -> "KernelClassifier":
         """Decomposes the kernel of the training inputs, with labels (n,); all else is as for `KernelRegressor.fit`."""
         check_dense(y, "y")
         inputs, labels = self._validated(X, y)
@@ -234,18 +237,20 @@ class KernelClassifier(ClassifierMixin, KernelEstimator):  # type: ignore[misc]
         self._fit(inputs, centered_one_hot(labels), weights)
         return self
 
-    def outputs(self, X: ArrayLike, *, time: Real | Sequence[Any] | None = None) -> Float64[np.ndarray, "..."]:
+    def outputs(
+        self, X: ArrayLike | InputTree, *, time: Real | Sequence[Any] | None = None
+    ) -> Float64[np.ndarray, "..."]:
         """Mean outputs (k, classes), which approach the one-hot targets minus 1/classes."""
         outputs, _, error = self._predict(X, time)
         self._warn_unresolved(error)
         return outputs
 
-    def decision_function(self, X: ArrayLike) -> Float64[np.ndarray, "..."]:
+    def decision_function(self, X: ArrayLike | InputTree) -> Float64[np.ndarray, "..."]:
         """Scores (k, classes), the outputs; of two classes (k,), how far the second one's is above the first one's."""
         outputs = self.outputs(X)
         return outputs if len(self.classes_) > 2 else outputs[:, 1] - outputs[:, 0]
 
-    def predict_proba(self, X: ArrayLike) -> Float64[np.ndarray, "k classes"]:
+    def predict_proba(self, X: ArrayLike | InputTree) -> Float64[np.ndarray, "k classes"]:
         """Probabilities (k, classes) of the classes: the outputs plus 1/classes, at the nearest point of the simplex.
 
         Squared loss on one-hot targets is least for the conditional probabilities, which the outputs estimate; they sum
@@ -254,7 +259,7 @@ class KernelClassifier(ClassifierMixin, KernelEstimator):  # type: ignore[misc]
         outputs = self.outputs(X)
         return on_simplex(outputs + 1 / len(self.classes_))
 
-    def predict(self, X: ArrayLike) -> np.ndarray:
+    def predict(self, X: ArrayLike | InputTree) -> np.ndarray:
         """Predicted labels (k,)."""
         outputs = self.outputs(X)  # raises an error if nothing was fitted
         labels: np.ndarray = self.classes_[np.argmax(outputs, axis=-1)]

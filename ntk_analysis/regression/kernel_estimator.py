@@ -2,15 +2,18 @@
 
 import math
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float64
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, check_X_y, validate_data
 
 from ntk_analysis.common.arrays import concrete
 from ntk_analysis.empirical.coupling import known_coupling
+from ntk_analysis.empirical.trees import arrays_of
 from ntk_analysis.infinite import Kernel, StoredKernel
 from ntk_analysis.infinite.kernel import HasKernel
 from ntk_analysis.layers import Layer
@@ -55,6 +58,8 @@ class KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         return tags
 
     def _validated(self, X: Any, *y: Any, **options: Any) -> Any:
+        if isinstance(X, Mapping):
+            return self._validated_tree(X, *y, **options)
         precomputed = is_precomputed(self.kernel)
         given = X if X is None else readable(X, "X")
         # networks of infinite width compute in float64; a function is given what its inputs are, such as tokens
@@ -67,14 +72,25 @@ class KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
             return (inputs, found[1]) if y else inputs
         return found
 
-    def _weighted(self, X: np.ndarray, targets: np.ndarray, sample_weight: Any) -> Any:
+    def _validated_tree(self, X: Any, *y: Any, reset: bool = True, **options: Any) -> Any:
+        """Inputs in a dict of arrays, each in its own dtype; scikit-learn checks the targets alone."""
+        if is_precomputed(self.kernel) or isinstance(self.kernel, HasKernel | Family):
+            raise ValueError("X is a dict, expected an array: only a function as kernel takes a dict of arrays")
+        leaves, structure = arrays_of(X, "X")
+        inputs = jax.tree.unflatten(structure, [np.asarray(leaf) for leaf in leaves])
+        if not y:
+            return inputs
+        # the row numbers stand for the inputs
+        return inputs, check_X_y(np.arange(len(leaves[0]))[:, None], y[0], **options)[1]
+
+    def _weighted(self, X: Any, targets: np.ndarray, sample_weight: Any) -> Any:
         """Inputs, targets and weights without the inputs of weight 0; the weights are None where all are 1."""
         self.kernel_ = self.kernel.at_start() if isinstance(self.kernel, Family) else self.kernel
         self.regularization_ = self.regularization
         self._kept = None
         if sample_weight is None:
             return X, targets, None
-        weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        weights = _check_sample_weight(sample_weight, targets, dtype=np.float64, ensure_non_negative=True)
         if isinstance(self.kernel_, Layer) and known_coupling(self.kernel_):
             raise ValueError(
                 "sample_weight is given for a network with batch normalisation, whose statistics count every input "
@@ -88,9 +104,9 @@ class KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         if is_precomputed(self.kernel):
             self._kept = np.flatnonzero(kept)
             X = X[:, kept]
-        return X[kept], targets[kept], weights[kept]
+        return jax.tree.map(lambda array: array[kept], X), targets[kept], weights[kept]
 
-    def _fit(self, X: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> None:
+    def _fit(self, X: Any, targets: np.ndarray, weights: np.ndarray | None) -> None:
         if self.solver not in SOLVERS:
             raise ValueError(f"got solver={self.solver!r}, expected {' or '.join(map(repr, SOLVERS))}")
         kernel = kernel_between(self.kernel_, X, batch_norm=self.batch_norm)

@@ -1,9 +1,8 @@
 """What an estimator's `kernel` may be: a network, a function of two sets of inputs, or "precomputed"."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
-import numpy as np
 
 from ntk_analysis.any_kernel import AnyKernel, opened
 from ntk_analysis.common.finite import require_finite
@@ -28,10 +27,10 @@ def is_precomputed(source: object) -> bool:
 
 def kernel_between(
     source: object,
-    x1: np.ndarray,
-    x2: np.ndarray | None = None,
+    x1: Any,
+    x2: Any = None,
     *,
-    batch: np.ndarray | None = None,
+    batch: Any = None,
     batch_norm: Literal["exact", "large_batch"] = "exact",
 ) -> AnyKernel:
     """Kernel of x1 with x2, or of x1 with itself.
