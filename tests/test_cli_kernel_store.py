@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ntk_analysis import cli, data, infinite_kernel, networks, open_kernel
+from ntk_analysis.stores import runs
 from ntk_analysis.stores.store import KernelStore
 
 SMALL = ("images.npy", "--depth", 1, "--b-var", 0.1, "--memory", 6 * 8 * 4**2)  # tiles of 3 x 3 of 12 images
@@ -39,6 +40,7 @@ def test_a_kernel_goes_to_disk_and_goes_on_after_ctrl_c(run, monkeypatch):
         kept.append((i, j))
 
     with monkeypatch.context() as patch:
+        patch.setattr(runs, "WRITERS", 1)
         patch.setattr(KernelStore, "write", interrupted)
         status, out, err = run(*SMALL, "--store", "k")
     assert (status, out) == (130, "")

@@ -1,5 +1,6 @@
 """An infinite kernel by tiles, each a kernel of some inputs with others: what devices and workers compute for a store.
 
+A tile is computed at once, or block by block where little fits into memory; what is said of tiles here holds of blocks.
 Of a batch with itself a tile on the diagonal is the kernel of its inputs with themselves, and every other one of two
 sets of inputs. Tiles of one kind are one program on arrays of one shape, so that a tile has the same bits whoever
 computes it, and whichever tiles were computed before. What the program depends on is fixed when the job is made: the
@@ -11,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import jax
@@ -20,7 +22,7 @@ import numpy as np
 from ntk_analysis.infinite.angle_series import AngularFunction
 from ntk_analysis.infinite.compute import Task, kernel_of, require_sound, through
 from ntk_analysis.infinite.kernel import HasKernel, Kernel
-from ntk_analysis.infinite.store_plan import PAIRS, StorePlan, values_of
+from ntk_analysis.infinite.store_plan import PAIRS, StorePlan, joined, values_of
 from ntk_analysis.stores.grid import Tile, Values, padded_rows
 from ntk_analysis.stores.runs import Job
 
@@ -83,27 +85,38 @@ class InfiniteJob(Job):
         with jax.enable_x64(self.float64):
             whole = self._on_device()
 
-        def computed(i: int, j: int) -> Values:
+        def tile(i: int, j: int) -> Values:
             with jax.enable_x64(self.float64):
                 if self.plan.count == 1:
                     return values_of(kernel_of(whole), self.plan.n1, self.plan.n2)
-                return self._finished(i, j, self._begun(i, j))
+                return self._joined(i, j, [self.computed(*at) for at in self.plan.blocks(i, j)])
 
-        return computed
+        return tile
 
     def several(self, todo: Sequence[Tile], devices: Sequence[jax.Device]) -> Iterator[tuple[Tile, Values]]:
         # the program of one device on each, not one program over all of them: that would round in another way
         for start in range(0, len(todo), len(devices)):
-            batch = list(zip(todo[start : start + len(devices)], devices, strict=False))
+            batch = todo[start : start + len(devices)]
+            blocks, found = [self.plan.blocks(*tile) for tile in batch], [list[Values]() for _ in batch]
             with jax.enable_x64(self.float64):
-                begun = [self._begun(*tile, device) for tile, device in batch]
-                for (tile, _), kernel in zip(batch, begun, strict=True):
-                    yield tile, self._finished(*tile, kernel)
+                for one_each in zip_longest(*blocks):
+                    of_devices = [
+                        (values, at, on) for values, at, on in zip(found, one_each, devices, strict=False) if at
+                    ]
+                    begun = [self._begun(rows, columns, on) for _, (rows, columns), on in of_devices]
+                    for (values, (rows, columns), _), kernel in zip(of_devices, begun, strict=True):
+                        values.append(self._finished(rows, columns, kernel))
+                for tile, values in zip(batch, found, strict=True):
+                    yield tile, self._joined(*tile, values)
 
-    def _begun(self, i: int, j: int, device: jax.Device | None = None) -> Kernel:
-        """The kernel of a tile, which a device goes on to compute while this process goes on."""
-        first, second = (x if x is None else jax.device_put(x, device) for x in self.inputs(i, j))
-        assert first is not None, "a tile has first inputs"
+    def computed(self, rows: slice, columns: slice) -> Values:
+        """What a store keeps of a block."""
+        return self._finished(rows, columns, self._begun(rows, columns))
+
+    def _begun(self, rows: slice, columns: slice, device: jax.Device | None = None) -> Kernel:
+        """The kernel of a block, which a device goes on to compute while this process goes on."""
+        first, second = (x if x is None else jax.device_put(x, device) for x in self.inputs(rows, columns))
+        assert first is not None, "a block has first inputs"
         return tile_kernel(self.task.network, self.function, first, second)
 
     def on_host(self) -> "InfiniteJob":
@@ -115,25 +128,36 @@ class InfiniteJob(Job):
         x2 = None if self.task.x2 is None else jnp.asarray(self.task.x2)
         return self.task._replace(x1=jnp.asarray(self.task.x1), x2=x2)
 
-    def _on_diagonal(self, i: int, j: int) -> bool:
-        return self.plan.symmetric and i == j
-
-    def inputs(self, i: int, j: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """The inputs of a tile, filled up; on the diagonal of inputs with themselves none twice, and no second ones."""
+    def inputs(self, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray | None]:
+        """The inputs of a block, filled up; where they are some inputs with themselves none twice and no second."""
         x1 = np.asarray(self.task.x1)
-        if self._on_diagonal(i, j):
-            return x1[self.plan.slices(i, j)[0]], None
+        if self._on_diagonal(rows, columns):
+            return x1[rows], None
         x2 = x1 if self.task.x2 is None else np.asarray(self.task.x2)
-        return x1[padded_rows(i, self.plan.rows, len(x1))], x2[padded_rows(j, self.plan.columns, len(x2))]
+        first, second = (
+            padded_rows(start // size, size, n)
+            for start, size, n in zip((rows.start, columns.start), self.plan.block, self.plan.shape, strict=True)
+        )
+        return x1[first], x2[second]
 
-    def _finished(self, i: int, j: int, kernel: Kernel) -> Values:
-        """What a store keeps of a tile, which is finite, without its padding; symmetric ones are so to the last bit."""
+    def _on_diagonal(self, rows: slice, columns: slice) -> bool:
+        return self.plan.symmetric and rows == columns
+
+    def _finished(self, rows: slice, columns: slice, kernel: Kernel) -> Values:
+        """What a store keeps of a block, which is finite, without its padding."""
+        first, second = self.inputs(rows, columns)
+        require_sound(self.task.network, kernel, first, second, corner=(rows.start, columns.start))
+        return values_of(kernel, rows.stop - rows.start, columns.stop - columns.start)
+
+    def _joined(self, i: int, j: int, blocks: Sequence[Values]) -> Values:
+        """What a store keeps of a tile, of its blocks; symmetric ones are so to the last bit."""
         rows, columns = self.plan.slices(i, j)
-        first, second = self.inputs(i, j)
-        corner = (rows.start, columns.start)
-        require_sound(self.task.network, kernel, first, second, corner=corner)
-        found = values_of(kernel, rows.stop - rows.start, columns.stop - columns.start)
-        if self._on_diagonal(i, j):
+        places = [
+            (slice(r.start - rows.start, r.stop - rows.start), slice(c.start - columns.start, c.stop - columns.start))
+            for r, c in self.plan.blocks(i, j)
+        ]
+        found = joined(blocks, places)
+        if self._on_diagonal(rows, columns):
             found |= {name: np.triu(found[name]) + np.triu(found[name], 1).T for name in PAIRS}
         return found
 

@@ -20,6 +20,7 @@ from ntk_analysis.stores.grid import Tile
 
 LARGEST = 2**22  # pairs of a tile at most: chunks of 16 or 32 MiB
 MOST = 1e12  # operations of a tile at most, which a kill costs: some ten seconds on two cores
+MANY = 2**12  # tiles: more of them become blocks of larger ones, as each is some files
 TILES_EACH = 4  # tiles for each of several devices or workers, so that few are idle at the end
 FEW = 8  # inputs that are enough to see what the units behind a network are
 
@@ -82,7 +83,7 @@ def job_of(task: Task, *, memory: str | int | None, parallel: int = 1, begun: St
     task = task._replace(**arrays)
     job = InfiniteJob(task, function, _whole(task, law, memory_budget(memory)), _in_float64())
     if begun is not None and (begun.shape, begun.coupled) == (job.plan.shape, job.plan.coupled):
-        return _cut(job, begun.rows, begun.columns)
+        return _cut(job, *begun.block, begun)
     size, plan = max(job.plan.shape), job.plan
     while not plan.coupled and size > 1 and _too_large(plan, parallel):
         size = (size + 1) // 2
@@ -97,21 +98,23 @@ def job_of(task: Task, *, memory: str | int | None, parallel: int = 1, begun: St
     flops = _flops(job, _typical(plan))
     while not plan.coupled and size > 1 and flops > MOST:
         size, flops = (size + 1) // 2, flops / 4
-    return _counted(_cut(job, size, size))
+    job = _cut(job, size, size)
+    return _counted(job if plan.coupled else _together(job))
 
 
 def with_seconds(job: InfiniteJob) -> InfiniteJob:
-    """The job with the estimated time in its plan: a tile is computed twice, and the second run counts for each."""
+    """The job with the estimated time in its plan: a block is computed twice, and the second run counts for each."""
     plan = job.plan
     if plan.count == 1:
         inputs = len(job.task.x1) if job.task.training is None else job.task.training
         return replace(job, plan=replace(plan, seconds=estimated_seconds(job.task, plan.flops, inputs)))
-    tiles, (i, j), taken = job.tiles(), _typical(plan), []
+    block, taken = plan.blocks(*_typical(plan))[0], []
     for _ in range(2):
         start = time.perf_counter()
-        tiles(i, j)
+        with jax.enable_x64(job.float64):
+            job.computed(*block)
         taken.append(time.perf_counter() - start)
-    return replace(job, plan=replace(plan, seconds=max(taken[0] - taken[1], 0) + plan.count * taken[1]))
+    return replace(job, plan=replace(plan, seconds=max(taken[0] - taken[1], 0) + _blocks(plan)[0] * taken[1]))
 
 
 def _in_float64() -> bool:
@@ -156,13 +159,31 @@ def _whole(task: Task, law: Law, budget: int) -> StorePlan:
     )
 
 
-def _cut(job: InfiniteJob, rows: int, columns: int) -> InfiniteJob:
-    """The job with tiles of these numbers of inputs, evenly filled, and the memory that they take."""
-    rows, columns = _even(job.plan.n1, rows), _even(job.plan.n2, columns)
+def _cut(job: InfiniteJob, rows: int, columns: int, begun: StorePlan | None = None) -> InfiniteJob:
+    """The job with tiles of these numbers of inputs, evenly filled, and the memory that they take.
+
+    Where a store is begun, they are blocks of its tiles.
+    """
+    if begun is None:
+        rows, columns = _even(job.plan.n1, rows), _even(job.plan.n2, columns)
+    tiles: Any = {"rows": rows, "columns": columns}
+    if begun is not None:
+        tiles = {name: getattr(begun, name) for name in (*tiles, "block_rows", "block_columns")}
     features, dtype = job.task.x1.shape[1:], job.task.x1.dtype
     sides: Any = {name: described((size, *features), dtype) for name, size in (("x1", rows), ("x2", columns))}
     one = job.task if (rows, columns) == job.plan.shape else job.task._replace(**sides)
-    return replace(job, plan=replace(job.plan, rows=rows, columns=columns, memory_bytes=account(one).memory_bytes))
+    return replace(job, plan=replace(job.plan, **tiles, memory_bytes=account(one).memory_bytes))
+
+
+def _together(job: InfiniteJob) -> InfiniteJob:
+    """The job with tiles of several blocks, which are what its tiles were, if these are too many to be files."""
+    plan, (down, across), side = job.plan, job.plan.grid, 1
+    while plan.count > MANY and job.plan.rows * job.plan.columns * (side + 1) ** 2 <= LARGEST:
+        side += 1
+        # as many tiles as there have to be, all of them as large as the largest
+        rows, columns = (_even(count, side) * size for count, size in ((down, plan.block[0]), (across, plan.block[1])))
+        plan = replace(plan, rows=rows, columns=columns, block_rows=plan.block[0], block_columns=plan.block[1])
+    return replace(job, plan=plan)
 
 
 def _even(n: int, size: int) -> int:
@@ -181,20 +202,26 @@ def _typical(plan: StorePlan) -> Tile:
     return (0, 1) if plan.symmetric and plan.grid[0] > 1 else (0, 0)
 
 
+def _blocks(plan: StorePlan) -> tuple[int, int]:
+    """Number of blocks of the whole kernel, and how many of them stand on its diagonal."""
+    down, across = (-(-n // size) for n, size in zip(plan.shape, plan.block, strict=True))
+    return (down * (down + 1) // 2, down) if plan.symmetric else (down * across, 0)
+
+
 def _counted(job: InfiniteJob) -> InfiniteJob:
     """The job with the operations of all its tiles in its plan."""
     plan = job.plan
-    diagonal = plan.grid[0] if plan.symmetric and plan.count > 1 else 0
-    flops = (plan.count - diagonal) * _flops(job, _typical(plan)) + (diagonal * _flops(job, (0, 0)) if diagonal else 0)
+    blocks, diagonal = _blocks(plan) if plan.count > 1 else (1, 0)
+    flops = (blocks - diagonal) * _flops(job, _typical(plan)) + (diagonal * _flops(job, (0, 0)) if diagonal else 0)
     return replace(job, plan=replace(plan, flops=flops))
 
 
 def _flops(job: InfiniteJob, tile: Tile) -> float:
-    """The operations of one tile."""
+    """The operations of the first block of a tile."""
     if job.plan.count == 1:
         return operations(job.task)
 
     def program(*arrays: Any) -> list[jax.Array]:
         return jax.tree.leaves(tile_kernel(job.task.network, job.function, *arrays))
 
-    return program_cost(program, *job.inputs(*tile))[0].flops
+    return program_cost(program, *job.inputs(*job.plan.blocks(*tile)[0]))[0].flops

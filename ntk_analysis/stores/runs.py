@@ -1,6 +1,7 @@
 """Where the tiles of a kernel are computed and where they go: what devices, clusters and stores agree on."""
 
 import abc
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import jax
 from ntk_analysis.common.memory import available_bytes
 from ntk_analysis.common.progress import Track
 from ntk_analysis.stores.grid import Grid, Tile, Values
+
+WRITERS = 2  # tiles that are written at one time: while one waits for the disk, the other is copied and summed
 
 
 class Job(abc.ABC):
@@ -101,15 +104,18 @@ class Steps:
 
 
 def kept(computed: Iterable[tuple[Tile, Values]], sink: Sink) -> None:
-    """Has each tile kept while the next one is computed: disks and processors do not wait for each other."""
-    with ThreadPoolExecutor(1) as writer:
-        last: Future[None] | None = None
+    """Has tiles kept while the next ones are computed: disks and processors do not wait for each other.
+
+    A tile waits for the disk once for each of its arrays, and for its mirror image.
+    """
+    with ThreadPoolExecutor(WRITERS) as writers:
+        begun: deque[Future[None]] = deque()
         for tile, values in computed:
-            if last is not None:
-                last.result()
-            last = writer.submit(sink.write, *tile, values)
-        if last is not None:
-            last.result()
+            if len(begun) == WRITERS:
+                begun.popleft().result()
+            begun.append(writers.submit(sink.write, *tile, values))
+        for writing in begun:
+            writing.result()
 
 
 def budget(memory: str | int | None, on: Runner) -> str | int | None:
