@@ -1,6 +1,7 @@
 """Convolutions, pooling and residual networks of images: a dense recursion in NumPy, 50 digits, finite networks."""
 
 import copy
+import functools
 import itertools
 import math
 import os
@@ -713,17 +714,20 @@ TILED = {
     "flatten": convolutional(3, 1, b_var=0.1),
     "centered": convolutional(3, 1, "weight_mean"),
     "no read-out, stride": Serial(Conv(1, 3, stride=2), RELU, Conv(1, (1, 2), padding="circular"), RELU),
+    "pool": convolutional(2, 1, "weight_mean", b_var=0.1, kernel_size=2, readout="pool"),
+    "pool, no read-out": Serial(Conv(1, 2), RELU, AvgPool(2), Conv(1, 2)),
     "growing": convolutional(40, 1, w_var=4.0),  # the NTK passes 2^40 and is rescaled, in each tile by its own factor
 }
 
 
 def whole(network):
-    return lambda x1, x2, identical=None: network.kernel(replace(input_kernel(x1, x2), identical=identical))
+    start = functools.partial(input_kernel, paired=network.pairs_positions)
+    return lambda x1, x2, identical=None: network.kernel(replace(start(x1, x2), identical=identical))
 
 
 @pytest.fixture
 def tiles_of_three(monkeypatch):
-    """Tiles of 3 x 3 images of 4 x 5."""
+    """Tiles of 3 x 3 images of 4 x 5, and of 4 x 4 where positions are paired."""
     monkeypatch.setattr(image_tiles, "PLACES", 9 * 20)
 
 
@@ -735,7 +739,9 @@ def tiles_of_three(monkeypatch):
         ("flatten", 5),
         ("no read-out, stride", None),
         *full(("flatten", None), ("no read-out, stride", 5)),
-        *full(*((name, second) for name in ("centered", "growing") for second in (None, 5))),
+        *full(
+            *((name, second) for name in ("centered", "growing", "pool", "pool, no read-out") for second in (None, 5))
+        ),
     ],
 )
 def test_tiles_are_the_whole_kernel(name, second):
@@ -745,20 +751,25 @@ def test_tiles_are_the_whole_kernel(name, second):
     if second is not None:
         y = photos(1, n=second)
         y[2] = x[6]
-    in_tiles = jax.jit(lambda x, y: kernel_in_tiles(whole(network), x, y))
+    in_tiles = jax.jit(lambda x, y: kernel_in_tiles(whole(network), x, y, paired=network.pairs_positions))
     at_once = jax.jit(whole(network))
     tiled, expected = in_tiles(x, y), at_once(x, x if y is None else y)
-    for field in ("nngp", "ntk", "distance", "variance1", "variance2", "mean1", "mean2"):
+    within = ("within1", "within2") if expected.paired else ()
+    for field in ("nngp", "ntk", "distance", "variance1", "variance2", "mean1", "mean2", *within):
         close(getattr(tiled, field), getattr(expected, field))
     assert (tiled.law, tiled.joint) == (expected.law, y is None)
     if y is None:
-        np.testing.assert_array_equal(tiled.ntk_scaled, jnp.swapaxes(tiled.ntk_scaled, 0, 1))
+        mirrored = (1, 0, 4, 5, 2, 3) if expected.paired else (1, 0, *range(2, tiled.distance.ndim))
+        rounding = 1e-14 if expected.paired else 0.0  # positions of one image are not mirrored
+        np.testing.assert_allclose(tiled.ntk_scaled, tiled.ntk_scaled.transpose(mirrored), rtol=rounding)
         # duplicates are not apart at all, within a tile and between two
-        assert np.all(tiled.distance[np.arange(7), np.arange(7)] == 0)
-        assert np.all(tiled.distance[1, 4] == 0)
+        apart = np.einsum("abijij->abij", tiled.distance) if expected.paired else tiled.distance
+        assert np.all(apart[np.arange(7), np.arange(7)] == 0)
+        assert np.all(apart[1, 4] == 0)
     else:
         # a duplicate known as such has distance 0; measured between two sets, a rounding in the angle
-        assert np.all(tiled.distance[6, 2] <= np.finfo(float).eps ** 2)
+        apart = np.einsum("abijij->abij", tiled.distance) if expected.paired else tiled.distance
+        assert np.all(apart[6, 2] <= np.finfo(float).eps ** 2)
         # of images that differ: duplicates are apart by less than a rounding, or not at all, as XLA fuses their program
         errors = (float(compute(x, photos(1, n=second)).relative_error) for compute in (in_tiles, at_once))
         assert next(errors) == pytest.approx(next(errors), rel=1e-9)

@@ -52,4 +52,4 @@ def test_two_workers_of_which_one_is_killed_compute_the_bits_of_one_process(clus
 
 @pytest.mark.slow
 def test_so_they_do_of_500_images(cluster, tmp_path):
-    on_two_workers_of_which_one_is_killed(cluster, 500, tmp_path, "200MB")
+    on_two_workers_of_which_one_is_killed(cluster, 500, tmp_path, "14MB")

@@ -132,6 +132,11 @@ def test_of_many_images_only_a_tile_is_held():
     assert taken / 1.3 < asked(network, shape) < 4 * taken
     unflattened = Serial(Conv(4), Conv(4, stride=4))
     assert asked(unflattened, shape) > 2 * 16 * 4000**2 * 4
+    # signals of 45 positions, of which 300 took 16.4 GiB as a whole
+    pooled, signals = convolutional(2, 4, kernel_size=(3, 1), readout="pool"), (300, 45, 1, 2)
+    x = jax.ShapeDtypeStruct(signals, np.float64)
+    taken = taken_by(jax.jit(lambda x: infinite_kernel(pooled, x)).lower(x))
+    assert taken / 1.3 < asked(pooled, signals, dtype=np.float64) < min(4 * taken, 2**26)
     # statistics over the batch are of the whole batch
     normalised = Serial(Conv(4), Flatten(), Dense(4), BatchNorm(), Activation("relu"), Dense(1))
     assert asked(normalised, shape) == 16 * 4000**2 * 256 * 4

@@ -19,7 +19,7 @@ from ntk_analysis.common.pytrees import filled, joined, split
 from ntk_analysis.infinite.angle_fit import angular_function
 from ntk_analysis.infinite.angle_series import AngularFunction, angular_kernel
 from ntk_analysis.infinite.distances import channel_distance, rounding_error, unit_vectors, vector_distance
-from ntk_analysis.infinite.image_tiles import PLACES, kernel_in_tiles
+from ntk_analysis.infinite.image_tiles import PLACES, is_cut, kernel_in_tiles, side_of
 from ntk_analysis.infinite.kernel import HasKernel, Kernel
 from ntk_analysis.infinite.vector_tiles import TILE, propagate_in_tiles
 from ntk_analysis.infinite.zero_inputs import Numbers, may_hold_zeros, with_derivatives_at_zeros
@@ -261,13 +261,12 @@ def _through_layers(
     if apart:
         if x1.ndim == 2 and max(len(x1), len(second)) > TILE:
             return replace(propagate_in_tiles(network.kernel, input_kernel(x1, x2)), training=training)
-        places = len(x1) * len(second) * math.prod(x1.shape[1:-1])
-        if x1.ndim == 4 and not paired and places > PLACES:
+        if x1.ndim == 4 and is_cut(len(x1), len(second), x1.shape[1:3], paired=paired):
 
             def tile(first: jax.Array, second: jax.Array, identical: jax.Array) -> Kernel:
-                return network.kernel(input_kernel(first, second, identical=identical))
+                return network.kernel(input_kernel(first, second, paired=paired, identical=identical))
 
-            return replace(kernel_in_tiles(tile, x1, x2), training=training)
+            return replace(kernel_in_tiles(tile, x1, x2, paired=paired), training=training)
     start = replace(input_kernel(x1, x2, paired=paired), training=training, nodes=nodes)
     return replace(network.kernel(start), identical=None)
 
@@ -344,19 +343,22 @@ def account(task: Task) -> Account:
 def _image_account(task: Task) -> Account:
     network, x1 = task.network, task.x1
     (n1, *image, _), n2 = x1.shape, len(x1 if task.x2 is None else task.x2)
-    places = math.prod(image)
-    normalized = network.pairs_positions and network.couples_batch is not False
+    places, paired = math.prod(image), network.pairs_positions
+    normalized = paired and network.couples_batch is not False
+    cut = is_cut(n1, n2, tuple(image), paired=paired)
+    left = _positions_left(network, x1.shape[1:], str(x1.dtype)) if cut else None
     if normalized:
         kept = "all pairs of positions, for a batch normalization"
         numbers = (ARRAYS["normalized"] + _of_new_points(task)) * n1 * n2 * places**2
-    elif network.pairs_positions:
-        kept, numbers = "all pairs of positions, for a pooling read-out", (n1 * n2 + n1 + n2) * places**2
-        numbers *= ARRAYS["paired"]
+    elif paired:
+        side = side_of(tuple(image), paired=True)
+        rows, columns = (n1, n2) if left is None else (min(n1, side), min(n2, side))
+        kept = "all pairs of positions, for a pooling read-out"
+        numbers = ARRAYS["paired"] * (rows * columns + rows + columns) * places**2
     else:
-        kept, numbers = "equal positions", ARRAYS["equal"] * n1 * n2 * places
-        left = _positions_left(network, x1.shape[1:], str(x1.dtype)) if n1 * n2 * places > PLACES else None
-        if left is not None:
-            numbers = ARRAYS["equal"] * PLACES + ARRAYS["results"] * n1 * n2 * left
+        kept, numbers = "equal positions", ARRAYS["equal"] * (n1 * n2 * places if left is None else PLACES)
+    if left is not None:
+        numbers += ARRAYS["results"] * n1 * n2 * left
     return Account(
         numbers * x1.dtype.itemsize,
         f"the kernel of {n1} x {n2} images of {' x '.join(map(str, image))} at {kept},",
@@ -390,7 +392,8 @@ def _positions_left(network: HasKernel, shape: tuple[int, ...], dtype: str) -> i
     if network.couples_batch is not False:
         return None
     image: Any = jax.ShapeDtypeStruct((1, *shape), dtype)
-    pairs = jax.eval_shape(lambda x: filled(network).kernel(input_kernel(x, x)).distance, image)
+    start: Any = partial(input_kernel, paired=network.pairs_positions)
+    pairs = jax.eval_shape(lambda x: filled(network).kernel(start(x, x)).distance, image)
     return math.prod(pairs.shape)
 
 

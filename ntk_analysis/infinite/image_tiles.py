@@ -1,8 +1,8 @@
-"""Kernels of images at equal positions, taken through all layers tile by tile: a tile stays in the processor's cache.
+"""Kernels of images taken through all layers tile by tile: no array of all pairs of images and positions is held.
 
-Layers treat every pair of images by itself. Through arrays of all pairs, (n1, n2, h, w), a network is bound by memory.
-Here a square of pairs goes from the images to the outputs before the next one starts, and of a batch with itself only
-the tiles on and above the diagonal do. Behind a flattening read-out no array of all pairs and positions is ever held.
+Layers treat every pair of images by itself. Through arrays of all pairs, (n1, n2, h, w) at equal positions and (n1, n2,
+h, w, h, w) where positions are paired, a network is bound by memory. Here a square of pairs goes from the images to the
+outputs before the next one starts, and of a batch with itself only the tiles on and above the diagonal do.
 """
 
 import math
@@ -16,13 +16,31 @@ from jaxtyping import Float, Int
 from ntk_analysis.infinite.kernel import Kernel, Units
 
 PLACES = 2**18  # pairs of positions in a tile: a quarter or four times as many take up to a fifth longer in float32
-OF_FIRST, OF_SECOND, OF_PAIRS = ("variance1", "mean1"), ("variance2", "mean2"), ("distance", "ntk_scaled")
+# images on a side at least where positions are paired: a tile has the pairs within each image, too, half as many as the
+# others at 4 x 4 images
+FEWEST = 4
+OF_FIRST, OF_SECOND = ("variance1", "mean1", "within1"), ("variance2", "mean2", "within2")
+OF_PAIRS = ("distance", "ntk_scaled")
+PAIRS_MIRRORED = {0: (), 2: (2, 3), 4: (4, 5, 2, 3)}  # axes of vectors, equal and paired positions, of (second, first)
+
+
+def side_of(image: tuple[int, ...], *, paired: bool) -> int:
+    """Largest number of images (height, width) on a side of a tile."""
+    places = math.prod(image)
+    return max(math.isqrt(PLACES // places**2), FEWEST) if paired else max(math.isqrt(PLACES // places), 1)
+
+
+def is_cut(n1: int, n2: int, image: tuple[int, ...], *, paired: bool) -> bool:
+    """Whether the kernel of n1 x n2 images (height, width) is computed tile by tile."""
+    return max(n1, n2) > side_of(image, paired=paired) if paired else n1 * n2 * math.prod(image) > PLACES
 
 
 def kernel_in_tiles(
     compute: Callable[[jax.Array, jax.Array, jax.Array], Kernel],
     x1: Float[jax.Array, "n1 height width channels"],
     x2: Float[jax.Array, "n2 height width channels"] | None = None,
+    *,
+    paired: bool = False,
 ) -> Kernel:
     """Kernel compute(x1, x2, identical), tile by tile: the same NNGP and NTK up to rounding.
 
@@ -31,16 +49,17 @@ def kernel_in_tiles(
 
     Args:
         compute: function of images (m1, h, w, c) and (m2, h, w, c), and an array (m1, m2) that is 1 where the two are
-            one and the same image, else 0. It returns the kernel behind a network that needs equal positions only and
-            treats each pair by itself.
+            one and the same image, else 0. It returns the kernel behind a network that treats each pair by itself.
         x1: images (n1, h, w, c).
         x2: images (n2, h, w, c), or None for x1 with itself.
+        paired: whether the network needs all pairs of positions, not equal positions only.
 
     Raises:
         NotImplementedError: the network normalises over the batch, or has a layer without an infinite-width kernel.
     """
     second = x1 if x2 is None else x2
-    rows, columns = _tiles(x1), _tiles(second)
+    side = side_of(x1.shape[1:3], paired=paired)
+    rows, columns = _tiles(x1, side), _tiles(second, side)
     number, corners = _numbered(len(rows), len(columns), symmetric=x2 is None)
 
     def compute_at(corner: jax.Array) -> Kernel:
@@ -56,14 +75,15 @@ def kernel_in_tiles(
     def arrays(corner: jax.Array) -> tuple[dict[str, jax.Array], Units]:
         tile = propagated(corner)
         names = (*OF_FIRST, *OF_SECOND, *OF_PAIRS, "log_scale", "relative_error")
-        return {name: getattr(tile, name) for name in names}, Units(tile.law)
+        found = {name: getattr(tile, name) for name in names}
+        return {name: values for name, values in found.items() if values is not None}, Units(tile.law)
 
     tiles, units = jax.lax.map(arrays, jnp.asarray(corners))
     scale = jnp.max(tiles["log_scale"])
     factor = jnp.exp(tiles["log_scale"] - scale)
     tiles["ntk_scaled"] = tiles["ntk_scaled"] * factor.reshape(-1, *(1,) * (tiles["ntk_scaled"].ndim - 1))
-    joined = {name: _along(tiles[name], number[:, -1])[: len(x1)] for name in OF_FIRST}
-    joined |= {name: _along(tiles[name], number[0])[: len(second)] for name in OF_SECOND}
+    joined = {name: _along(tiles[name], number[:, -1])[: len(x1)] for name in OF_FIRST if name in tiles}
+    joined |= {name: _along(tiles[name], number[0])[: len(second)] for name in OF_SECOND if name in tiles}
     joined |= {name: _joined(tiles[name], number, x2 is None)[: len(x1), : len(second)] for name in OF_PAIRS}
     error = jnp.max(tiles["relative_error"])
     return Kernel(
@@ -75,9 +95,8 @@ def kernel_in_tiles(
     )
 
 
-def _tiles(x: jax.Array) -> jax.Array:
+def _tiles(x: jax.Array, side: int) -> jax.Array:
     """The images as tiles (tiles, images in each, height, width, channels); the last image fills the last tile."""
-    side = max(math.isqrt(PLACES // math.prod(x.shape[1:3])), 1)
     count = -(-len(x) // side)
     size = -(-len(x) // count)
     padded = jnp.pad(x, ((0, count * size - len(x)), (0, 0), (0, 0), (0, 0)), mode="edge")
@@ -106,4 +125,5 @@ def _joined(values: jax.Array, number: np.ndarray, symmetric: bool) -> jax.Array
     # within a tile on the diagonal, too: programs may round the two sides of a pair differently
     row, column = jnp.arange(rows * size1), jnp.arange(columns * size2)
     below = (row[:, None] > column[None]).reshape(len(row), len(column), *(1,) * len(pairs))
-    return jnp.where(below, jnp.swapaxes(joined, 0, 1), joined)
+    mirrored = joined.transpose(1, 0, *PAIRS_MIRRORED[len(pairs)])
+    return jnp.where(below, mirrored, joined)
