@@ -213,7 +213,8 @@ ON_ONE_NORM = {
 @pytest.fixture
 def at_any_number_on_one_norm(monkeypatch):
     """Inputs of norm 1.7, which is not that of any fit by default."""
-    monkeypatch.setattr(compute, "FEWEST_AT_ONE_NORM", 1)
+    for fewest in ("FEWEST_AT_ONE_NORM", "FEWEST_FOR_A_COMPILED_FIT"):
+        monkeypatch.setattr(compute, fewest, 1)
     x = hard_inputs()[:-2]
     return 1.7 * math.sqrt(12) * x / np.linalg.norm(x, axis=1, keepdims=True)
 
@@ -243,6 +244,17 @@ def test_whose_norms_have_to_be_one(at_any_number_on_one_norm):
     assert infinite_kernel(network, x[:5], 1.0001 * x[3:]).approximation_error == 0
     program = jax.jit(lambda x: infinite_kernel(network, x).approximation_error)
     assert program(x) == 0, "norms are not known under a trace"
+
+
+@pytest.mark.full
+def test_inputs_of_norm_one_share_a_fit_that_needs_no_compilation(monkeypatch):
+    """Roundings of |x|^2 = d make no other fit and program; an integrated activation would have to be compiled."""
+    monkeypatch.setattr(compute, "FEWEST_AT_ONE_NORM", 1)
+    for seed in range(2):
+        x = np.random.default_rng(seed).standard_normal((200, 30)).astype(np.float32)
+        scaled = jnp.asarray(x * np.float32(math.sqrt(30)) / np.linalg.norm(x, axis=1, keepdims=True))
+        assert compute._one_norm(ON_ONE_NORM["erf"], scaled, None) == 1.0
+        assert compute._one_norm(fully_connected(1, 1, activation="tanh"), scaled, None) is None
 
 
 def test_statistics_over_a_batch_are_no_function_of_the_angle(at_any_number_on_one_norm):

@@ -15,8 +15,8 @@ X = np.random.default_rng(0).standard_normal((3, 4))
 
 @jax.jit
 def of_all_kinds(x):
-    """Steps with settings, a function in the function, constants, a loop over an array, and what no result needs."""
-    unused = jnp.abs(x)
+    """Steps with settings, a function in the function, constants, a loop, and a step that no result needs."""
+    unused = jnp.sin(x)  # which NumPy is not asked for
     del unused
     rows = jnp.concatenate if x.ndim > 2 else jnp.maximum
 

@@ -1,7 +1,7 @@
 """Functions written for JAX that NumPy computes: what takes it milliseconds would take a second to compile.
 
 The function is traced, and each step of its program is one of NumPy's. `STEPS` has those of homogeneous networks'
-kernels; of a program with another step there is no version for NumPy.
+kernels and of closed forms; where a result needs another step there is no version for NumPy.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,15 +39,15 @@ RESHAPED = ("reshape", "squeeze", "expand_dims")
 
 
 class _Step(NamedTuple):
-    """One step: compute(*operands), numbers of values, gives the results, one value or several."""
+    """One step: compute(*operands), numbers of values, gives the results, one or several; NumPy may have none."""
 
-    compute: Callable[..., Any]
+    compute: Callable[..., Any] | None
     operands: tuple[int, ...]
     results: tuple[int, ...]
 
 
 def in_numpy(function: Callable[..., Any], *like: Any, most: int) -> Callable[..., Any] | None:
-    """The function as NumPy computes it, or None if its program is too long, or has a step that is not in `STEPS`.
+    """The function as NumPy computes it, or None if its program is too long, or needs a step that is not in `STEPS`.
 
     Its results are NumPy arrays, equal to JAX's up to rounding, and nothing is compiled.
 
@@ -84,6 +84,8 @@ class _Program:
         needed, self.steps = set(self.results), list[_Step]()
         for step in reversed(steps):
             if needed.intersection(step.results):
+                if step.compute is None:
+                    raise NotImplementedError("a step that a result needs is none of NumPy's")
                 needed.update(step.operands)
                 self.steps.insert(0, step)
 
@@ -95,6 +97,7 @@ class _Program:
     def __call__(self, *arguments: Any) -> list[Any]:
         values = [*arguments, *self.values[len(arguments) :]]
         for compute, operands, results in self.steps:
+            assert compute is not None, "checked when the steps were chosen"
             found = compute(*[values[index] for index in operands])
             if len(results) == 1:
                 values[results[0]] = found
@@ -133,9 +136,12 @@ class _Program:
         return [number(variable) for variable in jaxpr.outvars]
 
     def _step(self, equation: Any, operands: tuple[int, ...], steps: list[_Step]) -> Sequence[int]:
-        compute = _in_numpy(equation)
+        try:
+            compute = _in_numpy(equation)
+        except NotImplementedError:
+            compute = None  # perhaps no result needs it
         inputs = [self.values[index] for index in operands]
-        if len(equation.outvars) == 1 and all(value is not None for value in inputs):
+        if compute is not None and len(equation.outvars) == 1 and all(value is not None for value in inputs):
             with np.errstate(all="ignore"):
                 return (self._new(compute(*inputs)),)
         results = tuple(self._new() for _ in equation.outvars)

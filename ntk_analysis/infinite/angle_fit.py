@@ -65,7 +65,9 @@ class Values(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def angular_function(network: HasKernel, dtype: str, norm: float = 1.0) -> AngularFunction | None:
+def angular_function(
+    network: HasKernel, dtype: str, norm: float = 1.0, *, compiled: bool = True
+) -> AngularFunction | None:
     """f and theta of a network to TOLERANCE[dtype], or None if no series reaches it.
 
     They are concrete numbers, even while a program is traced.
@@ -74,18 +76,20 @@ def angular_function(network: HasKernel, dtype: str, norm: float = 1.0) -> Angul
         network: network of any depth, which is homogeneous or used at this norm only.
         dtype: dtype in which the series will be evaluated, "float32" or "float64".
         norm: |x|^2 / d of all inputs; it has no effect on a homogeneous network.
+        compiled: whether the fit may compile the network where NumPy cannot compute it, which takes seconds to minutes;
+            else None is returned then.
     """
     # the caller may be traced, but a thread of its own knows nothing of that: jax.ensure_compile_time_eval would
     # compile, one by one and in seconds, all operations of the recursion that do not depend on its arguments
     with ThreadPoolExecutor(1) as apart:
-        return apart.submit(_best, network, dtype, norm).result()
+        return apart.submit(_best, network, dtype, norm, compiled).result()
 
 
-def _best(network: HasKernel, dtype: str, norm: float) -> AngularFunction | None:
+def _best(network: HasKernel, dtype: str, norm: float, compiled: bool) -> AngularFunction | None:
     if network.couples_batch is not False:  # single pairs do not have the statistics of a batch
         return None
     with jax.enable_x64(True):
-        found = [fitted(network, dtype, widest, norm) for widest in (math.pi, math.pi / 2)]
+        found = [fitted(network, dtype, widest, norm, compiled=compiled) for widest in (math.pi, math.pi / 2)]
         fits = [fit for fit in found if fit is not None]
         if not fits:
             return None
@@ -95,13 +99,16 @@ def _best(network: HasKernel, dtype: str, norm: float) -> AngularFunction | None
 
 
 def fitted(
-    network: HasKernel, dtype: str, widest: float = math.pi, norm: float = 1.0
+    network: HasKernel, dtype: str, widest: float = math.pi, norm: float = 1.0, *, compiled: bool = True
 ) -> tuple[AngularFunction, tuple[Values, Values]] | None:
     """The function, its error not measured yet, and the recursion between its nodes, below NEAR and from there on."""
     octaves = 2.0 ** np.arange(FIRST_EXPONENT[dtype], math.frexp(NEAR)[1] + 1)
     inside, between = _nodes(OCTAVE_DEGREE[dtype]), np.array([-1, -0.51, 0.27, 0.93])
     checked = np.append(np.linspace(NEAR_ANGLE, math.pi - 1e-3, 400), np.geomspace(NEAR_ANGLE, 1, 101))
-    recursion = recursion_of(network, norm, len(octaves) * len(inside) + (len(octaves) - 1) * len(between))
+    count = len(octaves) * len(inside) + (len(octaves) - 1) * len(between)
+    recursion = recursion_of(network, norm, count, compiled=compiled)
+    if recursion is None:
+        return None
     coincident = recursion(np.array([0.0, 2.0]))
     if widest < math.pi and coincident.f[1] > EVEN:
         return None
@@ -224,11 +231,14 @@ class _End(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def recursion_of(network: HasKernel, norm: float, count: int) -> Callable[[np.ndarray], Values]:
+def recursion_of(
+    network: HasKernel, norm: float, count: int, *, compiled: bool = True
+) -> Callable[[np.ndarray], Values] | None:
     """The recursion of up to `count` pairs of inputs of variance `norm`, by their cosine distances (n,).
 
     Results are in units of `norm`: variances and NTK are divided by it, means by its root. NumPy takes the layers, if
-    it has all of their steps: 50 layers of ReLU in a fiftieth of a second, and compiling them takes more than one.
+    it has all of their steps: 50 layers of ReLU in a fiftieth of a second, and compiling them takes more than one. If
+    it has not, they are `compiled`, or None is returned.
     """
 
     def behind(distance: jax.Array) -> _End:
@@ -248,7 +258,10 @@ def recursion_of(network: HasKernel, norm: float, count: int) -> Callable[[np.nd
         variance, mean, ntk_scaled = end.variance1[0] / norm, end.mean1[0] / math.sqrt(norm), end.ntk_scaled[0] / norm
         return _End(variance, mean, end.distance[0], ntk_scaled, end.log_scale, Units(end.law))
 
-    computed = in_numpy(behind, np.zeros(count), most=LONGEST_IN_NUMPY // count) or jax.jit(behind)
+    computed = in_numpy(behind, np.zeros(count), most=LONGEST_IN_NUMPY // count)
+    if computed is None and not compiled:
+        return None
+    computed = computed or jax.jit(behind)
 
     def recursion(distance: np.ndarray) -> Values:
         end: Any = jax.tree.map(np.asarray, computed(np.pad(distance, (0, count - len(distance)), mode="edge")))

@@ -34,8 +34,9 @@ ARRAYS = {
     "new points": 4,
 }  # fmt: skip
 FEWEST_PAIRS = 2**14  # of vectors, from which on the kernel as a function of the angle is worth its fit
-# the same for networks that are not homogeneous: other inputs have another norm, and so another fit and program
-FEWEST_AT_ONE_NORM = 2**26
+# the same for networks that are not homogeneous: inputs of another norm need another fit and program; and where the fit
+# itself has to be compiled, it takes as long as the recursion of so many pairs
+FEWEST_AT_ONE_NORM, FEWEST_FOR_A_COMPILED_FIT = 2**20, 2**22
 EQUAL = 16  # roundings by which norms may differ to be one
 
 
@@ -78,7 +79,7 @@ def task_of(
     first, second, training = one_batch(*checked_inputs(x1, x2), statistics)
     network, numbers = split(network)
     exact = exact or bool(numbers)  # a fit needs to know all numbers
-    norm = None if exact or network.homogeneous else _one_norm(first, second)
+    norm = None if exact or network.homogeneous else _one_norm(network, first, second)
     traced = is_traced(first, second)
     nodes = nodes_of(network, batch_norm, traced=traced or bool(numbers))
     return Task(network, exact, norm, traced and may_hold_zeros(first, second), training, nodes, numbers, first, second)
@@ -152,15 +153,20 @@ def check_network(network: object) -> None:
         )
 
 
-def _one_norm(x1: jax.Array, x2: jax.Array | None) -> float | None:
-    """|x|^2 / d of all these vectors if it is the same and they are many."""
+def _one_norm(network: HasKernel, x1: jax.Array, x2: jax.Array | None) -> float | None:
+    """|x|^2 / d of all these vectors if it is the same, they are many, and the kernel is a function of their angle."""
     pairs = len(x1) * len(x1 if x2 is None else x2)
     if x1.ndim != 2 or pairs < FEWEST_AT_ONE_NORM or is_traced(x1, x2):
         return None
     arrays = [np.asarray(x) for x in (x1, x2) if x is not None]
     norms = np.concatenate([np.einsum("nd,nd->n", x, x, dtype=np.float64) for x in arrays]) / x1.shape[1]
     least, largest = float(norms.min()), float(norms.max())
-    return largest if 0 < largest <= least * (1 + EQUAL * float(np.finfo(x1.dtype).eps)) else None
+    within = EQUAL * float(np.finfo(x1.dtype).eps)
+    if not 0 < largest <= least * (1 + within):
+        return None
+    short = float(f"{largest:.6g}")  # 1 of any inputs of |x|^2 = d, which then share a fit and a program
+    norm = short if abs(short - largest) <= within * largest else largest
+    return None if series_of(network, x1, x2, exact=False, norm=norm) is None else norm
 
 
 def one_batch(
@@ -201,7 +207,8 @@ def series_of(
     by_angle = norm is not None or (network.homogeneous and not exact)
     if not by_angle or x1.ndim != 2 or pairs < FEWEST_PAIRS:
         return None
-    return angular_function(network, str(x1.dtype), norm or 1.0)
+    compiled = norm is None or pairs >= FEWEST_FOR_A_COMPILED_FIT
+    return angular_function(network, str(x1.dtype), norm or 1.0, compiled=compiled)
 
 
 def through(

@@ -88,11 +88,11 @@ def infinite_kernel(
     third node takes away a third of the error, as it did in all of 400 drawn batches of 16 to 128 inputs and rank 7 or
     more. It tells of single entries: eigenvalues far below the largest entry may be known less.
 
-    A homogeneous network, without biases and with piecewise linear activations, has a kernel that is a function of the
-    angle between two vectors; any network has on vectors of one norm. From 128 x 128 pairs on, or 8,192 x 8,192 of one
-    norm outside of transformations, it is computed as such at a price that does not depend on the depth, and
-    `approximation_error` says how exact the function is: 2e-6 at most in float32, 2e-12 in float64. Derivatives are
-    those of the recursion through all layers.
+    A homogeneous network, without biases and with piecewise linear activations, has a kernel that is a function of
+    the angle between two vectors; any network has on vectors of one norm. From 128 x 128 pairs on, or 1,024 x 1,024
+    of one norm outside of transformations (2,048 x 2,048 where an activation is integrated), it is computed as such
+    at a price that does not depend on the depth, and `approximation_error` says how exact the function is: 2e-6 at
+    most in float32, 2e-12 in float64. Derivatives are those of the recursion through all layers.
 
     It can also be differentiated by the network's numbers, compiled with the network as an argument and mapped over
     them: a network is a pytree (see `pytrees`), and where numbers are traced the kernel is taken through all layers.
