@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse
 
 from ntk_analysis.empirical import empirical_ntk, plan
-from ntk_analysis.empirical.trees import as_rows
+from ntk_analysis.empirical.trees import as_rows, is_tree
 from ntk_analysis.layers import Dense
 from ntk_analysis.regression import KernelClassifier, KernelRegressor
 
@@ -72,6 +73,11 @@ def test_estimators_of_dicts():
         model.fit(cut, y[kept], sample_weight=weights[kept]).predict(X2),
         rtol=1e-9,
     )
+
+
+def test_a_sparse_matrix_is_no_dict():
+    assert is_tree({"a": np.eye(3)})
+    assert not is_tree(scipy.sparse.dok_matrix(np.eye(3)))
 
 
 def test_rows_hold_the_numbers_and_the_dtypes():

@@ -44,6 +44,11 @@ class OfRows:
         return self.function(params, jax.tree.unflatten(self.structure, leaves))
 
 
+def is_tree(x: object) -> bool:
+    """Whether inputs are a dict of arrays; a sparse matrix of SciPy may be a mapping, too."""
+    return isinstance(x, Mapping) and not hasattr(x, "toarray")
+
+
 def as_rows(f: Any, params: Params, x1: Any, x2: Any) -> tuple[Any, Any, Any]:
     """The function and its inputs by rows of numbers, if the inputs are a tree; else as they are.
 
@@ -52,7 +57,7 @@ def as_rows(f: Any, params: Params, x1: Any, x2: Any) -> tuple[Any, Any, Any]:
             whole numbers that the floats beside them do not hold.
         TypeError: a network of layers, which takes arrays, is given a tree; or f or params is a whole model.
     """
-    if not isinstance(x1, Mapping):
+    if not is_tree(x1):
         return f, x1, x2
     if isinstance(f, Layer):
         raise TypeError(f"{f} takes arrays, got a dict of inputs: give the array it is to take")

@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, chec
 
 from ntk_analysis.common.arrays import concrete
 from ntk_analysis.empirical.coupling import known_coupling
-from ntk_analysis.empirical.trees import arrays_of
+from ntk_analysis.empirical.trees import arrays_of, is_tree
 from ntk_analysis.infinite import Kernel, StoredKernel
 from ntk_analysis.infinite.kernel import HasKernel
 from ntk_analysis.layers import Layer
@@ -58,7 +57,7 @@ class KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         return tags
 
     def _validated(self, X: Any, *y: Any, **options: Any) -> Any:
-        if isinstance(X, Mapping):
+        if is_tree(X):
             return self._validated_tree(X, *y, **options)
         precomputed = is_precomputed(self.kernel)
         given = X if X is None else readable(X, "X")
