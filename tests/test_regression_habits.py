@@ -202,10 +202,10 @@ def test_tokens():
 
 def test_positions_are_no_outputs():
     images = RNG.standard_normal((4, 3, 3, 2))
-    found = infinite_kernel(Serial(Conv(8), Conv(8)), images)
+    found = infinite_kernel(Conv(8), images)
     assert found.ntk.shape == (4, 4, 3, 3)
     with pytest.raises(ValueError, match=r"has positions, expected one output: end the network with Flatten"):
-        KernelRegressor(Serial(Conv(8), Conv(8))).fit(images, RNG.standard_normal((4, 3)))
+        GradientFlow.on(found, RNG.standard_normal((4, 3)))
 
 
 def test_weights_that_are_refused():
