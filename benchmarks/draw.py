@@ -37,9 +37,10 @@ def ratios() -> list[tuple[str, str, float, float]]:
         ratio = large[PRODUCT]["median_s"] / large[f"{name}, depth 50"]["median_s"]
         found.append((f"{name}, depth 50, 10,000 inputs", PRODUCT, ratio, goal))
     for name, goal in (("erf, bias", 8.0), ("relu, bias", 80.0), ("gelu", 80.0)):
-        found.append(
-            (f"{name}, depth 50, 2,000 inputs", NT, recursion[f"{name}, depth 50"]["faster"]["median_s"], goal)
-        )
+        facts = recursion[f"{name}, depth 50"]  # the processors' seconds, as others used the machine
+        for which, label in (("faster", "any norms"), ("faster at one norm", "one norm")):
+            if which in facts:
+                found.append((f"{name}, depth 50, {label}", NT, facts[which]["median_cpu_s"], goal))
     name = "CNN, 5 layers, flatten"
     found.append((f"{name}, 128 images", NT, recursion[name]["faster"]["median_s"], 3.0))
     found.append(("batch norm, B = 128, 10 layers", MONTE_CARLO, result("batch_norm")["faster_than_monte_carlo"], 1e3))
