@@ -13,6 +13,7 @@ _MODULES = {
     "activations",
     "alignment",
     "batch_norm",
+    "compat",
     "compilation_cache",
     "correlation",
     "data",
@@ -40,8 +41,10 @@ _OBJECTS = {
     "check_layer": "monte_carlo",
     "compare": "monte_carlo",
     "kernels_by_depth": "networks.by_depth",
+    "linearize": "empirical.taylor",
     "monte_carlo_kernel": "monte_carlo",
     "open_kernel": "empirical",
+    "taylor_expand": "empirical.taylor",
 }
 
 __all__ = ["__version__", *sorted(_MODULES), *sorted(_OBJECTS)]

@@ -23,6 +23,7 @@ from ntk_analysis.activations.functions import gelu as gelu
 from ntk_analysis.activations.functions import get as get
 from ntk_analysis.activations.functions import identity as identity
 from ntk_analysis.activations.functions import leaky_relu as leaky_relu
+from ntk_analysis.activations.functions import piecewise_linear as piecewise_linear
 from ntk_analysis.activations.functions import relu as relu
 from ntk_analysis.activations.functions import relu6 as relu6
 from ntk_analysis.activations.functions import selu as selu

@@ -482,6 +482,12 @@ def leaky_relu(slope: Number = 0.01) -> Activation:
     return LeakyRelu(slope)
 
 
+def piecewise_linear(negative: float, positive: float) -> Activation:
+    """The activation negative min(x, 0) + positive max(x, 0), by its slopes on both sides."""
+    label = f"piecewise_linear({negative:g}, {positive:g})"
+    return Bent((positive + negative) / 2, (positive - negative) / 2, label)
+
+
 NAMED: dict[str, Activation] = {
     "relu": relu,
     "leaky_relu": leaky_relu(),

@@ -35,7 +35,8 @@ class Ensemble:
         pair = self.network
         if isinstance(pair, Layer):
             return
-        if not (isinstance(pair, tuple) and len(pair) == 2 and all(map(callable, pair))):
+        functions = isinstance(pair, tuple) and len(pair) == 2 and callable(pair[0])
+        if not (functions and (callable(pair[1]) or isinstance(pair[1], Layer))):
             raise TypeError(
                 f"got {pair!r} to draw, expected a network of layers, or a pair (init, apply) of functions "
                 "init(key, input_shape) -> (output_shape, params) and apply(params, x)"

@@ -1,0 +1,1 @@
+"""Names of other libraries for what this one has, so that programs written for them go on running."""

@@ -1,0 +1,356 @@
+"""neural-tangents' layers by their names: each is a triple (init_fn, apply_fn, kernel_fn) of a layer of this library.
+
+Widths, gains and paddings have the defaults that they have there. A layer that is not here yet says so by its name.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntk_analysis import activations, layers
+from ntk_analysis.compat.neural_tangents.kernel import Get, as_theirs, taken
+from ntk_analysis.infinite import infinite_kernel
+from ntk_analysis.layers.base import Params, Shape
+from ntk_analysis.layers.branches import Fan
+
+ABSENT = {  # of neural-tangents
+    *("Aggregate", "Conv1DLocal", "ConvLocal", "ConvTranspose", "DotGeneral", "Dropout"),
+    *("GlobalSelfAttention", "ImageResize", "Index", "NumericalActivation", "Slice"),
+}
+
+
+class Triple(tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]):
+    """The three functions of a network, which a program takes apart, and the layer that they are of.
+
+    Attributes:
+        layer: the layer of this library.
+    """
+
+    layer: layers.Layer
+
+    def __new__(cls, layer: layers.Layer) -> "Triple":
+        """The triple of a layer."""
+        made = super().__new__(cls, (_init(layer), _apply(layer), _kernel(layer)))
+        made.layer = layer
+        return made
+
+    def __repr__(self) -> str:
+        return f"Triple({self.layer!r})"
+
+
+@dataclass(frozen=True)
+class FanOut:
+    """The place from which `parallel` branches go out; `serial` takes it together with them."""
+
+    num: int
+
+
+@dataclass(frozen=True)
+class Branches:
+    """What `parallel` makes of its branches, until `serial` meets their fan-in."""
+
+    layers: tuple[layers.Layer, ...]
+
+
+@dataclass(frozen=True)
+class FanIn:
+    """What joins the branches of `parallel`."""
+
+    fan: Fan
+
+
+def serial(*parts: Any) -> Triple:
+    """Layers one after another; branches stand as FanOut(n), parallel(...), FanInSum().
+
+    Raises:
+        TypeError: a part is none of this module's, or FanOut, parallel and a fan-in do not follow each other.
+    """
+    made: list[layers.Layer] = []
+    left = list(parts)
+    while left:
+        part = left.pop(0)
+        if isinstance(part, Triple):
+            made.append(part.layer)
+            continue
+        if not isinstance(part, FanOut):
+            raise TypeError(f"got {part!r} in serial, expected layers of this stax, or FanOut before parallel")
+        branches, fan = (left.pop(0) if left else None for _ in range(2))
+        if not isinstance(branches, Branches) or not isinstance(fan, FanIn) or len(branches.layers) != part.num:
+            raise TypeError(
+                f"got {part!r} before {branches!r} and {fan!r}, expected FanOut(n), parallel of n branches, and "
+                "FanInSum(), FanInProd() or FanInConcat()"
+            )
+        made.append(layers.Parallel(*branches.layers, fan=fan.fan))
+    return Triple(layers.Serial(*made))
+
+
+def parallel(*branches: Triple) -> Branches:
+    """Branches beside each other, for `serial`."""
+    return Branches(tuple(branch.layer for branch in branches))
+
+
+def repeat(layer: Triple, n: int) -> Triple:
+    """A layer n times, each with its own parameters."""
+    return Triple(layers.Repeat(layer.layer, n))
+
+
+def FanInSum() -> FanIn:
+    """The sum of branches."""
+    return FanIn("sum")
+
+
+def FanInProd() -> FanIn:
+    """The product of branches."""
+    return FanIn("product")
+
+
+def FanInConcat(axis: int = -1) -> FanIn:
+    """Branches side by side along the channels."""
+    if axis not in (-1, 1, 3):
+        raise NotImplementedError(f"got axis={axis} of FanInConcat, expected the last one, -1")
+    return FanIn("concatenate")
+
+
+def Identity() -> Triple:
+    """The layer that hands its input on."""
+    return Triple(layers.Identity())
+
+
+def Dense(
+    out_dim: int, W_std: float = 1.0, b_std: float | None = None, parameterization: str = "ntk", **options: Any
+) -> Triple:
+    """A dense layer; W_std and b_std are roots of the variances.
+
+    Raises:
+        NotImplementedError: another parametrisation than "ntk", or other options.
+    """
+    _only_ntk(parameterization, options)
+    return Triple(layers.Dense(out_dim, W_std**2, (b_std or 0.0) ** 2))
+
+
+def Conv(
+    out_chan: int,
+    filter_shape: tuple[int, ...],
+    strides: tuple[int, ...] | None = None,
+    padding: str = "VALID",
+    W_std: float = 1.0,
+    b_std: float | None = None,
+    parameterization: str = "ntk",
+    **options: Any,
+) -> Triple:
+    """A convolution of images (batch, height, width, channels).
+
+    Raises:
+        NotImplementedError: another parametrisation than "ntk", other options, or one or three dimensions.
+    """
+    _only_ntk(parameterization, options)
+    size, step = _two(filter_shape), _two(strides or (1, 1))
+    return Triple(
+        layers.Conv(out_chan, size, step, padding.lower(), w_var=W_std**2, b_var=(b_std or 0.0) ** 2)  # type: ignore[arg-type]
+    )
+
+
+def AvgPool(
+    window_shape: tuple[int, ...], strides: tuple[int, ...] | None = None, padding: str = "VALID", **options: Any
+) -> Triple:
+    """Means over windows."""
+    return _pool(layers.AvgPool, window_shape, strides, padding, options)
+
+
+def SumPool(
+    window_shape: tuple[int, ...], strides: tuple[int, ...] | None = None, padding: str = "VALID", **options: Any
+) -> Triple:
+    """Sums over windows."""
+    return _pool(layers.SumPool, window_shape, strides, padding, options)
+
+
+def GlobalAvgPool() -> Triple:
+    """Mean over all positions."""
+    return Triple(layers.GlobalAvgPool())
+
+
+def GlobalSumPool() -> Triple:
+    """Sum over all positions."""
+    return Triple(layers.GlobalSumPool())
+
+
+def Flatten() -> Triple:
+    """Images as vectors."""
+    return Triple(layers.Flatten())
+
+
+def LayerNorm(axis: int | tuple[int, ...] = -1, eps: float = 1e-12) -> Triple:
+    """Layer normalisation over the channels.
+
+    Raises:
+        NotImplementedError: other axes.
+    """
+    if axis not in (-1, (-1,)):
+        raise NotImplementedError(f"got axis={axis} of LayerNorm, expected the channels, -1")
+    return Triple(layers.LayerNorm(eps))
+
+
+def Elementwise(fn: Callable[[jax.Array], jax.Array], *_: Any, **__: Any) -> Triple:
+    """Any elementwise function, by this library's own integrals; duals that are given are not needed."""
+    return Triple(layers.Activation(fn))
+
+
+def ElementwiseNumerical(fn: Callable[[jax.Array], jax.Array], *_: Any, **__: Any) -> Triple:
+    """Any elementwise function, as `Elementwise`: the number of nodes and the derivative are not needed."""
+    return Elementwise(fn)
+
+
+def Relu() -> Triple:
+    """max(x, 0)."""
+    return Triple(layers.Activation("relu"))
+
+
+def LeakyRelu(alpha: float) -> Triple:
+    """max(x, 0) + alpha min(x, 0)."""
+    return Triple(layers.Activation(activations.leaky_relu(alpha)))
+
+
+def ABRelu(a: float, b: float) -> Triple:
+    """a min(x, 0) + b max(x, 0)."""
+    return Triple(layers.Activation(activations.piecewise_linear(a, b)))
+
+
+def Abs() -> Triple:
+    """|x|."""
+    return Triple(layers.Activation("abs"))
+
+
+def Gelu(approximate: bool = False) -> Triple:
+    """x times the normal distribution function, or its approximation by tanh."""
+    return Triple(layers.Activation(_approximate_gelu if approximate else "gelu"))
+
+
+def Erf(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Triple:
+    """a erf(b x) + c."""
+    return _wave("erf", jax.scipy.special.erf, a, b, c)
+
+
+def Sin(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Triple:
+    """a sin(b x + c)."""
+    if (a, b, c) == (1.0, 1.0, 0.0):
+        return Triple(layers.Activation("sine"))
+    return _function(lambda x: a * jnp.sin(b * x + c), f"{a:g} sin({b:g} x + {c:g})")
+
+
+def Cos(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Triple:
+    """a cos(b x + c)."""
+    return _function(lambda x: a * jnp.cos(b * x + c), f"{a:g} cos({b:g} x + {c:g})")
+
+
+def Sign() -> Triple:
+    """The sign of x, whose slope is 0."""
+    return Triple(layers.Activation(jnp.sign))
+
+
+def Exp(a: float = 1.0, b: float = 1.0) -> Triple:
+    """a exp(b x)."""
+    return _function(lambda x: a * jnp.exp(b * x), f"{a:g} exp({b:g} x)")
+
+
+def Gaussian(a: float = 1.0, b: float = -1.0) -> Triple:
+    """a exp(b x^2)."""
+    return _function(lambda x: a * jnp.exp(b * x**2), f"{a:g} exp({b:g} x^2)")
+
+
+def Sigmoid_like() -> Triple:
+    """(erf(x / 2.4020563531719796) + 1) / 2, which is close to the logistic function."""
+    return _function(lambda x: (jax.scipy.special.erf(x / 2.4020563531719796) + 1) / 2, "sigmoid_like")
+
+
+def Monomial(degree: int) -> Triple:
+    """x to a power."""
+    return _function(lambda x: x**degree, f"x^{degree}")
+
+
+def RectifiedMonomial(degree: int) -> Triple:
+    """max(x, 0) to a power."""
+    return _function(lambda x: jnp.where(x > 0, x, 0) ** degree, f"relu^{degree}")
+
+
+def Polynomial(coef: Iterable[float]) -> Triple:
+    """The polynomial with these coefficients, that of x^0 first."""
+    numbers = tuple(float(c) for c in coef)
+    return _function(
+        lambda x: functools.reduce(lambda total, c: total * x + c, numbers[::-1], jnp.zeros_like(x)), "polynomial"
+    )
+
+
+def Hermite(degree: int) -> Triple:
+    """The probabilists' Hermite polynomial, over the root of its mean square under N(0, 1)."""
+    powers = np.polynomial.hermite_e.herme2poly([0.0] * degree + [1.0]) / math.sqrt(math.factorial(degree))
+    return Polynomial(powers)
+
+
+def __getattr__(name: str) -> NoReturn:
+    if name in ABSENT:
+        raise AttributeError(
+            f"stax.{name} is not here yet: monte_carlo_kernel_fn and empirical_ntk_fn take any functions (init, apply)"
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _init(layer: layers.Layer) -> Callable[[jax.Array, Shape], tuple[Shape, Params]]:
+    def init_fn(rng: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
+        return layer.init(rng, tuple(input_shape))
+
+    return init_fn
+
+
+def _apply(layer: layers.Layer) -> Callable[..., jax.Array]:
+    def apply_fn(params: Params, inputs: Any, **_: Any) -> jax.Array:
+        return layer.apply(params, inputs)
+
+    apply_fn.layer = layer  # type: ignore[attr-defined]
+    return apply_fn
+
+
+def _kernel(layer: layers.Layer) -> Callable[..., Any]:
+    def kernel_fn(x1: Any, x2: Any = None, get: Get = None, **_: Any) -> Any:
+        return taken(as_theirs(infinite_kernel(layer, x1, x2), x1, x2), get)
+
+    return kernel_fn
+
+
+def _only_ntk(parameterization: str, options: dict[str, Any]) -> None:
+    if parameterization != "ntk" or options:
+        got = f"parameterization={parameterization!r}" if parameterization != "ntk" else ", ".join(options)
+        raise NotImplementedError(
+            f"got {got}, which is not here: parameters have variance 1, and channels are the last axis"
+        )
+
+
+def _two(sizes: tuple[int, ...]) -> tuple[int, int]:
+    if len(sizes) != 2:
+        raise NotImplementedError(f"got {len(sizes)} dimensions, {sizes}: images have two, (height, width)")
+    return sizes[0], sizes[1]
+
+
+def _pool(kind: Any, window: tuple[int, ...], strides: Any, padding: str, options: dict[str, Any]) -> Triple:
+    if options.get("normalize_edges"):
+        raise NotImplementedError("got normalize_edges=True, which is not here: padding counts as zeros")
+    return Triple(kind(_two(window), _two(strides or (1,) * len(window)), padding.lower()))
+
+
+def _wave(name: str, function: Callable[[jax.Array], jax.Array], a: float, b: float, c: float) -> Triple:
+    if (a, b, c) == (1.0, 1.0, 0.0):
+        return Triple(layers.Activation(name))
+    return _function(lambda x: a * function(b * x) + c, f"{a:g} {name}({b:g} x) + {c:g}")
+
+
+def _function(function: Callable[[jax.Array], jax.Array], label: str) -> Triple:
+    return Triple(layers.Activation(activations.Quadrature(function, label=label)))
+
+
+def _approximate_gelu(x: jax.Array) -> jax.Array:
+    return jax.nn.gelu(x, approximate=True)
