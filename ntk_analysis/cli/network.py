@@ -15,9 +15,9 @@ def diagnose(
         str,
         Argument(
             metavar="MODULE:FUNCTION",
-            help="A function without arguments that returns (f, params, x), in a module importable from here or in a "
-            ".py file, such as examples/hand_written.py:network; or the folder of a run of `train`, whose checkpoints "
-            "are measured.",
+            help="A function without arguments that returns (f, params, x), or (module, x) with a module of PyTorch, "
+            "Equinox or Flax NNX, in a module importable from here or in a .py file, such as "
+            "examples/hand_written.py:network; or the folder of a run of `train`, whose checkpoints are measured.",
         ),
     ],
     *,

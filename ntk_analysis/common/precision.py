@@ -53,6 +53,31 @@ def _narrow(dtype: np.dtype) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.floating)) and dtype.itemsize < 4
 
 
+def as_wide_as(like: Tree, tree: Tree) -> Tree:
+    """The tree with its floats converted to the widest of `like`'s, if that is wider.
+
+    Running statistics in float32 cannot take those of a batch in float64.
+    """
+    widest = max((leaf.dtype for leaf in jax.tree.leaves(like) if _is_float(leaf)), key=_bits, default=None)
+
+    def widened(leaf: Any) -> Any:
+        return (
+            leaf.astype(widest)
+            if widest is not None and _is_float(leaf) and _bits(leaf.dtype) < _bits(widest)
+            else leaf
+        )
+
+    return jax.tree.map(widened, tree)
+
+
+def _is_float(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
+
+
+def _bits(dtype: Any) -> int:
+    return int(jnp.finfo(dtype).bits)
+
+
 def to_numpy(tree: Tree) -> Tree:
     """The tree with every JAX array made a NumPy array (0-d ones become NumPy scalars)."""
     return jax.tree.map(lambda leaf: np.asarray(leaf)[()] if isinstance(leaf, jax.Array) else leaf, tree)

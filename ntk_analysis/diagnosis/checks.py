@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ntk_analysis.common.arrays import concrete
+from ntk_analysis.common.messages import first_line
 from ntk_analysis.common.precision import wants_float64
-from ntk_analysis.diagnosis.loading import first_line
 from ntk_analysis.empirical.functions import Flat, Network, check_inputs, check_params, count_outputs, flattened
 from ntk_analysis.empirical.whole_models import refuse_whole_models
 from ntk_analysis.layers import Layer

@@ -24,8 +24,8 @@ def refuse_whole_models(f: object, params: Params) -> None:
     owner = getattr(f, "__self__", None) if getattr(f, "__name__", "") == "__call__" else f
     if _is(owner, "torch.nn", "Module"):
         raise TypeError(
-            "f is a PyTorch module, expected a JAX function f(params, x): write its forward pass in JAX, as in "
-            "examples/pytorch_weights.py"
+            f"f is the PyTorch module {type(owner).__name__}, expected a function f(params, x): "
+            "networks.from_torch(module, x) gives (f, params, x)"
         )
     if _is(owner, "flax.linen", "Module") or _is(owner, "flax.nnx", "Module"):
         raise TypeError(f"f is the Flax module {type(owner).__name__}, expected a function f(params, x): {ADVICE}")

@@ -1,4 +1,4 @@
-"""Training and evaluation mode: what Flax's models call them, and whether a model obeys."""
+"""Training and evaluation mode: what models call them, and whether a model obeys."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -28,14 +28,19 @@ class Seen(NamedTuple):
     trains: bool
 
 
+def check_mode(mode: str) -> None:
+    """Raises ValueError if the mode is unknown."""
+    if mode not in MODES:
+        raise ValueError(f"unknown mode {mode!r}: choose one of {', '.join(MODES)}")
+
+
 def flags(mode: str) -> dict[str, bool]:
     """The value of every flag in this mode.
 
     Raises:
         ValueError: the mode is unknown.
     """
-    if mode not in MODES:
-        raise ValueError(f"unknown mode {mode!r}: choose one of {', '.join(MODES)}")
+    check_mode(mode)
     return {name: value == (mode == "train") for name, value in IN_TRAINING.items()}
 
 

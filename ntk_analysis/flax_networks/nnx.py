@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
+from ntk_analysis.common.precision import as_wide_as
 from ntk_analysis.common.pytrees import Tree
 from ntk_analysis.flax_networks.modes import Seen, arguments, check_obeyed, flags
 from ntk_analysis.layers.base import Params
@@ -41,10 +41,7 @@ class NNXFunction:
 
     def model(self, params: Params, x: Tree) -> Any:
         """A model with these parameters that may be written into, under every transformation of JAX."""
-        # running statistics in float32 cannot take those of a batch in float64
-        widest = max((leaf.dtype for leaf in _floats((params, x))), key=_bits, default=None)
-        state = jax.tree.map(lambda leaf: leaf.astype(widest) if _narrower(leaf, widest) else leaf, self.state)
-        return nnx.merge(self.graph, params, state, copy=True)
+        return nnx.merge(self.graph, params, as_wide_as((params, x), self.state), copy=True)
 
     def applied(self, model: Any, x: Tree) -> Tree:
         """The output of such a model."""
@@ -92,15 +89,3 @@ def _written_in_training(part: nnx.Module) -> nnx.Variable[Any] | None:
     if isinstance(part, nnx.Dropout) and part.rate != 0 and part.rngs is not None:
         return part.rngs.count
     return None
-
-
-def _floats(tree: Any) -> list[Any]:
-    return [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-
-
-def _bits(dtype: Any) -> int:
-    return int(jnp.finfo(dtype).bits)
-
-
-def _narrower(leaf: Any, widest: Any) -> bool:
-    return widest is not None and jnp.issubdtype(leaf.dtype, jnp.floating) and _bits(leaf.dtype) < _bits(widest)

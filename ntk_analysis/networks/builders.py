@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
+import numpy as np
 
 from ntk_analysis import activations
 from ntk_analysis.common.arrays import whole_number
@@ -29,6 +30,8 @@ from ntk_analysis.layers.combinators import MOST
 from ntk_analysis.layers.windows import Padding
 
 if TYPE_CHECKING:
+    import equinox
+    import torch
     from flax import linen as nn
     from flax import nnx
 
@@ -309,6 +312,66 @@ def from_nnx(
     from ntk_analysis.flax_networks import nnx
 
     return nnx.from_nnx(module, x, mode, arguments)
+
+
+def from_torch(
+    module: "torch.nn.Module", x: "torch.Tensor | np.ndarray", mode: str = "eval"
+) -> tuple[Callable[..., Any], Params, np.ndarray]:
+    """A PyTorch module as (f, params, x), which `empirical_ntk`, `diagnose` and the commands take.
+
+    torchax computes the module in JAX; its outputs on x are compared with PyTorch's before f is returned. `params` is a
+    dictionary of the parameters that require a gradient, in NumPy arrays of their dtype: a module in float64 has
+    kernels in float64. Buffers (running statistics) and frozen parameters are constants of f, as they are now. What the
+    module writes into its buffers is lost, and the given module does not change.
+
+    Args:
+        module: module whose forward pass takes one tensor and returns one.
+        x: inputs (n, ...) as the module takes them: images are (n, channels, height, width).
+        mode: "eval", as after `module.eval()`; or "train", as after `module.train()`: batch norms take the statistics
+            of the batch. Layers that draw random numbers (dropout) are refused there.
+
+    Raises:
+        ImportError: the extra `torch` is not installed.
+        TypeError: the module is not PyTorch's, or does not return one tensor.
+        ValueError: the mode is unknown; the module draws random numbers, has no parameters that require a gradient, or
+            cannot be called with x; torchax does not have one of its operations, or gives other outputs than PyTorch.
+    """
+    from ntk_analysis import torch_networks
+
+    return torch_networks.from_torch(module, x, mode)
+
+
+def from_equinox(
+    module: "equinox.Module",
+    x: Tree,
+    mode: str = "eval",
+    *,
+    state: "equinox.nn.State | None" = None,
+    key: jax.Array | None = None,
+) -> tuple[Callable[..., Any], Params, Any]:
+    """An Equinox module as (f, params, x), which `empirical_ntk`, `diagnose` and the commands take.
+
+    Equinox's modules take one input; f maps the module over the batch, along the axis that its batch norms name.
+    `params` is the module with nothing but its arrays of floats. Its other leaves and the state (running statistics)
+    are constants of f, as they are now, and what the module writes into its state is lost.
+
+    Args:
+        module: module, called as module(x), or as module(x, state) with a state.
+        x: inputs (n, ...), the batch first.
+        mode: "eval" or "train", the value of every attribute `inference`, as `equinox.nn.inference_mode` sets it.
+        state: state of the module, as `equinox.nn.make_with_state` returns it.
+        key: random key of shape (), as dropout needs in training mode; the module is called with key=, one for each
+            place in the batch, the same in every call: dropout couples the batch.
+
+    Raises:
+        ImportError: the extra `equinox` is not installed.
+        TypeError: the module is not Equinox's.
+        ValueError: the mode is unknown; the module has no arrays of floats, needs a state or a key, or cannot be called
+            with x; or its batch norms name several axes.
+    """
+    from ntk_analysis import equinox_networks
+
+    return equinox_networks.from_equinox(module, x, mode, state, key)
 
 
 def _scales(scale: str | Number, blocks: int) -> tuple[Number, ...]:
