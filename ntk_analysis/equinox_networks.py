@@ -25,6 +25,7 @@ class EquinoxFunction:
 
     Attributes:
         rest: the module without its parameters.
+        shapes: shapes of the parameters.
         state: the module's state, or None.
         key: random key, or None.
         axis: name of the batch's axis.
@@ -32,10 +33,16 @@ class EquinoxFunction:
     """
 
     rest: Any = field(repr=False)
+    shapes: Any = field(repr=False)
     state: Any = field(repr=False)
     key: Any = field(repr=False)
     axis: Any
     mode: str
+
+    @property
+    def module(self) -> eqx.Module:
+        """The module, with shapes in place of its parameters."""
+        return eqx.combine(self.shapes, self.rest)
 
     def __call__(self, params: Params, x: Tree) -> Tree:
         """The module's outputs."""
@@ -73,7 +80,7 @@ def from_equinox(
         raise ValueError(f"{kind} has no arrays of floats")
     # a counter that Equinox made as a weak integer has another dtype under another x64 flag
     state = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), state)
-    f = EquinoxFunction(rest, state, key, names.pop() if names else "batch", mode)
+    f = EquinoxFunction(rest, jax.eval_shape(lambda: params), state, key, names.pop() if names else "batch", mode)
     try:
         jax.eval_shape(f, params, x)
     except Exception as error:  # a user's module may raise anything

@@ -11,6 +11,8 @@ import pytest
 from ntk_analysis.diagnosis import load_network
 from ntk_analysis.empirical import empirical_ntk
 from ntk_analysis.networks import from_equinox
+from ntk_analysis.training.fan_in import FanIn, keys
+from ntk_analysis.training.module_axes import axes_of
 
 from .tiers import full
 
@@ -133,6 +135,22 @@ def test_an_mlp_from_the_command_line(tmp_path):
         ValueError, match=r"BatchNorm has layers with a state: give state=, as equinox.nn.make_with_state"
     ):
         load_network(f"{file}:state")
+
+
+def test_units_come_first(made):
+    """Centering and scale invariance of `check --network` need the fan-in."""
+    module, state = made
+    f, params, x = from_equinox(module, X, state=state)
+    axes, leaves = axes_of(f, x), jax.tree_util.tree_leaves_with_path(params)
+    found = {keys(path): axes(keys(path), leaf) for path, leaf in leaves}
+    assert found == {
+        ("conv", "weight"): FanIn((1, 2, 3), True),
+        ("out", "weight"): FanIn((1,)),
+        **{
+            (layer, name): FanIn(())
+            for layer, name in [("conv", "bias"), ("norm", "weight"), ("norm", "bias"), ("out", "bias")]
+        },
+    }
 
 
 def test_refusals(made):

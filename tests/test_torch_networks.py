@@ -12,6 +12,8 @@ import pytest
 from ntk_analysis.diagnosis import load_network
 from ntk_analysis.empirical import empirical_ntk
 from ntk_analysis.networks import from_torch
+from ntk_analysis.training.fan_in import FanIn
+from ntk_analysis.training.module_axes import axes_of
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: uv run --extra torch pytest -m torch")
 torchvision = pytest.importorskip("torchvision")
@@ -154,6 +156,20 @@ def test_what_trains_is_a_parameter_and_nothing_is_remembered():
     assert network.training
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(f))(params, x), f(params, x))
     assert repr(f) == "TorchFunction(mode='train')"
+
+
+def test_units_come_first():
+    """Centering and scale invariance of `check --network` need the fan-in."""
+    f, params, x = from_torch(Patches(), torch.randn(2, 3, 32, 32))
+    axes = axes_of(f, x)
+    found = {name: axes((name,), leaf) for name, leaf in params.items() if leaf.ndim > 1}
+    assert found.pop("embed.weight") == FanIn((1, 2, 3), True)
+    assert set(found) == {f"block.{name}.weight" for name in ("self_attn.out_proj", "linear1", "linear2")} | {
+        "block.self_attn.in_proj_weight",
+        "out.weight",
+    }
+    assert set(found.values()) == {FanIn((1,))}
+    assert axes(("embed.bias",), params["embed.bias"]) == FanIn(())
 
 
 def test_the_command_line_takes_the_module(tmp_path):

@@ -1,7 +1,8 @@
-"""The fan-in of every array of a network, from its modules: Flax Linen's, Flax NNX's, and our own layers."""
+"""The fan-in of every array of a network, from its modules: Flax's, PyTorch's, Equinox's, and our own layers."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeAlias
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeAlias, cast
 
 import jax
 import numpy as np
@@ -26,8 +27,8 @@ def fan_in_axes(network: object, x: Tree = None, **arguments: Any) -> Axes:
     by the shape of one layer.
 
     Args:
-        network: a network of layers, a module of Flax NNX or of Flax Linen, or the f of `networks.from_nnx` or
-            `from_linen`.
+        network: a network of layers, a module of Flax NNX or of Flax Linen, or the f of `networks.from_nnx`,
+            `from_linen`, `from_torch` or `from_equinox`.
         x: inputs with which Linen's modules are traced; nothing is computed.
         arguments: further arguments of the Linen module's call, after x; it is traced in evaluation mode.
 
@@ -46,6 +47,14 @@ def fan_in_axes(network: object, x: Tree = None, **arguments: Any) -> Axes:
         return from_table(dict(_of_nnx(network)))
     if isinstance(network, LinenFunction):
         return from_table(_of_linen(network.module, x, dict(network.arguments)))
+    if _is_made_by("torch", network):
+        from ntk_analysis.training import torch_axes
+
+        return _stated(torch_axes.fan_ins(cast(Any, network).module))
+    if _is_made_by("equinox", network):
+        from ntk_analysis.training import equinox_axes
+
+        return _stated(equinox_axes.fan_ins(cast(Any, network).module))
     network = getattr(network, "__self__", network)  # model.apply
     if isinstance(network, nn.Module):
         return from_table(_of_linen(network, x, mode_arguments(network.__call__, "eval", arguments)))
@@ -64,8 +73,19 @@ def as_axes(axes: StatedAxes) -> Axes:
 def axes_of(network: object, x: Tree, axes: StatedAxes = None) -> Axes:
     """The function for `axes` if they are stated; else for the network's modules, or by shape for a plain function."""
     known = isinstance(network, Layer | nnx.Module | NNXFunction | LinenFunction)
+    known = known or _is_made_by("torch", network) or _is_made_by("equinox", network)
     known = known or isinstance(getattr(network, "__self__", None), nn.Module)
     return fan_in_axes(network, x) if axes is None and known else as_axes(axes)
+
+
+def _is_made_by(library: str, network: object) -> bool:
+    """Whether this is an f of `networks.from_torch` or `from_equinox`; a bridge that was not imported has made none."""
+    bridge = sys.modules.get(f"ntk_analysis.{library}_networks")
+    return bridge is not None and isinstance(network, getattr(bridge, f"{library.capitalize()}Function"))
+
+
+def _stated(fan_ins: Iterable[tuple[Path, FanIn | None]]) -> Axes:
+    return from_table({path: lambda shape, fan_in=fan_in: fan_in for path, fan_in in fan_ins})
 
 
 def _of_layers(network: Layer, path: Path, deep: int = 0) -> Iterator[tuple[Path, Read]]:
