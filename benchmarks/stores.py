@@ -1,10 +1,10 @@
 """Infinite kernels of 20,000 vectors to disk, and their spectrum, alignment and regression from there: time and memory.
 
-    uv run python benchmarks/stores.py
+    uv run python benchmarks/stores.py disk analyses
 
-writes benchmarks/results/stores.json. What is compared is the time of writing as many bytes, with fsync after each
-chunk as a store has it, in turns: disks are not alike from minute to minute. Each analysis runs in a process of
-its own, whose peak memory the system tells.
+writes benchmarks/results/stores_disk.json and stores_analyses.json, each of one run. What is compared is the time of
+writing as many bytes, with fsync after each chunk as a store has it, in turns: disks change from minute to minute.
+Each analysis runs in a process of its own, whose peak memory the system tells.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from ntk_analysis import alignment, infinite_kernel, networks, open_kernel, regr
 from ntk_analysis.infinite import plan_store
 
 FEATURES, CLASSES = 784, 10
+PARTS = ["disk", "analyses"]
 
 
 def inputs(count: int) -> np.ndarray:
@@ -59,9 +60,13 @@ def to_disk(store: Path, count: int, rounds: int) -> dict[str, object]:
     plan = plan_store(network, x)
     chunks = 2 * plan.grid[0] ** 2
     taken: dict[str, list[tuple[float, float]]] = {"writing": [], "kernel": []}
+    load = []
     for _ in range(rounds):
+        load.append(round(os.getloadavg()[0], 1))
+        os.sync()
         taken["writing"].append(timed(lambda: written(store.parent, plan.storage_bytes, chunks)))
         shutil.rmtree(store, ignore_errors=True)
+        os.sync()
         taken["kernel"].append(timed(lambda: infinite_kernel(network, x, store=store)))
     least = {name: np.min(each, axis=0) for name, each in taken.items()}
     return {
@@ -69,7 +74,9 @@ def to_disk(store: Path, count: int, rounds: int) -> dict[str, object]:
         "GB": round(plan.storage_bytes / 1e9, 2),
         **{f"{name}_s": [round(clock, 1) for clock, _ in each] for name, each in taken.items()},
         **{f"{name}_cpu_s": [round(cpu, 1) for _, cpu in each] for name, each in taken.items()},
+        "load": load,
         "least_over_least": round(float(least["kernel"][0] / least["writing"][0]), 2),
+        "ratios": [round(k[0] / w[0], 2) for k, w in zip(taken["kernel"], taken["writing"], strict=True)],
     }
 
 
@@ -114,9 +121,23 @@ def only(name: str, store: Path, count: int) -> None:
     print(json.dumps(found | {"seconds": round(time.perf_counter() - start, 1), "peak_GiB": round(peak, 2)}))
 
 
+def measured(part: str, count: int, rounds: int) -> dict[str, object]:
+    """One part of the benchmark, with the machine it was measured on."""
+    found = header(f"kernels of {count} vectors of {FEATURES} features in a store, float32", rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "kernel"
+        if part == "disk":
+            found |= to_disk(store, count, rounds)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+            return found | {"peak_GiB": round(peak, 2)}
+        infinite_kernel(networks.fully_connected(50, 1), inputs(count), store=store)
+        return found | {name: in_a_process(name, store, count) for name in WORK}
+
+
 def main() -> None:
-    """Measures all and writes it down."""
+    """Measures the parts that are named and writes each down."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=4, help="of computing to disk and writing, in turns")
     parser.add_argument("--only", choices=list(WORK), help="one analysis, in this process")
@@ -125,14 +146,8 @@ def main() -> None:
     if options.only:
         only(options.only, options.store, options.count)
         return
-    found = header(f"kernels of {options.count} vectors of {FEATURES} features in a store, float32", options.rounds)
-    with tempfile.TemporaryDirectory() as folder:
-        store = Path(folder) / "kernel"
-        found["to disk"] = to_disk(store, options.count, options.rounds)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        found["to disk"] |= {"peak_GiB": round(peak, 2)}  # type: ignore[operator]
-        found |= {name: in_a_process(name, store, options.count) for name in WORK}
-    write("stores", found)
+    for part in options.parts:
+        write(f"stores_{part}", measured(part, options.count, options.rounds))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Analyses that read a kernel some rows at a time: the numbers of those in memory, from a store of either kind."""
 
+import tracemalloc
+
 import jax
 import numpy as np
 import pytest
@@ -130,3 +132,26 @@ def test_alignments_of_stores(both):
         alignment.alignment(path, np.zeros((36, 36)))
     with pytest.raises(ValueError, match="a kernel is zero once centered"):
         alignment.centered_alignment(path, np.ones((36, 36)))
+
+
+def test_all_eigenvalues_of_a_store(both, monkeypatch):
+    path, matrix = both
+    monkeypatch.setattr("ntk_analysis.spectrum.matrix.AT_ONCE", 10)
+    wanted = np.linalg.eigvalsh(matrix)[::-1]
+    found = spectrum.eigenvalues(path)  # those that are 0 have a negative rounding in one of the two
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=36 * np.finfo(float).eps * wanted[0])
+    monkeypatch.setattr("ntk_analysis.common.memory.available_bytes", lambda: 36 * 36 * 8 - 1)
+    with pytest.raises(MemoryError, match=r"all eigenvalues of 36 inputs .* by spectrum\.largest_eigenvalues"):
+        spectrum.analyse(path)
+
+
+@pytest.mark.full
+def test_all_eigenvalues_of_a_store_take_one_copy(tmp_path, monkeypatch):
+    monkeypatch.setattr("ntk_analysis.spectrum.matrix.AT_ONCE", 50)
+    x = np.random.default_rng(0).standard_normal((800, 5)).astype(np.float32)
+    stored = infinite_kernel(networks.fully_connected(1, 1, b_var=0.1), x, store=tmp_path / "k", memory=6 * 4 * 100**2)
+    tracemalloc.start()
+    spectrum.eigenvalues(stored)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 8 * 800**2 < peak < 1.6 * 8 * 800**2

@@ -4,6 +4,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.linalg
 from jaxtyping import Float64
 from scipy.special import entr
 
@@ -147,6 +148,8 @@ def analyse(kernel: AnyKernel, *, which: str = "ntk", loss: str = "sum", without
     span an invariant subspace of the kernel, such as its null space, this leaves out their eigenvalues and changes no
     other.
 
+    A kernel in a store is read into one float64 matrix, where its eigenvalues are computed: 3.2 GB of 20,000 inputs.
+
     Args:
         kernel: Any kernel of m inputs with themselves, symmetric and positive semi-definite. A full kernel
             (m, m, C, C) of C outputs counts as the matrix (m C, m C), output by output; the trace as the mean over
@@ -162,6 +165,7 @@ def analyse(kernel: AnyKernel, *, which: str = "ntk", loss: str = "sum", without
             with a negative eigenvalue beyond rounding), `which` or `loss` is unknown, or the vectors `without` do not
             fit or leave nothing.
         TypeError: the call is inside a JAX transformation, or entries are not real numbers.
+        MemoryError: one float64 copy of a kernel in a store does not fit; `largest_eigenvalues` needs none.
 
     Warns:
         UnresolvedSpectrumWarning: the smallest eigenvalue is below rounding.
@@ -199,7 +203,11 @@ def largest_stable_learning_rate(kernel: AnyKernel, which: str = "ntk", loss: st
 
 def _spectrum(kernel: AnyKernel, which: str, loss: str = "sum", without: AnyArray | None = None) -> Spectrum:
     matrix = as_matrix(kernel, which, without)
-    return from_eigenvalues(np.linalg.eigvalsh(matrix.entries), matrix, which, loss)
+    # the transpose is what LAPACK calls a matrix, and is overwritten: a kernel that fills the memory has no second copy
+    ascending = scipy.linalg.eigh(
+        matrix.entries.T, eigvals_only=True, overwrite_a=True, check_finite=False, driver="ev"
+    )
+    return from_eigenvalues(ascending, matrix, which, loss)
 
 
 def from_eigenvalues(ascending: Float64[np.ndarray, " r"], matrix: Matrix, which: str, loss: str) -> Spectrum:

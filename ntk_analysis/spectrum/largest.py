@@ -42,7 +42,7 @@ def largest_eigenvalues(
 
     A kernel in a store is kept in memory, in its own dtype, where a quarter of what is free holds it; else it is read
     for each product with a vector, tens of times or, where eigenvalues lie close to one another, hundreds, and takes
-    memory for rows of its tiles only. `analyse` computes all eigenvalues, where several float64 copies fit.
+    memory for rows of its tiles only. `analyse` computes all eigenvalues, where a float64 copy fits.
 
     Args:
         kernel: any kernel of n inputs with themselves, of one output or the mean over outputs of a trace.

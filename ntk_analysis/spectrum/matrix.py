@@ -8,9 +8,12 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float64
 
-from ntk_analysis.any_kernel import AnyKernel, entries, output_by_output
+from ntk_analysis.any_kernel import AnyKernel, Rows, entries, on_disk, opened, output_by_output, rows_of
 from ntk_analysis.common.arrays import concrete
+from ntk_analysis.common.memory import require_memory
 from ntk_analysis.common.precision import AnyArray
+
+AT_ONCE = 256  # rows of a matrix that are compared with columns at once
 
 
 class Matrix(NamedTuple):
@@ -31,6 +34,38 @@ class Matrix(NamedTuple):
 
 def as_matrix(kernel: AnyKernel, which: str, without: AnyArray | None = None) -> Matrix:
     """The part of the kernel that `which` names, checked, on the orthogonal complement of the vectors `without`."""
+    kernel = opened(kernel)
+    if on_disk(kernel):
+        rows = rows_of(kernel, which)
+        array, inputs, log, dtype = _read(rows), rows.shape[0], rows.log_scale, rows.dtype
+    else:
+        array, inputs, log, dtype = _copied(kernel, which)
+    _check_entries(array)
+    if not math.isfinite(log):
+        raise ValueError(f"log_scale is {log}, expected a finite number: check how the kernel was computed")
+    error = entry_error(array, dtype)
+    _symmetrize(array)
+    # a symmetric matrix of entries up to e has no eigenvalue beyond m e (Weyl's inequality)
+    matrix = Matrix(array, inputs, log, len(array) * error, dtype)
+    return matrix if without is None else _restricted(matrix, _complement(without, len(array)))
+
+
+def _read(rows: Rows) -> Float64[np.ndarray, "n1 n2"]:
+    """The one copy of a kernel on disk, read some rows at a time."""
+    needed = int(np.prod(rows.shape)) * np.dtype(np.float64).itemsize
+    require_memory(
+        needed,
+        f"all eigenvalues of {rows.shape[0]} inputs in float64",
+        "compute the largest ones, by spectrum.largest_eigenvalues",
+    )
+    array = np.empty(rows.shape)
+    for some, values in rows:
+        array[some] = values
+    return array
+
+
+def _copied(kernel: AnyKernel, which: str) -> tuple[Float64[np.ndarray, "m1 m2"], int, float, np.dtype]:
+    """A copy of a kernel in memory as one matrix, its number of inputs, its log_scale and its dtype."""
     values, log = entries(kernel, which)
     if values.ndim == 3:
         raise ValueError(
@@ -40,14 +75,20 @@ def as_matrix(kernel: AnyKernel, which: str, without: AnyArray | None = None) ->
     inputs = len(values)
     if values.ndim == 4:
         values = output_by_output(values)
-    array = values.astype(np.float64)
-    _check_entries(array)
-    if not math.isfinite(log):
-        raise ValueError(f"log_scale is {log}, expected a finite number: check how the kernel was computed")
-    error = entry_error(array, values.dtype)
-    # a symmetric matrix of entries up to e has no eigenvalue beyond m e (Weyl's inequality)
-    matrix = Matrix((array + array.T) / 2, inputs, log, len(array) * error, values.dtype)
-    return matrix if without is None else _restricted(matrix, _complement(without, len(array)))
+    return values.astype(np.float64), inputs, log, values.dtype
+
+
+def _symmetrize(array: Float64[np.ndarray, "m m"]) -> None:
+    """Puts (A + A^T) / 2 in the place of A, without another matrix of its size."""
+    for rows in _some(array):
+        rest = slice(rows.start, len(array))
+        mean = (array[rows, rest] + array[rest, rows].T) / 2
+        array[rows, rest], array[rest, rows] = mean, mean.T
+
+
+def _some(array: np.ndarray) -> list[slice]:
+    """The rows of a matrix, some at a time."""
+    return [slice(start, min(start + AT_ONCE, len(array))) for start in range(0, len(array), AT_ONCE)]
 
 
 def _restricted(matrix: Matrix, basis: Float64[np.ndarray, "m r"]) -> Matrix:
@@ -82,7 +123,7 @@ def _complement(without: AnyArray, m: int) -> Float64[np.ndarray, "m r"]:
 def _check_entries(entries: Float64[np.ndarray, "..."]) -> None:
     if entries.ndim != 2 or entries.shape[0] != entries.shape[1]:
         raise ValueError(f"kernel has shape {entries.shape}, expected (m, m): take one set of inputs against itself")
-    largest = np.max(np.abs(entries))
+    largest = _largest(entries)
     if largest == 0:
         raise ValueError("kernel is zero everywhere, expected a positive eigenvalue: check inputs and variances")
     if largest > np.finfo(np.float64).max / (2 * len(entries)):
@@ -93,8 +134,8 @@ def _check_entries(entries: Float64[np.ndarray, "..."]) -> None:
 
 def entry_error(entries: Float64[np.ndarray, "m m"], dtype: np.dtype) -> float:
     """Bound on the entries' error: rounding of the dtype, or the asymmetry if larger, if rounding can explain it."""
-    eps, largest = machine_eps(dtype), float(np.max(np.abs(entries)))
-    asymmetry = float(np.max(np.abs(entries - entries.T))) / 2
+    eps, largest = machine_eps(dtype), _largest(entries)
+    asymmetry = max(_largest(entries[rows] - entries[:, rows].T) for rows in _some(entries)) / 2
     # Entries (i, j) and (j, i) round apart by about eps per summand and layer, and an arccos near correlation 1 loses
     # half the digits: sqrt(eps) covers both. A kernel between two different sets of inputs is off by order one.
     if asymmetry > math.sqrt(eps) * largest:
@@ -103,6 +144,11 @@ def entry_error(entries: Float64[np.ndarray, "m m"], dtype: np.dtype) -> float:
             f"{largest:.2g}, more than {dtype} explains: take one set of inputs against itself"
         )
     return max(eps * largest, asymmetry)
+
+
+def _largest(entries: np.ndarray) -> float:
+    """The largest absolute value, without an array of absolute values."""
+    return max(float(np.max(entries)), -float(np.min(entries)))
 
 
 def machine_eps(dtype: np.dtype) -> float:
