@@ -94,13 +94,22 @@ def torch_kernel(network, x, mode):
     return kernel.permute(0, 2, 1, 3).numpy()
 
 
+def relative(kernel, expected):
+    return np.max(np.abs(kernel - expected)) / np.max(np.abs(expected))
+
+
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-8), (torch.float32, 1e-4)], ids=["float64", "float32"]
 )
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_kernel_is_torch_func_s(name, mode, dtype, tolerance):
-    """Of the largest entry; batch norms over four positions amplify the rounding of float32, on either side."""
+    """Relative to the largest entry.
+
+    Batch norms over four positions amplify the rounding of float32, in PyTorch's kernel and in JAX's. There both are
+    compared with PyTorch's in float64: rounding in another order, of the same size within a factor of ten (on two and
+    four images with torchvision's first parameters, it was 0.5 and 2.6 times PyTorch's).
+    """
     network, x = drawn(NETWORKS[name], dtype)
     f, params, inputs = from_torch(network, x, mode)
     assert {name: leaf.shape for name, leaf in params.items()} == {
@@ -110,8 +119,11 @@ def test_the_kernel_is_torch_func_s(name, mode, dtype, tolerance):
     expected = torch_kernel(network, x, mode)
     assert str(found.ntk.dtype) == str(dtype).removeprefix("torch.")
     assert found.coupled == (mode == "train" and name in ("resnet18", "vgg16_bn"))
-    apart = np.max(np.abs(found.ntk - expected)) / np.max(np.abs(expected))
-    print(f"{name}, {mode}, {dtype}: {apart:.1e} apart")
+    if found.coupled and dtype == torch.float32:
+        exact = torch_kernel(network.double(), x.double(), mode)
+        tolerance, expected = max(tolerance, 10 * relative(expected, exact)), exact
+    apart = relative(found.ntk, expected)
+    print(f"{name}, {mode}, {dtype}: {apart:.1e} apart, expected {tolerance:.1e}")
     assert apart < tolerance
 
 
