@@ -1,6 +1,7 @@
 """How public functions are called: few arguments by position, the others by name."""
 
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 from dataclasses import is_dataclass
@@ -29,6 +30,8 @@ def members(name, value):
 def public_functions():
     """Names and functions, methods and constructors of every module of the library, the command line's included."""
     for module in pkgutil.walk_packages(ntk_analysis.__path__, "ntk_analysis."):
+        if module.name.endswith(("torch_networks", "torch_axes")) and importlib.util.find_spec("torch") is None:
+            continue  # of an extra
         if not module.name.endswith("__main__"):
             for name, value in vars(importlib.import_module(module.name)).items():
                 if not name.startswith("_") and getattr(value, "__module__", None) == module.name:

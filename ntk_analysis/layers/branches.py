@@ -155,13 +155,15 @@ def _check(layer: Parallel, kernels: Sequence[Kernel]) -> None:
 def _sum(one: Kernel, other: Kernel) -> Kernel:
     """Kernel of the sum of uncorrelated units."""
     law: Law = "gaussian" if one.law == other.law == "gaussian" else "activated"
-    return joined(one, other, covariances.add, jnp.add, other.ntk_scaled, law=law)
+    return joined(one, other, covariances.add, jnp.add, ntk_scaled=other.ntk_scaled, law=law)
 
 
 def _product(one: Kernel, other: Kernel) -> Kernel:
     """Kernel of the products of uncorrelated units."""
     left = replace(one, ntk_scaled=one.ntk_scaled * other.covariance.value)
-    return joined(left, other, _multiplied, jnp.multiply, other.ntk_scaled * one.covariance.value, law="activated")
+    return joined(
+        left, other, _multiplied, jnp.multiply, ntk_scaled=other.ntk_scaled * one.covariance.value, law="activated"
+    )
 
 
 def _multiplied(left: Covariance, right: Covariance) -> Covariance:

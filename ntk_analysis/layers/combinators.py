@@ -365,7 +365,7 @@ def _add_branch(skip: Kernel, layer: Layer, kernel: Kernel, scale: Number | jax.
         return covariances.add(left, right, square)
 
     law: Law = "activated" if skip.law == "batch normalized" else skip.law
-    return joined(skip, branch, add, lambda skipped, _: skipped, square * branch.ntk_scaled, law=law)
+    return joined(skip, branch, add, lambda skipped, _: skipped, ntk_scaled=square * branch.ntk_scaled, law=law)
 
 
 def joined(
@@ -373,8 +373,8 @@ def joined(
     other: Kernel,
     join: Callable[[Covariance, Covariance], Covariance],
     means: Callable[[jax.Array, jax.Array], jax.Array],
-    ntk_scaled: jax.Array,
     *,
+    ntk_scaled: jax.Array,
     law: Law,
 ) -> Kernel:
     """Kernel of what two branches on the same inputs make together.
