@@ -58,7 +58,7 @@ class EquinoxFunction:
 
 
 def from_equinox(
-    module: object, x: Tree, mode: str, state: Any, key: jax.Array | None
+    module: object, x: Tree, mode: str, *, state: Any, key: jax.Array | None
 ) -> tuple[EquinoxFunction, Params, Any]:
     """See `networks.from_equinox`."""
     if not isinstance(module, eqx.Module):

@@ -371,7 +371,7 @@ def from_equinox(
     """
     from ntk_analysis import equinox_networks
 
-    return equinox_networks.from_equinox(module, x, mode, state, key)
+    return equinox_networks.from_equinox(module, x, mode, state=state, key=key)
 
 
 def _scales(scale: str | Number, blocks: int) -> tuple[Number, ...]:

@@ -85,7 +85,11 @@ def _is_made_by(library: str, network: object) -> bool:
 
 
 def _stated(fan_ins: Iterable[tuple[Path, FanIn | None]]) -> Axes:
-    return from_table({path: lambda shape, fan_in=fan_in: fan_in for path, fan_in in fan_ins})
+    return from_table({path: _whatever_the_shape(fan_in) for path, fan_in in fan_ins})
+
+
+def _whatever_the_shape(fan_in: FanIn | None) -> Read:
+    return lambda shape: fan_in
 
 
 def _of_layers(network: Layer, path: Path, deep: int = 0) -> Iterator[tuple[Path, Read]]:
