@@ -194,9 +194,16 @@ def centered_one_hot(labels: np.ndarray) -> Float64[np.ndarray, "n classes"]:
     return targets
 
 
+def _are_words(targets: object) -> bool:
+    try:
+        return np.asarray(targets).dtype.kind in "US"
+    except ValueError:  # rows of several lengths, which are refused by name
+        return False
+
+
 def _targets(targets: AnyArray, n: int, labels: bool | None) -> np.ndarray:
     """(n, outputs), in their own dtype."""
-    words = np.asarray(targets).dtype.kind in "US" and labels is not False
+    words = labels is not False and _are_words(targets)
     given = np.asarray(targets) if words else concrete(targets, "targets")
     if given.ndim not in (1, 2) or len(given) != n:
         raise ValueError(f"targets have shape {given.shape}, expected ({n},) or ({n}, outputs): one row per input")

@@ -42,7 +42,7 @@ ENTRIES = {
     "without": (Y, lambda v: spectrum.eigenvalues(K, without=v)),
     "training_curve": (Y, lambda y: spectrum.training_curve(K, y, learning_rate=0.01, steps=2).loss),
     "alignment": (K, lambda k: alignment(k, K + 1)),
-    "targets": (Y, lambda y: target_alignment(K, y)),
+    "targets": (Y, lambda y: target_alignment(K, y, labels=False)),
     "empirical_ntk": (X, lambda x: empirical_ntk(NETWORK, PARAMS, x).ntk),
     "empirical_nngp": (X, lambda x: empirical_nngp(NETWORK, PARAMS, X, x).nngp),
     "plan": (X, lambda x: plan(NETWORK, PARAMS, x).n1),
@@ -258,7 +258,7 @@ POINTS = np.random.default_rng(0).standard_normal((5, 4))
         (lambda: next(kernels_by_depth(POINTS, DEEP)), "network is a ndarray, expected a network of layers"),
         (
             lambda: empirical_ntk(lambda params, x: x, POINTS, {"w": POINTS}),
-            "x1 is a dict, expected an array of numbers",
+            "f must return one array of floats, got dict",
         ),
         (lambda: empirical_ntk({"w": POINTS}, lambda params, x: x, POINTS), "f must be a function of"),
         (lambda: empirical_ntk(DEEP, POINTS, [(), {"w": POINTS}]), "x1 is not read as an array"),

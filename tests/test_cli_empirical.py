@@ -142,7 +142,7 @@ def test_ctrl_c(run, monkeypatch):
     kept: list[Any] = []
 
     def interrupted(store, i, j, tile):
-        if len(kept) == 3:
+        if len(kept) >= 3:  # several write at one time
             raise KeyboardInterrupt
         write(store, i, j, tile)
         kept.append((i, j))
@@ -150,7 +150,7 @@ def test_ctrl_c(run, monkeypatch):
     monkeypatch.setattr(KernelStore, "write", interrupted)
     status, out, err = run(*SMALL, "--store", "k")
     assert (status, out) == (130, "")
-    assert err.endswith(f"interrupted: 3 of {TILES} tiles are in k; repeat the command to go on\n")
+    assert err.endswith(f"interrupted: {len(kept)} of {TILES} tiles are in k; repeat the command to go on\n")
 
 
 @pytest.mark.slow
