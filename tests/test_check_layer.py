@@ -142,14 +142,25 @@ def test_a_layer_without_a_kernel_holds_what_it_says():
     assert "not checked: its kernel behind a layer of weights" in found.summary()
 
 
-@pytest.mark.full
 @pytest.mark.parametrize(
     ("right", "wrong", "shape", "told"),
     [
-        (AbsoluteNorm(), AbsoluteNorm(1.0), (4, 5), r"DIFFERS \(the average is 1\.5\d* times the theory, at best\)"),
-        (LayerNorm(0.1), KeepsMeans(0.1), (4, 5), "FAILS: its kernel behind an activation, before centered weights"),
-        (LayerNorm(0.1), LayerNorm(0.1), (3, 4, 3, 2), ""),
-        (lambda n: Dense(n, 1.0, 0.2), lambda n: Dense(n, 1.0, 0.2), (4, 5), ""),
+        pytest.param(
+            AbsoluteNorm(),
+            AbsoluteNorm(1.0),
+            (4, 5),
+            r"DIFFERS \(the average is 1\.5\d* times the theory, at best\)",
+            marks=pytest.mark.full,
+        ),
+        pytest.param(
+            LayerNorm(0.1),
+            KeepsMeans(0.1),
+            (4, 5),
+            "FAILS: its kernel behind an activation, before centered weights",
+            marks=pytest.mark.full,
+        ),
+        pytest.param(LayerNorm(0.1), LayerNorm(0.1), (3, 4, 3, 2), "", marks=pytest.mark.slow),
+        pytest.param(lambda n: Dense(n, 1.0, 0.2), lambda n: Dense(n, 1.0, 0.2), (4, 5), "", marks=pytest.mark.slow),
     ],
 )
 def test_kernels(right, wrong, shape, told):

@@ -152,8 +152,13 @@ def test_a_kernel_that_is_not_finite_is_an_error():
         monte_carlo_kernel((init, lambda params, x: jnp.sqrt(x @ params["w"])), X, draws=8, coupled=False)
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("kind", ["none", "batch", "weight_mean"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("batch", marks=pytest.mark.full),
+        *(pytest.param(k, marks=pytest.mark.slow) for k in ("none", "weight_mean")),
+    ],
+)
 def test_theories_agree_and_wrong_gains_do_not(kind):
     def network(width, w_var=2.0):
         layers = [Dense(width, b_var=0.1), Activation("relu"), Dense(width, w_var, 0.1, center=kind == "weight_mean")]
