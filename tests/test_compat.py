@@ -112,6 +112,7 @@ def test_taylor_polynomials_of_a_polynomial():
         (lambda stax: stax.AvgPool((2, 2), normalize_edges=True), NotImplementedError, "normalize_edges"),
         (lambda stax: stax.serial(stax.Dense(3), 7), TypeError, "got 7 in serial"),
         (lambda stax: stax.serial(stax.FanOut(2), stax.Dense(3)), TypeError, "expected FanOut\\(n\\), parallel of n"),
+        (lambda stax: stax.Dense(3)[2](X, None, "replace"), ValueError, "got get='replace': choose of nngp, ntk"),
         (lambda stax: stax.Dense(3)[2](X, None, "ntkk"), ValueError, "got get='ntkk': choose of nngp, ntk"),
     ],
 )
@@ -191,6 +192,10 @@ def test_predictions_are_those_of_neural_tangents():
     with both() as (mine, theirs):
         kernels = {nt: mlp(nt)[2] for nt in (mine, theirs)}
 
+        def gaussian_process(predict, kernel_fn):
+            posterior = predict.gp_inference(kernel_fn(X, None, ("nngp", "ntk")), TARGETS, diag_reg=1e-3)
+            return [posterior(get=get, k_test_train=kernel_fn(Y, X, ("nngp", "ntk"))) for get in ("nngp", "ntk")]
+
         def predictions(nt):
             predict, kernel_fn = nt.predict, kernels[nt]
             ensemble = predict.gradient_descent_mse_ensemble(kernel_fn, X, TARGETS, learning_rate=0.5, diag_reg=1e-3)
@@ -207,6 +212,7 @@ def test_predictions_are_those_of_neural_tangents():
                 *early,
                 *trained(5.0, np.ones((5, 2)), np.zeros((3, 2)), k_test),
                 predict.max_learning_rate(k_train, y_train_size=10),
+                *gaussian_process(predict, kernel_fn),
             ]
 
         for found, wanted in zip(predictions(mine), predictions(theirs), strict=True):

@@ -67,7 +67,7 @@ def taken(kernel: Any, get: Get) -> Any:
         return kernel
     names = (get,) if isinstance(get, str) else tuple(get)
     for name in names:
-        if not hasattr(kernel, name):
+        if name not in vars(kernel):
             raise ValueError(f"got get={get!r}: choose of {', '.join(vars(kernel))}")
     if isinstance(get, str):
         return getattr(kernel, get)
