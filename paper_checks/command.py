@@ -13,8 +13,9 @@ from . import judge
 from .contract import Outcome, Relation, Row, Setting
 from .judge import Judged
 from .papers import Check, chosen, claim_checks, network_checks
-from .report import prepare_folder, write_report
+from .report import finished, prepare_folder, write_report
 from .report.numbers import compared, off_by
+from .report.record import run_facts
 
 AS_RECORDED, NOT_AS_RECORDED = 0, 1
 LONGEST = 20  # missed rows that are told of one claim
@@ -36,8 +37,12 @@ def check(
     report: Path | None,
     progress: Progress,
     axes: Mapping[str, tuple[int, ...]] | None = None,
+    *,
+    resume: bool = False,
 ) -> int:
     """Runs, prints and reports the checks, and returns the exit status.
+
+    With a report, each claim of a paper is kept in its folder when it is finished, until the report is written.
 
     Args:
         only: ids of claims, none for all.
@@ -46,6 +51,7 @@ def check(
         report: folder of the report.
         progress: makes a `track` whose bars end with the block.
         axes: the fan-in of the network's arrays by the end of their path; None: its modules say.
+        resume: whether claims that a stopped run with the same sizes, seed and versions has kept are taken from there.
 
     Returns:
         0 if every check came to its end with the verdict on record (of the user's own network nothing is on record), 1
@@ -58,17 +64,31 @@ def check(
     if report is not None:
         prepare_folder(report)
     jobs = claim_jobs(only) if network is None else network_jobs(network, only, setting, axes)
-    judged = []
-    for one in run_jobs(jobs, setting, progress):
-        print(f"{one.claim.id:<16}  {one.verdict:<22}  {one.seconds:6.1f} s", flush=True)
-        judged.append(one)
+    keeps = report if network is None else None
+    run = run_facts(setting)
+    taken = finished.kept(keeps, chosen(only, claim_checks()), run) if keeps is not None and resume else {}
+    found = dict(taken)
+    for one in taken.values():
+        print(f"{told(one)}, kept by an earlier run", flush=True)
+    for one in run_jobs([job for job in jobs if job[0] not in taken], setting, progress):
+        print(told(one), flush=True)
+        found[one.claim.id] = one
+        if keeps is not None:
+            finished.keep(keeps, one, run)
+    judged = [found[name] for name, _ in jobs]
     print(f"\n{table(judged)}")
     if report is not None:
         print(f"\nwritten to {write_report(report, judged, setting, network or '')}")
+        finished.forget(report, found)
     others = [one for one in judged if not one.as_recorded]
     for one in others:
         print(f"\n{difference(one)}")
     return NOT_AS_RECORDED if others else AS_RECORDED
+
+
+def told(one: Judged) -> str:
+    """Returns the line on a claim that is finished: its id, verdict and time."""
+    return f"{one.claim.id:<16}  {one.verdict:<22}  {one.seconds:6.1f} s"
 
 
 def claim_jobs(only: Iterable[str]) -> list[Job]:

@@ -17,12 +17,12 @@ from ntk_analysis import cli
 from ntk_analysis.paper_checks import judge, papers, report
 from ntk_analysis.paper_checks.contract import Claim, Evidence, Paper, Relation, Setting, Verdict
 from ntk_analysis.paper_checks.judge import Judged
-from ntk_analysis.paper_checks.report import write_report
+from ntk_analysis.paper_checks.report import finished, write_report
 from ntk_analysis.paper_checks.report.formulas import formula, prose, split
 from ntk_analysis.paper_checks.report.html import page
 from ntk_analysis.paper_checks.report.markdown import markdown
 from ntk_analysis.paper_checks.report.numbers import bar, compared, misses, off_by
-from ntk_analysis.paper_checks.report.record import record, run_facts
+from ntk_analysis.paper_checks.report.record import judged_of, record, run_facts
 from ntk_analysis.paper_checks.tolerances import quadrature, rounding, sampling
 
 SCHEMA = json.loads(Path(report.__file__).with_name("claims.schema.json").read_text(encoding="utf-8"))
@@ -377,6 +377,55 @@ def test_a_broken_check_stops_no_other(run, tmp_path):
     assert [one["id"] for one in records] == ["good", "bad", "broken", "seeded"]
 
 
+def test_records_become_claims_again(records):
+    for one, found in zip(records, judged_claims(), strict=True):
+        read = judged_of(json.loads(json.dumps(one)), found.paper, found.claim)
+        assert record(read, RUN) == one
+        assert read.evidence == Judged(read.paper, read.claim, found.evidence, 0.0).evidence
+
+
+def test_a_stopped_run_goes_on_with_what_it_has(run, tmp_path, monkeypatch):
+    """A run that is stopped within its third claim keeps two; only a run of the same seed takes them."""
+    module = sys.modules["ntk_analysis.paper_checks.made_up.broken"]
+    calls = []
+
+    def stopped(_setting):
+        calls.append("broken")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "check", stopped)
+    status, _, err = run("--report", tmp_path)
+    assert (status, sorted(file.name for file in tmp_path.iterdir())) == (130, ["unfinished"])
+    assert "2 finished claims are in" in err
+    assert "add --resume to go on" in err
+    monkeypatch.setattr(module, "check", lambda _setting: holding())
+
+    def counted(_setting):
+        calls.append("good")
+        return holding()
+
+    monkeypatch.setattr(sys.modules["ntk_analysis.paper_checks.made_up.good"], "check", counted)
+    assert run("--only", "good", "--report", tmp_path, "--resume", "--seed", 1)[0] == 0  # another seed: run anew
+    assert calls == ["broken", "good"]
+    assert [file.name for file in (tmp_path / "unfinished").iterdir()] == ["bad.json"]
+    assert run("--only", "bad", "--report", tmp_path, "--resume")[1].count("kept by an earlier run") == 1
+    assert not (tmp_path / "unfinished").exists()
+
+
+def test_finished_claims_are_not_run_again(run, tmp_path, monkeypatch):
+    kept = [Judged(PAPER, claim(name), holding(), 1.0) for name in ("good", "bad")]
+    for one in kept:
+        finished.keep(tmp_path, one, RUN)
+    finished.keep(tmp_path, judge.attempt(PAPER, claim("broken"), lambda: 1 // 0), RUN)
+    assert finished.number_kept(tmp_path) == 2  # one that raised is tried again
+    status, out, _ = run("--report", tmp_path, "--resume", "--only", "bad", "--only", "seeded")
+    assert status == 1  # `seeded` is another verdict, and `bad` would be if it ran
+    assert re.search(r"bad +holds +1\.0 s, kept by an earlier run\n", out)
+    assert "good" not in out
+    assert [one["id"] for one in json.loads((tmp_path / "claims.json").read_text())] == ["bad", "seeded"]
+    assert [file.name for file in (tmp_path / "unfinished").iterdir()] == ["good.json"]
+
+
 def test_seed_and_sizes_reach_the_checks(run):
     assert run("--only", "seeded", "--seed", 7, "--full")[0] == 0
     assert run("--only", "seeded", "--seed", 7, "--quick")[0] == 1
@@ -390,6 +439,8 @@ def test_seed_and_sizes_reach_the_checks(run):
         (["--seed", "-1"], "--seed"),
         (["--network", "nothing"], "expected MODULE:FUNCTION"),
         (["--report", "FILE"], "name another folder"),
+        (["--resume"], "--resume needs --report DIR"),
+        (["--resume", "--report", "r", "--network", "mine.py:network"], "with --network all checks run anew"),
     ],
 )
 def test_bad_usage_is_one_line_and_status_2(run, tmp_path, arguments, words):

@@ -10,7 +10,7 @@ import typer
 from typer import Option
 
 from ntk_analysis.cli.effects import refuse_idle
-from ntk_analysis.cli.progress import progress
+from ntk_analysis.cli.progress import Interrupted, progress
 
 
 def check(
@@ -33,6 +33,10 @@ def check(
         Path | None,
         Option(metavar="DIR", help="Folder for report.html, claims.json and claims.md.", show_default=False),
     ] = None,
+    resume: Annotated[
+        bool,
+        Option("--resume", help="Take the claims that a stopped run has kept in --report DIR, and check the others."),
+    ] = False,
     list_claims: Annotated[bool, Option("--list", help="List the claims, and check nothing.")] = False,
     seed: Annotated[int, Option(help="Seed of every random draw.", min=0)] = 0,
     network: Annotated[
@@ -59,11 +63,14 @@ def check(
     The exit status is 0 when every verdict is the one on record and 1 when one differs or a check breaks down. With
     --network, the command answers the questions that make sense for any network, such as decorrelation, phase and
     conditioning; a name behind --only that is none of them lists them all.
+
+    With --report, a claim is kept when it is finished, so --resume goes on where a run was stopped or killed.
     """
     try:
         from ntk_analysis.paper_checks.command import check as checked
         from ntk_analysis.paper_checks.command import claims_listed
         from ntk_analysis.paper_checks.contract import Setting
+        from ntk_analysis.paper_checks.report.finished import number_kept
     except ImportError as error:  # a wheel without the checks, or a dependency missing
         raise ValueError(
             f"the checks cannot be imported ({error}); install ntk-analysis with its dependencies"
@@ -71,17 +78,28 @@ def check(
 
     if list_claims:
         given: dict[str, object] = {"only": only, "quick": quick, "full": full, "report": report, "seed": seed}
-        given |= {"network": network, "axes": axes}
+        given |= {"network": network, "axes": axes, "resume": resume}
         refuse_idle((name for name, value in given.items() if value), "with --list, which checks nothing")
         return print(claims_listed())
     if quick and full:
         raise ValueError("--quick and --full exclude each other: leave one out")
+    if resume and report is None:
+        raise ValueError("--resume needs --report DIR, the folder of the stopped run")
+    if resume and network is not None:
+        raise ValueError("--resume takes claims of papers; with --network all checks run anew: leave it out")
     bars = partial(progress, transient=True)
     if axes and network is None:
         raise ValueError("--axes states the fan-in of a network's arrays: give --network too")
     stated = dict(map(_stated, axes)) if axes else None
-    with nullcontext() if network else in_stated_precision():
-        status = checked(only or [], network, Setting(seed=seed, full=full), report, bars, stated)
+    try:
+        with nullcontext() if network else in_stated_precision():
+            status = checked(only or [], network, Setting(seed=seed, full=full), report, bars, stated, resume=resume)
+    except KeyboardInterrupt:
+        kept = 0 if report is None else number_kept(report)
+        if not kept:
+            raise
+        claims = "1 finished claim is" if kept == 1 else f"{kept} finished claims are"
+        raise Interrupted(f"{claims} in {report}; add --resume to go on") from None
     raise typer.Exit(status)
 
 

@@ -6,8 +6,9 @@ from typing import Any, TypeAlias
 
 from ntk_analysis.common.provenance import versions
 
-from ..contract import AGAINST, Outcome, Row, Setting
+from ..contract import AGAINST, Claim, Edge, Evidence, Kind, Line, Outcome, Paper, Relation, Row, Setting
 from ..judge import Judged, parts
+from ..tolerances import Source
 
 Record: TypeAlias = dict[str, Any]
 
@@ -66,6 +67,23 @@ def record(judged: Judged, run: Record) -> Record:
     }
 
 
+def judged_of(record: Record, paper: Paper, claim: Claim) -> Judged:
+    """Returns the judged claim of a record: what `record` was made of, with seconds to three decimals.
+
+    Args:
+        record: a claim's record.
+        paper: the paper that makes the claim.
+        claim: the claim as its module has it now; its words and the verdict on record are not read from the record.
+    """
+    evidence = Evidence(
+        rows=[_row_of(row) for row in record["rows"]],
+        edges=[Edge(**edge) for edge in record["edges"]],
+        notes=list(record["notes"]),
+        open=record["open"] or "",
+    )
+    return Judged(paper, claim, evidence, record["seconds"], record["error"] or "")
+
+
 def papers_of(records: Sequence[Record]) -> list[Record]:
     """Returns the papers of these records, each once."""
     return list({one["paper"]["name"]: one["paper"] for one in records}.values())
@@ -99,6 +117,25 @@ def _row(row: Row) -> Record:
         "outcome": row.outcome.value,
         "line": {"file": row.line.file, "number": row.line.number},
     }
+
+
+def _row_of(record: Record) -> Row:
+    return Row(
+        quantity=record["quantity"],
+        condition=record["condition"],
+        kind=Kind(record["kind"]),
+        part=record["part"],
+        relation=Relation(record["relation"]),
+        expected=record["expected"],
+        measured=record["measured"],
+        tolerance=record["tolerance"],
+        source=Source(record["source"]),
+        because=record["because"],
+        rival=record["rival"],
+        draws=record["draws"] or 0,
+        entries=record["entries"],
+        line=Line(**record["line"]),
+    )
 
 
 def _conditions(rows: list[Row]) -> list[Record]:
