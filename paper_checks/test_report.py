@@ -263,7 +263,7 @@ def test_markdown_has_every_claim_and_row(records):
     assert "**does not hold** (recorded: holds)" in text
     assert "$x < 1$ then &lt;b>y" in text
     tables = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.replace(r"\|", "").count("|") for line in tables} == {9, 12}
+    assert {line.replace(r"\|", "").count("|") for line in tables} == {8, 9}
 
 
 def test_formulas_between_dollar_signs():

@@ -68,35 +68,25 @@ def _edge(edge: Record) -> str:
 
 
 def _rows(rows: Sequence[Record]) -> list[str]:
-    heads = (
-        "quantity",
-        "condition",
-        "kind",
-        "",
-        "expected",
-        "measured",
-        "tolerance",
-        "because",
-        "off by (tolerances)",
-        "",
-        "line",
-    )
-    return _table(
-        heads,
-        (
-            (
-                row["quantity"],
-                row["condition"],
-                row["kind"],
-                row["relation"],
-                *_numbers(row),
-                row["because"],
-                misses(row["miss"]),
-                row["outcome"] if row["outcome"] == "confirmed" else f"**{row['outcome']}**",
-                f"{row['line']['file']}:{row['line']['number']}",
-            )
-            for row in rows
-        ),
+    """A table for each kind of row: few columns, so that it fits on a page."""
+    heads = ("comparison", "expected", "measured", "tolerance", "off by (tolerances)", "outcome", "tolerance's source")
+    lines = []
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        cells = [_comparison(row) for row in rows if row["kind"] == kind]
+        lines += ["", f"*{kind.capitalize()}*", "", *_table(heads, cells)]
+    return lines[1:]
+
+
+def _comparison(row: Record) -> tuple[str, ...]:
+    expected, measured, tolerance = _numbers(row)
+    return (
+        row["quantity"] + (f" ({row['condition']})" if row["condition"] else ""),
+        expected if row["relation"] == "=" else f"{row['relation']} {expected}",
+        measured,
+        tolerance,
+        misses(row["miss"]),
+        row["outcome"] if row["outcome"] == "confirmed" else f"**{row['outcome']}**",
+        f"{row['because']}; {row['line']['file']}:{row['line']['number']}",
     )
 
 

@@ -20,6 +20,8 @@ check cannot be made at the size that the claim is about, or if a comparison is 
 what it says is one of its *edges*: they change no verdict.
 
 """
+WIDE = "---\nhide: [toc]\n---\n\n"
+"""What a page begins with that leaves the column of headings to its tables."""
 
 
 def pages() -> dict[str, str]:
@@ -45,7 +47,7 @@ def page(record: Record) -> str:
     run = record["run"]
     versions = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
     made = f"\n\n*Computed with {run['sizes']} sizes, seed {run['seed']}, in {record['seconds']:.0f} s; {versions}.*"
-    return "\n".join(section(record, heading="#")) + pictures + made + "\n"
+    return WIDE + "\n".join(section(record, heading="#")) + pictures + made + "\n"
 
 
 def _lists(records: list[Record]) -> str:
