@@ -51,7 +51,7 @@ def test_the_site_has_a_page_for_each_and_a_list():
     assert set(pages) == {site.LIST, *(f"claims/{record['id']}.md" for record in RECORDS)}
     for record in RECORDS:
         page = pages[f"claims/{record['id']}.md"]
-        assert page.startswith(f"# {record['id']}: ")
+        assert page.startswith(f"{site.WIDE}# {record['id']}: ")
         assert f"({record['id']}.md)" in pages[site.LIST]
         assert all(f"gallery/{name}.png" in page for name in record["figures"])
 

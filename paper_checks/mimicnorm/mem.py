@@ -30,9 +30,9 @@ CLAIM = Claim(
     summary="Of parameters, gradients, momentum and all that the backward pass keeps before compilation, MimicNorm "
     "saves 41 to 59 % at CIFAR size, and the last batch norm costs 0.2 MB. Of everything on the GPU the paper's own "
     "Table 1 has 4.0 to 6.8 %, not 10, for VGG11, VGG16 and ResNet18; but MimicNorm's scalars keep one more array "
-    "each: over no norm they cost hundreds of MB in ResNets, and 172 MB in ShuffleNetV2. On an H100 PyTorch's allocator held 23 to 38 % less at its "
-    "peak; programs of XLA, which computes activations again where that is cheap, took 2.4 % less (VGG16) and 2.7 % "
-    "(ResNet18), before max pooling and ReLU were made to keep less.",
+    "each: over no norm they cost hundreds of MB in ResNets, and 172 MB in ShuffleNetV2. On an H100 PyTorch's "
+    "allocator held 23 to 38 % less at its peak; programs of XLA, which computes activations again where that is "
+    "cheap, took 2.4 % less (VGG16) and 2.7 % (ResNet18), before max pooling and ReLU were made to keep less.",
     published=(
         Published("memory saved, VGG and ResNet at CIFAR size, %", 10.0, "Table 1"),
         Published("memory saved, light networks and ImageNet, %", 20.0, "Tables 1 and 3, abstract"),
