@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
 
-from ntk_analysis.regression import CrossEntropyFlow, GradientFlow
+from ntk_analysis.regression import CrossEntropyFlow, GradientFlow, KernelClassifier
 
 RNG = np.random.default_rng(0)
 N, K, CLASSES, FEATURES = 6, 4, 3, 9
@@ -118,3 +120,61 @@ def test_what_cannot_be_trained_is_refused(changed, message):
         CrossEntropyFlow.on(given.pop("kernel"), given.pop("targets"), given.pop("times"), **given)
     with pytest.raises(ValueError, match=r"expected \(k, 6\)"):
         CrossEntropyFlow.on(THETA, LABELS, 1.0).outputs(TEST.T)
+
+
+def test_the_classifier_is_the_flow():
+    words = np.array(["no", "so", "yes"])[LABELS]
+    weights = np.array([0.2, 1, 3, 0, 0.5, 2])
+    kept = weights > 0
+    model = KernelClassifier("precomputed", loss="cross_entropy", time=2.0, regularization=0.1)
+    model.fit(THETA, words, sample_weight=weights)
+    flow = CrossEntropyFlow.on(THETA[np.ix_(kept, kept)], words[kept], 2.0, regularization=0.1, weights=weights[kept])
+    np.testing.assert_array_equal(model.predict_proba(TEST), flow.probabilities(TEST[:, kept])[0])
+    np.testing.assert_array_equal(model.decision_function(TEST), flow.outputs(TEST[:, kept])[0])
+    np.testing.assert_array_equal(model.predict(TEST), model.classes_[np.argmax(model.outputs(TEST), axis=1)])
+    assert model.get_params() == clone(model).get_params()
+    # of two classes the score is the logarithm of the odds
+    odds = KernelClassifier("precomputed", loss="cross_entropy", time=2.0).fit(THETA, LABELS > 0)
+    np.testing.assert_allclose(odds.decision_function(TEST), np.diff(np.log(odds.predict_proba(TEST)))[:, 0])
+
+
+def test_longer_training_is_worth_more_on_what_was_trained():
+    search = GridSearchCV(
+        KernelClassifier("precomputed", loss="cross_entropy"),
+        {"time": [0.01, 0.1, 1.0]},
+        cv=[(np.arange(N), np.arange(N))],
+        scoring="neg_log_loss",
+    ).fit(THETA, LABELS)
+    assert search.best_params_ == {"time": 1.0}
+    flow = CrossEntropyFlow.on(THETA, LABELS, 1.0)
+    expected = np.mean(log_softmax(flow.outputs(THETA)[0], axis=1)[np.arange(N), LABELS])
+    np.testing.assert_allclose(search.best_score_, expected, rtol=1e-6)
+
+
+def test_relative_time_counts_in_the_fastest_mode():
+    weights = np.array([0.2, 1, 3, 1, 0.5, 2])
+    r = 0.3 * np.average(np.diag(THETA), weights=weights)
+    rate = np.max(np.linalg.eigvals(weights[:, None] * THETA).real) + r
+    given = {"weights": weights, "regularization": 0.3}
+    found = CrossEntropyFlow.on(THETA, LABELS, [0.0, 3.0], relative=True, **given)
+    np.testing.assert_allclose(found.times, [0, 3 / rate])
+    model = KernelClassifier("precomputed", loss="cross_entropy", time=3.0, relative_time=True, regularization=0.3)
+    model.fit(5 * THETA, LABELS, sample_weight=weights)
+    np.testing.assert_allclose(model.cross_entropy_flow_.times, [3 / rate / 5])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"loss": "hinge"}, "got loss='hinge', expected 'squared' or 'cross_entropy'"),
+        ({"time": np.inf}, r"time=inf, expected a finite number: without weight decay"),
+        ({"time": [1.0, 2.0]}, "expected a finite number"),
+        ({"solver": "conjugate_gradients"}, "which solves squared losses: leave it out"),
+    ],
+)
+def test_the_classifier_refuses(changed, message):
+    with pytest.raises(ValueError, match=message):
+        KernelClassifier("precomputed", **{"loss": "cross_entropy", "time": 1.0} | changed).fit(THETA, LABELS)
+    model = KernelClassifier("precomputed", loss="cross_entropy", time=1.0).fit(THETA, LABELS)
+    with pytest.raises(ValueError, match="take CrossEntropyFlow for several times"):
+        model.outputs(TEST, time=2.0)

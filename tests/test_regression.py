@@ -517,7 +517,11 @@ def test_like_neural_tangents(problem):
             np.testing.assert_allclose(covariance, np.asarray(theirs.covariance), atol=1e-9)
 
 
-CHECKED = (KernelRegressor(NETWORK, regularization=1e-3), KernelClassifier(NETWORK, regularization=1e-3))
+CHECKED = (
+    KernelRegressor(NETWORK, regularization=1e-3),
+    KernelClassifier(NETWORK, regularization=1e-3),
+    KernelClassifier(NETWORK, regularization=1e-3, loss="cross_entropy", time=10.0),
+)
 
 
 @pytest.mark.slow

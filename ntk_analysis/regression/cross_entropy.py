@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import scipy.integrate
+import scipy.linalg
 import scipy.special
 from jaxtyping import Float64
 
@@ -32,7 +33,7 @@ class CrossEntropyFlow:
     classes have no end of training, so times are finite.
 
     Attributes:
-        times: training times (t,), in the order given.
+        times: training times (t,), in the order given, in absolute units.
         coefficients: A at each time, (t, n, classes).
         which: kernel, "ntk" or "nngp".
     """
@@ -52,7 +53,8 @@ class CrossEntropyFlow:
         regularization: Real = 0.0,
         weights: AnyArray | None = None,
         initial: AnyArray | None = None,
-        tolerance: Real = 1e-8,
+        relative: bool = False,
+        tolerance: Real = 1e-10,
     ) -> "CrossEntropyFlow":
         """Training towards classes, at these times; a step of gradient descent takes its learning rate.
 
@@ -64,6 +66,8 @@ class CrossEntropyFlow:
             regularization: weight decay r divided by the mean of the kernel's diagonal, as for `GradientFlow.on`.
             weights: weights (n,) of the inputs in the loss, > 0; None for 1 each.
             initial: outputs f_0 (n, classes) before training; 0, their mean over networks, if not given.
+            relative: whether times count in units of 1 / (largest eigenvalue of Theta + r I), or with weights of W^1/2
+                Theta W^1/2 + r I, as for `GradientFlow.mean`.
             tolerance: error of the coefficients that LSODA allows in each of its steps, relative to them, or where that
                 is more to the smaller of 1 and the last time. It is no bound on the error at the end.
 
@@ -90,6 +94,8 @@ class CrossEntropyFlow:
         when = np.atleast_1d(concrete(times, "times")).astype(np.float64)
         if when.ndim != 1 or when.size == 0 or not (np.isfinite(when) & (when >= 0)).all():
             raise ValueError(f"times={times}, expected finite numbers >= 0, one or (t,)")
+        if relative:
+            when = when / (_largest_eigenvalue(theta, np.tile(np.sqrt(w), len(theta) // n)) + r)
 
         def moved(a: np.ndarray) -> np.ndarray:
             outputs = start + _product(theta, a)
@@ -143,6 +149,12 @@ def _probabilities(targets: AnyArray, n: int) -> Float64[np.ndarray, "n classes"
             f"targets have shape {y.shape}, expected labels ({n},) or probabilities ({n}, classes), which sum to 1"
         )
     return y
+
+
+def _largest_eigenvalue(theta: np.ndarray, roots: np.ndarray) -> float:
+    last = (len(theta) - 1, len(theta) - 1)
+    found = scipy.linalg.eigh(roots[:, None] * theta * roots, eigvals_only=True, subset_by_index=last)
+    return float(found[0])
 
 
 def _product(theta: np.ndarray, a: np.ndarray) -> np.ndarray:

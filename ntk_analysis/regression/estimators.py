@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 from numpy.typing import ArrayLike
+from scipy.special import softmax
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
@@ -15,8 +16,10 @@ from ntk_analysis.alignment import centered_one_hot
 from ntk_analysis.common.arrays import check_dense
 from ntk_analysis.common.precision import Real
 from ntk_analysis.empirical.trees import InputTree
+from ntk_analysis.regression.cross_entropy import CrossEntropyFlow
 from ntk_analysis.regression.hyperparameters import hyperparameters_of
 from ntk_analysis.regression.kernel_estimator import KernelEstimator, readable
+from ntk_analysis.regression.kernel_source import in_memory
 from ntk_analysis.regression.likelihood import Likelihood, maximised
 from ntk_analysis.regression.probabilities import on_simplex
 
@@ -220,27 +223,120 @@ class KernelRegressor(RegressorMixin, KernelEstimator):  # type: ignore[misc]
         return found[0] if len(found) == 1 else tuple(found)
 
 
+LOSSES = ("squared", "cross_entropy")
+
+
 class KernelClassifier(ClassifierMixin, KernelEstimator):  # type: ignore[misc]
-    """`KernelRegressor` on one-hot targets minus 1/classes; it predicts the class of the largest output.
+    """Infinitely wide or linearised networks, trained to tell classes apart; the largest output is what is predicted.
+
+    With loss="squared" it is `KernelRegressor` on one-hot targets minus 1/classes. With loss="cross_entropy" the
+    probabilities are the softmax of the outputs, and training ends at a finite time, see `CrossEntropyFlow`: without
+    weight decay separable classes have no end of training. The integration in time has no bound on its error.
+
+    Args:
+        kernel: kernel of the inputs, as for `KernelRegressor`, like all arguments not explained here.
+        which: kernel that describes training, "ntk" or "nngp".
+        regularization: weight decay, as a fraction of the mean of the kernel's diagonal.
+        time: training time, finite for loss="cross_entropy".
+        relative_time: whether time counts in units of 1 / (largest eigenvalue).
+        batch_norm: "exact" or "large_batch".
+        solver: "modes" or "conjugate_gradients".
+        loss: "squared" or "cross_entropy".
 
     Attributes:
         classes_: sorted labels, of shape (classes,).
+        cross_entropy_flow_: course of training, see `CrossEntropyFlow`; with loss="cross_entropy". Otherwise `flow_` or
+            `solution_`, as of `KernelRegressor`.
     """
 
+    def __init__(
+        self,
+        kernel: Any,
+        *,
+        which: Any = "ntk",
+        regularization: Any = 0.0,
+        time: Any = math.inf,
+        relative_time: Any = False,
+        batch_norm: Any = "exact",
+        solver: Any = "modes",
+        loss: Any = "squared",
+    ) -> None:
+        super().__init__(
+            kernel,
+            which=which,
+            regularization=regularization,
+            time=time,
+            relative_time=relative_time,
+            batch_norm=batch_norm,
+            solver=solver,
+        )
+        self.loss = loss
+
     def fit(self, X: ArrayLike | InputTree, y: ArrayLike, sample_weight: ArrayLike | None = None) -> "KernelClassifier":
-        """Decomposes the kernel of the training inputs, with labels (n,); all else is as for `KernelRegressor.fit`."""
+        """Trains on inputs with labels (n,); all else is as for `KernelRegressor.fit`.
+
+        Raises:
+            ValueError: as `KernelRegressor.fit`; or loss="cross_entropy" is asked for without a finite time, or with
+                another solver than "modes".
+            OverflowError, ArithmeticError: as `CrossEntropyFlow.on`, for loss="cross_entropy".
+        """
         check_dense(y, "y")
         inputs, labels = self._validated(X, y)
         check_classification_targets(labels)
+        self._check_loss()
         inputs, labels, weights = self._weighted(inputs, labels, sample_weight)
         self.classes_ = np.unique(labels)
-        self._fit(inputs, centered_one_hot(labels), weights)
+        if self.loss == "squared":
+            self._fit(inputs, centered_one_hot(labels), weights)
+            return self
+        self.cross_entropy_flow_ = CrossEntropyFlow.on(
+            in_memory(self._kernel_of(inputs)),
+            labels,
+            self.time,
+            which=self.which,
+            regularization=self.regularization_,
+            weights=weights,
+            relative=self.relative_time,
+        )
         return self
+
+    def _check_loss(self) -> None:
+        if self.loss not in LOSSES:
+            raise ValueError(f"got loss={self.loss!r}, expected {' or '.join(map(repr, LOSSES))}")
+        if self.loss == "squared":
+            return
+        if np.ndim(self.time) or not math.isfinite(self.time):
+            raise ValueError(
+                f"got loss='cross_entropy' with time={self.time}, expected a finite number: without weight decay "
+                "separable classes have no end of training"
+            )
+        if self.solver != "modes":
+            raise ValueError(
+                f"got loss='cross_entropy' with solver={self.solver!r}, which solves squared losses: leave it out"
+            )
 
     def outputs(
         self, X: ArrayLike | InputTree, *, time: Real | Sequence[Any] | None = None
     ) -> Float64[np.ndarray, "..."]:
-        """Mean outputs (k, classes), which approach the one-hot targets minus 1/classes."""
+        """Mean outputs (k, classes): of squared loss they approach the one-hot targets minus 1/classes.
+
+        Args:
+            X: test inputs, as for `KernelRegressor.predict`.
+            time: training time in place of the estimator's, for loss="squared"; for several (times,), outputs have this
+                as their first axis.
+
+        Raises:
+            ValueError: inputs or times do not fit, or a time is given for loss="cross_entropy".
+        """
+        if self.loss == "cross_entropy":
+            if time is not None:
+                raise ValueError(
+                    f"got time={time} for loss='cross_entropy', which is trained to the time of the estimator: leave "
+                    "it out, or take CrossEntropyFlow for several times"
+                )
+            _, kernel = self._against(X)  # raises an error if nothing was fitted
+            found: np.ndarray = self.cross_entropy_flow_.outputs(in_memory(kernel))[0]
+            return found
         outputs, _, error = self._predict(X, time)
         self._warn_unresolved(error)
         return outputs
@@ -251,12 +347,17 @@ class KernelClassifier(ClassifierMixin, KernelEstimator):  # type: ignore[misc]
         return outputs if len(self.classes_) > 2 else outputs[:, 1] - outputs[:, 0]
 
     def predict_proba(self, X: ArrayLike | InputTree) -> Float64[np.ndarray, "k classes"]:
-        """Probabilities (k, classes) of the classes: the outputs plus 1/classes, at the nearest point of the simplex.
+        """Probabilities (k, classes) of the classes.
 
-        Squared loss on one-hot targets is least for the conditional probabilities, which the outputs estimate; they sum
-        to 1, but may leave [0, 1]. Nothing calibrates them.
+        With loss="cross_entropy" they are the softmax of the outputs, which is what was trained. With loss="squared"
+        they are the outputs plus 1/classes, at the nearest point of the simplex: squared loss on one-hot targets is
+        least for the conditional probabilities, which the outputs estimate; they sum to 1, but may leave [0, 1].
+        Nothing calibrates either.
         """
         outputs = self.outputs(X)
+        if self.loss == "cross_entropy":
+            probabilities: np.ndarray = softmax(outputs, axis=1)
+            return probabilities
         return on_simplex(outputs + 1 / len(self.classes_))
 
     def predict(self, X: ArrayLike | InputTree) -> np.ndarray:

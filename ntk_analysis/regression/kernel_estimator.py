@@ -10,6 +10,7 @@ from jaxtyping import Float64
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, check_X_y, validate_data
 
+from ntk_analysis.any_kernel import AnyKernel
 from ntk_analysis.common.arrays import concrete
 from ntk_analysis.empirical.coupling import known_coupling
 from ntk_analysis.empirical.trees import arrays_of, is_tree
@@ -108,10 +109,8 @@ class KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
     def _fit(self, X: Any, targets: np.ndarray, weights: np.ndarray | None) -> None:
         if self.solver not in SOLVERS:
             raise ValueError(f"got solver={self.solver!r}, expected {' or '.join(map(repr, SOLVERS))}")
-        kernel = kernel_between(self.kernel_, X, batch_norm=self.batch_norm)
-        self.X_fit_, self._targets_shape = X, targets.shape[1:]
+        kernel = self._kernel_of(X)
         self._largest_target = float(np.max(np.abs(targets)))
-        self.approximation_error_ = kernel.approximation_error if isinstance(kernel, Kernel | StoredKernel) else 0.0
         options: Any = {"which": self.which, "regularization": self.regularization_, "weights": weights}
         if self.solver == "conjugate_gradients":
             self.nngp_ = None
@@ -120,14 +119,25 @@ class KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         self.flow_ = GradientFlow.on(in_memory(kernel), targets, **options)
         self.nngp_ = np.asarray(kernel.nngp) if isinstance(kernel, Kernel | StoredKernel) else None
 
+    def _kernel_of(self, X: Any) -> AnyKernel:
+        """Kernel of the training inputs with themselves, which are kept."""
+        kernel = kernel_between(self.kernel_, X, batch_norm=self.batch_norm)
+        self.X_fit_ = X
+        self.approximation_error_ = kernel.approximation_error if isinstance(kernel, Kernel | StoredKernel) else 0.0
+        return kernel
+
+    def _against(self, X: Any) -> tuple[Any, AnyKernel]:
+        """Checked test inputs, and their kernel with the training inputs."""
+        check_is_fitted(self)
+        X = self._validated(X, reset=False)
+        X = X if self._kept is None else X[:, self._kept]
+        return X, kernel_between(self.kernel_, X, self.X_fit_, batch=self.X_fit_, batch_norm=self.batch_norm)
+
     def _predict(
         self, X: Any, time: Any, return_std: bool = False, return_cov: bool = False
     ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
         """Mean (*times, k, *outputs), the spread (*times, k) or (*times, k, k) if asked for, and the mean's error."""
-        check_is_fitted(self)
-        X = self._validated(X, reset=False)
-        X = X if self._kept is None else X[:, self._kept]
-        kernel = kernel_between(self.kernel_, X, self.X_fit_, batch=self.X_fit_, batch_norm=self.batch_norm)
+        X, kernel = self._against(X)
         options: Any = {"time": self.time if time is None else time, "relative": self.relative_time}
         if self.solver == "conjugate_gradients":
             if np.shape(options["time"]) != () or options["time"] != math.inf or return_std or return_cov:
