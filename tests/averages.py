@@ -27,6 +27,16 @@ def images(seed=0):
     return np.stack([a, b, 0.5 * a])
 
 
+def sequences(seed=0):
+    """The images with their 12 positions on one axis."""
+    return images(seed).reshape(3, 12, 2)
+
+
+def volumes(seed=0):
+    """The images with their 12 positions on three axes."""
+    return images(seed).reshape(3, 3, 2, 2, 2)
+
+
 def drawn(network, shape, draws, generator):
     """Parameters of so many networks, by NumPy: `init` compiles each of its steps anew for each network.
 

@@ -52,6 +52,19 @@ def image_network(nt):
     )
 
 
+def sequence_network(nt):
+    stax = nt.stax
+    return stax.serial(
+        stax.Conv(4, (3,), padding="CIRCULAR", b_std=0.2),
+        stax.Relu(),
+        stax.SumPool((2,), (2,)),
+        stax.Conv(4, (2,), padding="SAME"),
+        stax.Erf(),
+        stax.Flatten(),
+        stax.Dense(2),
+    )
+
+
 def joined(nt):
     stax = nt.stax
     branches = stax.parallel(stax.serial(stax.Dense(8), stax.Abs()), stax.Dense(8, b_std=0.3))
@@ -106,7 +119,6 @@ def test_taylor_polynomials_of_a_polynomial():
             "got parameterization='standard'",
         ),
         (lambda stax: stax.Dense(3, s=(1, 2)), NotImplementedError, "got s, which is not here"),
-        (lambda stax: stax.Conv(3, (3,)), NotImplementedError, "got 1 dimensions"),
         (lambda stax: stax.LayerNorm(axis=(1, 2)), NotImplementedError, "expected the channels"),
         (lambda stax: stax.FanInConcat(2), NotImplementedError, "expected the last one"),
         (lambda stax: stax.AvgPool((2, 2), normalize_edges=True), NotImplementedError, "normalize_edges"),
@@ -141,7 +153,13 @@ def both():
 @needs_reference
 @pytest.mark.parametrize(
     ("make", "x", "other"),
-    [(mlp, X, Y), (branched, X, Y), (joined, X, Y), (image_network, IMAGES, IMAGES[:2] + 0.5)],
+    [
+        (mlp, X, Y),
+        (branched, X, Y),
+        (joined, X, Y),
+        (image_network, IMAGES, IMAGES[:2] + 0.5),
+        (sequence_network, IMAGES[:, 0], IMAGES[:2, 1]),
+    ],
 )
 def test_kernels_are_those_of_neural_tangents(make, x, other):
     with both() as (mine, theirs):

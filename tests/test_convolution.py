@@ -58,18 +58,19 @@ def close(actual, expected, tolerance=ROUNDING):
 # --- the same recursion by explicit loops ----------------------------------------------------------------------------
 
 
-def seen(image, size, stride, padding):
+def seen(image, size, stride, padding, dilation=(1, 1)):
     """For each output position, the input position behind each place of the window; None is a zero of the padding."""
 
-    def along(n, k, step):
-        outputs = (n - k) // step + 1 if padding == "valid" else -(-n // step)
-        before = 0 if padding == "valid" else max((outputs - 1) * step + k - n, 0) // 2  # XLA's SAME
-        table = np.arange(outputs)[:, None] * step + np.arange(k) - before
+    def along(n, k, step, apart):
+        span = (k - 1) * apart + 1
+        outputs = (n - span) // step + 1 if padding == "valid" else -(-n // step)
+        before = 0 if padding == "valid" else max((outputs - 1) * step + span - n, 0) // 2  # XLA's SAME
+        table = np.arange(outputs)[:, None] * step + np.arange(0, span, apart) - before
         if padding == "circular":
             return (table % n).tolist()
         return [[i if 0 <= i < n else None for i in row] for row in table.tolist()]
 
-    rows, columns = (along(*axis) for axis in zip(image, size, stride, strict=True))
+    rows, columns = (along(*axis) for axis in zip(image, size, stride, dilation, strict=True))
     return [
         [[None if i is None or j is None else (i, j) for i, j in itertools.product(r, c)] for c in columns]
         for r in rows
@@ -88,9 +89,9 @@ class LoopedKernel:
         self.t = self.k * 0
         self.m = self.k[:, 0, :, :, 0, 0] * 0
 
-    def window(self, size, stride, padding, *, in_step):
+    def window(self, size, stride, padding, dilation=(1, 1), *, in_step):
         """Means over windows: both at the same place (convolution) or each over all of its own (pooling)."""
-        places, count = seen(self.m.shape[1:], size, stride, padding), math.prod(size)
+        places, count = seen(self.m.shape[1:], size, stride, padding, dilation), math.prod(size)
         n, h, w = len(self.m), len(places), len(places[0])
         k, t = (np.zeros((n, n, h, w, h, w), self.k.dtype) for _ in range(2))
         m = np.zeros((n, h, w), self.k.dtype)
@@ -143,7 +144,7 @@ class LoopedKernel:
                 for scale in layer.scales:
                     self.branch(layer.branch, scale)
             case Conv():
-                self.window(layer.window.size, layer.window.stride, layer.padding, in_step=True)
+                self.window(layer.window.size, layer.window.stride, layer.padding, layer.window.dilation, in_step=True)
                 self.weights(layer)
             case AvgPool():
                 self.window(layer.moving.size, layer.moving.stride, layer.padding, in_step=False)
@@ -183,7 +184,10 @@ LOOPS = {
     "same, larger than the image": Serial(Conv(4, (6, 1), (1, 3)), RELU, Conv(4, (1, 5), center=True)),
     "valid": Serial(Conv(4, (3, 2), padding="valid"), RELU, Conv(4, 2, (1, 2), "valid", w_var=2.9, center=True)),
     "circular": Serial(Conv(4, (1, 4), padding="circular"), RELU, Conv(4, 2, 1, "circular", standardize=True)),
-    "circular, stride": Serial(Conv(4, (2, 1), (2, 3), "circular"), RELU, Conv(4, 2, 1, "circular", center=True)),
+    "circular, stride": Serial(
+        Conv(4, (2, 1), (2, 3), "circular"), RELU, Conv(4, 2, 1, "circular", center=True, dilation=(1, 2))
+    ),
+    "dilated": Serial(Conv(4, (2, 3), dilation=2), RELU, Conv(4, 2, (1, 2), "valid", dilation=(3, 2), center=True)),
 }
 
 
@@ -191,7 +195,7 @@ LOOPS = {
     "name",
     [
         "same, stride",
-        *full("valid", "circular, stride", "same", "same, even", "same, larger than the image", "circular"),
+        *full("valid", "circular, stride", "same", "same, even", "same, larger than the image", "circular", "dilated"),
     ],
 )
 def test_all_pairs_of_positions_against_loops(name):
@@ -249,6 +253,86 @@ def test_vectors_against_loops(name, rows):
     for actual, wanted in zip(both(kernel), expected, strict=True):
         close(actual, wanted[:rows])
     close(kernel.variance2, np.diagonal(expected[0]))
+
+
+# --- sequences and volumes: images with an axis less or more -----------------------------------------------------
+
+
+def of_dimensions(k, axis=0):
+    """A network of images whose windows have size 1 along the second axis; or with `axis` placed there, of k axes."""
+
+    def sizes(n, other=1):
+        if k == 1:
+            return (n,)
+        return (n, other) if k == 2 else tuple(np.insert((n, other), axis, 1).tolist())
+
+    return Serial(
+        Conv(4, sizes(3), sizes(2), b_var=0.1),
+        RELU,
+        AvgPool(sizes(2), sizes(1), "circular"),
+        Conv(4, sizes(2), dilation=sizes(2), center=False),
+        BatchNorm(0.1),
+        RELU,
+        GlobalAvgPool(),
+        Dense(3, center=True),
+    )
+
+
+@pytest.mark.full
+def test_sequences_are_images_of_one_column():
+    x = photos(shape=(5, 1, 2))
+    of_images, of_sequences = infinite_kernel(of_dimensions(2), x), infinite_kernel(of_dimensions(1), x[:, :, 0])
+    for field in ("nngp", "ntk", "mean1"):
+        close(getattr(of_sequences, field), getattr(of_images, field))
+
+
+@pytest.mark.parametrize("k", [1, *full(3)])
+def test_convolutions_of_sequences_and_volumes_by_hand(k):
+    x = photos(shape=(5, 2))
+    conv = Conv(4, (3,) + (1,) * (k - 1), (2,) + (1,) * (k - 1), w_var=1.7)
+    shape, params = conv.init(jax.random.key(0), (3, 5, *(1,) * (k - 1), 2))
+    w = np.asarray(params["w"]).reshape(3, 2, 4)
+    padded = np.pad(x, ((0, 0), (1, 1), (0, 0)))
+    by_hand = [np.einsum("nkc,kco->no", padded[:, start : start + 3], w) for start in (0, 2, 4)]
+    y = conv.apply(params, x.reshape(3, 5, *(1,) * (k - 1), 2))
+    assert y.shape == shape
+    close(y.reshape(3, 3, 4), np.stack(by_hand, 1) * np.sqrt(1.7 / 6))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_volumes_are_images_where_one_axis_has_length_one(axis):
+    x = photos(shape=(5, 3, 2))
+    of_images, of_volumes = (
+        infinite_kernel(of_dimensions(2), x),
+        infinite_kernel(of_dimensions(3, axis), np.expand_dims(x, axis + 1)),
+    )
+    for field in ("nngp", "ntk", "mean1"):
+        close(getattr(of_volumes, field), getattr(of_images, field))
+
+
+@pytest.mark.full
+def test_windows_of_volumes_go_along_each_axis():
+    """To turn the volume and the window is to turn the kernel."""
+    x = photos(shape=(3, 4, 2, 2))
+    network = Serial(Conv(4, (1, 2, 2), (1, 2, 1)), RELU, Conv(4, (3, 1, 2), padding="valid", center=True))
+    turned = Serial(Conv(4, (2, 2, 1), (2, 1, 1)), RELU, Conv(4, (1, 2, 3), padding="valid", center=True))
+    kernels, others = spatial(network, x, paired=True), spatial(turned, x.transpose(0, 2, 3, 1, 4), paired=True)
+    for kernel, other in zip(kernels, others, strict=True):
+        close(kernel.transpose(0, 1, 3, 4, 2, 6, 7, 5), other)
+
+
+def test_groups_are_convolutions_beside_each_other():
+    x = jnp.asarray(photos(shape=(4, 5, 6)))
+    conv = Conv(4, (3, 2), (2, 1), w_var=1.7, center=True, groups=2, dilation=(1, 2))
+    shape, params = conv.init(jax.random.key(0), x.shape)
+    halves = [
+        replace(conv, channels=2, groups=1).apply({"w": w}, part)
+        for w, part in zip(np.split(params["w"], 2, -1), np.split(x, 2, -1), strict=True)
+    ]
+    assert params["w"].shape == (3, 2, 3, 4)
+    close(conv.apply(params, x), np.concatenate(halves, -1))
+    assert shape == (3, 2, 5, 4)
 
 
 # --- finite convolutions ---------------------------------------------------------------------------------------------

@@ -38,6 +38,8 @@ NETWORKS = {
         IMAGES,
     ),
     "cnn, strides": (Serial(Conv(3, (3, 2), (2, 1), "valid", **WIDE), Activation("erf"), Flatten(), Dense(2)), IMAGES),
+    "cnn, groups": (Serial(Conv(4, 2, groups=2, dilation=2, **WIDE), Flatten(), Dense(2)), IMAGES),
+    "sequences": (Serial(Conv(3, (3,), dilation=2, center=True, **WIDE), Flatten(), Dense(2)), IMAGES[1:]),
     "residual": (residual(2, 6, "weight_mean", outputs=2), VECTORS),
     "residual, images": (residual(2, 3, outputs=2, kernel_size=3, readout="pool"), IMAGES),
     "shortcut": (Residual(Serial(Dense(4), Activation("relu"), Dense(3, **WIDE)), 0.7, Dense(3, **WIDE)), VECTORS),

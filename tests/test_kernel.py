@@ -389,8 +389,12 @@ def test_wrong_shapes_without_the_shape_checks_of_the_tests(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     ok, single = np.ones((2, 4)), np.ones((2, 4), np.float32)
     for inputs, words in (
-        ([np.ones(4)], r"x1 must have shape \(inputs, features\) or \(inputs, height, width, channels\), got \(4,\)"),
-        ([np.ones((2, 3, 4))], r"x\.reshape\(len\(x\), -1\)"),
+        (
+            [np.ones(4)],
+            r"x1 must have shape \(inputs, features\) or \(inputs, \*positions, channels\) with one to three",
+        ),
+        ([np.ones((2, 1, 1, 1, 1, 4))], r"x\.reshape\(len\(x\), -1\)"),
+        ([np.ones((2, 3, 4))], r"expects vectors, got images of \(3,\) positions: put Flatten"),
         ([ok, np.ones(4)], "x2 must have shape"),
         ([ok, np.ones((2, 3))], r"got \(3,\) float"),
         ([ok, single], "float32 against"),

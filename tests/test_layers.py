@@ -49,6 +49,8 @@ from .averages import (
     one_batch,
     pairs,
     resolution,
+    sequences,
+    volumes,
 )
 from .tiers import full
 
@@ -101,6 +103,15 @@ EXACT = [  # one hidden layer, or linear: the average over draws is the kernel a
             "Conv",
             Serial(Conv(6, 3, padding="circular"), Conv(7, 3, 2, "same", w_var=1.5, b_var=0.2), Flatten(), Dense(5)),
             images,
+        ),
+        ("Conv", Serial(Conv(6, 2, dilation=2), RELU, Flatten(), Dense(5)), images),
+        ("Conv", Serial(Conv(4, 3, 2), RELU, Conv(4, (2, 1), padding="valid", groups=2), Flatten(), Dense(3)), images),
+        ("Conv", Serial(Conv(6, (3,), 2, b_var=0.1), RELU, Flatten(), Dense(5, 1.5)), sequences),
+        ("Conv", Serial(Conv(6, (2, 2, 1), padding="circular"), RELU, GlobalAvgPool(), Dense(5)), volumes),
+        (
+            "AvgPool",
+            Serial(AvgPool((2,), (1,), "same"), Conv(6, (3,)), RELU, AvgPool((2,)), Flatten(), Dense(5)),
+            sequences,
         ),
         ("AvgPool", Serial(AvgPool(2, 1, "same"), Conv(6, 3), RELU, Flatten(), Dense(5)), images),
         ("GlobalAvgPool", Serial(Conv(8, 3), Activation("gelu"), GlobalAvgPool(), Dense(5, center=True)), images),
@@ -430,7 +441,7 @@ def test_finite_networks_compute_in_the_dtype_of_their_parameters():
         (lambda: Residual(Dense(3)).init(jax.random.key(0), (-1, 4)), "give Residual a shortcut"),
         (lambda: Dense(3).apply({"w": jnp.ones((4, 3))}, np.ones(4)), "flattens"),
         (lambda: Dense(3).apply({"w": jnp.ones((4, 3))}, np.ones((2, 2, 4))), "flattens"),
-        (lambda: BatchNorm().apply((), np.ones((2, 2, 4))), "flattens"),
+        (lambda: BatchNorm().apply((), np.ones((2, 1, 1, 1, 2, 4))), "flattens"),
         (lambda: Conv(0), "got width=0, expected at least 1"),
         (lambda: Conv(3, 0), "kernel_size or window=0"),
         (lambda: Conv(3, (3, 0)), "a tuple"),
@@ -438,6 +449,17 @@ def test_finite_networks_compute_in_the_dtype_of_their_parameters():
         (lambda: Conv(3, padding="full"), "choose one of same, valid, circular"),
         (lambda: Conv(3, 5, padding="valid").init(jax.random.key(0), (-1, 4, 4, 1)), "does not fit on an image"),
         (lambda: Conv(3, 9, padding="circular").init(jax.random.key(0), (-1, 3, 3, 1)), "does not fit on an image"),
+        (lambda: Conv(3, (3,), (2, 1)), "tuples of one length"),
+        (lambda: Conv(3, (1, 1, 1, 1)), "one to three of them"),
+        (lambda: Conv(3, dilation=0), "dilation=0"),
+        (lambda: Conv(3, 3, padding="valid", dilation=2).init(jax.random.key(0), (-1, 4, 4, 1)), r"of \(5, 5\) does"),
+        (lambda: Conv(3, groups=2), "got channels=3 in groups=2"),
+        (lambda: Conv(4, groups=2).init(jax.random.key(0), (-1, 4, 4, 3)), "its 2 groups divide, got 3"),
+        (
+            lambda: Conv(3, (3,)).init(jax.random.key(0), (-1, 4, 4, 1)),
+            r"expects sequences \(batch, length, channels\)",
+        ),
+        (lambda: AvgPool((1, 1, 2)).init(jax.random.key(0), (-1, 4, 4, 1)), "expects volumes"),
         (lambda: Conv(3).init(jax.random.key(0), (-1, 16)), "do not flatten them"),
         (lambda: GlobalAvgPool().init(jax.random.key(0), (-1, 16)), "do not flatten them"),
         (lambda: AvgPool(-1), "kernel_size or window=-1"),
@@ -448,6 +470,11 @@ def test_finite_networks_compute_in_the_dtype_of_their_parameters():
 def test_bad_layers_are_named(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_groups_need_units_of_one_law():
+    with pytest.raises(NotImplementedError, match="begin with a Conv without groups"):
+        infinite_kernel(Serial(Conv(2, groups=2), Flatten()), images())
 
 
 def test_an_activation_needs_gaussian_units():

@@ -104,8 +104,25 @@ IMAGES = {
         Conv(4), Activation("erf"), SumPool(2, 1), Conv(4), Activation(), GlobalSumPool(), Dense(1)
     ),
 }
+SEQUENCES = {
+    "sequences": Serial(
+        Conv(4, (3,), (2,), "same", b_var=0.1),
+        Activation(),
+        AvgPool((2,), (1,)),
+        Conv(4, (2,)),
+        GlobalAvgPool(),
+        Dense(1),
+    ),
+}
+VOLUMES = {
+    "volumes": Serial(
+        Conv(4, (2, 2, 1), padding="circular"), Activation("erf"), Conv(4, (1, 2, 2), (2, 1, 1)), Flatten(), Dense(1)
+    ),
+}
 NETWORKS = {name: (network, X1) for name, network in VECTORS.items()}
 NETWORKS |= {name: (network, PICTURES) for name, network in IMAGES.items()}
+NETWORKS |= {name: (network, PICTURES.reshape(3, 20, 2)[:, :9]) for name, network in SEQUENCES.items()}
+NETWORKS |= {name: (network, PICTURES.reshape(3, 5, 2, 2, 2)) for name, network in VOLUMES.items()}
 
 
 # what each adds to the others is compared with loops over positions in test_convolution.py
@@ -199,6 +216,7 @@ def test_the_flag_and_the_dtype_do_not_matter():
         (Serial(Dense(4), Activation("gelu"), Dense(1, center=True)), "gelu has no closed form"),
         (Serial(Dense(4), LayerNorm(), Dense(1, center=True)), "only in a Dense right after an Activation"),
         (Serial(Conv(4), Activation(), Conv(4, center=True)), "no weight centering"),
+        (Conv(4, dilation=2), "no groups and no dilation"),
         (Residual(Serial(Dense(4), Activation())), "ends in Dense"),
     ],
 )

@@ -11,7 +11,8 @@ positions it is cheaper to form the gradient after all, layer by layer. What the
         x becomes P x and delta becomes delta / s, and the part along w' comes off: - <k, k'> with
         k = sum_p delta z / (s sqrt(m)), z = g <w', x> the output before the bias.
     bias: adds b_var <sum_p delta, sum_p delta'>.
-Other layers with parameters, a batch normalisation's gamma and beta: their gradients, as in the Jacobian contraction.
+Other layers with parameters, a batch normalisation's gamma and beta or a convolution in groups: their gradients, as in
+the Jacobian contraction.
 
 Where the batch is coupled, output c on input a has signals on all inputs of the batch: they are its positions.
 """
@@ -93,7 +94,7 @@ def factors(
     layer: SingleLayer, params: Params, x: jax.Array, signals: jax.Array, *, coupled: bool, layout: Layout
 ) -> Factors:
     """The factors of one layer's gradients, from its inputs (n, ...) and the signals at its output."""
-    if not isinstance(layer, Dense | Conv):
+    if not isinstance(layer, Dense | Conv) or (isinstance(layer, Conv) and layer.groups > 1):
         return Factors(None, None, _gradients(layer, params, x, signals, coupled=coupled), [])
     n, outputs = signals.shape[:2]
     inputs = _seen(layer, x)
@@ -172,7 +173,9 @@ def _coupled(x1: jax.Array, signals1: jax.Array, x2: jax.Array, signals2: jax.Ar
 
 def _seen(layer: Dense | Conv, x: jax.Array) -> jax.Array:
     """The inputs that each output position sees, (n, ..., fan-in)."""
-    return x if isinstance(layer, Dense) else jnp.concatenate(layer.window.parts(x, (1, 2)), -1)
+    if isinstance(layer, Dense):
+        return x
+    return jnp.concatenate(layer.window.parts(x, tuple(range(1, x.ndim - 1))), -1)
 
 
 def _gradients(

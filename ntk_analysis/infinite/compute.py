@@ -20,7 +20,7 @@ from ntk_analysis.infinite.angle_fit import angular_function
 from ntk_analysis.infinite.angle_series import AngularFunction, angular_kernel
 from ntk_analysis.infinite.distances import channel_distance, rounding_error, unit_vectors, vector_distance
 from ntk_analysis.infinite.image_tiles import PLACES, is_cut, kernel_in_tiles, side_of
-from ntk_analysis.infinite.kernel import HasKernel, Kernel
+from ntk_analysis.infinite.kernel import MOST_DIMENSIONS, HasKernel, Kernel
 from ntk_analysis.infinite.vector_tiles import TILE, propagate_in_tiles
 from ntk_analysis.infinite.zero_inputs import Numbers, may_hold_zeros, with_derivatives_at_zeros
 
@@ -111,7 +111,7 @@ def require_sound(
     """
     # underflow comes first: where a distance is not finite, it may be why
     _check_underflow(network, kernel, x1, x2, corner)
-    _check_finite(kernel, corner, images=x1.ndim == 4)
+    _check_finite(kernel, corner, images=x1.ndim > 2)
 
 
 def nodes_of(network: HasKernel, batch_norm: str, *, traced: bool) -> int | None:
@@ -268,7 +268,7 @@ def _through_layers(
     if apart:
         if x1.ndim == 2 and max(len(x1), len(second)) > TILE:
             return replace(propagate_in_tiles(network.kernel, input_kernel(x1, x2)), training=training)
-        if x1.ndim == 4 and is_cut(len(x1), len(second), x1.shape[1:3], paired=paired):
+        if x1.ndim > 2 and is_cut(len(x1), len(second), x1.shape[1:-1], paired=paired):
 
             def tile(first: jax.Array, second: jax.Array, identical: jax.Array) -> Kernel:
                 return network.kernel(input_kernel(first, second, paired=paired, identical=identical))
@@ -311,10 +311,10 @@ def checked_inputs(x1: AnyArray, x2: AnyArray | None) -> tuple[jax.Array, jax.Ar
 
 def _checked(x: Any, name: str) -> jax.Array:
     array = float_array(x, name)
-    if array.ndim not in (2, 4):
+    if not 2 <= array.ndim <= 2 + MOST_DIMENSIONS:
         raise ValueError(
-            f"{name} must have shape (inputs, features) or (inputs, height, width, channels), got {array.shape}: "
-            "flatten images with x.reshape(len(x), -1), give grey ones a channel with x[..., None]"
+            f"{name} must have shape (inputs, features) or (inputs, *positions, channels) with one to three axes of "
+            f"positions, as of images, got {array.shape}: x.reshape(len(x), -1) flattens"
         )
     if 0 in array.shape:
         raise ValueError(f"{name} holds no inputs: got shape {array.shape}")
@@ -495,7 +495,7 @@ def input_kernel(
     """Kernel of the raw inputs: x.x'/d over the features, or over the channels at each position; no NTK yet.
 
     Args:
-        x1: (n1, d) or (n1, height, width, channels).
+        x1: (n1, d) or (n1, *positions, channels).
         x2: the second inputs, or None.
         paired: whether images keep all pairs of positions.
         identical: 1 where a second input is one of the first ones, as where both are parts of a batch; else 0.
@@ -505,8 +505,11 @@ def input_kernel(
     if x1.ndim == 2:
         distance = vector_distance(unit_vectors(x1), unit_vectors(other), same=x2 is None)
     elif paired:
-        distance = channel_distance(x1[:, None, :, :, None, None], other[None, :, None, None])
-        within1, within2 = (channel_distance(x[:, :, :, None, None], x[:, None, None]) for x in (x1, other))
+        ones = (1,) * (x1.ndim - 2)
+        down1, down2 = (x.reshape(*x.shape[:-1], *ones, x.shape[-1]) for x in (x1, other))
+        across1, across2 = (x.reshape(len(x), *ones, *x.shape[1:]) for x in (x1, other))
+        distance = channel_distance(down1[:, None], across2[None])
+        within1, within2 = channel_distance(down1, across1), channel_distance(down2, across2)
     else:
         distance = channel_distance(x1[:, None], other[None])
     variance1, variance2 = jnp.mean(x1**2, axis=-1), jnp.mean(other**2, axis=-1)

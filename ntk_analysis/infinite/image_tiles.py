@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from ntk_analysis.infinite.kernel import Kernel, Units
+from ntk_analysis.infinite.kernel import Kernel, Units, position_axes
 
 PLACES = 2**18  # pairs of positions in a tile: a quarter or four times as many take up to a fifth longer in float32
 # images on a side at least where positions are paired: a tile has the pairs within each image, too, half as many as the
@@ -21,24 +21,23 @@ PLACES = 2**18  # pairs of positions in a tile: a quarter or four times as many 
 FEWEST = 4
 OF_FIRST, OF_SECOND = ("variance1", "mean1", "within1"), ("variance2", "mean2", "within2")
 OF_PAIRS = ("distance", "ntk_scaled")
-PAIRS_MIRRORED = {0: (), 2: (2, 3), 4: (4, 5, 2, 3)}  # axes of vectors, equal and paired positions, of (second, first)
 
 
 def side_of(image: tuple[int, ...], *, paired: bool) -> int:
-    """Largest number of images (height, width) on a side of a tile."""
+    """Largest number of images of these positions on a side of a tile."""
     places = math.prod(image)
     return max(math.isqrt(PLACES // places**2), FEWEST) if paired else max(math.isqrt(PLACES // places), 1)
 
 
 def is_cut(n1: int, n2: int, image: tuple[int, ...], *, paired: bool) -> bool:
-    """Whether the kernel of n1 x n2 images (height, width) is computed tile by tile."""
+    """Whether the kernel of n1 x n2 images of these positions is computed tile by tile."""
     return max(n1, n2) > side_of(image, paired=paired) if paired else n1 * n2 * math.prod(image) > PLACES
 
 
 def kernel_in_tiles(
     compute: Callable[[jax.Array, jax.Array, jax.Array], Kernel],
-    x1: Float[jax.Array, "n1 height width channels"],
-    x2: Float[jax.Array, "n2 height width channels"] | None = None,
+    x1: Float[jax.Array, "n1 *positions channels"],
+    x2: Float[jax.Array, "n2 *positions channels"] | None = None,
     *,
     paired: bool = False,
 ) -> Kernel:
@@ -50,15 +49,15 @@ def kernel_in_tiles(
     Args:
         compute: function of images (m1, h, w, c) and (m2, h, w, c), and an array (m1, m2) that is 1 where the two are
             one and the same image, else 0. It returns the kernel behind a network that treats each pair by itself.
-        x1: images (n1, h, w, c).
-        x2: images (n2, h, w, c), or None for x1 with itself.
+        x1: images (n1, h, w, c), sequences or volumes.
+        x2: the same (n2, ...), or None for x1 with itself.
         paired: whether the network needs all pairs of positions, not equal positions only.
 
     Raises:
         NotImplementedError: the network normalises over the batch, or has a layer without an infinite-width kernel.
     """
     second = x1 if x2 is None else x2
-    side = side_of(x1.shape[1:3], paired=paired)
+    side = side_of(x1.shape[1:-1], paired=paired)
     rows, columns = _tiles(x1, side), _tiles(second, side)
     number, corners = _numbered(len(rows), len(columns), symmetric=x2 is None)
 
@@ -84,7 +83,8 @@ def kernel_in_tiles(
     tiles["ntk_scaled"] = tiles["ntk_scaled"] * factor.reshape(-1, *(1,) * (tiles["ntk_scaled"].ndim - 1))
     joined = {name: _along(tiles[name], number[:, -1])[: len(x1)] for name in OF_FIRST if name in tiles}
     joined |= {name: _along(tiles[name], number[0])[: len(second)] for name in OF_SECOND if name in tiles}
-    joined |= {name: _joined(tiles[name], number, x2 is None)[: len(x1), : len(second)] for name in OF_PAIRS}
+    mirrored = _mirrored(tiles["distance"].ndim - 1, paired="within1" in tiles) if x2 is None else None
+    joined |= {name: _joined(tiles[name], number, mirrored)[: len(x1), : len(second)] for name in OF_PAIRS}
     error = jnp.max(tiles["relative_error"])
     return Kernel(
         **joined,  # type: ignore[arg-type]
@@ -96,10 +96,10 @@ def kernel_in_tiles(
 
 
 def _tiles(x: jax.Array, side: int) -> jax.Array:
-    """The images as tiles (tiles, images in each, height, width, channels); the last image fills the last tile."""
+    """The images as tiles (tiles, images in each, *positions, channels); the last image fills the last tile."""
     count = -(-len(x) // side)
     size = -(-len(x) // count)
-    padded = jnp.pad(x, ((0, count * size - len(x)), (0, 0), (0, 0), (0, 0)), mode="edge")
+    padded = jnp.pad(x, ((0, count * size - len(x)), *((0, 0),) * (x.ndim - 1)), mode="edge")
     return padded.reshape(count, size, *x.shape[1:])
 
 
@@ -116,14 +116,22 @@ def _along(values: jax.Array, number: np.ndarray) -> jax.Array:
     return values[number].reshape(-1, *values.shape[2:])
 
 
-def _joined(values: jax.Array, number: np.ndarray, symmetric: bool) -> jax.Array:
-    """Values of all pairs, from tiles (m, m1, m2, ...); of images with themselves below the diagonal those above it."""
+def _mirrored(ndim: int, *, paired: bool) -> tuple[int, ...]:
+    """The axes of pairs of so many axes in the order in which they are those of (second, first) inputs."""
+    first, second = position_axes(ndim) if paired else ((), tuple(range(2, ndim)))
+    return (1, 0, *second, *first)
+
+
+def _joined(values: jax.Array, number: np.ndarray, mirrored: tuple[int, ...] | None) -> jax.Array:
+    """Values of all pairs, from tiles (m, m1, m2, ...); of images with themselves below the diagonal those above it.
+
+    `mirrored` are their axes then, in the order of (second, first), else None.
+    """
     (rows, columns), (_, size1, size2, *pairs) = number.shape, values.shape
     joined = jnp.swapaxes(values[number], 1, 2).reshape(rows * size1, columns * size2, *pairs)
-    if not symmetric:
+    if mirrored is None:
         return joined
     # within a tile on the diagonal, too: programs may round the two sides of a pair differently
     row, column = jnp.arange(rows * size1), jnp.arange(columns * size2)
     below = (row[:, None] > column[None]).reshape(len(row), len(column), *(1,) * len(pairs))
-    mirrored = joined.transpose(1, 0, *PAIRS_MIRRORED[len(pairs)])
-    return jnp.where(below, mirrored, joined)
+    return jnp.where(below, joined.transpose(mirrored), joined)

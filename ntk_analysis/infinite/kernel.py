@@ -26,6 +26,7 @@ SAVED = (
     *("within1", "within2", "law", "joint", "approximation_error", "training"),
 )
 NOT_ALWAYS = {"within1", "within2", "training"}
+MOST_DIMENSIONS = 3  # axes of positions: sequences have one, images two, volumes three
 LARGEST_SCALED_NTK = 2.0**40  # the NTK is rescaled before it leaves this range; float32 still holds its square
 
 
@@ -71,14 +72,16 @@ class Kernel:
     matrix has lost them; the NTK is kept as `ntk_scaled` * exp(`log_scale`), so that a depth of 10,000 neither
     overflows nor loses its ratios. All arrays share one floating dtype.
 
-    Vectors have no positions. Images have (height, width) positions, and their pairs are either the same position in
-    both images (which is all that a network with a flattening read-out needs) or every position with every position.
+    Vectors have no positions. Images have (height, width) positions, sequences (length,), volumes (depth, height,
+    width); their pairs are either the same position in both (which is all that a network with a flattening read-out
+    needs) or every position with every position.
 
     Attributes:
         variance1: (n1, *positions) variance of each unit on the first inputs (second moment, after an activation).
         variance2: (n2, *positions) the same on the second inputs.
         distance: (n1, n2, *pairs) cosine distance 1 - correlation, uncentered after an activation; pairs are () for
-            vectors, (h, w) for images at equal positions, (h, w, h, w) at all pairs of positions.
+            vectors, (h, w) for images at equal positions, (h, w, h, w) at all pairs of positions; sequences and volumes
+            likewise.
         mean1: (n1, *positions) mean across channels, which weight centering removes.
         mean2: (n2, *positions) the same on the second inputs.
         ntk_scaled: (n1, n2, *pairs) NTK times exp(-log_scale).
@@ -125,7 +128,7 @@ class Kernel:
 
     @property
     def positions(self) -> tuple[int, ...]:
-        """(height, width) of images, () for vectors."""
+        """(height, width) of images, one axis for sequences, three for volumes, () for vectors."""
         return self.variance1.shape[1:]
 
     @property
@@ -420,34 +423,49 @@ def divided(kernel: Kernel, deviation1: jax.Array, deviation2: jax.Array) -> Ker
 
 
 def tall(values: jax.Array) -> jax.Array:
-    """(n, h, w) as rows of pairs of positions within each input: (n, h, w, 1, 1)."""
-    return values[:, :, :, None, None]
+    """(n, *positions) as rows of pairs of positions within each input: (n, h, w, 1, 1) of images."""
+    return values.reshape(*values.shape, *(1,) * (values.ndim - 1))
 
 
 def wide(values: jax.Array) -> jax.Array:
-    """(n, h, w) as columns of pairs of positions within each input: (n, 1, 1, h, w)."""
-    return values[:, None, None]
+    """(n, *positions) as columns of pairs of positions within each input: (n, 1, 1, h, w) of images."""
+    return values.reshape(len(values), *(1,) * (values.ndim - 1), *values.shape[1:])
 
 
 def as_one_batch(pairs: jax.Array) -> jax.Array:
     """Pairs (n1, n2, h, w, h, w) of all images and positions as a matrix (n1 h w, n2 h w); one of vectors stays."""
     if pairs.ndim == 2:
         return pairs
-    n1, n2, *image = pairs.shape
-    places = math.prod(image[:2])
-    return pairs.transpose(0, 2, 3, 1, 4, 5).reshape(n1 * places, n2 * places)
+    n1, n2, *both = pairs.shape
+    first, second = position_axes(pairs.ndim)
+    places = math.prod(both[: len(first)])
+    return pairs.transpose(0, *first, 1, *second).reshape(n1 * places, n2 * places)
 
 
 def as_pairs(matrix: jax.Array, n: int, positions: tuple[int, ...]) -> jax.Array:
     """The inverse of `as_one_batch`, for n images with themselves."""
     if not positions:
         return matrix
-    return matrix.reshape(n, *positions, n, *positions).transpose(0, 3, 1, 2, 4, 5)
+    k = len(positions)
+    axes = (0, k + 1, *range(1, k + 1), *range(k + 2, 2 * k + 2))
+    return matrix.reshape(n, *positions, n, *positions).transpose(axes)
 
 
 def within_inputs(pairs: jax.Array) -> jax.Array:
     """The pairs of positions within each image, (n, h, w, h, w), of pairs of a batch with itself."""
-    return jnp.einsum("aahwij->ahwij", pairs)
+    return jnp.einsum("aa...->a...", pairs)
+
+
+def equal_positions(pairs: jax.Array, positions: int) -> jax.Array:
+    """The pairs of equal positions, (..., h, w) of (..., h, w, h, w); `positions` is the number of their axes."""
+    axes = "hwd"[:positions]
+    return jnp.einsum(f"...{axes}{axes}->...{axes}", pairs)
+
+
+def position_axes(ndim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The axes of the first and of the second inputs' positions in pairs of all positions of so many axes."""
+    k = (ndim - 2) // 2
+    return tuple(range(2, 2 + k)), tuple(range(2 + k, 2 + 2 * k))
 
 
 def add_ntk(kernel: Kernel, addition: jax.Array, log_scale: jax.Array | float = 0.0) -> Kernel:

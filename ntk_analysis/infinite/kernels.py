@@ -108,7 +108,8 @@ def infinite_kernel(
 
     Args:
         network: a layer or a composition of layers.
-        x1: (n1, d) vectors, or (n1, height, width, channels) images, float32 or float64; see `arrays` for all else.
+        x1: (n1, d) vectors, (n1, height, width, channels) images, or sequences and volumes, which have one and three
+            axes of positions; float32 or float64; see `arrays` for all else.
         x2: (n2, ...) inputs of the same features and dtype, or None.
         statistics: "x1": every batch normalisation has the statistics of x1, and the kernel is that of [x1; x2]. None:
             those of the one joint batch. A network without batch normalisation has the same kernel either way.

@@ -161,10 +161,17 @@ def check_rank(x: AnyArray, layer: object) -> None:
         )
 
 
-def check_image(shape: Shape, layer: object) -> None:
-    """Raises ValueError unless the shape is (batch, height, width, channels)."""
-    if len(shape) != 4:
+def check_image(shape: Shape, layer: object, dimensions: int | None = 2) -> None:
+    """Raises ValueError unless the shape is a batch of sequences (one), images (two) or volumes (three dimensions).
+
+    With None it is any of them.
+    """
+    if dimensions is None and len(shape) > 2:
+        return
+    if dimensions is None or len(shape) != dimensions + 2:
+        what = {1: "sequences (batch, length, channels)", 3: "volumes (batch, depth, height, width, channels)"}
+        expected = what.get(dimensions or 2, "images (batch, height, width, channels)")
         raise ValueError(
-            f"{layer} expects images (batch, height, width, channels), got {len(shape)} axes: do not flatten them, and "
-            "give grey ones a channel with x[..., None]"
+            f"{layer} expects {expected}, got {len(shape)} axes: do not flatten them, and give grey ones a channel "
+            "with x[..., None]"
         )

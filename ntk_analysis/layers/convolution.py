@@ -1,58 +1,71 @@
-"""Two-dimensional convolution: straight, weight-centered or weight-standardised."""
+"""Convolution in one to three dimensions: straight, weight-centered or weight-standardised."""
 
 from dataclasses import KW_ONLY, dataclass, replace
 
 import jax
 import jax.numpy as jnp
 
+from ntk_analysis.common.arrays import whole_number
 from ntk_analysis.common.pytrees import Number
 from ntk_analysis.infinite import covariances
 from ntk_analysis.infinite.distances import rounding_error
 from ntk_analysis.infinite.kernel import Kernel, map_covariance, rounding
 from ntk_analysis.layers.base import Params, Shape, SingleLayer, check_image
 from ntk_analysis.layers.weights import Weights, check_weights
-from ntk_analysis.layers.windows import Padding, Window, window
+from ntk_analysis.layers.windows import Padding, Size, Window, window
 
 
 @dataclass(frozen=True)
 class Conv(SingleLayer):
-    """Convolution of images (batch, height, width, channels) in NTK parametrisation.
+    """Convolution of images (batch, height, width, channels), sequences or volumes, in NTK parametrisation.
 
-    The fan-in n is channels x kernel height x kernel width, padding included, and everything else is as in `Dense`:
+    Sizes that are one number are those of images; a tuple of one, (3,), makes a convolution of sequences (batch,
+    length, channels), a tuple of three one of volumes (batch, depth, height, width, channels).
+
+    The fan-in n is channels x places in the window, padding included, and everything else is as in `Dense`:
     centering subtracts each unit's mean over the whole fan-in. At infinite width, with window places d,
         K'(p, p') = w_var (mean_d K(p+d, p'+d) - m(p) m(p')) + b_var,    m(p) = mean_d m(p+d),
     with the terms in m only if centered, and zero padding counting as 0 (Garriga-Alonso et al. 2019; Arora et al.
     2019).
     The gain w_var/(n - 1) of centered weights is exact at every width in `Dense`, but not here: the positions of one
     channel depend on each other, and the variance is off by a relative O(1/channels).
+    With groups each output channel sees the channels of one group only, whose number is taken to infinity: the kernel
+    stays. So a depthwise convolution, of groups of one channel, has none, and the network's inputs have no groups.
 
     Attributes:
         channels: number of output channels.
-        kernel_size: size of the kernel, one number or (height, width).
-        stride: step of the window, one number or (height, width).
+        kernel_size: size of the kernel, one number or a tuple, such as (height, width).
+        stride: step of the window, one number or a tuple.
         padding: "same" (zeros), "circular" or "valid" (none).
         w_var: variance of the weights (sigma_w^2), >= 0.
         b_var: variance of the biases (sigma_b^2), >= 0; 0 means no bias parameters.
         center: whether each unit's mean weight is subtracted.
         standardize: whether it is subtracted and the weights are divided by their standard deviation.
+        dilation: distance between the places of the window, one number or a tuple; 1 leaves no gaps.
+        groups: number of groups of channels, a divisor of the numbers of input and of output channels.
     """
 
     channels: int
-    kernel_size: int | tuple[int, int] = 3
-    stride: int | tuple[int, int] = 1
+    kernel_size: Size = 3
+    stride: Size = 1
     padding: Padding = "same"
     _: KW_ONLY
     w_var: Number = 1.0
     b_var: Number = 0.0
     center: bool = False
     standardize: bool = False
+    dilation: Size = 1
+    groups: int = 1
 
     couples_batch = False
     ends_in_weights = True
 
     def __post_init__(self) -> None:
         check_weights(self.channels, self.weights)
-        window(self.kernel_size, self.stride, self.padding)
+        _ = self.window
+        whole_number(self.groups, "groups")
+        if self.channels % self.groups:
+            raise ValueError(f"got channels={self.channels} in groups={self.groups}, expected a multiple of the groups")
 
     @property
     def weights(self) -> Weights:
@@ -62,34 +75,57 @@ class Conv(SingleLayer):
     @property
     def window(self) -> Window:
         """The window that each output position sees."""
-        return window(self.kernel_size, self.stride, self.padding)
+        return window(self.kernel_size, self.stride, self.padding, self.dilation)
 
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
-        check_image(input_shape, self)
+        check_image(input_shape, self, self.window.dimensions)
         batch, *image, channels = input_shape
-        params = self.weights.init(key, (*self.window.size, channels, self.channels), self)
+        if channels % self.groups:
+            raise ValueError(f"{self} expects channels that its {self.groups} groups divide, got {channels}")
+        params = self.weights.init(key, (*self.window.size, channels // self.groups, self.channels), self)
         return (batch, *self.window.output(tuple(image)), self.channels), params
 
     def compute(self, params: Params, x: jax.Array) -> jax.Array:
-        check_image(x.shape, self)
-        self.window.output(x.shape[1:3])
-        padded = self.window.padded(x, (1, 2))
+        window = self.window
+        check_image(x.shape, self, window.dimensions)
+        window.output(x.shape[1:-1])
+        padded = window.padded(x, tuple(range(1, x.ndim - 1)))
 
         def convolve(w: jax.Array) -> jax.Array:
             return jax.lax.conv_general_dilated(
-                padded, w, self.window.stride, "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest"
+                padded,
+                w,
+                window.stride,
+                "VALID",
+                rhs_dilation=window.dilation,
+                dimension_numbers=layout(window.dimensions),
+                feature_group_count=self.groups,
+                precision="highest",
             )
 
         return self.weights.apply(params, convolve)
 
     def kernel(self, kernel: Kernel) -> Kernel:
-        check_image((0, *kernel.positions, 0), self)
+        check_image((0, *kernel.positions, 0), self, self.window.dimensions)
+        if self.groups > 1 and kernel.law == "inputs":
+            raise NotImplementedError(
+                f"{self} stands on the inputs, whose groups of channels differ, so that its units do: begin with a "
+                "Conv without groups"
+            )
         return self.weights.kernel(slide(kernel, self.window), self)
+
+
+def layout(dimensions: int) -> tuple[str, str, str]:
+    """The axes of inputs, weights and outputs in JAX's words: channels are the last one."""
+    positions = "DHW"[-dimensions:]
+    return f"N{positions}C", f"{positions}IO", f"N{positions}C"
 
 
 def slide(kernel: Kernel, window: Window) -> Kernel:
     """Mean of the kernel over a window that moves over both inputs in step."""
-    rows, columns = ((-4, -3), (-2, -1)) if kernel.paired else ((-2, -1), (-2, -1))
+    k = len(kernel.positions)
+    columns = tuple(range(-k, 0))
+    rows = tuple(range(-2 * k, -k)) if kernel.paired else columns
 
     def propagate(covariance: covariances.Covariance, mean1: jax.Array, mean2: jax.Array) -> covariances.Covariance:
         del mean1, mean2
@@ -98,8 +134,8 @@ def slide(kernel: Kernel, window: Window) -> Kernel:
     slid = map_covariance(
         kernel,
         propagate,
-        mean1=window.mean(kernel.mean1, (-2, -1)),
-        mean2=window.mean(kernel.mean2, (-2, -1)),
+        mean1=window.mean(kernel.mean1, columns),
+        mean2=window.mean(kernel.mean2, columns),
         ntk_scaled=window.mean(kernel.ntk_scaled, *((rows, columns) if kernel.paired else (rows,))),
     )
     return with_windowed_error(slid)

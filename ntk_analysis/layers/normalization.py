@@ -12,7 +12,15 @@ from ntk_analysis.batch_norm.checks import check_eps
 from ntk_analysis.common.arrays import whole_number
 from ntk_analysis.common.pytrees import Number
 from ntk_analysis.infinite import covariances
-from ntk_analysis.infinite.kernel import BatchNormalized, Kernel, as_one_batch, divided, map_covariance, rounding
+from ntk_analysis.infinite.kernel import (
+    MOST_DIMENSIONS,
+    BatchNormalized,
+    Kernel,
+    as_one_batch,
+    divided,
+    map_covariance,
+    rounding,
+)
 from ntk_analysis.layers.activation import batch_normalized
 from ntk_analysis.layers.base import Params, Shape, SingleLayer
 
@@ -75,10 +83,10 @@ class BatchNorm(_Normalization):
         return input_shape, params or ()
 
     def compute(self, params: Params, x: jax.Array) -> jax.Array:
-        if x.ndim not in (2, 4):
+        if not 2 <= x.ndim <= 2 + MOST_DIMENSIONS:
             raise ValueError(
-                f"{self} expects (batch, features) or (batch, height, width, channels), got shape {tuple(x.shape)}: "
-                "x.reshape(len(x), -1) flattens"
+                f"{self} expects (batch, features) or (batch, *positions, channels) with one to three axes of "
+                f"positions, got shape {tuple(x.shape)}: x.reshape(len(x), -1) flattens"
             )
         if x.shape[0] < 2:
             raise ValueError(f"{self} needs a batch of at least 2 inputs, got {x.shape[0]}")
@@ -227,7 +235,7 @@ class GroupNorm(_Normalization):
                 "before it"
             )
         one, other = (
-            safe_sqrt(jnp.broadcast_to(jnp.mean(q, axis=(1, 2), keepdims=True) + self.eps, q.shape))
+            safe_sqrt(jnp.broadcast_to(jnp.mean(q, axis=tuple(range(1, q.ndim)), keepdims=True) + self.eps, q.shape))
             for q in (kernel.variance1, kernel.variance2)
         )
         return divided(kernel, one, other)

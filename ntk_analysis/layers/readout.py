@@ -9,15 +9,15 @@ import jax.numpy as jnp
 
 from ntk_analysis.activations.angles import geometric_mean, into_range, safe_divide, safe_sqrt
 from ntk_analysis.infinite import covariances
-from ntk_analysis.infinite.kernel import Kernel, add_ntk, map_covariance, rounding, tall, wide
+from ntk_analysis.infinite.kernel import Kernel, add_ntk, equal_positions, map_covariance, rounding, tall, wide
 from ntk_analysis.layers.base import Params, Shape, SingleLayer, check_image
 from ntk_analysis.layers.convolution import with_windowed_error
-from ntk_analysis.layers.windows import Axes, Padding, Window, window
+from ntk_analysis.layers.windows import Axes, Padding, Size, Window, window
 
 
 @dataclass(frozen=True)
 class Flatten(SingleLayer):
-    """Images (batch, h, w, channels) as vectors (batch, h w channels); vectors stay as they are.
+    """Images (batch, h, w, channels), sequences or volumes as vectors (batch, h w channels); vectors stay as they are.
 
     At infinite width it takes the mean over equal positions, K' = mean_p K(p, p), and likewise for Theta and the
     channel means. The features at different positions have different laws, so a dense layer must come next.
@@ -42,17 +42,19 @@ class Flatten(SingleLayer):
         if not kernel.positions:
             return kernel
         kernel = at_equal_positions(kernel)
+        single = tuple(range(1, 1 + len(kernel.positions)))
+        pairs = tuple(axis + 1 for axis in single)
 
         def propagate(covariance: covariances.Covariance, mean1: jax.Array, mean2: jax.Array) -> covariances.Covariance:
             del mean1, mean2
-            return covariances.mean(covariance, (2, 3))
+            return covariances.mean(covariance, pairs)
 
         flat = map_covariance(
             kernel,
             propagate,
-            mean1=jnp.mean(kernel.mean1, (1, 2)),
-            mean2=jnp.mean(kernel.mean2, (1, 2)),
-            ntk_scaled=jnp.mean(kernel.ntk_scaled, (2, 3)),
+            mean1=jnp.mean(kernel.mean1, single),
+            mean2=jnp.mean(kernel.mean2, single),
+            ntk_scaled=jnp.mean(kernel.ntk_scaled, pairs),
             law="inputs" if kernel.law == "inputs" else "activated",
         )
         return with_windowed_error(flat)
@@ -62,28 +64,25 @@ def at_equal_positions(kernel: Kernel) -> Kernel:
     """The kernel of images without the pairs of different positions."""
     if not kernel.paired:
         return kernel
-    distance, ntk_scaled = _equal(kernel.distance), _equal(kernel.ntk_scaled)
+    distance, ntk_scaled = (equal_positions(of, len(kernel.positions)) for of in (kernel.distance, kernel.ntk_scaled))
     return replace(kernel, distance=distance, ntk_scaled=ntk_scaled, within1=None, within2=None)
-
-
-def _equal(pairs: jax.Array) -> jax.Array:
-    return jnp.einsum("abhwhw->abhw", pairs)
 
 
 @dataclass(frozen=True)
 class AvgPool(SingleLayer):
     """Mean over windows of (batch, height, width, channels); padding counts as zeros (as the image, if circular).
 
-    At infinite width K'(P, P') is the mean of K(p, p') over both windows, so all pairs of positions are kept.
+    Sequences and volumes have windows of one and three numbers, as in `Conv`. At infinite width K'(P, P') is the mean
+    of K(p, p') over both windows, so all pairs of positions are kept.
 
     Attributes:
-        window: size of the window, one number or (height, width).
-        stride: step of the window, one number or (height, width); None is the size of the window.
+        window: size of the window, one number or a tuple, such as (height, width).
+        stride: step of the window, one number or a tuple; None is the size of the window.
         padding: padding of the image, "same", "circular" or "valid".
     """
 
-    window: int | tuple[int, int] = 2
-    stride: int | tuple[int, int] | None = None
+    window: Size = 2
+    stride: Size | None = None
     padding: Padding = "valid"
 
     couples_batch = False
@@ -102,23 +101,23 @@ class AvgPool(SingleLayer):
 
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
         del key
-        check_image(input_shape, self)
+        check_image(input_shape, self, self.moving.dimensions)
         batch, *image, channels = input_shape
         return (batch, *self.moving.output(tuple(image)), channels), ()
 
     def compute(self, params: Params, x: jax.Array) -> jax.Array:
         del params
-        check_image(x.shape, self)
-        return self.moving.mean(x, (1, 2))
+        check_image(x.shape, self, self.moving.dimensions)
+        return self.moving.mean(x, tuple(range(1, x.ndim - 1)))
 
     def kernel(self, kernel: Kernel) -> Kernel:
-        check_image((0, *kernel.positions, 0), self)
+        check_image((0, *kernel.positions, 0), self, self.moving.dimensions)
         return pooled(kernel, self.moving.mean, sum(self.moving.size))
 
 
 @dataclass(frozen=True)
 class GlobalAvgPool(SingleLayer):
-    """Mean over all positions: (batch, height, width, channels) to (batch, channels).
+    """Mean over all positions: images, sequences or volumes (batch, *positions, channels) to (batch, channels).
 
     At infinite width K' = mean_{p, p'} K(p, p'), so all pairs of positions are kept up to here.
     """
@@ -132,19 +131,20 @@ class GlobalAvgPool(SingleLayer):
 
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
         del key
-        check_image(input_shape, self)
+        check_image(input_shape, self, None)
         return (input_shape[0], input_shape[-1]), ()
 
     def compute(self, params: Params, x: jax.Array) -> jax.Array:
         del params
-        check_image(x.shape, self)
-        return jnp.mean(x, (1, 2))
+        check_image(x.shape, self, None)
+        return jnp.mean(x, tuple(range(1, x.ndim - 1)))
 
     def kernel(self, kernel: Kernel) -> Kernel:
-        check_image((0, *kernel.positions, 0), self)
+        check_image((0, *kernel.positions, 0), self, None)
         one = at_equal_positions(pooled(kernel, _mean_of_all, sum(kernel.positions)))
-        sides = {name: getattr(one, name)[:, 0, 0] for name in ("variance1", "variance2", "mean1", "mean2")}
-        return replace(one, **sides, distance=one.distance[:, :, 0, 0], ntk_scaled=one.ntk_scaled[:, :, 0, 0])
+        sides = {name: getattr(one, name).reshape(-1) for name in ("variance1", "variance2", "mean1", "mean2")}
+        pairs = {name: getattr(one, name).reshape(one.distance.shape[:2]) for name in ("distance", "ntk_scaled")}
+        return replace(one, **sides, **pairs)
 
 
 @dataclass(frozen=True)
@@ -154,8 +154,8 @@ class SumPool(AvgPool):
     At infinite width K'(P, P') is the sum of K(p, p') over both windows.
 
     Attributes:
-        window: size of the window, one number or (height, width).
-        stride: step of the window, one number or (height, width); None is the size of the window.
+        window: size of the window, one number or a tuple, such as (height, width).
+        stride: step of the window, one number or a tuple; None is the size of the window.
         padding: padding of the image, "same", "circular" or "valid".
     """
 
@@ -170,7 +170,7 @@ class SumPool(AvgPool):
 
 @dataclass(frozen=True)
 class GlobalSumPool(GlobalAvgPool):
-    """Sum over all positions: (batch, height, width, channels) to (batch, channels).
+    """Sum over all positions: images, sequences or volumes (batch, *positions, channels) to (batch, channels).
 
     At infinite width K' = sum_{p, p'} K(p, p').
     """
@@ -178,7 +178,7 @@ class GlobalSumPool(GlobalAvgPool):
     couples_batch = False
 
     def compute(self, params: Params, x: jax.Array) -> jax.Array:
-        return math.prod(x.shape[1:3]) * super().compute(params, x)
+        return math.prod(x.shape[1:-1]) * super().compute(params, x)
 
     def kernel(self, kernel: Kernel) -> Kernel:
         return multiplied(super().kernel(kernel), float(math.prod(kernel.positions)))
@@ -196,7 +196,7 @@ def multiplied(kernel: Kernel, factor: float) -> Kernel:
 
 
 def _mean_of_all(array: jax.Array, axes: Axes) -> jax.Array:
-    """Mean along two axes, which stay with length 1; along one after the other, as longer sums round more often."""
+    """Mean along these axes, which stay with length 1; along one after the other, as longer sums round more often."""
     for axis in reversed(axes):
         array = jnp.mean(array, axis, keepdims=True)
     return array
@@ -211,10 +211,11 @@ def pooled(kernel: Kernel, mean: Callable[[jax.Array, Axes], jax.Array], side: i
 
     Args:
         kernel: kernel at all pairs of positions.
-        mean: function mean(array, two axes) that averages over a window, along one axis after the other.
-        side: number of rows of a window and of its columns, added.
+        mean: function mean(array, axes) that averages over a window, along one axis after the other.
+        side: number of rows of a window and of its columns, added; of all its sides.
     """
-    rows, columns = (-4, -3), (-2, -1)
+    k = len(kernel.positions)
+    rows, columns = tuple(range(-2 * k, -k)), tuple(range(-k, 0))
     eps = rounding(kernel)
     each = eps * (2.5 + side)  # of a mean over two windows: five halves of each term, a half of each sum and quotient
 
@@ -228,7 +229,7 @@ def pooled(kernel: Kernel, mean: Callable[[jax.Array, Axes], jax.Array], side: i
 
     cross = both(kernel.covariance.value)
     self1, self2 = (both(within.value) for within in kernel.within)
-    variance1, variance2 = (jnp.maximum(jnp.einsum("ahwhw->ahw", values), 0) for values in (self1, self2))
+    variance1, variance2 = (jnp.maximum(equal_positions(values, k), 0) for values in (self1, self2))
     of1, of2 = (
         (after, canceling(before, after))
         for before, after in ((kernel.variance1, variance1), (kernel.variance2, variance2))
@@ -243,10 +244,11 @@ def pooled(kernel: Kernel, mean: Callable[[jax.Array, Axes], jax.Array], side: i
         error, kept = each * canceled + 2.5 * eps, apart >= 4 * eps * canceled
         return jnp.where(kept, apart, 0), jnp.where(kept, error / jax.lax.stop_gradient(jnp.where(kept, apart, 1)), 0)
 
-    apart, error = distance(cross, [q[:, None, :, :, None, None] for q in of1], [q[None, :, None, None] for q in of2])
+    apart, error = distance(cross, [tall(q)[:, None] for q in of1], [wide(q)[None] for q in of2])
     # a distance that became 0 although the inputs differ in the window is lost: an error of all of it
-    differ = mean(jnp.where(_equal(kernel.known_distance) > 0, 1.0, 0.0).astype(apart.dtype), columns) > 0
-    lost = jnp.any(differ & (_equal(apart) == 0))
+    apart_before = equal_positions(kernel.known_distance, k) > 0
+    differ = mean(jnp.where(apart_before, 1.0, 0.0).astype(apart.dtype), columns) > 0
+    lost = jnp.any(differ & (equal_positions(apart, k) == 0))
     return replace(
         kernel,
         variance1=variance1,

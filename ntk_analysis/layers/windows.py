@@ -1,4 +1,4 @@
-"""Windows that slide over images: padding, strides, and what they do to kernels."""
+"""Windows that slide over images, sequences and volumes: padding, strides, and what they do to kernels."""
 
 import math
 from collections.abc import Sequence
@@ -10,24 +10,38 @@ import jax.numpy as jnp
 
 from ntk_analysis.activations.angles import into_range, safe_divide, safe_sqrt
 from ntk_analysis.infinite.covariances import Covariance
+from ntk_analysis.infinite.kernel import MOST_DIMENSIONS
 
 Padding: TypeAlias = Literal["same", "valid", "circular"]
 PADDINGS: tuple[str, ...] = get_args(Padding)
-Axes: TypeAlias = tuple[int, int]
+Axes: TypeAlias = tuple[int, ...]
 Size: TypeAlias = int | tuple[int, ...]
+DIMENSIONS = 2  # of a window whose sizes are single numbers
 
 
 @dataclass(frozen=True)
 class Window:
-    """A window of `size` positions moved in steps of `stride` over an image that is padded.
+    """A window of `size` positions, `dilation` apart, moved in steps of `stride` over an image that is padded.
 
-    "same" pads with zeros and "circular" with the opposite edge, both to ceil(size of the image / stride) outputs;
-    "valid" pads nothing. If an odd number of rows is needed, the larger part is added at the end.
+    Images may have one to three axes of positions. "same" pads with zeros and "circular" with the opposite edge, both
+    to ceil(size of the image / stride) outputs; "valid" pads nothing. If an odd number of rows is needed, the larger
+    part is added at the end.
     """
 
-    size: tuple[int, int]
-    stride: tuple[int, int]
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
     padding: Padding
+    dilation: tuple[int, ...]
+
+    @property
+    def dimensions(self) -> int:
+        """Number of axes of positions."""
+        return len(self.size)
+
+    @property
+    def span(self) -> tuple[int, ...]:
+        """Numbers of positions from the first to the last place of the window, both included."""
+        return tuple((k - 1) * apart + 1 for k, apart in zip(self.size, self.dilation, strict=True))
 
     @property
     def places(self) -> int:
@@ -35,41 +49,43 @@ class Window:
         return math.prod(self.size)
 
     def pads(self, image: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-        """Numbers of rows and columns to add before and after."""
+        """Numbers of positions to add before and after, along each axis."""
         return tuple(self._pad(side, n) for side, n in enumerate(image))
 
     def output(self, image: tuple[int, ...]) -> tuple[int, ...]:
-        """Height and width of the result.
+        """Positions of the result.
 
         Raises:
             ValueError: the window is larger than the image (padded by at most the image's size, where circular).
         """
         pads = self.pads(image)
         padded = [n + sum(pad) for n, pad in zip(image, pads, strict=True)]
-        too_large = any(k > n for k, n in zip(self.size, padded, strict=True))
+        too_large = any(k > n for k, n in zip(self.span, padded, strict=True))
         if too_large or (self.padding == "circular" and any(max(p) > n for p, n in zip(pads, image, strict=True))):
             raise ValueError(
-                f"a window of {self.size} does not fit on an image of {tuple(image)} with padding {self.padding!r}: "
+                f"a window of {self.span} does not fit on an image of {tuple(image)} with padding {self.padding!r}: "
                 "use a smaller window or padding 'same'"
             )
-        return tuple((n - k) // step + 1 for n, k, step in zip(padded, self.size, self.stride, strict=True))
+        return tuple((n - k) // step + 1 for n, k, step in zip(padded, self.span, self.stride, strict=True))
 
     def padded(self, array: jax.Array, axes: Axes) -> jax.Array:
-        """The array with these two axes padded."""
+        """The array with these axes padded."""
         return self._padded(array, {axis: self._pad(side, array.shape[axis]) for side, axis in enumerate(axes)})
 
     def parts(self, array: jax.Array, axes: Axes) -> list[jax.Array]:
         """The parts of the array that each of the places in the window sees."""
         self.output(tuple(array.shape[axis] for axis in axes))
-        rows = self._seen(array, 0, axes[:1])
-        return [part for row in rows for part in self._seen(row, 1, axes[1:])]
+        parts = [array]
+        for side, axis in enumerate(axes):
+            parts = [seen for part in parts for seen in self._seen(part, side, [axis])]
+        return parts
 
-    def mean(self, array: jax.Array, *pairs_of_axes: Axes) -> jax.Array:
-        """Mean over the window, padding included; along several pairs of axes the window moves in step."""
-        for axes in pairs_of_axes:
+    def mean(self, array: jax.Array, *positions: Axes) -> jax.Array:
+        """Mean over the window, padding included; along the positions of several images it moves in step."""
+        for axes in positions:
             self.output(tuple(array.shape[axis] for axis in axes))
-        for side in range(2):  # over columns of the window, then over rows: 3 + 3 terms in place of 3 x 3
-            seen = self._seen(array, side, [axes[side] for axes in pairs_of_axes])
+        for side in range(self.dimensions):  # along one axis after the other: 3 + 3 terms in place of 3 x 3
+            seen = self._seen(array, side, [axes[side] for axes in positions])
             array = sum(seen[1:], seen[0])
         return array / self.places
 
@@ -97,11 +113,11 @@ class Window:
     def _seen(self, array: jax.Array, side: int, axes: Sequence[int]) -> list[jax.Array]:
         """The parts of the array that the places along one side of the window see; the axes have one length."""
         pad = self._pad(side, array.shape[axes[0]])
-        n = (array.shape[axes[0]] + sum(pad) - self.size[side]) // self.stride[side] + 1
+        n = (array.shape[axes[0]] + sum(pad) - self.span[side]) // self.stride[side] + 1
         # fused, XLA would look for the border anew in each of the parts
         (padded,) = _materialized([self._padded(array, dict.fromkeys(axes, pad))])
         seen = []
-        for start in range(self.size[side]):
+        for start in range(0, self.span[side], self.dilation[side]):
             index = [slice(None)] * array.ndim
             for axis in axes:
                 index[axis] = slice(start, start + self.stride[side] * (n - 1) + 1, self.stride[side])
@@ -115,11 +131,11 @@ class Window:
         return jnp.pad(array, widths, mode="wrap" if self.padding == "circular" else "constant")
 
     def _pad(self, side: int, n: int) -> tuple[int, int]:
-        """Numbers to add before and after n rows (side 0) or columns (side 1)."""
+        """Numbers to add before and after n positions along one axis."""
         if self.padding == "valid":
             return (0, 0)
         step = self.stride[side]
-        total = max((math.ceil(n / step) - 1) * step + self.size[side] - n, 0)
+        total = max((math.ceil(n / step) - 1) * step + self.span[side] - n, 0)
         return (total // 2, total - total // 2)
 
 
@@ -128,19 +144,26 @@ def _materialized(arrays: list[jax.Array]) -> list[jax.Array]:
     return list(jax.lax.optimization_barrier(arrays))
 
 
-def window(size: Size, stride: Size, padding: Padding) -> Window:
-    """A checked window; one number stands for height and width.
+def window(size: Size, stride: Size, padding: Padding, dilation: Size = 1) -> Window:
+    """A checked window; one number stands for all axes, which are as many as the tuples have, or two.
 
     Raises:
-        ValueError: a size or stride is below 1, or the padding is unknown.
+        ValueError: a size, stride or dilation is below 1, tuples have several lengths, or the padding is unknown.
     """
     if padding not in PADDINGS:
         raise ValueError(f"got padding={padding!r}: choose one of {', '.join(PADDINGS)}")
-    return Window(_pair("kernel_size or window", size), _pair("stride", stride), padding)
-
-
-def _pair(name: str, value: Size) -> tuple[int, int]:
-    pair = value if isinstance(value, tuple) else (value, value)
-    if len(pair) != 2 or not all(isinstance(n, int) and n >= 1 for n in pair):
-        raise ValueError(f"got {name}={value}, expected an integer >= 1 or a tuple (height, width) of them")
-    return pair
+    named = {"kernel_size or window": size, "stride": stride, "dilation": dilation}
+    lengths = {len(value) for value in named.values() if isinstance(value, tuple)} or {DIMENSIONS}
+    if len(lengths) > 1:
+        got = ", ".join(f"{name}={value}" for name, value in named.items())
+        raise ValueError(f"got {got}, expected tuples of one length, the number of axes of positions")
+    (dimensions,) = lengths
+    sides = {name: value if isinstance(value, tuple) else (value,) * dimensions for name, value in named.items()}
+    for name, side in sides.items():
+        if not 1 <= dimensions <= MOST_DIMENSIONS or not all(isinstance(n, int) and n >= 1 for n in side):
+            raise ValueError(
+                f"got {name}={named[name]}, expected an integer >= 1 or a tuple of one to three of them, such as "
+                "(height, width)"
+            )
+    steps = sides["stride"]
+    return Window(sides["kernel_size or window"], steps, padding, sides["dilation"])

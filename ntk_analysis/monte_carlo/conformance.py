@@ -10,6 +10,7 @@ import numpy as np
 
 from ntk_analysis.empirical.coupling import coupling
 from ntk_analysis.infinite import infinite_kernel
+from ntk_analysis.infinite.kernel import MOST_DIMENSIONS
 from ntk_analysis.layers import Activation, Conv, Dense, Flatten, Layer, Serial
 from ntk_analysis.layers.base import Shape
 from ntk_analysis.monte_carlo.average import monte_carlo_kernel
@@ -74,8 +75,8 @@ def check_layer(
 
     Args:
         layer: layer, or a function from a width to a layer, for one with a number of units of its own.
-        input_shape: shape of its inputs with the batch axis, (n, features) or (n, height, width, channels), n >= 3; the
-            widths take the place of the last axis.
+        input_shape: shape of its inputs with the batch axis, (n, features) or (n, height, width, channels), or one or
+            three axes of positions, n >= 3; the widths take the place of the last axis.
         draws: number of networks of each width.
         widths: numbers of units before the layer, at least two, ascending.
         seed: seed of inputs and draws.
@@ -85,10 +86,10 @@ def check_layer(
         TypeError: `layer` is none.
         ValueError: the shape is not as above.
     """
-    if len(input_shape) not in (2, 4) or input_shape[0] < FEWEST_INPUTS:
+    if not 2 <= len(input_shape) <= 2 + MOST_DIMENSIONS or input_shape[0] < FEWEST_INPUTS:
         raise ValueError(
-            f"got input_shape={input_shape}, expected (n, features) or (n, height, width, channels) with at least "
-            f"{FEWEST_INPUTS} inputs"
+            f"got input_shape={input_shape}, expected (n, features) or (n, *positions, channels) with one to three "
+            f"axes of positions and at least {FEWEST_INPUTS} inputs"
         )
     make = (lambda width: layer) if isinstance(layer, Layer) else layer
     one = make(input_shape[-1])
@@ -158,7 +159,7 @@ def _kernels(
     for place, between, centered in behind:
 
         def network(width: int, between: list[Layer] = between, centered: bool = centered) -> Serial:
-            first = Dense(width, 1.0, 0.1) if x.ndim == 2 else Conv(width, PATCH, b_var=0.1)
+            first = Dense(width, 1.0, 0.1) if x.ndim == 2 else Conv(width, (PATCH,) * (x.ndim - 2), b_var=0.1)
             layer = make(width)
             flat = [] if x.ndim == 2 or layer.ends_positions else [Flatten()]
             return Serial(first, *between, layer, *flat, Dense(2, 1.5, center=centered))

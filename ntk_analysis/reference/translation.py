@@ -102,6 +102,8 @@ def _dense(stax: Any, layer: Dense) -> Triple:
 
 def _conv(stax: Any, layer: Conv) -> Triple:
     window = layer.window
+    if layer.groups > 1 or max(window.dilation) > 1:
+        raise NotImplementedError(f"neural-tangents has no groups and no dilation: got {layer}")
     return stax.Conv(layer.channels, window.size, window.stride, window.padding.upper(), **_gains(layer))
 
 

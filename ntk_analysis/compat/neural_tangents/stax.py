@@ -5,7 +5,7 @@ Widths, gains and paddings have the defaults that they have there. A layer that 
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -136,35 +136,35 @@ def Dense(
 
 def Conv(
     out_chan: int,
-    filter_shape: tuple[int, ...],
-    strides: tuple[int, ...] | None = None,
+    filter_shape: Sequence[int],
+    strides: Sequence[int] | None = None,
     padding: str = "VALID",
     W_std: float = 1.0,
     b_std: float | None = None,
     parameterization: str = "ntk",
     **options: Any,
 ) -> Triple:
-    """A convolution of images (batch, height, width, channels).
+    """A convolution of images (batch, height, width, channels), sequences or volumes.
 
     Raises:
-        NotImplementedError: another parametrisation than "ntk", other options, or one or three dimensions.
+        NotImplementedError: another parametrisation than "ntk", or other options.
     """
     _only_ntk(parameterization, options)
-    size, step = _two(filter_shape), _two(strides or (1, 1))
+    w_var, b_var = W_std**2, (b_std or 0.0) ** 2
     return Triple(
-        layers.Conv(out_chan, size, step, padding.lower(), w_var=W_std**2, b_var=(b_std or 0.0) ** 2)  # type: ignore[arg-type]
+        layers.Conv(out_chan, tuple(filter_shape), _steps(strides), _padding(padding), w_var=w_var, b_var=b_var)
     )
 
 
 def AvgPool(
-    window_shape: tuple[int, ...], strides: tuple[int, ...] | None = None, padding: str = "VALID", **options: Any
+    window_shape: Sequence[int], strides: Sequence[int] | None = None, padding: str = "VALID", **options: Any
 ) -> Triple:
     """Means over windows."""
     return _pool(layers.AvgPool, window_shape, strides, padding, options)
 
 
 def SumPool(
-    window_shape: tuple[int, ...], strides: tuple[int, ...] | None = None, padding: str = "VALID", **options: Any
+    window_shape: Sequence[int], strides: Sequence[int] | None = None, padding: str = "VALID", **options: Any
 ) -> Triple:
     """Sums over windows."""
     return _pool(layers.SumPool, window_shape, strides, padding, options)
@@ -330,16 +330,20 @@ def _only_ntk(parameterization: str, options: dict[str, Any]) -> None:
         )
 
 
-def _two(sizes: tuple[int, ...]) -> tuple[int, int]:
-    if len(sizes) != 2:
-        raise NotImplementedError(f"got {len(sizes)} dimensions, {sizes}: images have two, (height, width)")
-    return sizes[0], sizes[1]
+def _steps(strides: Sequence[int] | None) -> int | tuple[int, ...]:
+    return tuple(strides) if strides else 1
 
 
-def _pool(kind: Any, window: tuple[int, ...], strides: Any, padding: str, options: dict[str, Any]) -> Triple:
+def _padding(name: str) -> Any:
+    return name.lower()
+
+
+def _pool(
+    kind: Any, window: Sequence[int], strides: Sequence[int] | None, padding: str, options: dict[str, Any]
+) -> Triple:
     if options.get("normalize_edges"):
         raise NotImplementedError("got normalize_edges=True, which is not here: padding counts as zeros")
-    return Triple(kind(_two(window), _two(strides or (1,) * len(window)), padding.lower()))
+    return Triple(kind(tuple(window), _steps(strides), _padding(padding)))
 
 
 def _wave(name: str, function: Callable[[jax.Array], jax.Array], a: float, b: float, c: float) -> Triple:
