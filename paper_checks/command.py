@@ -12,7 +12,7 @@ from ntk_analysis.common.progress import Track
 from . import judge
 from .contract import Outcome, Relation, Row, Setting
 from .judge import Judged
-from .papers import Check, chosen, claim_checks, network_checks
+from .papers import ALL, Check, chosen, claim_checks, known, network_checks, packages_of, paper_of
 from .report import finished, prepare_folder, write_report
 from .report.numbers import compared, off_by
 from .report.record import run_facts
@@ -38,6 +38,7 @@ def check(
     progress: Progress,
     axes: Mapping[str, tuple[int, ...]] | None = None,
     *,
+    papers: Sequence[str] = (),
     resume: bool = False,
 ) -> int:
     """Runs, prints and reports the checks, and returns the exit status.
@@ -51,6 +52,8 @@ def check(
         report: folder of the report.
         progress: makes a `track` whose bars end with the block.
         axes: the fan-in of the network's arrays by the end of their path; None: its modules say.
+        papers: names, files or folders of papers, or "all"; none for the first one. Of a network, the papers whose
+            questions are put to it.
         resume: whether claims that a stopped run with the same sizes, seed and versions has kept are taken from there.
 
     Returns:
@@ -58,15 +61,18 @@ def check(
         otherwise.
 
     Raises:
-        ValueError: unknown ids; a network that cannot be checked.
+        ValueError: unknown ids or papers; a network that cannot be checked.
+        ImportError: a paper that cannot be imported.
         OSError: the report cannot be written.
     """
+    packages = packages_of(papers)
     if report is not None:
         prepare_folder(report)
-    jobs = claim_jobs(only) if network is None else network_jobs(network, only, setting, axes)
+    checks = chosen(only, claim_checks(packages) if network is None else network_checks(packages))
+    jobs = claim_jobs(checks) if network is None else network_jobs(network, checks, setting, axes)
     keeps = report if network is None else None
     run = run_facts(setting)
-    taken = finished.kept(keeps, chosen(only, claim_checks()), run) if keeps is not None and resume else {}
+    taken = finished.kept(keeps, checks, run) if keeps is not None and resume else {}
     found = dict(taken)
     for one in taken.values():
         print(f"{told(one)}, kept by an earlier run", flush=True)
@@ -91,18 +97,17 @@ def told(one: Judged) -> str:
     return f"{one.claim.id:<16}  {one.verdict:<22}  {one.seconds:6.1f} s"
 
 
-def claim_jobs(only: Iterable[str]) -> list[Job]:
-    """Returns the jobs for claims of the papers; every module is imported before the first check runs."""
-    return [(name, _job(check)) for name, check in chosen(only, claim_checks()).items()]
+def claim_jobs(checks: Mapping[str, Check]) -> list[Job]:
+    """Returns the jobs for claims of papers; every module is imported before the first check runs."""
+    return [(name, _job(check)) for name, check in checks.items()]
 
 
 def network_jobs(
-    target: str, only: Iterable[str], setting: Setting, axes: Mapping[str, tuple[int, ...]] | None
+    target: str, checks: Mapping[str, Check], setting: Setting, axes: Mapping[str, tuple[int, ...]] | None
 ) -> list[Job]:
     """Returns the jobs for a user's own network, which is loaded and measured here."""
     from .subject import subject_of  # it takes as long to import as a short check to run
 
-    checks = chosen(only, network_checks())
     subject = subject_of(target, setting, axes)
     return [(name, _job(check, subject)) for name, check in checks.items()]
 
@@ -121,11 +126,26 @@ def run_jobs(jobs: Sequence[Job], setting: Setting, progress: Progress) -> Itera
         yield judged
 
 
-def claims_listed() -> str:
-    """Lists the claims by id, with their titles, where they are made and the verdicts on record."""
-    claims = [check.load().CLAIM for check in claim_checks().values()]
-    width = max(len(claim.id) for claim in claims)
-    return "\n".join(f"{claim.id:<{width}}  {claim.title} ({claim.source}): {claim.recorded}" for claim in claims)
+def claims_listed(papers: Sequence[str] = ()) -> str:
+    """Lists papers and their claims by id, with titles, where they are made and the verdicts on record.
+
+    Args:
+        papers: names, files or folders of papers; none for all that are known.
+
+    Raises:
+        ValueError: an unknown paper.
+        ImportError: a paper that cannot be imported.
+    """
+    names = {package: name for name, package in known().items()}
+    parts = []
+    for package in packages_of(papers or [ALL]):
+        paper = paper_of(package)
+        claims = [check.load().CLAIM for check in claim_checks([package]).values()]
+        width = max((len(claim.id) for claim in claims), default=0)
+        told = [f"  {claim.id:<{width}}  {claim.title} ({claim.source}): {claim.recorded}" for claim in claims]
+        head = f"{names.get(package, paper.name)}, “{paper.title}”" + (f", arXiv:{paper.arxiv}" if paper.arxiv else "")
+        parts.append("\n".join([head, *told]))
+    return "\n\n".join(parts)
 
 
 def table(judged: Iterable[Judged]) -> str:

@@ -21,6 +21,10 @@ from ntk_analysis.common.progress import Track, untracked
 
 from .tolerances import Source, Tolerance
 
+PACKAGE = Path(__file__).resolve().parent
+GIVEN = "given_papers."
+"""What the name of a module begins with whose paper was given by its path."""
+
 T = TypeVar("T")
 Numbers: TypeAlias = ArrayLike | None
 """A number or an array of them; None, where theory has no number, is refused by every row."""
@@ -86,6 +90,10 @@ class Paper:
         name: the name by which a report calls it.
         title: title in full.
         arxiv: number on arXiv, such as 2010.01234; "" where it has none.
+        authors: their names, as a list of references has them.
+        year: year in which it appeared.
+        venue: journal or conference; "" where there is none.
+        url: address of a page that has it, where arXiv has not.
         claims: ids of its claims, which are the names of the modules that check them, in the order of the report.
         network_claims: ids of the claims that may be put to a user's own network, modules of its `own_network`: their
             `check` takes a `Subject` in the place of a theory.
@@ -98,6 +106,10 @@ class Paper:
     claims: tuple[str, ...]
     network_claims: tuple[str, ...] = ()
     slow: tuple[str, ...] = ()
+    authors: str = ""
+    year: int | None = None
+    venue: str = ""
+    url: str = ""
 
 
 class Published(NamedTuple):
@@ -149,7 +161,7 @@ class Claim:
 
 
 class Line(NamedTuple):
-    """A line of the source of a check; the file is named from this package's folder."""
+    """A line of the source of a check; the file is named from this package's folder, or by its module elsewhere."""
 
     file: str
     number: int
@@ -343,7 +355,7 @@ class Evidence:
                 f"{quantity}: got tolerance {allowed} because of {tolerance.reason!r}: every row needs its error"
             )
         caller = sys._getframe(2)  # of stated, varied or corrected
-        line = Line(_from_package(Path(caller.f_code.co_filename)), caller.f_lineno)
+        line = Line(_label(Path(caller.f_code.co_filename), caller.f_globals["__name__"]), caller.f_lineno)
 
         def row(index: int) -> Row:
             return Row(
@@ -368,10 +380,22 @@ class Evidence:
         return worst
 
 
-def _from_package(file: Path) -> str:
-    """Returns the path from this package's folder, or the bare name of a file that is not in it."""
-    package = Path(__file__).resolve().parent
-    return file.resolve().relative_to(package).as_posix() if file.resolve().is_relative_to(package) else file.name
+def source_of(label: str) -> Path | None:
+    """Returns the file of a line's label; None where it is not here any more."""
+    inside = PACKAGE / label
+    if inside.is_file():
+        return inside
+    module = label.removesuffix(".py").replace("/", ".")
+    loaded = sys.modules.get(GIVEN + module) or sys.modules.get(module)
+    file = None if loaded is None else loaded.__file__
+    return None if file is None else Path(file)
+
+
+def _label(file: Path, module: str) -> str:
+    """Returns the path from this package's folder; of a file elsewhere its module's name, written as a path."""
+    if file.resolve().is_relative_to(PACKAGE):
+        return file.resolve().relative_to(PACKAGE).as_posix()
+    return module.removeprefix(GIVEN).replace(".", "/") + ".py"
 
 
 def _miss(relation: Relation, expected: Any, measured: Any, tolerance: Any) -> Any:

@@ -1,14 +1,17 @@
 """Which papers are checked, and where the check of each claim is found."""
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import NamedTuple
 
+from . import plugins
 from .contract import Paper
 
 PAPERS = ("mimicnorm",)
-"""Folders beside this file, one a paper, each with `PAPER` and a module a claim: a second paper is one name more."""
+"""Folders beside this file, one a paper, each with `PAPER` and a module a claim. The first is checked by default."""
+ALL = "all"
+"""The name that stands for every paper that is known."""
 
 
 class Check(NamedTuple):
@@ -23,39 +26,86 @@ class Check(NamedTuple):
     module: str
 
     def load(self) -> ModuleType:
-        """Imports the module, with its `CLAIM` and its `check`."""
-        return importlib.import_module(self.module)
+        """Imports the module, with its `CLAIM` and its `check`.
+
+        Raises:
+            ImportError: there is no such module, or it raises.
+            ValueError: it lacks one of the two, or its claim has another id.
+        """
+        return plugins.claim_module(self.module)
 
 
-def claim_checks() -> dict[str, Check]:
+def known() -> dict[str, str]:
+    """Returns the packages of all papers that need no path, by their names: those here, and those of entry points."""
+    return {name: f"{__package__}.{name}" for name in PAPERS} | plugins.installed()
+
+
+def packages_of(given: Sequence[str]) -> list[str]:
+    """Returns the names of the packages of papers, each once.
+
+    Args:
+        given: names of papers, files or folders of papers, or "all"; none for the first paper here.
+
+    Raises:
+        ValueError: an unknown name; a file or a folder that is no paper.
+        ImportError: a file or a folder whose import raises.
+    """
+    papers = known()
+    found: list[str] = []
+    for one in given or PAPERS[:1]:
+        if one == ALL:
+            found += papers.values()
+        elif one in papers:
+            found.append(papers[one])
+        elif plugins.is_path(one):
+            found.append(plugins.given(one))
+        else:
+            raise ValueError(
+                f"unknown paper {one!r}: choose from {', '.join([*papers, ALL])}, or give FILE.py or FOLDER/ of a paper"
+            )
+    return list(dict.fromkeys(found))
+
+
+def paper_of(package: str) -> Paper:
+    """Returns the paper that a package has the claims of.
+
+    Raises:
+        ImportError: it cannot be imported.
+        ValueError: it has no `PAPER`.
+    """
+    return plugins.paper_of(package)
+
+
+def claim_checks(packages: Iterable[str] | None = None) -> dict[str, Check]:
     """Returns where each claim of the papers is checked, by its id, in the order in which claims are shown.
 
-    Raises:
-        ValueError: two papers give the same id to a claim.
-    """
-    return _checks(lambda paper: paper.claims, "")
-
-
-def network_checks() -> dict[str, Check]:
-    """Returns where each claim about a user's own network is checked, by its id.
+    Args:
+        packages: names of the papers' packages; None for all papers that are here.
 
     Raises:
         ValueError: two papers give the same id to a claim.
     """
-    return _checks(lambda paper: paper.network_claims, ".own_network")
+    return _checks(packages, lambda paper: paper.claims, "")
 
 
-def _checks(ids_of: Callable[[Paper], tuple[str, ...]], folder: str) -> dict[str, Check]:
+def network_checks(packages: Iterable[str] | None = None) -> dict[str, Check]:
+    """Returns where each claim about a user's own network is checked, by its id; see `claim_checks`."""
+    return _checks(packages, lambda paper: paper.network_claims, ".own_network")
+
+
+def _checks(
+    packages: Iterable[str] | None, ids_of: Callable[[Paper], tuple[str, ...]], folder: str
+) -> dict[str, Check]:
     found: dict[str, Check] = {}
-    for name in PAPERS:
-        package = f"{__package__}.{name}"
-        paper: Paper = importlib.import_module(package).PAPER
+    for package in [f"{__package__}.{name}" for name in PAPERS] if packages is None else packages:
+        paper = paper_of(package)
         for claim in ids_of(paper):
             if claim in found:
                 raise ValueError(
                     f"claim {claim!r} is one of {found[claim].paper.name} and one of {paper.name}: rename one of them"
                 )
-            found[claim] = Check(paper, f"{package}{folder}.{claim}")
+            alone = not hasattr(importlib.import_module(package), "__path__")  # a file: paper and claim in one module
+            found[claim] = Check(paper, package if alone else f"{package}{folder}.{claim}")
     return found
 
 

@@ -2,39 +2,16 @@
 
 import pytest
 
-from ntk_analysis.paper_checks.contract import Outcome, Setting, Verdict
-from ntk_analysis.paper_checks.judge import run
-from ntk_analysis.paper_checks.papers import claim_checks
-
-CHECKS = claim_checks()
-MODULES = {name: check.load() for name, check in CHECKS.items()}
-CHECKED = [name for name, module in MODULES.items() if module.CLAIM.recorded is not Verdict.OPEN]
-WRONG = [(name, wrong) for name in CHECKED for wrong in MODULES[name].WRONG]
+from ntk_analysis.paper_checks.papers import PAPERS
+from ntk_analysis.paper_checks.testing import cases
 
 
-def marked(name):
-    return pytest.param(name, marks=[pytest.mark.full] * (name in CHECKS[name].paper.slow))
+def marked(case):
+    """Those of a wrong theory, and of claims that take long, run in the full tests: each measures a claim anew."""
+    late = case.wrong or case.module.CLAIM.id in case.paper.slow
+    return pytest.param(case, marks=[pytest.mark.full] * bool(late), id=str(case))
 
 
-@pytest.mark.parametrize("name", [marked(name) for name in CHECKS])
-def test_verdict_is_the_one_on_record(name):
-    judged = run(name, Setting())
-    missed = [row for row in judged.evidence.rows if row.outcome is not Outcome.CONFIRMED]
-    assert judged.as_recorded, f"{judged.verdict}, recorded {judged.claim.recorded}; missed: {missed}"
-
-
-@pytest.mark.full  # a claim is measured anew for each
-@pytest.mark.parametrize(("name", "wrong"), WRONG)
-def test_wrong_theory_is_caught(name, wrong):
-    judged = run(name, Setting(), theory=MODULES[name].WRONG[wrong])
-    assert not judged.as_recorded, f"the check of {name} cannot tell {wrong} from the theory"
-
-
-@pytest.mark.parametrize("name", CHECKED)
-def test_every_check_knows_a_wrong_theory(name):
-    assert MODULES[name].WRONG
-
-
-@pytest.mark.parametrize("name", CHECKS)
-def test_a_claim_is_called_as_its_module(name):
-    assert MODULES[name].CLAIM.id == name
+@pytest.mark.parametrize("case", [marked(case) for case in cases(*PAPERS)])
+def test_claim(case):
+    case()

@@ -10,6 +10,7 @@ import pytest
 from ntk_analysis import cli, paper_checks
 from ntk_analysis.paper_checks import judge, papers
 from ntk_analysis.paper_checks.mimicnorm import PAPER
+from ntk_analysis.paper_checks.testing import cases
 
 FOLDER = Path(paper_checks.__path__[0])
 FOLDERS = ("benchmarks", "docs", "examples", "figures", "ntk_analysis", "paper_checks", "tests")
@@ -79,7 +80,7 @@ def test_a_second_paper_is_a_folder_and_one_name(second, command, tmp_path):
     assert list(papers.claim_checks()) == [*PAPER.claims, "sum_of_squares"]
     assert judge.run("sum_of_squares").as_recorded
     assert not judge.run("sum_of_squares", theory=3).as_recorded
-    status, out, _ = command("--only", "sum_of_squares", "--report", tmp_path / "out")
+    status, out, _ = command("--paper", "pythagoras", "--report", tmp_path / "out")
     assert status == 0
     assert re.match(r"sum_of_squares +holds", out)
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
@@ -93,7 +94,7 @@ def test_a_second_paper_has_its_questions_to_a_network(second, monkeypatch):
     from ntk_analysis.paper_checks.contract import Setting
 
     monkeypatch.setattr(subject, "subject_of", lambda target, setting, axes: [0] * 4)
-    ((name, job),) = network_jobs("x.py:f", ["finite"], Setting(), None)
+    ((name, job),) = network_jobs("x.py:f", papers.chosen(["finite"], papers.network_checks()), Setting(), None)
     judged = job(Setting())
     assert (name, str(judged.verdict), judged.paper.name) == ("finite", "holds", "Pythagoras")
     assert [*papers.network_checks()] == [*PAPER.network_claims, "finite"]
@@ -108,6 +109,137 @@ def test_claims_of_one_name_are_told(second, monkeypatch):
 def test_an_unknown_claim_lists_those_of_all_papers(second):
     with pytest.raises(ValueError, match=r"unknown claim 'cubes': choose from eq4, .*, last_acc, sum_of_squares"):
         judge.run("cubes")
+
+
+def given(claim):
+    """A claim as it is written outside of this package, where nothing is imported relatively from it."""
+    return claim.replace("from ..", "from ntk_analysis.paper_checks.")
+
+
+ALONE = (
+    given(CLAIM.replace("import Claim,", "import Claim, Paper,"))
+    + """
+PAPER = Paper("Alone", "A paper in one file", "", claims=("sum_of_squares",), authors="A. Author", url="https://example.org/")
+"""
+)
+FOLDER_OF_CLAIMS = {
+    "__init__.py": given(SECOND).replace(', network_claims=("finite",)', ""),
+    "sum_of_squares.py": given(CLAIM).replace("THEORY = 2", "from .powers import THEORY"),
+    "powers.py": "THEORY = 2",
+}
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """Writes the files of a paper into a folder, and forgets afterwards what was imported."""
+    before = set(sys.modules)
+
+    def written(files, name="outside_paper"):
+        folder = tmp_path / name
+        folder.mkdir()
+        for file, text in files.items():
+            (folder / file).write_text(text)
+        return folder
+
+    yield written
+    for name in set(sys.modules) - before:
+        if name.startswith(("given_papers.", "outside_paper")):
+            del sys.modules[name]
+
+
+def test_a_paper_is_a_file(outside, command, tmp_path):
+    file = outside({"alone.py": ALONE}) / "alone.py"
+    status, _, err = command("--paper", file, "--report", tmp_path / "out")
+    assert (status, err) == (0, "")
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "<h1>The claims of the Alone paper, checked</h1>" in page
+    assert '“A paper in one file” (A. Author) (<a href="https://example.org/">' in page
+    assert "<summary>Source: <code>alone.py</code></summary>" in page
+    assert "5^n" in page.partition("<details>")[2]
+
+
+def test_a_paper_is_a_folder(outside, command, tmp_path):
+    """Its modules import one another; its claims stand in the report beside those of the papers that are here."""
+    folder = outside(FOLDER_OF_CLAIMS)
+    arguments = ("--paper", f"{folder}/", "--paper", "mimicnorm", "--only", "sum_of_squares", "--only", "eq4")
+    status, out, err = command(*arguments, "--report", tmp_path / "out")
+    assert (status, err) == (0, "")
+    assert re.match(r"sum_of_squares +holds .*\neq4 +holds", out)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "<h1>The claims of the Pythagoras and MimicNorm papers, checked</h1>" in page
+    assert "<h3>Pythagoras</h3>" in page
+    assert "<code>outside_paper/sum_of_squares.py</code>" in page
+    assert "sum_of_squares  the hypotenuse (Book I): holds" in command("--list", "--paper", folder)[1]
+    assert [str(case) for case in cases(folder)] == ["sum_of_squares", "sum_of_squares, cubes"]
+    for case in cases(folder):
+        case()
+
+
+def test_an_installed_package_brings_papers(outside, command, monkeypatch, tmp_path):
+    outside(FOLDER_OF_CLAIMS)
+    facts = tmp_path / "outside-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text("[ntk_analysis.papers]\ntriangles = outside_paper\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "triangles, “On right triangles”\n  sum_of_squares" in command("--list")[1]
+    status, out, _ = command("--paper", "triangles")
+    assert (status, out.split()[:2]) == (0, ["sum_of_squares", "holds"])
+    with pytest.raises(
+        ValueError, match=r"unknown paper 'circles': choose from mimicnorm, .*triangles, all, or give FILE"
+    ):
+        papers.packages_of(["circles"])
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({}, "there is no file .*__init__.py; expected FILE.py, or a folder"),
+        ({"__init__.py": "1 / 0"}, "importing .*__init__.py raised ZeroDivisionError: division by zero"),
+        ({"__init__.py": "paper = 1"}, "expected PAPER = Paper"),
+        ({"__init__.py": FOLDER_OF_CLAIMS["__init__.py"]}, "no module sum_of_squares.py in .*, which PAPER names"),
+        (FOLDER_OF_CLAIMS | {"sum_of_squares.py": "import nothing_of_this_name"}, "raised ModuleNotFoundError"),
+        (FOLDER_OF_CLAIMS | {"sum_of_squares.py": "CLAIM = 1"}, "expected CLAIM = Claim"),
+        (
+            FOLDER_OF_CLAIMS | {"sum_of_squares.py": given(CLAIM).replace('"sum_of_squares"', '"cubes"')},
+            "got the claim 'cubes'; expected the id 'sum_of_squares'",
+        ),
+    ],
+)
+def test_a_folder_that_is_no_paper_is_told(outside, command, files, words):
+    status, out, err = command("--paper", f"{outside(files)}/")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert re.search(words, err), err
+
+
+def test_a_file_has_one_claim(outside, command):
+    two = ALONE.replace('claims=("sum_of_squares",)', 'claims=("sum_of_squares", "cubes")')
+    status, _, err = command("--paper", outside({"alone.py": two}) / "alone.py")
+    assert (status, "got 2 claims; a file has one" in err) == (2, True)
+
+
+def test_a_case_tells_what_is_wrong(outside):
+    right, wrong = cases(
+        outside({"alone.py": ALONE.replace("WRONG = {", 'WRONG = {"squares": 2} if 1 else {')}) / "alone.py"
+    )
+    right()
+    with pytest.raises(AssertionError, match="sum_of_squares: the check cannot tell squares from the theory"):
+        wrong()
+    with pytest.raises(ValueError, match="expected WRONG, named wrong theories"):
+        cases(outside({"bare.py": ALONE.replace("WRONG = {", "RIGHT = {")}, "bare") / "bare.py")
+
+
+def test_a_new_paper_runs(command, tmp_path):
+    status, out, _ = command("--new", tmp_path / "mine")
+    assert (status, "check it:" in out) == (0, True)
+    status, out, _ = command("--paper", f"{tmp_path / 'mine'}/")
+    assert (status, out.split()[:2]) == (0, ["half", "holds"])
+    for case in cases(tmp_path / "mine"):
+        case()
+    assert command("--new", tmp_path / "mine")[2].endswith("name a folder that is new or empty\n")
+    assert "--paper has no effect with --new" in command("--new", tmp_path / "more", "--paper", "all")[2]
+    for name in [name for name in sys.modules if name.startswith("given_papers.mine")]:
+        del sys.modules[name]
 
 
 LOAD = """

@@ -335,7 +335,7 @@ def run(monkeypatch, capsys):
         ),
     }
     package = "ntk_analysis.paper_checks.made_up"
-    monkeypatch.setitem(sys.modules, package, SimpleNamespace(PAPER=PAPER))
+    monkeypatch.setitem(sys.modules, package, SimpleNamespace(PAPER=PAPER, __path__=[]))
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, f"{package}.{name}", module)
     monkeypatch.setattr(papers, "PAPERS", ("made_up",))

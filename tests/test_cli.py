@@ -350,7 +350,7 @@ def test_a_platform_that_is_not_there(run, monkeypatch):
 def test_the_claims_are_listed(run):
     status, out, _ = run("check", "--list")
     assert status == 0
-    assert "\nthm2 " in out
+    assert "\n  thm2 " in out
     assert len(out.splitlines()) > 20
 
 

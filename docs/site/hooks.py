@@ -26,7 +26,8 @@ log = logging.getLogger("mkdocs.hooks")  # a warning fails the strict build
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """The pages of the claims stand first in their section."""
     section = next(entry["The claims"] for entry in config.nav or () if "The claims" in entry)
-    section[:0] = [{"Overview": site.LIST}, *({name: f"claims/{name}.md"} for name in site.names())]
+    papers = {paper: [{name: f"claims/{name}.md"} for name in names] for paper, names in site.names().items()}
+    section[:0] = [{"Overview": site.LIST}, *({paper: pages} for paper, pages in papers.items())]
     return config
 
 

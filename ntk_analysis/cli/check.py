@@ -23,6 +23,23 @@ def check(
         ),
     ] = None,
     *,
+    paper: Annotated[
+        list[str] | None,
+        Option(
+            metavar="NAME|FILE.py|FOLDER",
+            help="Check the claims of this paper: a name of --list, all of them for `all`, or a paper of your own. It "
+            "may be given several times. By default the paper is MimicNorm.",
+            show_default=False,
+        ),
+    ] = None,
+    new: Annotated[
+        Path | None,
+        Option(
+            metavar="FOLDER",
+            help="Write a paper of your own into FOLDER, one that runs and has one claim, and check nothing.",
+            show_default=False,
+        ),
+    ] = None,
     quick: Annotated[
         bool, Option("--quick", help="Use small sizes, which take about 3 minutes for all claims. This is the default.")
     ] = False,
@@ -37,7 +54,7 @@ def check(
         bool,
         Option("--resume", help="Take the claims that a stopped run has kept in --report DIR, and check the others."),
     ] = False,
-    list_claims: Annotated[bool, Option("--list", help="List the claims, and check nothing.")] = False,
+    list_claims: Annotated[bool, Option("--list", help="List papers and claims, and check nothing.")] = False,
     seed: Annotated[int, Option(help="Seed of every random draw.", min=0)] = 0,
     network: Annotated[
         str | None,
@@ -71,16 +88,19 @@ def check(
         from ntk_analysis.paper_checks.command import claims_listed
         from ntk_analysis.paper_checks.contract import Setting
         from ntk_analysis.paper_checks.report.finished import number_kept
+        from ntk_analysis.paper_checks.skeleton import write_skeleton
     except ImportError as error:  # a wheel without the checks, or a dependency missing
         raise ValueError(
             f"the checks cannot be imported ({error}); install ntk-analysis with its dependencies"
         ) from error
 
-    if list_claims:
-        given: dict[str, object] = {"only": only, "quick": quick, "full": full, "report": report, "seed": seed}
-        given |= {"network": network, "axes": axes, "resume": resume}
-        refuse_idle((name for name, value in given.items() if value), "with --list, which checks nothing")
-        return print(claims_listed())
+    given: dict[str, object] = {"only": only, "quick": quick, "full": full, "report": report, "seed": seed}
+    given |= {"network": network, "axes": axes, "resume": resume}
+    if list_claims or new is not None:
+        given |= {"paper": paper, "list": list_claims} if new is not None else {}
+        why = f"with --{'list' if new is None else 'new'}, which checks nothing"
+        refuse_idle((name for name, value in given.items() if value), why)
+        return print(claims_listed(paper or ()) if new is None else write_skeleton(new))
     if quick and full:
         raise ValueError("--quick and --full exclude each other: leave one out")
     if resume and report is None:
@@ -93,7 +113,16 @@ def check(
     stated = dict(map(_stated, axes)) if axes else None
     try:
         with nullcontext() if network else in_stated_precision():
-            status = checked(only or [], network, Setting(seed=seed, full=full), report, bars, stated, resume=resume)
+            status = checked(
+                only or [],
+                network,
+                Setting(seed=seed, full=full),
+                report,
+                bars,
+                stated,
+                papers=paper or (),
+                resume=resume,
+            )
     except KeyboardInterrupt:
         kept = 0 if report is None else number_kept(report)
         if not kept:

@@ -9,6 +9,8 @@ from ..contract import Paper
 PAPER = Paper(
     name="MimicNorm",
     title="MimicNorm: Weight Mean and Last BN Layer Mimic the Dynamic of Batch Normalization",
+    authors="Wenbin Fei, Wenrui Dai, Chenglin Li, Junni Zou, Hongkai Xiong",
+    year=2020,
     arxiv="2010.09278",
     claims=(
         "eq4",

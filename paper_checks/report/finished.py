@@ -39,7 +39,8 @@ def kept(folder: Path, checks: Mapping[str, Check], run: Record) -> dict[str, Ju
     found = {}
     for name, check in checks.items():
         path = folder / FOLDER / f"{name}.json"
-        if path.exists() and (one := json.loads(path.read_text(encoding="utf-8")))["run"] == run:
+        one = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        if one is not None and one["run"] == run and one["paper"]["name"] == check.paper.name:
             found[name] = judged_of(one, check.paper, check.load().CLAIM)
     return found
 

@@ -11,12 +11,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ntk_analysis import figures
 
-from ..contract import Kind, Relation, Verdict
+from ..contract import Kind, Relation, Verdict, source_of
 from .formulas import formula, prose
 from .numbers import bar, compared, misses, plain
 from .record import Record, papers_of, title_of
 
-PACKAGE = Path(__file__).resolve().parents[1]
 MARKS = {Verdict.HOLDS: "✓", Verdict.CONDITIONS: "◐", Verdict.FAILS: "✗", Verdict.OPEN: "?"}
 SLUGS = {Verdict.HOLDS: "holds", Verdict.CONDITIONS: "conditions", Verdict.FAILS: "fails", Verdict.OPEN: "open"}
 SIGNS = {Relation.EQUAL: "", Relation.AT_MOST: "≤ ", Relation.AT_LEAST: "≥ "}
@@ -76,8 +75,23 @@ def page(records: Sequence[Record], run: Record) -> str:
         kinds={kind.value: text for kind, text in KINDS.items()},
         sources=_once(records, _sources),
         pictures=_once(records, lambda one: {name: _picture(name) for name in one["figures"]}),
+        groups=_groups(records),
         others=[one for one in records if not one["as_recorded"]],
     )
+
+
+def _groups(records: Sequence[Record]) -> list[tuple[str, list[Record]]]:
+    """Returns the parts of the overview, with their headings: the claims of each paper, then questions of ours."""
+    papers = papers_of(records)
+    groups = [
+        (
+            paper["name"] if len(papers) > 1 else "",
+            [one for one in records if one["paper"] == paper and not one["question"]],
+        )
+        for paper in papers
+    ]
+    ours = [one for one in records if one["question"]]
+    return [*groups, ("Questions of ours, of what the papers do not say", ours)]
 
 
 def _slug(verdict: str) -> str:
@@ -105,9 +119,9 @@ def _sources(one: Record) -> dict[str, Source]:
     for row in one["rows"]:
         linked.setdefault(row["line"]["file"], set()).add(row["line"]["number"])
     return {
-        file: Source(file, (PACKAGE / file).read_text(encoding="utf-8").splitlines(), numbers)
+        file: Source(file, path.read_text(encoding="utf-8").splitlines(), numbers)
         for file, numbers in linked.items()
-        if (PACKAGE / file).is_file()
+        if (path := source_of(file)) is not None
     }
 
 

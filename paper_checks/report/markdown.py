@@ -30,8 +30,9 @@ def markdown(records: Sequence[Record], run: Record) -> str:
 
 
 def _paper(paper: Record) -> str:
-    where = f", arXiv:{paper['arxiv']}" if paper["arxiv"] else ""
-    return f"- {paper['name']} is “{prose(paper['title'])}”{where}"
+    by = ", ".join(str(paper[name]) for name in ("authors", "venue", "year") if paper[name])
+    where = f"arXiv:{paper['arxiv']}" if paper["arxiv"] else paper["url"] or ""
+    return ", ".join(filter(None, (f"- {paper['name']} is “{prose(paper['title'])}”", prose(by), where)))
 
 
 def section(one: Record, heading: str = "##") -> list[str]:

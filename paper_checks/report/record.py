@@ -12,6 +12,8 @@ from ..tolerances import Source
 
 Record: TypeAlias = dict[str, Any]
 
+NAMED = 3
+"""The largest number of papers that a title names."""
 LIBRARIES = ("ntk-analysis", "jax", "jaxlib", "numpy", "scipy")
 
 
@@ -35,7 +37,7 @@ def record(judged: Judged, run: Record) -> Record:
     paper, claim, evidence, decisive = judged.paper, judged.claim, judged.evidence, judged.decisive
     return {
         "id": claim.id,
-        "paper": {"name": paper.name, "title": paper.title, "arxiv": paper.arxiv or None},
+        "paper": _paper(paper),
         "title": claim.title,
         "statement": claim.statement,
         "formula": claim.formula,
@@ -94,7 +96,21 @@ def title_of(records: Sequence[Record], run: Record) -> str:
     if run["network"]:
         return f"Checks of {run['network']}"
     names = [paper["name"] for paper in papers_of(records)]
+    if len(names) > NAMED:
+        return f"The claims of {len(names)} papers, checked"
     return f"The claims of the {' and '.join(names)} paper{'s' if len(names) > 1 else ''}, checked"
+
+
+def _paper(paper: Paper) -> Record:
+    return {
+        "name": paper.name,
+        "title": paper.title,
+        "authors": paper.authors or None,
+        "year": paper.year,
+        "venue": paper.venue or None,
+        "arxiv": paper.arxiv or None,
+        "url": paper.url or (f"https://arxiv.org/abs/{paper.arxiv}" if paper.arxiv else None),
+    }
 
 
 def _row(row: Row) -> Record:

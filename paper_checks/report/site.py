@@ -2,13 +2,13 @@
 
 from ..recording import kept
 from .markdown import prose, section
-from .record import Record
+from .record import Record, papers_of
 
 LIST = "claims/index.md"
 INTRODUCTION = """\
 # The claims
 
-Each statement of the paper is computed from theory, measured on finite networks, and judged by one rule. A comparison
+Each statement of a paper is computed from theory, measured on finite networks, and judged by one rule. A comparison
 is *refuted* where its relation is missed by more than its error. It is *confirmed* where the error is a bound and the
 relation is met within it; where an estimated error lies wholly on the right side of an inequality; or where an
 equality is met within an error that is smaller than the distance to the nearest wrong theory. Else it is
@@ -33,9 +33,12 @@ def pages() -> dict[str, str]:
     return found
 
 
-def names() -> list[str]:
-    """Returns the ids of the claims that have a page."""
-    return [record["id"] for record in kept()]
+def names() -> dict[str, list[str]]:
+    """Returns the ids of the claims that have a page, by the name of their paper."""
+    found: dict[str, list[str]] = {}
+    for record in kept():
+        found.setdefault(record["paper"]["name"], []).append(record["id"])
+    return found
 
 
 def page(record: Record) -> str:
@@ -51,13 +54,16 @@ def page(record: Record) -> str:
 
 
 def _lists(records: list[Record]) -> str:
-    claims = [record for record in records if not record["question"]]
-    questions = [record for record in records if record["question"]]
-    text = _table(claims)
-    if questions:
-        text += "\n## Questions of ours\n\nThe paper does not say these; its argument made us ask.\n\n" + _table(
-            questions
-        )
+    text = ""
+    for paper in papers_of(records):
+        here = [record for record in records if record["paper"] == paper]
+        where = f"[{prose(paper['title'])}]({paper['url']})" if paper["url"] else prose(paper["title"])
+        by = ", ".join(str(paper[name]) for name in ("authors", "venue", "year") if paper[name])
+        text += f"\n## {prose(paper['name'])}\n\n{where}{f', {prose(by)}' if by else ''}.\n\n"
+        text += _table([record for record in here if not record["question"]])
+        if questions := [record for record in here if record["question"]]:
+            text += "\n**Questions of ours.** The paper does not say these; its argument made us ask.\n\n"
+            text += _table(questions)
     return text
 
 
