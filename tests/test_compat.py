@@ -39,6 +39,21 @@ def branched(nt):
     return stax.serial(stax.Dense(8), stax.repeat(block, 2), stax.LayerNorm(), stax.LeakyRelu(0.1), stax.Dense(2))
 
 
+def standard_network(nt):
+    stax = nt.stax
+    standard = {"parameterization": "standard"}
+    return stax.serial(
+        stax.Conv(4, (3, 3), padding="SAME", b_std=0.2, **standard),
+        stax.Relu(),
+        stax.Conv(6, (2, 2), W_std=1.3, **standard),
+        stax.Erf(),
+        stax.Flatten(),
+        stax.Dense(5, 1.4, 0.3, **standard),
+        stax.Relu(),
+        stax.Dense(2),
+    )
+
+
 def image_network(nt):
     stax = nt.stax
     return stax.serial(
@@ -114,9 +129,9 @@ def test_taylor_polynomials_of_a_polynomial():
         (lambda stax: stax.Dropout, AttributeError, "stax.Dropout is not here yet: monte_carlo_kernel_fn"),
         (lambda stax: stax.Danse, AttributeError, "has no attribute 'Danse'"),
         (
-            lambda stax: stax.Dense(3, parameterization="standard"),
+            lambda stax: stax.Dense(3, parameterization="mup"),
             NotImplementedError,
-            "got parameterization='standard'",
+            "got parameterization='mup', expected 'ntk' or 'standard'",
         ),
         (lambda stax: stax.Dense(3, s=(1, 2)), NotImplementedError, "got s, which is not here"),
         (lambda stax: stax.LayerNorm(axis=(1, 2)), NotImplementedError, "expected the channels"),
@@ -158,6 +173,7 @@ def both():
         (branched, X, Y),
         (joined, X, Y),
         (image_network, IMAGES, IMAGES[:2] + 0.5),
+        (standard_network, IMAGES, IMAGES[:2] + 0.5),
         (sequence_network, IMAGES[:, 0], IMAGES[:2, 1]),
     ],
 )

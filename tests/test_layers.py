@@ -407,7 +407,8 @@ def test_layers_are_values():
     assert Dense(3) != Dense(3, center=True)
     assert BatchNorm() != LastBatchNorm()  # type: ignore[comparison-overlap]
     assert repr(Serial(Dense(2), Activation("relu"))) == (
-        "Serial(Dense(width=2, w_var=1.0, b_var=0.0, center=False, standardize=False), Activation(function='relu'))"
+        "Serial(Dense(width=2, w_var=1.0, b_var=0.0, center=False, standardize=False, w_rate=1.0, b_rate=1.0), "
+        "Activation(function='relu'))"
     )
     assert eval(repr(make()), dict(vars(layers))) == make()
     with pytest.raises(AttributeError):

@@ -103,16 +103,18 @@ def factors(
     signals = signals.reshape(n, outputs, -1, u)
     weights, added, removed = layer.weights, [], []
     if weights.b_var > 0:
-        added.append(weights.b_var**0.5 * jnp.sum(signals, 2))
+        added.append((weights.b_var * weights.b_rate) ** 0.5 * jnp.sum(signals, 2))
     if weights.standardize:
         y = layer.compute(params, x)
-        z = y - weights.b_var**0.5 * params["b"].reshape((1,) * (y.ndim - 1) + (u,)) if weights.b_var > 0 else y
+        z = y - weights.bias(params).reshape((1,) * (y.ndim - 1) + (u,)) if weights.b_var > 0 else y
         signals = safe_divide(signals, weights.deviation(params).reshape(1, 1, 1, u), 0.0)
         z = z.reshape(-1, u) if coupled else z.reshape(n, -1, u)
-        removed.append(_einsum("pu,ncpu->ncu" if coupled else "npu,ncpu->ncu", z, signals) / m**0.5)
+        along = _einsum("pu,ncpu->ncu" if coupled else "npu,ncpu->ncu", z, signals)
+        removed.append(along * (weights.w_rate / m) ** 0.5)
     if weights.centered:
         inputs = inputs - jnp.mean(inputs, -1, keepdims=True)
-    inputs = inputs * (weights.w_var / (m - 1 if weights.center and not weights.standardize else m)) ** 0.5
+    fan_in = m - 1 if weights.center and not weights.standardize else m
+    inputs = inputs * (weights.w_var * weights.w_rate / fan_in) ** 0.5
     p, pairs = inputs.shape[-2], outputs**2 if layout == "full" else outputs
     if coupled or p**2 * (m + pairs * u) <= pairs * m * u:  # counts multiplications for a pair of inputs
         return Factors(inputs, signals, added, removed)

@@ -20,7 +20,7 @@ class Layer(NumbersAsData):
     """A frozen, hashable description of a layer: its finite network and its infinite-width kernel.
 
     Shapes include the batch axis, as in (-1, 784); its size does not matter. Parameters are drawn from N(0, 1), and the
-    gains are in the forward pass (NTK parametrisation).
+    gains are in the forward pass (NTK parametrisation); `networks.parametrized` makes other parametrisations of it.
 
     A layer is a JAX pytree: its numbers (variances, eps, scales, a slope) are data, and all else is structure; see
     `pytrees`. So `infinite_kernel` can be differentiated by them, compiled once for all of their values, and mapped

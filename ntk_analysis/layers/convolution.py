@@ -41,6 +41,8 @@ class Conv(SingleLayer):
         b_var: variance of the biases (sigma_b^2), >= 0; 0 means no bias parameters.
         center: whether each unit's mean weight is subtracted.
         standardize: whether it is subtracted and the weights are divided by their standard deviation.
+        w_rate: factor > 0 of the learning rate of the weights, see `Dense`.
+        b_rate: factor > 0 of the learning rate of the biases.
         dilation: distance between the places of the window, one number or a tuple; 1 leaves no gaps.
         groups: number of groups of channels, a divisor of the numbers of input and of output channels.
     """
@@ -54,6 +56,8 @@ class Conv(SingleLayer):
     b_var: Number = 0.0
     center: bool = False
     standardize: bool = False
+    w_rate: Number = 1.0
+    b_rate: Number = 1.0
     dilation: Size = 1
     groups: int = 1
 
@@ -70,7 +74,7 @@ class Conv(SingleLayer):
     @property
     def weights(self) -> Weights:
         """The gains of this layer and its operation on each unit's weights."""
-        return Weights(self.w_var, self.b_var, self.center, self.standardize)
+        return Weights(self.w_var, self.b_var, self.center, self.standardize, self.w_rate, self.b_rate)
 
     @property
     def window(self) -> Window:

@@ -23,12 +23,20 @@ class Dense(SingleLayer):
     Brock et al. 2021). The norm of n weights is then fixed, which takes one direction of n from their change, so that
     at infinite width nothing distinguishes it from centering.
 
+    Rates other than 1 are another parametrisation: the parameters are W / sqrt(w_rate) and b / sqrt(b_rate), which
+    leaves the network at initialisation as it is and multiplies what its gradients give to the NTK,
+        Theta' = w_rate (K' - b_var) + b_rate b_var + w_var Theta.
+    Gradient descent then is that of the NTK parametrisation with these factors of the learning rate, layer by layer.
+    `networks.parametrized` sets them for the standard and the mean-field parametrisation.
+
     Attributes:
         width: number of output units.
         w_var: variance of the weights (sigma_w^2), >= 0.
         b_var: variance of the biases (sigma_b^2), >= 0; 0 means no bias parameters.
         center: whether each unit's mean weight is subtracted.
         standardize: whether it is subtracted and the weights are divided by their standard deviation.
+        w_rate: factor > 0 of the learning rate of the weights.
+        b_rate: factor > 0 of the learning rate of the biases.
     """
 
     width: int
@@ -37,6 +45,8 @@ class Dense(SingleLayer):
     _: KW_ONLY
     center: bool = False
     standardize: bool = False
+    w_rate: Number = 1.0
+    b_rate: Number = 1.0
 
     def __post_init__(self) -> None:
         check_weights(self.width, self.weights)
@@ -44,7 +54,7 @@ class Dense(SingleLayer):
     @property
     def weights(self) -> Weights:
         """The gains of this layer and its operation on each unit's weights."""
-        return Weights(self.w_var, self.b_var, self.center, self.standardize)
+        return Weights(self.w_var, self.b_var, self.center, self.standardize, self.w_rate, self.b_rate)
 
     couples_batch = False
     ends_in_weights = True

@@ -11,3 +11,5 @@ from ntk_analysis.networks.builders import from_nnx as from_nnx
 from ntk_analysis.networks.builders import from_torch as from_torch
 from ntk_analysis.networks.builders import fully_connected as fully_connected
 from ntk_analysis.networks.builders import residual as residual
+from ntk_analysis.networks.parametrization import Parametrization as Parametrization
+from ntk_analysis.networks.parametrization import parametrized as parametrized

@@ -93,6 +93,8 @@ class _Centered(Activation):
 
 
 def _gains(layer: Dense | Conv) -> dict[str, float | None]:
+    if (layer.w_rate, layer.b_rate) != (1, 1):
+        raise NotImplementedError(f"layers with rates of their own are not translated, got {layer}")
     return {"W_std": layer.w_var**0.5, "b_std": layer.b_var**0.5 if layer.b_var > 0 else None}
 
 

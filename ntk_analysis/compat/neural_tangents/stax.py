@@ -18,11 +18,20 @@ from ntk_analysis.compat.neural_tangents.kernel import Get, as_theirs, taken
 from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.layers.base import Params, Shape
 from ntk_analysis.layers.branches import Fan
+from ntk_analysis.networks.parametrization import Linear, changed, standard
 
 ABSENT = {  # of neural-tangents
     *("Aggregate", "Conv1DLocal", "ConvLocal", "ConvTranspose", "DotGeneral", "Dropout"),
     *("GlobalSelfAttention", "ImageResize", "Index", "NumericalActivation", "Slice"),
 }
+
+
+class StandardDense(layers.Dense):
+    """A dense layer in the standard parametrisation; its fan-in is known when it meets inputs."""
+
+
+class StandardConv(layers.Conv):
+    """A convolution in the standard parametrisation."""
 
 
 class Triple(tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]):
@@ -128,10 +137,10 @@ def Dense(
     """A dense layer; W_std and b_std are roots of the variances.
 
     Raises:
-        NotImplementedError: another parametrisation than "ntk", or other options.
+        NotImplementedError: an unknown parametrisation, or other options.
     """
-    _only_ntk(parameterization, options)
-    return Triple(layers.Dense(out_dim, W_std**2, (b_std or 0.0) ** 2))
+    kind = StandardDense if _is_standard(parameterization, options) else layers.Dense
+    return Triple(kind(out_dim, W_std**2, (b_std or 0.0) ** 2))
 
 
 def Conv(
@@ -147,13 +156,11 @@ def Conv(
     """A convolution of images (batch, height, width, channels), sequences or volumes.
 
     Raises:
-        NotImplementedError: another parametrisation than "ntk", or other options.
+        NotImplementedError: an unknown parametrisation, or other options.
     """
-    _only_ntk(parameterization, options)
+    kind = StandardConv if _is_standard(parameterization, options) else layers.Conv
     w_var, b_var = W_std**2, (b_std or 0.0) ** 2
-    return Triple(
-        layers.Conv(out_chan, tuple(filter_shape), _steps(strides), _padding(padding), w_var=w_var, b_var=b_var)
-    )
+    return Triple(kind(out_chan, tuple(filter_shape), _steps(strides), _padding(padding), w_var=w_var, b_var=b_var))
 
 
 def AvgPool(
@@ -300,16 +307,26 @@ def __getattr__(name: str) -> NoReturn:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+@functools.lru_cache(maxsize=256)
+def _with_rates(layer: layers.Layer, input_shape: Shape) -> layers.Layer:
+    """The layer with the rates that its fan-ins make in the standard parametrisation."""
+
+    def change(linear: Linear, fan_in: int) -> Linear:
+        return standard(linear, fan_in) if isinstance(linear, StandardDense | StandardConv) else linear
+
+    return changed(layer, input_shape, change)
+
+
 def _init(layer: layers.Layer) -> Callable[[jax.Array, Shape], tuple[Shape, Params]]:
     def init_fn(rng: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
-        return layer.init(rng, tuple(input_shape))
+        return _with_rates(layer, tuple(input_shape)).init(rng, tuple(input_shape))
 
     return init_fn
 
 
 def _apply(layer: layers.Layer) -> Callable[..., jax.Array]:
     def apply_fn(params: Params, inputs: Any, **_: Any) -> jax.Array:
-        return layer.apply(params, inputs)
+        return _with_rates(layer, np.shape(inputs)).apply(params, inputs)
 
     apply_fn.layer = layer  # type: ignore[attr-defined]
     return apply_fn
@@ -317,17 +334,17 @@ def _apply(layer: layers.Layer) -> Callable[..., jax.Array]:
 
 def _kernel(layer: layers.Layer) -> Callable[..., Any]:
     def kernel_fn(x1: Any, x2: Any = None, get: Get = None, **_: Any) -> Any:
-        return taken(as_theirs(infinite_kernel(layer, x1, x2), x1, x2), get)
+        return taken(as_theirs(infinite_kernel(_with_rates(layer, np.shape(x1)), x1, x2), x1, x2), get)
 
     return kernel_fn
 
 
-def _only_ntk(parameterization: str, options: dict[str, Any]) -> None:
-    if parameterization != "ntk" or options:
-        got = f"parameterization={parameterization!r}" if parameterization != "ntk" else ", ".join(options)
-        raise NotImplementedError(
-            f"got {got}, which is not here: parameters have variance 1, and channels are the last axis"
-        )
+def _is_standard(parameterization: str, options: dict[str, Any]) -> bool:
+    if parameterization not in ("ntk", "standard"):
+        raise NotImplementedError(f"got parameterization={parameterization!r}, expected 'ntk' or 'standard'")
+    if options:
+        raise NotImplementedError(f"got {', '.join(options)}, which is not here: channels are the last axis")
+    return parameterization == "standard"
 
 
 def _steps(strides: Sequence[int] | None) -> int | tuple[int, ...]:
