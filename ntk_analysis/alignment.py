@@ -19,7 +19,7 @@ from jaxtyping import Float64
 
 from ntk_analysis.any_kernel import AnyKernel, Rows, entries, on_disk, opened, rows_of
 from ntk_analysis.common.arrays import concrete
-from ntk_analysis.common.matrices_by_rows import inner_products
+from ntk_analysis.common.matrices_by_rows import Projection, inner_products
 from ntk_analysis.common.norms import norm
 from ntk_analysis.common.precision import AnyArray
 from ntk_analysis.spectrum.matrix import entry_error, machine_eps
@@ -86,7 +86,7 @@ def alignment(kernel1: AnyKernel, kernel2: AnyKernel, *, which: str = "ntk") -> 
     """<K1, K2>_F / (|K1|_F |K2|_F), in [-1, 1], Cristianini et al. 2001. It raises what `kernel_distance` does."""
     kernel1, kernel2 = opened(kernel1), opened(kernel2)
     if on_disk(kernel1) or on_disk(kernel2):
-        return _by_rows(rows_of(kernel1, which), rows_of(kernel2, which), centered=False)
+        return _by_rows(rows_of(kernel1, which), rows_of(kernel2, which), "none")
     first, second = _pair(kernel1, kernel2, which)
     return _cosine(_unit(first), _unit(second))
 
@@ -121,8 +121,9 @@ def centered_alignment(kernel1: AnyKernel, kernel2: AnyKernel, *, unbiased: bool
         UnresolvedAlignmentWarning: rounding may have moved the result by more than 0.01.
     """
     kernel1, kernel2 = opened(kernel1), opened(kernel2)
-    if not unbiased and (on_disk(kernel1) or on_disk(kernel2)):
-        return _by_rows(rows_of(kernel1, which), rows_of(kernel2, which), centered=True)
+    if on_disk(kernel1) or on_disk(kernel2):
+        first_rows, second_rows = (_rows(kernel, which, unbiased) for kernel in (kernel1, kernel2))
+        return _by_rows(first_rows, second_rows, "hollow" if unbiased else "centered")
     first, second = (
         _direction(kernel, _projection(kernel, unbiased), "a kernel") for kernel in _pair(kernel1, kernel2, which)
     )
@@ -157,16 +158,17 @@ def target_alignment(
     Warns:
         UnresolvedAlignmentWarning: `centered_alignment` warns.
     """
-    kernel = opened(kernel)
-    if not unbiased and on_disk(kernel):
-        return _with_targets_by_rows(rows_of(kernel, which), targets, labels, centered=centered)
-    values = entries(kernel, which)[0]
-    if values.shape[0] != values.shape[1]:
-        raise ValueError(f"kernel has shape {values.shape}, expected one set of inputs against itself")
     if unbiased and not centered:
         raise ValueError(
             "unbiased=True with centered=False, expected one of them: only centering has a bias to take off"
         )
+    kernel = opened(kernel)
+    if on_disk(kernel):
+        projection: Projection = "hollow" if unbiased else "centered" if centered else "none"
+        return _with_targets_by_rows(_rows(kernel, which, unbiased), targets, labels, projection)
+    values = entries(kernel, which)[0]
+    if values.shape[0] != values.shape[1]:
+        raise ValueError(f"kernel has shape {values.shape}, expected one set of inputs against itself")
     y = _targets(targets, len(values), labels)
     if values.ndim > 2 and y.shape[1] != values.shape[2]:
         raise ValueError(f"targets of {y.shape[1]} outputs against a kernel of {values.shape[2]}: expected as many")
@@ -264,32 +266,42 @@ def _turned(size: float, entries: int, dtype: np.dtype, name: str) -> float:
     return math.asin(rounding / size)
 
 
-def _by_rows(first: Rows, second: Rows, *, centered: bool, off: float = 0.0) -> float:
+def _rows(kernel: AnyKernel, which: str, unbiased: bool) -> Rows:
+    """A kernel to be read by rows, which is symmetric where the unbiased estimates are asked for."""
+    rows = rows_of(kernel, which)
+    if unbiased:
+        _check_pairs(rows.shape)
+        if not rows.symmetric:
+            entry_error(entries(kernel, which)[0].astype(np.float64), rows.dtype)
+    return rows
+
+
+def _by_rows(first: Rows, second: Rows, projection: Projection, *, off: float = 0.0) -> float:
     """The alignment of two kernels of which one is on disk; `off` is what the second is off by beside its rounding."""
     if first.shape != second.shape:
         raise ValueError(f"kernels have shapes {first.shape} and {second.shape}, expected the same inputs and layout")
     slices = min(first, second, key=lambda rows: rows.size).slices
-    product, *lengths = inner_products(first.checked, second.checked, slices, centered=centered)
-    if not centered and 0.0 in lengths:
+    product, *lengths = inner_products(first.checked, second.checked, slices, projection=projection)
+    if projection == "none" and 0.0 in lengths:
         raise ValueError("a kernel is zero everywhere, which has no direction: check inputs and variances")
-    if centered:
+    if projection != "none":
         both, count = zip((first, second), lengths, strict=True), first.shape[0] * first.shape[1]
         _warn_unresolved(sum(_turned(size, count, rows.dtype, "a kernel") for rows, size in both) + off)
     return min(1.0, max(-1.0, product / lengths[0] / lengths[1]))
 
 
-def _with_targets_by_rows(rows: Rows, targets: AnyArray, labels: bool | None, *, centered: bool) -> float:
+def _with_targets_by_rows(rows: Rows, targets: AnyArray, labels: bool | None, projection: Projection) -> float:
     """The alignment of a kernel on disk with the targets' Y Y'."""
     if rows.shape[0] != rows.shape[1]:
         raise ValueError(f"kernel has shape {rows.shape}, expected one set of inputs against itself")
     y, off = _targets(targets, rows.shape[0], labels), 0.0
-    if centered:
+    if projection != "none":
         known = _direction(y, lambda given: given - given.mean(axis=0), "targets")
         y, off = known.unit, _off_by(known.error, y.shape[1])
     else:
         y = y.astype(np.float64)
     wanted = replace(rows, dtype=np.dtype(np.float64), log_scale=0.0, read=lambda part: y[part] @ y.T)
-    return _by_rows(rows, wanted, centered=centered, off=off)
+    return _by_rows(rows, wanted, projection, off=off)
 
 
 def _off_by(error: float, outputs: int) -> float:
@@ -301,13 +313,17 @@ def _projection(kernel: np.ndarray, unbiased: bool) -> Callable[[np.ndarray], np
     """The projection that centers kernels of this shape."""
     if not unbiased:
         return _centered
-    if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or len(kernel) < 4:
-        raise ValueError(
-            f"the unbiased alignment is one of kernels (n, n) of at least 4 inputs, got shape {kernel.shape}: take "
-            "one set of inputs against itself, of outputs their trace, or more inputs"
-        )
+    _check_pairs(kernel.shape)
     entry_error(kernel.astype(np.float64), kernel.dtype)  # refuses what is not symmetric
     return _hollow
+
+
+def _check_pairs(shape: tuple[int, ...]) -> None:
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 4:
+        raise ValueError(
+            f"the unbiased alignment is one of kernels (n, n) of at least 4 inputs, got shape {shape}: take one set of "
+            "inputs against itself, of outputs their trace, or more inputs"
+        )
 
 
 def _centered(kernel: np.ndarray) -> np.ndarray:

@@ -101,6 +101,7 @@ class Rows:
         log_scale: logarithm of the scale of what is read, as in `Entries`.
         size: number of rows that are read at once.
         read: function that reads rows, finite numbers (k, n2) of this dtype.
+        symmetric: whether it is known to be of one set of inputs against itself.
     """
 
     shape: tuple[int, int]
@@ -108,6 +109,7 @@ class Rows:
     log_scale: float
     size: int
     read: Callable[[slice], np.ndarray]
+    symmetric: bool = False
 
     def __iter__(self) -> Iterator[tuple[slice, np.ndarray]]:
         """All rows in turn, each with the numbers of the inputs that they are of."""
@@ -161,14 +163,14 @@ def rows_of(kernel: AnyKernel, which: str = "ntk") -> Rows:
         def read(rows: slice) -> np.ndarray:
             return stored.scaled(rows, slice(None)) if which == "ntk" else np.asarray(stored[rows].nngp)
 
-        return Rows(stored.shape, stored.dtype, log_scale, stored.plan.rows, read)
+        return Rows(stored.shape, stored.dtype, log_scale, stored.plan.rows, read, stored.plan.symmetric)
     if isinstance(kernel, EmpiricalKernel) and on_disk(kernel) and kernel.plan.which == which:
         values, C, shape = kernel.values, kernel.plan.outputs, (kernel.plan.n1, kernel.plan.n2)
 
         def read_mean(rows: slice) -> np.ndarray:
             return values[rows].reshape(-1, shape[1]) / np.asarray(C, values.dtype)
 
-        return Rows(shape, values.dtype, 0.0, kernel.plan.rows, read_mean)
+        return Rows(shape, values.dtype, 0.0, kernel.plan.rows, read_mean, kernel.plan.symmetric)
     found, log_scale = entries(kernel, which)
     if found.ndim != 2:
         raise ValueError(

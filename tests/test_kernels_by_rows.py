@@ -124,14 +124,33 @@ def test_alignments_of_stores(both):
             alignment.target_alignment(path, Y, centered=False),
             alignment.target_alignment(matrix, Y, centered=False),
         ),
+        (alignment.target_alignment(path, Y, unbiased=True), alignment.target_alignment(matrix, Y, unbiased=True)),
+        *(
+            (
+                alignment.centered_alignment(*pair, unbiased=True),
+                alignment.centered_alignment(matrix, X @ X.T, unbiased=True),
+            )
+            for pair in ((path, X @ X.T), (X @ X.T, path))
+        ),
     ):
         assert found == pytest.approx(wanted, rel=1e-12)
+    with pytest.raises(ValueError, match="kernel is not symmetric"):
+        alignment.centered_alignment(path, X @ np.roll(X, 1, axis=0).T, unbiased=True)
     with pytest.raises(ValueError, match=r"shapes \(36, 36\) and \(5, 5\)"):
         alignment.alignment(path, X[:5] @ X[:5].T)
     with pytest.raises(ValueError, match="zero everywhere"):
         alignment.alignment(path, np.zeros((36, 36)))
-    with pytest.raises(ValueError, match="a kernel is zero once centered"):
-        alignment.centered_alignment(path, np.ones((36, 36)))
+    for unbiased in (False, True):
+        with pytest.raises(ValueError, match="a kernel is zero once centered"):
+            alignment.centered_alignment(path, np.ones((36, 36)), unbiased=unbiased)
+
+
+def test_unbiased_alignments_of_stores_hold_no_whole_kernel(both, monkeypatch):
+    path, matrix = both
+    wanted = alignment.target_alignment(matrix, Y, unbiased=True)
+    monkeypatch.setattr("ntk_analysis.alignment.entries", None)
+    assert alignment.target_alignment(path, Y, unbiased=True) == pytest.approx(wanted, rel=1e-12)
+    assert alignment.centered_alignment(path, path, unbiased=True) == pytest.approx(1, rel=1e-12)
 
 
 def test_all_eigenvalues_of_a_store(both, monkeypatch):
