@@ -1,7 +1,7 @@
-"""neural-tangents' predictions of trained infinite networks, in terms of `regression.GradientFlow`.
+"""neural-tangents' predictions of trained infinite networks, in terms of `regression.GradientFlow` and `LossFlow`.
 
-Its loss is the mean over all numbers in `y_train` of (f - y)^2 / 2, and ours the sum: so its time is ours times their
-number.
+Its squared loss is the mean over all numbers in `y_train` of (f - y)^2 / 2, and ours the sum: so its time is ours times
+their number.
 """
 
 import functools
@@ -10,11 +10,12 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from ntk_analysis import spectrum
 from ntk_analysis.compat.neural_tangents.kernel import Get, taken
-from ntk_analysis.regression import GradientFlow
+from ntk_analysis.regression import GradientFlow, LossFlow
 
 EPS = 1e-12  # added to an eigenvalue, as neural-tangents does
 
@@ -133,6 +134,47 @@ def gradient_descent_mse(
         if fx_test_0 is None:
             return train
         return train, np.asarray(fx_test_0) + flow.mean(k_test_train, time)
+
+    return predict_fn
+
+
+def gradient_descent(
+    loss: Callable[..., Any],
+    k_train_train: Any,
+    y_train: Any,
+    learning_rate: float = 1.0,
+    momentum: float | None = None,
+) -> Callable[..., Any]:
+    """A function (t, fx_train_0=0, fx_test_0=None, k_test_train=None) -> outputs of a linearised network on any loss.
+
+    Without momentum t counts steps of size 1 times `learning_rate`, and with it steps, as there.
+
+    Args:
+        loss: JAX function (outputs, targets) that returns the number to be minimised.
+        k_train_train: NTK (n, n) of the training inputs.
+        y_train: targets (n, outputs).
+        learning_rate: size of a step.
+        momentum: factor of the last step; None for gradient flow.
+    """
+    targets = np.asarray(y_train, np.float64)
+
+    def predict_fn(t: Any, fx_train_0: Any = 0.0, fx_test_0: Any = None, k_test_train: Any = None) -> Any:
+        start = np.broadcast_to(np.asarray(fx_train_0, np.float64), targets.shape)
+        flow = LossFlow.on(
+            np.asarray(k_train_train),
+            lambda f: loss(f, jnp.asarray(targets)),
+            start,
+            np.asarray(t, np.float64) * learning_rate,
+            momentum=momentum,
+            rate=None if momentum is None else learning_rate,
+        )
+        several = np.ndim(t) > 0
+        train = flow.outputs(np.asarray(k_train_train), start)
+        if fx_test_0 is None:
+            return train if several else train[0]
+        shape = (np.shape(k_test_train)[0], targets.shape[1])
+        test = flow.outputs(np.asarray(k_test_train), np.broadcast_to(np.asarray(fx_test_0, np.float64), shape))
+        return (train, test) if several else (train[0], test[0])
 
     return predict_fn
 
