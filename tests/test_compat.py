@@ -148,13 +148,11 @@ def test_what_is_not_here_says_so(call, error, told):
         call(ours.stax)
 
 
-def test_other_axes_and_absolute_regularisation_are_refused():
+def test_other_axes_are_refused():
     with pytest.raises(NotImplementedError, match="outputs are one axis here"):
         ours.empirical_ntk_fn(lambda p, x: x, trace_axes=(1, 2))
     with pytest.raises(NotImplementedError, match="expected \\(-1,\\) and \\(\\)"):
         ours.monte_carlo_kernel_fn(mlp(ours)[0], mlp(ours)[1], jax.random.PRNGKey(0), 8, trace_axes=())
-    with pytest.raises(NotImplementedError, match="diag_reg_absolute_scale"):
-        ours.predict.gradient_descent_mse(np.eye(2), np.eye(2), diag_reg_absolute_scale=True)
 
 
 @contextlib.contextmanager
@@ -227,26 +225,37 @@ def test_predictions_are_those_of_neural_tangents():
         kernels = {nt: mlp(nt)[2] for nt in (mine, theirs)}
 
         def gaussian_process(predict, kernel_fn):
-            posterior = predict.gp_inference(kernel_fn(X, None, ("nngp", "ntk")), TARGETS, diag_reg=1e-3)
-            return [posterior(get=get, k_test_train=kernel_fn(Y, X, ("nngp", "ntk"))) for get in ("nngp", "ntk")]
+            train, cross, test = (kernel_fn(*inputs) for inputs in ((X, None), (Y, X), (Y, None)))
+            posterior = predict.gp_inference(train, TARGETS, diag_reg=1e-3)
+            absolute = predict.gp_inference(train, TARGETS, 0.1, diag_reg_absolute_scale=True)
+            spread = absolute(("nngp", "ntk", "ntkgp"), cross, test)
+            means = [posterior(get=get, k_test_train=cross) for get in ("nngp", "ntk", "ntkgp")]
+            return [*means, posterior("nngp"), *spread.nngp, *spread.ntk, *spread.ntkgp]
+
+        def ensembles(predict, kernel_fn):
+            """Means and covariances, with and without regularisation, at finite times and at infinity."""
+            found = []
+            for options in ({}, {"diag_reg": 0.02}, {"diag_reg": 0.1, "diag_reg_absolute_scale": True}):
+                ensemble = predict.gradient_descent_mse_ensemble(kernel_fn, X, TARGETS, learning_rate=0.5, **options)
+                for times, test in ((3.0, Y), (3.0, None), (None, Y)):
+                    for get in ("nngp", "ntk"):
+                        found += ensemble(t=times, x_test=test, get=get, compute_cov=True)
+                        found.append(ensemble(t=times, x_test=test, get=get))
+            return found
 
         def predictions(nt):
             predict, kernel_fn = nt.predict, kernels[nt]
-            ensemble = predict.gradient_descent_mse_ensemble(kernel_fn, X, TARGETS, learning_rate=0.5, diag_reg=1e-3)
-            free = predict.gradient_descent_mse_ensemble(kernel_fn, X, TARGETS)
             k_train, k_test = kernel_fn(X, None, "ntk"), kernel_fn(Y, X, "ntk")
             trained = predict.gradient_descent_mse(k_train, TARGETS, 0.7)
-            spread = free(x_test=Y, get="ntk", compute_cov=True)
-            early = free(t=3.0, x_test=Y, get="nngp", compute_cov=True)
+            decayed = predict.gradient_descent_mse(k_train, TARGETS, 0.7, 0.1, True)
+            start, end = np.ones((5, 2)), np.zeros((3, 2))
             return [
-                ensemble(t=2.0, x_test=Y, get="ntk"),
-                ensemble(x_test=Y, get="nngp"),
-                free(t=2.0, get="ntk"),
-                *spread,
-                *early,
-                *trained(5.0, np.ones((5, 2)), np.zeros((3, 2)), k_test),
-                predict.max_learning_rate(k_train, y_train_size=10),
+                *trained(5.0, start, end, k_test),
+                *decayed(5.0, start, end, k_test),
+                decayed(np.array([0.5, 5.0]), start),
+                predict.max_learning_rate(k_train, y_train_size=10, momentum=0.5),
                 *gaussian_process(predict, kernel_fn),
+                *ensembles(predict, kernel_fn),
             ]
 
         for found, wanted in zip(predictions(mine), predictions(theirs), strict=True):

@@ -43,40 +43,41 @@ def gradient_descent_mse_ensemble(
 ) -> Callable[..., Any]:
     """A function (t=None, x_test=None, get=("nngp", "ntk"), compute_cov=False) -> predictions of the ensemble.
 
+    With `compute_cov` they are `Gaussian`s. With a regularisation r the covariance of "nngp" is that of the posterior
+    with noise r, and without `x_test` all kernels "nngp", and the tangent kernel, have r on their diagonal, as there.
+
     Args:
         kernel_fn: function of `stax`.
         x_train: training inputs (n, ...).
         y_train: targets (n, outputs).
         learning_rate: factor of the time.
         diag_reg: added to the kernel's diagonal, times its mean.
-        diag_reg_absolute_scale: True, for `diag_reg` itself, is not there.
+        diag_reg_absolute_scale: whether `diag_reg` is added itself.
         options: options of the kernel function, of which there are none here.
-
-    Raises:
-        NotImplementedError: `diag_reg_absolute_scale`.
     """
     del options
-    _relative(diag_reg_absolute_scale)
+    kernels = functools.cache(lambda name: np.asarray(kernel_fn(x_train, None, name), np.float64))
 
     @functools.cache
-    def trained(name: str) -> GradientFlow:
-        return GradientFlow.on(kernel_fn(x_train, None, name), y_train, which=name, regularization=diag_reg)
+    def trained(name: str) -> tuple[GradientFlow, np.ndarray]:
+        kernel = kernels(name)
+        r = _regularization(kernel, diag_reg, diag_reg_absolute_scale)
+        flow = GradientFlow.on(kernel, y_train, which=name, regularization=r / np.trace(kernel) * len(kernel))
+        return flow, kernel + r * np.eye(len(kernel))
 
     def predict_fn(t: Any = None, x_test: Any = None, get: Get = ("nngp", "ntk"), compute_cov: bool = False) -> Any:
-        if compute_cov and diag_reg:
-            raise NotImplementedError(
-                "compute_cov with diag_reg > 0 is another covariance here: see regression.GradientFlow.covariance"
-            )
         names = (get,) if isinstance(get, str) else tuple(get or ("nngp", "ntk"))
-        test = x_train if x_test is None else x_test
-        cross, time = kernel_fn(test, x_train), _own_time(t, learning_rate, y_train)
+        time = _own_time(t, learning_rate, y_train)
+        cross = None if x_test is None else kernel_fn(x_test, x_train)
         found: dict[str, Any] = {}
         for name in names:
-            flow = trained(name)
-            found[name] = flow.mean(getattr(cross, name), time)
+            flow, regularized = trained(name)
+            test = regularized if cross is None else getattr(cross, name)
+            found[name] = flow.mean(test, time)
             if compute_cov:
-                spread = _with_covariance(flow, kernel_fn, (x_train, test), cross, name, time)
-                found[name] = Gaussian(found[name], spread)
+                prior = regularized if name == "nngp" else kernels("nngp")
+                mixed, start = (prior, prior) if cross is None else (cross.nngp, kernel_fn(x_test, None, "nngp"))
+                found[name] = Gaussian(found[name], flow.covariance(test, prior, mixed, start, time=time))
         return found[get] if isinstance(get, str) else taken(SimpleNamespace(**found), names)
 
     return predict_fn
@@ -85,22 +86,45 @@ def gradient_descent_mse_ensemble(
 def gp_inference(
     k_train_train: Any, y_train: Any, diag_reg: float = 0.0, diag_reg_absolute_scale: bool = False
 ) -> Callable[..., Any]:
-    """A function (get, k_test_train) -> mean of the Gaussian process, or of networks trained for ever, on test inputs.
+    """A function (get=None, k_test_train=None, k_test_test=None) -> posterior of the Gaussian process on test inputs.
+
+    `get` is "nngp" (the process), "ntk" (networks trained for ever) or "ntkgp" (the process whose kernel is the tangent
+    kernel), or several of them. It returns means, and with `k_test_test` `Gaussian`s.
 
     Args:
         k_train_train: `Kernel` of the training inputs, or one array.
         y_train: targets (n, outputs).
         diag_reg: added to the diagonal, times its mean.
-        diag_reg_absolute_scale: True is not there.
-
-    Raises:
-        NotImplementedError: `diag_reg_absolute_scale`.
+        diag_reg_absolute_scale: whether `diag_reg` is added itself.
     """
-    _relative(diag_reg_absolute_scale)
 
-    def predict_fn(get: str = "nngp", k_test_train: Any = None) -> Any:
-        train, test = (getattr(kernel, get, kernel) for kernel in (k_train_train, k_test_train))
-        return GradientFlow.on(train, y_train, which=get, regularization=diag_reg).mean(test)
+    @functools.cache
+    def trained(which: str) -> tuple[GradientFlow, np.ndarray]:
+        kernel = np.asarray(_field(k_train_train, which), np.float64)
+        r = _regularization(kernel, diag_reg, diag_reg_absolute_scale)
+        flow = GradientFlow.on(kernel, y_train, which=which, regularization=r / np.trace(kernel) * len(kernel))
+        return flow, kernel + r * np.eye(len(kernel))
+
+    def posterior(name: str, k_test_train: Any, k_test_test: Any) -> Any:
+        which = "ntk" if name == "ntkgp" else name
+        flow, regularized = trained(which)
+        if k_test_train is None:
+            mean: Any = np.asarray(y_train)
+            return mean if k_test_test is None else Gaussian(mean, np.zeros_like(regularized))
+        test = np.asarray(_field(k_test_train, which))
+        mean = flow.mean(test)
+        if k_test_test is None:
+            return mean
+        if name == "ntk":
+            prior, mixed, start = (_field(k, "nngp") for k in (k_train_train, k_test_train, k_test_test))
+        else:
+            prior, mixed, start = regularized, test, _field(k_test_test, which)
+        return Gaussian(mean, flow.covariance(test, prior, np.asarray(mixed), np.asarray(start)))
+
+    def predict_fn(get: Get = None, k_test_train: Any = None, k_test_test: Any = None) -> Any:
+        names = (get,) if isinstance(get, str) else tuple(get or ("nngp", "ntk"))
+        found = {name: posterior(name, k_test_train, k_test_test) for name in names}
+        return found[get] if isinstance(get, str) else taken(SimpleNamespace(**found), names)
 
     return predict_fn
 
@@ -119,18 +143,16 @@ def gradient_descent_mse(
         y_train: targets (n, outputs).
         learning_rate: factor of the time.
         diag_reg: added to the diagonal, times its mean.
-        diag_reg_absolute_scale: True is not there.
-
-    Raises:
-        NotImplementedError: `diag_reg_absolute_scale`.
+        diag_reg_absolute_scale: whether `diag_reg` is added itself.
     """
-    _relative(diag_reg_absolute_scale)
-    targets = np.asarray(y_train)
+    targets, kernel = np.asarray(y_train), np.asarray(k_train_train, np.float64)
+    r = _regularization(kernel, diag_reg, diag_reg_absolute_scale)
 
     def predict_fn(t: Any = None, fx_train_0: Any = 0.0, fx_test_0: Any = None, k_test_train: Any = None) -> Any:
-        flow = GradientFlow.on(k_train_train, targets - np.asarray(fx_train_0), regularization=diag_reg)
+        relative = r / np.trace(kernel) * len(kernel)
+        flow = GradientFlow.on(kernel, targets - np.asarray(fx_train_0), regularization=relative)
         time = _own_time(t, learning_rate, targets)
-        train = np.asarray(fx_train_0) + flow.mean(k_train_train, time)
+        train = np.asarray(fx_train_0) + flow.mean(kernel + r * np.eye(len(kernel)), time)
         if fx_test_0 is None:
             return train
         return train, np.asarray(fx_test_0) + flow.mean(k_test_train, time)
@@ -197,17 +219,11 @@ def _own_time(t: Any, learning_rate: float, y_train: Any) -> Any:
     return math.inf if t is None else np.asarray(t, float) * learning_rate / np.size(y_train)
 
 
-def _relative(absolute: bool) -> None:
-    if absolute:
-        raise NotImplementedError(
-            "got diag_reg_absolute_scale=True: the regularisation is relative to the mean of the diagonal here, divide "
-            "it by that mean"
-        )
+def _regularization(kernel: np.ndarray, diag_reg: float, absolute: bool) -> float:
+    """What is added to the diagonal."""
+    return diag_reg if absolute else float(diag_reg * np.trace(kernel) / len(kernel))
 
 
-def _with_covariance(
-    flow: GradientFlow, kernel_fn: Any, inputs: tuple[Any, Any], cross: Any, name: str, time: float
-) -> np.ndarray:
-    """Covariance of the predictions on test inputs over networks; `inputs` are those of training and of the test."""
-    train, test = (kernel_fn(x, None, "nngp") for x in inputs)
-    return flow.covariance(getattr(cross, name), train, cross.nngp, test, time=time)
+def _field(kernel: Any, name: str) -> Any:
+    """A kernel by its name, of an object that has it or of one array."""
+    return kernel if isinstance(kernel, np.ndarray) or not hasattr(kernel, name) else getattr(kernel, name)
