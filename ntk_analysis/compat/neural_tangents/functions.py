@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_analysis.compat.neural_tangents.kernel import Get, Kernel, taken
+from ntk_analysis.compat.neural_tangents.standard import with_rates
 from ntk_analysis.empirical import empirical_nngp, empirical_ntk
 from ntk_analysis.empirical.functions import Network
 from ntk_analysis.empirical.kernels import EmpiricalKernel
@@ -101,10 +102,10 @@ def monte_carlo_kernel_fn(
         raise NotImplementedError(
             f"got trace_axes={trace_axes} and diagonal_axes={diagonal_axes}, expected (-1,) and ()"
         )
-    network = (init_fn, own_network(apply_fn))
     seed = _seed(key)
 
     def kernel_fn(x1: Any, x2: Any = None, get: Get = None) -> Any:
+        network = (init_fn, own_network(apply_fn, x1))
         if isinstance(n_samples, int):
             return taken(monte_carlo_kernel(network, x1, x2, draws=n_samples, seed=seed), get)
         return _each(monte_carlo_kernels(network, x1, x2, draws=tuple(n_samples), seed=seed), get)
@@ -112,9 +113,10 @@ def monte_carlo_kernel_fn(
     return kernel_fn
 
 
-def own_network(f: Any) -> Network:
-    """The network of layers that an `apply_fn` of this `stax` computes, or the function itself."""
-    return getattr(f, "layer", f)
+def own_network(f: Any, x: Any) -> Network:
+    """The network of layers that an `apply_fn` of this `stax` computes on such inputs, or the function itself."""
+    layer = getattr(f, "layer", None)
+    return f if layer is None else with_rates(layer, np.shape(x))
 
 
 def _each(estimates: Iterator[KernelEstimate], get: Get) -> Iterator[Any]:
@@ -137,7 +139,7 @@ def _empirical(
         )
 
     def kernel_fn(x1: Any, x2: Any, params: Params) -> Any:
-        kernel = compute(own_network(f), params, x1, x2, layout=layout)
+        kernel = compute(own_network(f, x1), params, x1, x2, layout=layout)
         values = getattr(kernel, which)
         return values / kernel.plan.outputs if layout == "trace" else values
 

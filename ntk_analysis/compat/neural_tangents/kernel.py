@@ -1,13 +1,14 @@
 """What neural-tangents' kernel functions return: both kernels with what belongs to them, or what is asked for."""
 
 from collections import namedtuple
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from ntk_analysis.common.precision import HeldArray
 from ntk_analysis.infinite import Kernel as OwnKernel
+from ntk_analysis.layers import Layer
 
 Get: TypeAlias = str | tuple[str, ...] | None
 """Names of what is wanted; None for the whole `Kernel`."""
@@ -26,6 +27,8 @@ class Kernel:
         is_gaussian: whether the outputs are Gaussian, as behind a layer of weights.
         shape1: shape of the first inputs.
         shape2: shape of the second inputs.
+        origin: the layer and the inputs that it is of, from which a kernel function behind it goes on; None if it was
+            changed.
     """
 
     nngp: HeldArray | None
@@ -36,14 +39,15 @@ class Kernel:
     is_gaussian: bool
     shape1: tuple[int, ...]
     shape2: tuple[int, ...]
+    origin: tuple[Layer, Any, Any] | None = field(default=None, repr=False, compare=False)
 
     def replace(self, **changes: Any) -> "Kernel":
         """The kernel with other values of these fields."""
-        return replace(self, **changes)
+        return replace(self, origin=None, **changes)
 
 
-def as_theirs(kernel: OwnKernel, x1: Any, x2: Any) -> Kernel:
-    """Our kernel of these inputs as theirs."""
+def as_theirs(kernel: OwnKernel, layer: Layer, x1: Any, x2: Any) -> Kernel:
+    """Our kernel of a layer and of these inputs as theirs."""
     shape1 = tuple(np.shape(x1))
     return Kernel(
         nngp=kernel.nngp,
@@ -54,6 +58,7 @@ def as_theirs(kernel: OwnKernel, x1: Any, x2: Any) -> Kernel:
         is_gaussian=kernel.law == "gaussian",
         shape1=shape1,
         shape2=shape1 if x2 is None else tuple(np.shape(x2)),
+        origin=(layer, x1, x2),
     )
 
 

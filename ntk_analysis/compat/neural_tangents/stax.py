@@ -14,24 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_analysis import activations, layers
-from ntk_analysis.compat.neural_tangents.kernel import Get, as_theirs, taken
+from ntk_analysis.compat.neural_tangents.kernel import Get, Kernel, as_theirs, taken
+from ntk_analysis.compat.neural_tangents.standard import StandardConv, StandardDense, with_rates
 from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.layers.base import Params, Shape
 from ntk_analysis.layers.branches import Fan
-from ntk_analysis.networks.parametrization import Linear, changed, standard
 
 ABSENT = {  # of neural-tangents
     *("Aggregate", "Conv1DLocal", "ConvLocal", "ConvTranspose", "DotGeneral", "Dropout"),
     *("GlobalSelfAttention", "ImageResize", "Index", "NumericalActivation", "Slice"),
 }
-
-
-class StandardDense(layers.Dense):
-    """A dense layer in the standard parametrisation; its fan-in is known when it meets inputs."""
-
-
-class StandardConv(layers.Conv):
-    """A convolution in the standard parametrisation."""
 
 
 class Triple(tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]):
@@ -307,26 +299,16 @@ def __getattr__(name: str) -> NoReturn:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-@functools.lru_cache(maxsize=256)
-def _with_rates(layer: layers.Layer, input_shape: Shape) -> layers.Layer:
-    """The layer with the rates that its fan-ins make in the standard parametrisation."""
-
-    def change(linear: Linear, fan_in: int) -> Linear:
-        return standard(linear, fan_in) if isinstance(linear, StandardDense | StandardConv) else linear
-
-    return changed(layer, input_shape, change)
-
-
 def _init(layer: layers.Layer) -> Callable[[jax.Array, Shape], tuple[Shape, Params]]:
     def init_fn(rng: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
-        return _with_rates(layer, tuple(input_shape)).init(rng, tuple(input_shape))
+        return with_rates(layer, tuple(input_shape)).init(rng, tuple(input_shape))
 
     return init_fn
 
 
 def _apply(layer: layers.Layer) -> Callable[..., jax.Array]:
     def apply_fn(params: Params, inputs: Any, **_: Any) -> jax.Array:
-        return _with_rates(layer, np.shape(inputs)).apply(params, inputs)
+        return with_rates(layer, np.shape(inputs)).apply(params, inputs)
 
     apply_fn.layer = layer  # type: ignore[attr-defined]
     return apply_fn
@@ -334,7 +316,16 @@ def _apply(layer: layers.Layer) -> Callable[..., jax.Array]:
 
 def _kernel(layer: layers.Layer) -> Callable[..., Any]:
     def kernel_fn(x1: Any, x2: Any = None, get: Get = None, **_: Any) -> Any:
-        return taken(as_theirs(infinite_kernel(_with_rates(layer, np.shape(x1)), x1, x2), x1, x2), get)
+        """Both kernels of inputs, or of a `Kernel` that another kernel function returned."""
+        whole = layer
+        if isinstance(x1, Kernel):
+            if x1.origin is None:
+                raise NotImplementedError(
+                    "got a Kernel whose fields were changed: kernel functions go on from one as it was returned"
+                )
+            before, x1, x2 = x1.origin
+            whole = layers.Serial(before, layer)
+        return taken(as_theirs(infinite_kernel(with_rates(whole, np.shape(x1)), x1, x2), whole, x1, x2), get)
 
     return kernel_fn
 
