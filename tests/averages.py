@@ -37,6 +37,11 @@ def volumes(seed=0):
     return images(seed).reshape(3, 3, 2, 2, 2)
 
 
+def of_one_corner(seed=0):
+    """The first two rows and columns of the images, for layers that make them larger."""
+    return images(seed)[:, :2, 1:3]
+
+
 def drawn(network, shape, draws, generator):
     """Parameters of so many networks, by NumPy: `init` compiles each of its steps anew for each network.
 

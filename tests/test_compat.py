@@ -73,8 +73,10 @@ def sequence_network(nt):
         stax.Conv(4, (3,), padding="CIRCULAR", b_std=0.2),
         stax.Relu(),
         stax.SumPool((2,), (2,)),
-        stax.Conv(4, (2,), padding="SAME"),
+        stax.ConvTranspose(4, (2,), (2,), padding="SAME", parameterization="standard"),
         stax.Erf(),
+        stax.ConvLocal(4, (2,), b_std=0.1, parameterization="standard"),
+        stax.Relu(),
         stax.Flatten(),
         stax.Dense(2),
     )

@@ -15,13 +15,15 @@ import pytest
 
 from ntk_analysis.common import quick_compilation
 from ntk_analysis.infinite import Kernel, image_tiles, infinite_kernel
-from ntk_analysis.infinite.compute import input_kernel
+from ntk_analysis.infinite.compute import account, input_kernel, task_of
 from ntk_analysis.infinite.image_tiles import kernel_in_tiles
 from ntk_analysis.layers import (
     Activation,
     AvgPool,
     BatchNorm,
     Conv,
+    ConvLocal,
+    ConvTranspose,
     Dense,
     Flatten,
     GlobalAvgPool,
@@ -320,6 +322,70 @@ def test_windows_of_volumes_go_along_each_axis():
     kernels, others = spatial(network, x, paired=True), spatial(turned, x.transpose(0, 2, 3, 1, 4), paired=True)
     for kernel, other in zip(kernels, others, strict=True):
         close(kernel.transpose(0, 1, 3, 4, 2, 6, 7, 5), other)
+
+
+LINEAR = {
+    "conv": Conv(2, (2, 3), (1, 2), dilation=2, w_var=1.7, b_var=0.2),
+    "local": ConvLocal(2, (3, 2), (2, 1), w_var=1.7, b_var=0.2),
+    "transposed, same": ConvTranspose(2, (3, 2), 2, w_var=1.7, b_var=0.2),
+    "local, valid": ConvLocal(2, 2, (1, 2), "valid", dilation=(1, 2)),
+    "transposed, valid": ConvTranspose(2, (1, 3), (2, 1), "valid"),
+    "transposed, circular": ConvTranspose(2, (4, 2), (2, 3), "circular", b_var=0.3),
+}
+
+
+EVERY = [(name, paired) for name in LINEAR for paired in (True, False)]
+TELLING = [("local", True), ("transposed, same", False)]
+
+
+@pytest.mark.parametrize(("name", "paired"), [*TELLING, *full(*(case for case in EVERY if case not in TELLING))])
+def test_kernels_of_one_linear_layer_are_those_of_its_gradients(name, paired):
+    """One layer of weights on the inputs: NNGP and NTK are products of its gradients at every width, pair by pair."""
+    x, layer = jnp.asarray(photos(n=2, shape=(3, 4, 2))), LINEAR[name]
+    shape, params = layer.init(jax.random.key(0), x.shape)
+    gradients = jax.jit(jax.jacobian(lambda p: layer.apply(p, x)[..., 0]))(params)
+    flat = np.concatenate([leaf.reshape(math.prod(shape[:-1]), -1) for leaf in jax.tree.leaves(gradients)], -1)
+    wanted = (flat @ flat.T).reshape(*shape[:-1], *shape[:-1]).transpose(0, 3, 1, 2, 4, 5)
+    for found in spatial(layer, x, paired=paired):
+        close(found, wanted if paired else np.einsum("abhwhw->abhw", wanted))
+
+
+@pytest.mark.parametrize("padding", full("same", "valid", "circular"))
+def test_transposed_convolutions_are_those_of_jax(padding):
+    x = jnp.asarray(photos(n=2, shape=(3, 4, 2)))
+    for size, stride in (((3, 2), (2, 2)), ((1, 4), (2, 1)), ((2, 5), (3, 2))):
+        layer = ConvTranspose(3, size, stride, padding)
+        shape, params = layer.init(jax.random.key(0), x.shape)
+        y = layer.apply(params, x)
+        assert y.shape == shape
+        w = params["w"] * np.sqrt(1 / params["w"][..., 0].size)
+        if padding != "circular":
+            close(y, jax.lax.conv_transpose(x, w, stride, padding.upper()))
+        else:  # far from the edges a torus of three images has no edge
+            tiled = jax.lax.conv_transpose(jnp.tile(x, (1, 3, 3, 1)), w, stride, "SAME")
+            close(y, tiled[:, shape[1] : 2 * shape[1], shape[2] : 2 * shape[2]])
+
+
+@pytest.mark.parametrize("layer", full(ConvLocal(3, 2, (1, 2), center=True), ConvLocal(3, 2, standardize=True)))
+def test_a_local_convolution_has_the_weights_of_its_position(layer):
+    """Where all its positions have the same weights, it is a convolution."""
+    x = jnp.asarray(photos(n=2, shape=(3, 4, 2)))
+    same = Conv(3, 2, layer.stride, center=layer.center, standardize=layer.standardize)
+    shape, params = same.init(jax.random.key(0), x.shape)
+    local_shape, local = layer.init(jax.random.key(0), x.shape)
+    assert local_shape == shape
+    assert local["w"].shape == (*shape[1:3], 8, 3)
+    copied = jnp.broadcast_to(params["w"].reshape(8, 3), local["w"].shape)
+    close(layer.apply({"w": copied}, x), same.apply(params, x))
+
+
+@pytest.mark.full
+def test_memory_is_stated_for_the_largest_image_inside():
+    x = np.ones((40, 4, 5, 2))
+    small, large = Serial(Conv(2), GlobalAvgPool()), Serial(Conv(2), ConvTranspose(2, 3, 3), GlobalAvgPool())
+    taken = [account(task_of(of, x, None, statistics=None, batch_norm="exact", exact=False)) for of in (small, large)]
+    assert large.most_positions(20) == 180
+    assert taken[1].memory_bytes > taken[0].memory_bytes
 
 
 def test_groups_are_convolutions_beside_each_other():

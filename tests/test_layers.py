@@ -19,6 +19,8 @@ from ntk_analysis.layers import (
     AvgPool,
     BatchNorm,
     Conv,
+    ConvLocal,
+    ConvTranspose,
     Dense,
     Flatten,
     GlobalAvgPool,
@@ -46,6 +48,7 @@ from .averages import (
     extrapolated,
     finite_average,
     images,
+    of_one_corner,
     one_batch,
     pairs,
     resolution,
@@ -71,6 +74,8 @@ EXACT = [  # one hidden layer, or linear: the average over draws is the kernel a
     ("AvgPool", Serial(Conv(6, 3), RELU, AvgPool((2, 3), 2), Flatten(), Dense(5)), images),
     ("GlobalAvgPool", Serial(Conv(8, 3, b_var=0.1), RELU, GlobalAvgPool(), Dense(5, 1.5, 0.1)), images),
     *full(
+        ("ConvTranspose", Serial(ConvTranspose(6, 3, 2), RELU, Flatten(), Dense(5)), of_one_corner),
+        ("ConvLocal", Serial(Conv(4, 2), RELU, ConvLocal(4, 2, 2, b_var=0.1), GlobalAvgPool(), Dense(5)), images),
         ("Identity", Serial(Parallel(Identity(), Dense(FEATURES, 1.5, 0.1)), Dense(5)), pairs),
         ("Parallel", Serial(Parallel(Dense(7), Serial(Dense(7), RELU)), Dense(5, 1.5, center=True)), pairs),
         (
@@ -113,6 +118,24 @@ EXACT = [  # one hidden layer, or linear: the average over draws is the kernel a
             Serial(AvgPool((2,), (1,), "same"), Conv(6, (3,)), RELU, AvgPool((2,)), Flatten(), Dense(5)),
             sequences,
         ),
+        (
+            "ConvTranspose",
+            Serial(
+                Conv(4, 2),
+                RELU,
+                ConvTranspose(4, (3, 1), (2, 2), "valid", w_var=1.5, b_var=0.1),
+                GlobalAvgPool(),
+                Dense(5),
+            ),
+            images,
+        ),
+        (
+            "ConvTranspose",
+            Serial(ConvTranspose(6, (3,), (2,), "circular", b_var=0.1), RELU, GlobalAvgPool(), Dense(5)),
+            sequences,
+        ),
+        ("ConvLocal", Serial(ConvLocal(6, (2,), b_var=0.1), RELU, GlobalAvgPool(), Dense(5)), sequences),
+        ("ConvLocal", Serial(ConvLocal(8, 2), BatchNorm(0.2, True, False), RELU, Flatten(), Dense(5)), images),
         ("AvgPool", Serial(AvgPool(2, 1, "same"), Conv(6, 3), RELU, Flatten(), Dense(5)), images),
         ("GlobalAvgPool", Serial(Conv(8, 3), Activation("gelu"), GlobalAvgPool(), Dense(5, center=True)), images),
     ),
@@ -131,6 +154,12 @@ APPROACHED = [
         ("LayerNorm", lambda n: Serial(Dense(n), RELU, LayerNorm(), Dense(n, 1.5), LayerNorm(0.1)), pairs),
         ("Dense", lambda n: Serial(Dense(n), RELU, Dense(2, 2.9, 0.1, standardize=True)), pairs),
         ("Conv", lambda n: Serial(Conv(n), RELU, Conv(4, 3, 2, center=True), Flatten(), Dense(2)), images),
+        (
+            "ConvTranspose",
+            lambda n: Serial(Conv(n, 2), RELU, ConvTranspose(4, 2, 2, center=True), GlobalAvgPool()),
+            images,
+        ),
+        ("ConvLocal", lambda n: Serial(Conv(n, 2), RELU, ConvLocal(4, 2, center=True), Flatten(), Dense(2)), images),
         ("Flatten", lambda n: Serial(Conv(n, 2), RELU, Flatten(), Dense(2, 1.5, center=True)), images),
     ),
     pytest.param(

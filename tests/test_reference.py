@@ -16,6 +16,8 @@ from ntk_analysis.layers import (
     AvgPool,
     BatchNorm,
     Conv,
+    ConvLocal,
+    ConvTranspose,
     Dense,
     Flatten,
     GlobalAvgPool,
@@ -100,6 +102,21 @@ IMAGES = {
         Conv(1, 2, stride=2, padding="circular"), Activation(), AvgPool((2, 1), 1, "same"), Flatten(), Dense(1)
     ),
     "residual, shortcut": RESIDUAL_CONV,
+    "transposed, pooled": Serial(
+        ConvTranspose(4, 3, 2, "same", b_var=0.1), Activation(), AvgPool(2), Conv(4, 2), GlobalAvgPool(), Dense(1)
+    ),
+    "transposed, flat": Serial(
+        Conv(4, 2, 2),
+        Activation(),
+        ConvTranspose(4, (3, 1), (2, 3), "circular"),
+        Activation("erf"),
+        Flatten(),
+        Dense(1),
+    ),
+    "local, pooled": Serial(
+        ConvLocal(4, 3, 2, b_var=0.1), Activation(), ConvLocal(4, 2, 1, "valid"), GlobalAvgPool(), Dense(1)
+    ),
+    "local, flat": Serial(Conv(4), Activation(), ConvLocal(4, (2, 1), padding="circular"), Flatten(), Dense(1)),
     "sums over positions": Serial(
         Conv(4), Activation("erf"), SumPool(2, 1), Conv(4), Activation(), GlobalSumPool(), Dense(1)
     ),

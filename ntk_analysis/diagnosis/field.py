@@ -4,9 +4,24 @@ from collections.abc import Iterator
 
 from ntk_analysis import meanfield
 from ntk_analysis.empirical.functions import Network
-from ntk_analysis.layers import Activation, BatchNorm, Conv, Dense, GroupNorm, Layer, LayerNorm, Repeat, RMSNorm, Serial
+from ntk_analysis.layers import (
+    Activation,
+    BatchNorm,
+    Conv,
+    ConvLocal,
+    ConvTranspose,
+    Dense,
+    GroupNorm,
+    Layer,
+    LayerNorm,
+    Repeat,
+    RMSNorm,
+    Serial,
+)
 from ntk_analysis.layers.base import SingleLayer
 from ntk_analysis.meanfield import BatchNormField, MeanField
+
+WEIGHTS = Dense | Conv | ConvLocal
 
 
 def field_of(f: Network, batch_size: int) -> tuple[MeanField | BatchNormField | None, str]:
@@ -18,12 +33,14 @@ def field_of(f: Network, batch_size: int) -> tuple[MeanField | BatchNormField | 
     weights = {
         (layer.w_var, layer.b_var, layer.center or layer.standardize)
         for layer in singles[min(behind, default=0) :]
-        if isinstance(layer, Dense | Conv)
+        if isinstance(layer, WEIGHTS)
     }
     functions = {layer.activation for layer in singles if isinstance(layer, Activation)}
-    others = [layer for layer in singles if not isinstance(layer, Dense | Conv | Activation | BatchNorm)]
+    others = [layer for layer in singles if not isinstance(layer, WEIGHTS | Activation | BatchNorm)]
     if len(weights) != 1 or len(functions) != 1 or not all(isinstance(layer, SingleLayer) for layer in others):
         return None, "not available: the network is no chain of one repeated block"
+    if any(isinstance(layer, ConvTranspose) for layer in others):
+        return None, "not available with a transposed convolution, whose outputs see different numbers of inputs"
     if any(isinstance(layer, LayerNorm | RMSNorm | GroupNorm) for layer in others):
         return None, "not available with a normalisation of each input"
     ((w_var, b_var, centered),), (phi,) = weights, functions

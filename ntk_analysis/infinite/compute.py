@@ -268,12 +268,13 @@ def _through_layers(
     if apart:
         if x1.ndim == 2 and max(len(x1), len(second)) > TILE:
             return replace(propagate_in_tiles(network.kernel, input_kernel(x1, x2)), training=training)
-        if x1.ndim > 2 and is_cut(len(x1), len(second), x1.shape[1:-1], paired=paired):
+        places = network.most_positions(math.prod(x1.shape[1:-1]))
+        if x1.ndim > 2 and is_cut(len(x1), len(second), places, paired=paired):
 
             def tile(first: jax.Array, second: jax.Array, identical: jax.Array) -> Kernel:
                 return network.kernel(input_kernel(first, second, paired=paired, identical=identical))
 
-            return replace(kernel_in_tiles(tile, x1, x2, paired=paired), training=training)
+            return replace(kernel_in_tiles(tile, x1, x2, paired=paired, places=places), training=training)
     start = replace(input_kernel(x1, x2, paired=paired), training=training, nodes=nodes)
     return replace(network.kernel(start), identical=None)
 
@@ -350,15 +351,15 @@ def account(task: Task) -> Account:
 def _image_account(task: Task) -> Account:
     network, x1 = task.network, task.x1
     (n1, *image, _), n2 = x1.shape, len(x1 if task.x2 is None else task.x2)
-    places, paired = math.prod(image), network.pairs_positions
+    places, paired = network.most_positions(math.prod(image)), network.pairs_positions
     normalized = paired and network.couples_batch is not False
-    cut = is_cut(n1, n2, tuple(image), paired=paired)
+    cut = is_cut(n1, n2, places, paired=paired)
     left = _positions_left(network, x1.shape[1:], str(x1.dtype)) if cut else None
     if normalized:
         kept = "all pairs of positions, for a batch normalization"
         numbers = (ARRAYS["normalized"] + _of_new_points(task)) * n1 * n2 * places**2
     elif paired:
-        side = side_of(tuple(image), paired=True)
+        side = side_of(places, paired=True)
         rows, columns = (n1, n2) if left is None else (min(n1, side), min(n2, side))
         kept = "all pairs of positions, for a pooling read-out"
         numbers = ARRAYS["paired"] * (rows * columns + rows + columns) * places**2

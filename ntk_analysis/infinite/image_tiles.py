@@ -23,15 +23,14 @@ OF_FIRST, OF_SECOND = ("variance1", "mean1", "within1"), ("variance2", "mean2", 
 OF_PAIRS = ("distance", "ntk_scaled")
 
 
-def side_of(image: tuple[int, ...], *, paired: bool) -> int:
-    """Largest number of images of these positions on a side of a tile."""
-    places = math.prod(image)
+def side_of(places: int, *, paired: bool) -> int:
+    """Largest number of images of so many positions on a side of a tile."""
     return max(math.isqrt(PLACES // places**2), FEWEST) if paired else max(math.isqrt(PLACES // places), 1)
 
 
-def is_cut(n1: int, n2: int, image: tuple[int, ...], *, paired: bool) -> bool:
-    """Whether the kernel of n1 x n2 images of these positions is computed tile by tile."""
-    return max(n1, n2) > side_of(image, paired=paired) if paired else n1 * n2 * math.prod(image) > PLACES
+def is_cut(n1: int, n2: int, places: int, *, paired: bool) -> bool:
+    """Whether the kernel of n1 x n2 images of so many positions is computed tile by tile."""
+    return max(n1, n2) > side_of(places, paired=paired) if paired else n1 * n2 * places > PLACES
 
 
 def kernel_in_tiles(
@@ -40,6 +39,7 @@ def kernel_in_tiles(
     x2: Float[jax.Array, "n2 *positions channels"] | None = None,
     *,
     paired: bool = False,
+    places: int | None = None,
 ) -> Kernel:
     """Kernel compute(x1, x2, identical), tile by tile: the same NNGP and NTK up to rounding.
 
@@ -52,12 +52,13 @@ def kernel_in_tiles(
         x1: images (n1, h, w, c), sequences or volumes.
         x2: the same (n2, ...), or None for x1 with itself.
         paired: whether the network needs all pairs of positions, not equal positions only.
+        places: largest number of positions inside the network; None: that of the inputs.
 
     Raises:
         NotImplementedError: the network normalises over the batch, or has a layer without an infinite-width kernel.
     """
     second = x1 if x2 is None else x2
-    side = side_of(x1.shape[1:-1], paired=paired)
+    side = side_of(places or math.prod(x1.shape[1:-1]), paired=paired)
     rows, columns = _tiles(x1, side), _tiles(second, side)
     number, corners = _numbered(len(rows), len(columns), symmetric=x2 is None)
 

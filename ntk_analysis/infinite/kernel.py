@@ -358,6 +358,9 @@ class HasKernel(Protocol):
     def homogeneous(self) -> bool:
         """Whether the units on s x, s > 0, are s times those on x: a kernel of vectors is one of their angles."""
 
+    def most_positions(self, positions: int) -> int:
+        """Largest number of positions inside the network, for inputs of so many."""
+
     @property
     def couples_batch(self) -> bool | None:
         """Whether the kernel of two inputs depends on the others of the batch; None if that is not known."""

@@ -11,6 +11,7 @@ from ntk_analysis.layers.combinators import ResidualChain as ResidualChain
 from ntk_analysis.layers.combinators import Serial as Serial
 from ntk_analysis.layers.convolution import Conv as Conv
 from ntk_analysis.layers.dense import Dense as Dense
+from ntk_analysis.layers.local_convolution import ConvLocal as ConvLocal
 from ntk_analysis.layers.normalization import BatchNorm as BatchNorm
 from ntk_analysis.layers.normalization import GroupNorm as GroupNorm
 from ntk_analysis.layers.normalization import LastBatchNorm as LastBatchNorm
@@ -21,3 +22,4 @@ from ntk_analysis.layers.readout import Flatten as Flatten
 from ntk_analysis.layers.readout import GlobalAvgPool as GlobalAvgPool
 from ntk_analysis.layers.readout import GlobalSumPool as GlobalSumPool
 from ntk_analysis.layers.readout import SumPool as SumPool
+from ntk_analysis.layers.transposed_convolution import ConvTranspose as ConvTranspose

@@ -90,6 +90,10 @@ class Layer(NumbersAsData):
         """
         return None
 
+    def most_positions(self, positions: int) -> int:
+        """Largest number of positions inside this layer, for inputs of so many: the memory of kernels grows with it."""
+        return positions
+
     @property
     def parts(self) -> tuple["Layer", ...]:
         """The layers that this layer is made of, in the order of their parameters; () for a single layer."""

@@ -17,7 +17,7 @@ from ntk_analysis.infinite import covariances
 from ntk_analysis.infinite.covariances import Covariance
 from ntk_analysis.infinite.kernel import Kernel, Law, add_ntk
 from ntk_analysis.layers.base import Layer, Params, Record, Shape
-from ntk_analysis.layers.weights import check_room
+from ntk_analysis.layers.weights import drawn_together
 
 MOST = 10**6  # passes of a Repeat: a depth of a thousand million is a slip, and takes days
 
@@ -47,6 +47,9 @@ class Combinator(Layer):
     @property
     def homogeneous(self) -> bool:
         return all(part.homogeneous for part in self.parts)
+
+    def most_positions(self, positions: int) -> int:
+        return max(part.most_positions(positions) for part in self.parts)
 
     @property
     def couples_batch(self) -> bool | None:
@@ -82,6 +85,11 @@ class Serial(Combinator):
     @property
     def ends_in_weights(self) -> bool:
         return any(layer.ends_in_weights for layer in self.layers)
+
+    def most_positions(self, positions: int) -> int:
+        for layer in self.layers:  # what makes images smaller between them is left out
+            positions = layer.most_positions(positions)
+        return positions
 
     def rebuilt(self, parts: Sequence[Layer]) -> "Serial":
         return Serial(*parts)
@@ -161,7 +169,7 @@ class Repeat(Combinator):
             output_shape, params = self.block.init(key, input_shape)
             return params
 
-        params = _together(draw, jax.random.split(key, self.times), self)
+        params = drawn_together(draw, jax.random.split(key, self.times), self)
         if output_shape != input_shape:
             raise ValueError(
                 f"Repeat needs a block that keeps the shape, got {input_shape} -> {output_shape}: put a layer of the "
@@ -286,7 +294,7 @@ class ResidualChain(Combinator):
 
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
         keys = jax.random.split(key, len(self.scales))
-        return input_shape, _together(lambda k: _init_branch(self.branch, k, input_shape, input_shape), keys, self)
+        return input_shape, drawn_together(lambda k: _init_branch(self.branch, k, input_shape, input_shape), keys, self)
 
     def forward(self, params: Params, x: jax.Array, *, record: Record | None) -> tuple[jax.Array, Any]:
         def step(carry: jax.Array, block: tuple[jax.Array, Params]) -> tuple[jax.Array, Any]:
@@ -325,13 +333,6 @@ def _check_scales(layer: str, *scales: Any) -> None:
     known = [scale for scale in scales if is_known(scale)]
     if not scales or not all(isinstance(s, int | float | np.number | jax.Array) and math.isfinite(s) for s in known):
         raise ValueError(f"{layer} needs a finite number for each block, got scales={scales!r}")
-
-
-def _together(draw: Callable[[jax.Array], Params], keys: jax.Array, layer: Layer) -> Params:
-    """The parameters of each key, drawn at once."""
-    drawn = jax.eval_shape(jax.vmap(draw), keys)
-    check_room(keys, sum(leaf.size for leaf in jax.tree.leaves(drawn)), layer)
-    return jax.vmap(draw)(keys)
 
 
 def _init_branch(branch: Layer, key: jax.Array, input_shape: Shape, expected: Shape) -> Params:

@@ -16,7 +16,49 @@ from ntk_analysis.layers.windows import Padding, Size, Window, window
 
 
 @dataclass(frozen=True)
-class Conv(SingleLayer):
+class Convolution(SingleLayer):
+    """What convolutions share: gains, and a window over images, sequences or volumes."""
+
+    channels: int
+    kernel_size: Size = 3
+    stride: Size = 1
+    padding: Padding = "same"
+    _: KW_ONLY
+    w_var: Number = 1.0
+    b_var: Number = 0.0
+    center: bool = False
+    standardize: bool = False
+    w_rate: Number = 1.0
+    b_rate: Number = 1.0
+
+    ends_in_weights = True
+
+    def __post_init__(self) -> None:
+        check_weights(self.channels, self.weights)
+        _ = self.window
+
+    @property
+    def weights(self) -> Weights:
+        """The gains of this layer and its operation on each unit's weights."""
+        return Weights(self.w_var, self.b_var, self.center, self.standardize, self.w_rate, self.b_rate)
+
+    @property
+    def window(self) -> Window:
+        """The window that each output position sees."""
+        return window(self.kernel_size, self.stride, self.padding)
+
+    @property
+    def own_axes(self) -> int:
+        """Number of axes of the weights before those of one unit: output positions that have weights of their own."""
+        return 0
+
+    def check_input(self, shape: Shape) -> None:
+        """Raises ValueError unless inputs of this shape have as many axes of positions as the window."""
+        check_image(shape, self, self.window.dimensions)
+
+
+@dataclass(frozen=True)
+class Conv(Convolution):
     """Convolution of images (batch, height, width, channels), sequences or volumes, in NTK parametrisation.
 
     Sizes that are one number are those of images; a tuple of one, (3,), makes a convolution of sequences (batch,
@@ -47,34 +89,17 @@ class Conv(SingleLayer):
         groups: number of groups of channels, a divisor of the numbers of input and of output channels.
     """
 
-    channels: int
-    kernel_size: Size = 3
-    stride: Size = 1
-    padding: Padding = "same"
     _: KW_ONLY
-    w_var: Number = 1.0
-    b_var: Number = 0.0
-    center: bool = False
-    standardize: bool = False
-    w_rate: Number = 1.0
-    b_rate: Number = 1.0
     dilation: Size = 1
     groups: int = 1
 
     couples_batch = False
-    ends_in_weights = True
 
     def __post_init__(self) -> None:
-        check_weights(self.channels, self.weights)
-        _ = self.window
+        super().__post_init__()
         whole_number(self.groups, "groups")
         if self.channels % self.groups:
             raise ValueError(f"got channels={self.channels} in groups={self.groups}, expected a multiple of the groups")
-
-    @property
-    def weights(self) -> Weights:
-        """The gains of this layer and its operation on each unit's weights."""
-        return Weights(self.w_var, self.b_var, self.center, self.standardize, self.w_rate, self.b_rate)
 
     @property
     def window(self) -> Window:
@@ -82,7 +107,7 @@ class Conv(SingleLayer):
         return window(self.kernel_size, self.stride, self.padding, self.dilation)
 
     def init(self, key: jax.Array, input_shape: Shape) -> tuple[Shape, Params]:
-        check_image(input_shape, self, self.window.dimensions)
+        self.check_input(input_shape)
         batch, *image, channels = input_shape
         if channels % self.groups:
             raise ValueError(f"{self} expects channels that its {self.groups} groups divide, got {channels}")
@@ -90,27 +115,11 @@ class Conv(SingleLayer):
         return (batch, *self.window.output(tuple(image)), self.channels), params
 
     def compute(self, params: Params, x: jax.Array) -> jax.Array:
-        window = self.window
-        check_image(x.shape, self, window.dimensions)
-        window.output(x.shape[1:-1])
-        padded = window.padded(x, tuple(range(1, x.ndim - 1)))
-
-        def convolve(w: jax.Array) -> jax.Array:
-            return jax.lax.conv_general_dilated(
-                padded,
-                w,
-                window.stride,
-                "VALID",
-                rhs_dilation=window.dilation,
-                dimension_numbers=layout(window.dimensions),
-                feature_group_count=self.groups,
-                precision="highest",
-            )
-
-        return self.weights.apply(params, convolve)
+        self.check_input(x.shape)
+        return self.weights.apply(params, lambda w: convolved(x, w, self.window, self.groups))
 
     def kernel(self, kernel: Kernel) -> Kernel:
-        check_image((0, *kernel.positions, 0), self, self.window.dimensions)
+        self.check_input((0, *kernel.positions, 0))
         if self.groups > 1 and kernel.law == "inputs":
             raise NotImplementedError(
                 f"{self} stands on the inputs, whose groups of channels differ, so that its units do: begin with a "
@@ -119,10 +128,20 @@ class Conv(SingleLayer):
         return self.weights.kernel(slide(kernel, self.window), self)
 
 
-def layout(dimensions: int) -> tuple[str, str, str]:
-    """The axes of inputs, weights and outputs in JAX's words: channels are the last one."""
-    positions = "DHW"[-dimensions:]
-    return f"N{positions}C", f"{positions}IO", f"N{positions}C"
+def convolved(x: jax.Array, w: jax.Array, window: Window, groups: int = 1) -> jax.Array:
+    """Images (n, *positions, channels) seen through a window, times weights (*size, channels of a group, units)."""
+    window.output(x.shape[1:-1])
+    axes = "DHW"[-window.dimensions :]
+    return jax.lax.conv_general_dilated(
+        window.padded(x, tuple(range(1, x.ndim - 1))),
+        w,
+        window.stride,
+        "VALID",
+        rhs_dilation=window.dilation,
+        dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
+        feature_group_count=groups,
+        precision="highest",
+    )
 
 
 def slide(kernel: Kernel, window: Window) -> Kernel:

@@ -128,6 +128,13 @@ def check_room(key: jax.Array, count: int, layer: object) -> None:
         require_memory(needed, f"to draw {count:,} weights of {layer}", "use a smaller width or depth")
 
 
+def drawn_together(draw: Callable[[jax.Array], Params], keys: jax.Array, layer: object) -> Params:
+    """The parameters of each key, drawn at once."""
+    drawn = jax.eval_shape(jax.vmap(draw), keys)
+    check_room(keys, sum(leaf.size for leaf in jax.tree.leaves(drawn)), layer)
+    return jax.vmap(draw)(keys)
+
+
 def check_weights(width: int, weights: Weights) -> None:
     """Raises TypeError or ValueError for a width that is no number of units, and variances or rates that are none."""
     whole_number(width, "width")

@@ -25,13 +25,14 @@ class Window:
 
     Images may have one to three axes of positions. "same" pads with zeros and "circular" with the opposite edge, both
     to ceil(size of the image / stride) outputs; "valid" pads nothing. If an odd number of rows is needed, the larger
-    part is added at the end.
+    part is added at the end. Where numbers to add are `given`, they are these.
     """
 
     size: tuple[int, ...]
     stride: tuple[int, ...]
     padding: Padding
     dilation: tuple[int, ...]
+    given: tuple[tuple[int, int], ...] | None = None
 
     @property
     def dimensions(self) -> int:
@@ -132,6 +133,8 @@ class Window:
 
     def _pad(self, side: int, n: int) -> tuple[int, int]:
         """Numbers to add before and after n positions along one axis."""
+        if self.given is not None:
+            return self.given[side]
         if self.padding == "valid":
             return (0, 0)
         step = self.stride[side]

@@ -7,11 +7,12 @@ from typing import Literal, TypeAlias
 
 import jax
 
-from ntk_analysis.layers import Conv, Dense, Layer, Serial
+from ntk_analysis.layers import Dense, Layer, Serial
 from ntk_analysis.layers.base import Params, Shape
+from ntk_analysis.layers.convolution import Convolution
 
 Parametrization: TypeAlias = Literal["ntk", "standard", "mean_field"]
-Linear: TypeAlias = Dense | Conv
+Linear: TypeAlias = Dense | Convolution
 Change: TypeAlias = Callable[[Linear, int], Linear]
 
 
@@ -61,7 +62,7 @@ def _mean_field(network: Layer, input_shape: Shape) -> Layer:
 
     changed(network, input_shape, count)
     readout = network.layers[-1] if isinstance(network, Serial) else network
-    if not isinstance(readout, Dense | Conv):
+    if not isinstance(readout, Dense | Convolution):
         raise ValueError(f"{network} does not end in Dense or Conv: which layer is the read-out is not known")
     last, left = fan_ins[-1], iter(range(len(fan_ins) - 1, -1, -1))
 
@@ -77,8 +78,9 @@ def changed(network: Layer, input_shape: Shape, change: Change) -> Layer:
     """Returns the network with change(layer, its fan-in) in the place of every layer of weights, in their order."""
 
     def walked(layer: Layer, params: Params, stacks: int) -> Layer:
-        if isinstance(layer, Dense | Conv):
-            return change(layer, math.prod(params["w"].shape[stacks:-1]))
+        if isinstance(layer, Dense | Convolution):
+            start = stacks + (layer.own_axes if isinstance(layer, Convolution) else 0)
+            return change(layer, math.prod(params["w"].shape[start:-1]))
         if not layer.parts:
             return layer
         return layer.rebuilt(

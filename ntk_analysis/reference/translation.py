@@ -14,6 +14,8 @@ from ntk_analysis.layers import (
     Activation,
     AvgPool,
     Conv,
+    ConvLocal,
+    ConvTranspose,
     Dense,
     Flatten,
     GlobalAvgPool,
@@ -27,6 +29,7 @@ from ntk_analysis.layers import (
     Serial,
     SumPool,
 )
+from ntk_analysis.layers.convolution import Convolution
 from ntk_analysis.reference.loading import load
 
 Triple: TypeAlias = tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]
@@ -75,8 +78,8 @@ def _uncentered(layers: Iterator[Layer]) -> list[Layer]:
     """
     moved: list[Layer] = []
     for layer in layers:
-        if isinstance(layer, Dense | Conv) and layer.weights.centered:
-            if isinstance(layer, Conv) or not moved or not isinstance(moved[-1], Activation):
+        if isinstance(layer, Dense | Convolution) and layer.weights.centered:
+            if isinstance(layer, Convolution) or not moved or not isinstance(moved[-1], Activation):
                 raise NotImplementedError(
                     f"neural-tangents has no weight centering, and only in a Dense right after an Activation can "
                     f"something stand in for it: got {layer}"
@@ -92,7 +95,7 @@ class _Centered(Activation):
     """An activation minus its mean over the Gaussian pre-activations."""
 
 
-def _gains(layer: Dense | Conv) -> dict[str, float | None]:
+def _gains(layer: Dense | Convolution) -> dict[str, float | None]:
     if (layer.w_rate, layer.b_rate) != (1, 1):
         raise NotImplementedError(f"layers with rates of their own are not translated, got {layer}")
     return {"W_std": layer.w_var**0.5, "b_std": layer.b_var**0.5 if layer.b_var > 0 else None}
@@ -102,11 +105,12 @@ def _dense(stax: Any, layer: Dense) -> Triple:
     return stax.Dense(layer.width, **_gains(layer))
 
 
-def _conv(stax: Any, layer: Conv) -> Triple:
+def _convolution(stax: Any, layer: Convolution) -> Triple:
     window = layer.window
-    if layer.groups > 1 or max(window.dilation) > 1:
+    if getattr(layer, "groups", 1) > 1 or max(window.dilation) > 1:
         raise NotImplementedError(f"neural-tangents has no groups and no dilation: got {layer}")
-    return stax.Conv(layer.channels, window.size, window.stride, window.padding.upper(), **_gains(layer))
+    theirs = getattr(stax, type(layer).__name__)
+    return theirs(layer.channels, window.size, window.stride, window.padding.upper(), **_gains(layer))
 
 
 def _avg_pool(stax: Any, layer: AvgPool) -> Triple:
@@ -122,7 +126,7 @@ def _residual(stax: Any, layer: Residual) -> Triple:
     """neural-tangents' residual layer: it cannot scale a branch, but the gains of the branch's last weights can."""
     branch = list(layer.branch.in_order())
     last, square = branch[-1], layer.scale**2
-    if not isinstance(last, Dense | Conv):
+    if not isinstance(last, Dense | Convolution):
         raise NotImplementedError(f"neural-tangents needs a residual branch that ends in Dense or Conv, got {last}")
     branch[-1] = replace(last, w_var=square * last.w_var, b_var=square * last.b_var)
     shortcut = stax.Identity() if layer.shortcut is None else translate(layer.shortcut)
@@ -208,7 +212,9 @@ def _centered_duals(linear: float, bent: float) -> tuple[Dual, Dual]:
 
 TRANSLATIONS: dict[type[Layer], Callable[[Any, Any], Triple]] = {
     Dense: _dense,
-    Conv: _conv,
+    Conv: _convolution,
+    ConvTranspose: _convolution,
+    ConvLocal: _convolution,
     Activation: _activation,
     _Centered: _centered_activation,
     LayerNorm: _layer_norm,

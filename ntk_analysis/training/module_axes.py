@@ -13,7 +13,8 @@ from ntk_analysis.common.pytrees import Tree
 from ntk_analysis.flax_networks.linen import LinenFunction
 from ntk_analysis.flax_networks.modes import arguments as mode_arguments
 from ntk_analysis.flax_networks.nnx import NNXFunction
-from ntk_analysis.layers import BatchNorm, Conv, Dense, Layer
+from ntk_analysis.layers import BatchNorm, Dense, Layer
+from ntk_analysis.layers.convolution import Convolution
 from ntk_analysis.training.fan_in import NOT_SUMMED, Axes, FanIn, Path, StatedAxes, by_shape, from_table, given, stacked
 
 Read: TypeAlias = Callable[[tuple[int, ...]], FanIn | None]
@@ -97,8 +98,10 @@ def _of_layers(network: Layer, path: Path, deep: int = 0) -> Iterator[tuple[Path
     for part, key in zip(network.parts, network.part_keys, strict=True):
         yield from _of_layers(part, (*path, *map(str, key)), deep + network.stacked)
     match network:
-        case Dense() | Conv():
-            yield (*path, "w"), lambda shape: FanIn(tuple(range(deep, len(shape) - 1)), isinstance(network, Conv))
+        case Dense() | Convolution():
+            convolution = isinstance(network, Convolution)
+            start = deep + (network.own_axes if isinstance(network, Convolution) else 0)
+            yield (*path, "w"), lambda shape: FanIn(tuple(range(start, len(shape) - 1)), convolution)
             yield (*path, "b"), lambda shape: NOT_SUMMED
         case BatchNorm():
             yield from (((*path, name), lambda shape: NOT_SUMMED) for name in ("gamma", "beta"))

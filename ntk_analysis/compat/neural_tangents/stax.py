@@ -15,13 +15,13 @@ import numpy as np
 
 from ntk_analysis import activations, layers
 from ntk_analysis.compat.neural_tangents.kernel import Get, Kernel, as_theirs, taken
-from ntk_analysis.compat.neural_tangents.standard import StandardConv, StandardDense, with_rates
+from ntk_analysis.compat.neural_tangents.standard import STANDARD, StandardDense, with_rates
 from ntk_analysis.infinite import infinite_kernel
 from ntk_analysis.layers.base import Params, Shape
 from ntk_analysis.layers.branches import Fan
 
 ABSENT = {  # of neural-tangents
-    *("Aggregate", "Conv1DLocal", "ConvLocal", "ConvTranspose", "DotGeneral", "Dropout"),
+    *("Aggregate", "DotGeneral", "Dropout"),
     *("GlobalSelfAttention", "ImageResize", "Index", "NumericalActivation", "Slice"),
 }
 
@@ -150,9 +150,39 @@ def Conv(
     Raises:
         NotImplementedError: an unknown parametrisation, or other options.
     """
-    kind = StandardConv if _is_standard(parameterization, options) else layers.Conv
-    w_var, b_var = W_std**2, (b_std or 0.0) ** 2
-    return Triple(kind(out_chan, tuple(filter_shape), _steps(strides), _padding(padding), w_var=w_var, b_var=b_var))
+    return _convolution(layers.Conv, out_chan, filter_shape, strides, padding, W_std, b_std, parameterization, options)
+
+
+def ConvTranspose(
+    out_chan: int,
+    filter_shape: Sequence[int],
+    strides: Sequence[int] | None = None,
+    padding: str = "VALID",
+    W_std: float = 1.0,
+    b_std: float | None = None,
+    parameterization: str = "ntk",
+    **options: Any,
+) -> Triple:
+    """A transposed convolution; errors as of `Conv`."""
+    return _convolution(
+        layers.ConvTranspose, out_chan, filter_shape, strides, padding, W_std, b_std, parameterization, options
+    )
+
+
+def ConvLocal(
+    out_chan: int,
+    filter_shape: Sequence[int],
+    strides: Sequence[int] | None = None,
+    padding: str = "VALID",
+    W_std: float = 1.0,
+    b_std: float | None = None,
+    parameterization: str = "ntk",
+    **options: Any,
+) -> Triple:
+    """A locally connected layer; errors as of `Conv`."""
+    return _convolution(
+        layers.ConvLocal, out_chan, filter_shape, strides, padding, W_std, b_std, parameterization, options
+    )
 
 
 def AvgPool(
@@ -338,12 +368,25 @@ def _is_standard(parameterization: str, options: dict[str, Any]) -> bool:
     return parameterization == "standard"
 
 
+def _convolution(
+    kind: Any,
+    channels: int,
+    size: Sequence[int],
+    strides: Sequence[int] | None,
+    padding: str,
+    w_std: float,
+    b_std: float | None,
+    parameterization: str,
+    options: dict[str, Any],
+) -> Triple:
+    if _is_standard(parameterization, options):
+        kind = STANDARD[kind]
+    gains = {"w_var": w_std**2, "b_var": (b_std or 0.0) ** 2}
+    return Triple(kind(channels, tuple(size), _steps(strides), padding.lower(), **gains))
+
+
 def _steps(strides: Sequence[int] | None) -> int | tuple[int, ...]:
     return tuple(strides) if strides else 1
-
-
-def _padding(name: str) -> Any:
-    return name.lower()
 
 
 def _pool(
@@ -351,7 +394,7 @@ def _pool(
 ) -> Triple:
     if options.get("normalize_edges"):
         raise NotImplementedError("got normalize_edges=True, which is not here: padding counts as zeros")
-    return Triple(kind(tuple(window), _steps(strides), _padding(padding)))
+    return Triple(kind(tuple(window), _steps(strides), padding.lower()))
 
 
 def _wave(name: str, function: Callable[[jax.Array], jax.Array], a: float, b: float, c: float) -> Triple:
