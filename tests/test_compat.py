@@ -197,6 +197,9 @@ SMOOTH = {
     "Polynomial": ((0.3, -0.5, 0.2, 0.1),),
     "Hermite": (3,),
     "Sign": (),
+    "Gabor": (),
+    "Rbf": (0.6,),
+    "ExpNormalized": (0.8, -0.7),
     "Gelu": (),
 }
 

@@ -3,6 +3,10 @@
 Every place that takes an activation takes a name from `NAMED`, an elementwise JAX function, or one of these objects.
 """
 
+from ntk_analysis.activations.by_dual import ByDual as ByDual
+from ntk_analysis.activations.by_dual import MomentFormula as MomentFormula
+from ntk_analysis.activations.by_dual import by_dual as by_dual
+from ntk_analysis.activations.by_dual import exponential_normalized as exponential_normalized
 from ntk_analysis.activations.functions import ALIASES as ALIASES
 from ntk_analysis.activations.functions import FUNCTIONS as FUNCTIONS
 from ntk_analysis.activations.functions import NAMED as NAMED

@@ -225,14 +225,26 @@ def LayerNorm(axis: int | tuple[int, ...] = -1, eps: float = 1e-12) -> Triple:
     return Triple(layers.LayerNorm(eps))
 
 
-def Elementwise(fn: Callable[[jax.Array], jax.Array], *_: Any, **__: Any) -> Triple:
-    """Any elementwise function, by this library's own integrals; duals that are given are not needed."""
-    return Triple(layers.Activation(fn))
+def Elementwise(
+    fn: Callable[[jax.Array], jax.Array] | None = None,
+    nngp_fn: activations.MomentFormula | None = None,
+    d_nngp_fn: activations.MomentFormula | None = None,
+) -> Triple:
+    """Any elementwise function, by this library's own integrals; without one, an activation by its dual.
+
+    Raises:
+        ValueError: neither is given.
+    """
+    if fn is not None:
+        return Triple(layers.Activation(fn))
+    if nngp_fn is None:
+        raise ValueError("got neither fn nor nngp_fn, expected an elementwise function or the formula of its dual")
+    return Triple(layers.Activation(activations.by_dual(nngp_fn, slope=d_nngp_fn)))
 
 
 def ElementwiseNumerical(fn: Callable[[jax.Array], jax.Array], *_: Any, **__: Any) -> Triple:
-    """Any elementwise function, as `Elementwise`: the number of nodes and the derivative are not needed."""
-    return Elementwise(fn)
+    """Any elementwise function, by this library's own integrals: nodes and derivative are not needed."""
+    return Triple(layers.Activation(fn))
 
 
 def Relu() -> Triple:
@@ -290,6 +302,22 @@ def Exp(a: float = 1.0, b: float = 1.0) -> Triple:
 def Gaussian(a: float = 1.0, b: float = -1.0) -> Triple:
     """a exp(b x^2)."""
     return _function(lambda x: a * jnp.exp(b * x**2), f"{a:g} exp({b:g} x^2)")
+
+
+def Gabor() -> Triple:
+    """exp(-x^2) sin(x)."""
+    return _function(lambda x: jnp.exp(-(x**2)) * jnp.sin(x), "gabor")
+
+
+def Rbf(gamma: float = 1.0) -> Triple:
+    """sqrt(2) sin(sqrt(2 gamma) x + pi/4), whose dual is exp(-gamma |x - x'|^2 / d) behind weights of variance 1."""
+    return Sin(math.sqrt(2), math.sqrt(2 * gamma), math.pi / 4)
+
+
+def ExpNormalized(gamma: float = 1.0, shift: float = -1.0, do_clip: bool = False) -> Triple:
+    """The kernel sqrt(q1 q2) exp(gamma (rho + shift)), of no finite network; correlations need no clipping here."""
+    del do_clip
+    return Triple(layers.Activation(activations.exponential_normalized(float(gamma), float(shift))))
 
 
 def Sigmoid_like() -> Triple:
