@@ -38,6 +38,7 @@ from ntk_analysis.layers import (
     Serial,
     SumPool,
 )
+from ntk_analysis.layers.combinators import runs
 from ntk_analysis.networks import fully_connected
 
 from .averages import (
@@ -538,3 +539,27 @@ def test_what_is_no_number_and_no_layer_is_refused(make, words):
 def test_depths_beyond_a_million_are_slips():
     with pytest.raises(ValueError, match="got depth=1000000000, expected 1 to 1,000,000"):
         fully_connected(10**9, 16)
+
+
+def test_runs_of_equal_layers_are_scanned():
+    """What is written out has the kernel of `Repeat`; blocks that change the shape are passed one by one."""
+    dense, relu = Dense(8, 1.5, 0.1), Activation("relu")
+    blocks = runs((Dense(4), *(dense, relu) * 4, Dense(1)))
+    assert blocks == [((Dense(4),), 1), ((dense, relu), 4), ((Dense(1),), 1)]
+    assert runs((relu, dense, relu, dense, Dense(1))) == [
+        ((layer,), 1) for layer in (relu, dense, relu, dense, Dense(1))
+    ]
+    x = np.random.default_rng(0).standard_normal((3, 5))
+    written, repeated = Serial(*(dense, relu, LayerNorm()) * 4), Repeat(Serial(dense, relu, LayerNorm()), 4)
+    found, wanted = infinite_kernel(written, x), infinite_kernel(repeated, x)
+    np.testing.assert_allclose(found.ntk, wanted.ntk, rtol=1e-13)
+
+
+@pytest.mark.full
+def test_runs_of_layers_that_make_images_smaller():
+    conv, relu, pool = Conv(4, (3, 3), b_var=0.1), Activation("relu"), AvgPool((2, 2), (2, 2))
+    x = np.random.default_rng(0).standard_normal((2, 8, 8, 2))
+    apart = [Serial(conv, relu, pool) for _ in range(2)]
+    found = infinite_kernel(Serial(*(conv, relu, pool) * 3, Flatten(), Dense(1)), x)
+    wanted = infinite_kernel(Serial(*apart, Serial(conv, relu, pool, Flatten(), Dense(1))), x)
+    np.testing.assert_allclose(found.ntk, wanted.ntk, rtol=1e-13)

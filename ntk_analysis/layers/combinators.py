@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_analysis.common.arrays import whole_number
-from ntk_analysis.common.pytrees import Number, Tree, is_known
+from ntk_analysis.common.pytrees import Number, Tree, has_traced_numbers, is_known
 from ntk_analysis.infinite import covariances
 from ntk_analysis.infinite.covariances import Covariance
 from ntk_analysis.infinite.kernel import Kernel, Law, add_ntk
 from ntk_analysis.layers.base import Layer, Params, Record, Shape
 from ntk_analysis.layers.weights import drawn_together
 
+FEWEST = 3  # equal blocks that are worth a scan, whose program has two of them
 MOST = 10**6  # passes of a Repeat: a depth of a thousand million is a slip, and takes days
 
 
@@ -116,8 +117,8 @@ class Serial(Combinator):
         return x, (None if record is None else tuple(outputs))
 
     def kernel(self, kernel: Kernel) -> Kernel:
-        for layer in self.layers:
-            kernel = layer.kernel(kernel)
+        for block, times in runs(self.layers):
+            kernel = _passed(block, times, kernel)
         return kernel
 
     def walk(self, outputs: Tree) -> Iterator[tuple[Layer, Any]]:
@@ -320,6 +321,62 @@ class ResidualChain(Combinator):
         for index, scale in enumerate(self.scales):
             block = jax.tree.map(lambda stacked, i=index: stacked[i], outputs)
             yield from Residual(self.branch, scale).walk(block)
+
+
+def runs(layers: Sequence[Layer]) -> list[tuple[tuple[Layer, ...], int]]:
+    """Layers as blocks with the number of times that each stands there one after another.
+
+    At each place the block is taken that, repeated, goes farthest, and of those the shortest one. Layers whose numbers
+    are traced are not compared.
+    """
+    left, found = list(layers), list[tuple[tuple[Layer, ...], int]]()
+    while left:
+        best, best_times = left[:1], 1
+        for length in range(1, len(left) // FEWEST + 1):
+            block, times = left[:length], 1
+            if has_traced_numbers(block):
+                break
+            while left[times * length : (times + 1) * length] == block:
+                times += 1
+            if times >= FEWEST and times * length > len(best) * best_times:
+                best, best_times = block, times
+        found.append((tuple(best), best_times))
+        left = left[len(best) * best_times :]
+    return found
+
+
+def _passed(block: tuple[Layer, ...], times: int, kernel: Kernel) -> Kernel:
+    """The kernel behind a block that stands there `times` times: one scan from its second pass on, if shapes stay."""
+
+    def once(kernel: Kernel) -> Kernel:
+        for layer in block:
+            kernel = layer.kernel(kernel)
+        return kernel
+
+    kernel = once(kernel)
+    if times < FEWEST:
+        return kernel
+    if _keeps_shapes(once, kernel):
+        return jax.lax.scan(lambda carry, _: (once(carry), None), kernel, None, length=times - 1)[0]
+    for _ in range(times - 1):
+        kernel = once(kernel)
+    return kernel
+
+
+def _keeps_shapes(function: Callable[[Kernel], Kernel], kernel: Kernel) -> bool:
+    """Whether the kernel has the same arrays and the same structure behind a function."""
+    before, structure = jax.tree.flatten(kernel)
+    found: Any = structure
+
+    def leaves(kernel: Kernel) -> list[jax.Array]:
+        nonlocal found
+        after, found = jax.tree.flatten(function(kernel))
+        return after
+
+    after = jax.eval_shape(leaves, kernel)
+    return found == structure and all(
+        (one.shape, one.dtype) == (other.shape, other.dtype) for one, other in zip(before, after, strict=True)
+    )
 
 
 def check_parts(whole: Combinator) -> None:
