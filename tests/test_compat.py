@@ -62,6 +62,7 @@ def image_network(nt):
         stax.AvgPool((2, 2), (2, 2)),
         stax.Conv(4, (2, 2)),
         stax.ABRelu(-0.3, 1.1),
+        stax.Dropout(0.8),
         stax.GlobalSumPool(),
         stax.Dense(2),
     )
@@ -110,6 +111,16 @@ def test_a_triple_is_of_the_layer_that_the_names_say():
     np.testing.assert_allclose(found, ntk.empirical_ntk(network, params, X, Y, layout="trace").ntk / 2, rtol=1e-12)
 
 
+@pytest.mark.full
+def test_dropout_takes_its_masks_from_rng():
+    init_fn, apply_fn, _ = ours.stax.Dropout(0.5)
+    _, params = init_fn(jax.random.PRNGKey(0), X.shape)
+    first, again, other = (apply_fn(params, X, rng=jax.random.PRNGKey(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert np.any(first != other)
+    np.testing.assert_array_equal(ours.stax.Dropout(0.5, "test")[1](params, X), X)
+
+
 def test_taylor_polynomials_of_a_polynomial():
     def f(params, x):
         return (x @ params) ** 3
@@ -128,7 +139,8 @@ def test_taylor_polynomials_of_a_polynomial():
 @pytest.mark.parametrize(
     ("call", "error", "told"),
     [
-        (lambda stax: stax.Dropout, AttributeError, "stax.Dropout is not here yet: monte_carlo_kernel_fn"),
+        (lambda stax: stax.Aggregate, AttributeError, "stax.Aggregate is not here yet: monte_carlo_kernel_fn"),
+        (lambda stax: stax.Dropout(0.5, "eval"), ValueError, "expected 'train' or 'test'"),
         (lambda stax: stax.Danse, AttributeError, "has no attribute 'Danse'"),
         (
             lambda stax: stax.Dense(3, parameterization="mup"),

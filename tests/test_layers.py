@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ntk_analysis import layers
 from ntk_analysis.infinite import infinite_kernel
+from ntk_analysis.infinite.angle_fit import angular_function
 from ntk_analysis.infinite.compute import input_kernel
 from ntk_analysis.layers import (
     Activation,
@@ -22,6 +23,7 @@ from ntk_analysis.layers import (
     ConvLocal,
     ConvTranspose,
     Dense,
+    Dropout,
     Flatten,
     GlobalAvgPool,
     GlobalSumPool,
@@ -89,6 +91,8 @@ EXACT = [  # one hidden layer, or linear: the average over draws is the kernel a
             Serial(Parallel(Conv(6, 3, b_var=0.1), Serial(Conv(6, 1), RELU), fan="product"), GlobalSumPool(), Dense(5)),
             images,
         ),
+        ("Dropout", Serial(Dense(8, 1.0, 0.1), RELU, Dropout(0.4), Dense(5, 1.5, 0.1)), one_batch),
+        ("Dropout", Serial(Conv(6, 3), RELU, Dropout(0.3), GlobalAvgPool(), Dense(5)), images),
         ("SumPool", Serial(Conv(6, 3), RELU, SumPool((2, 3), 2), Flatten(), Dense(5)), images),
         ("GlobalSumPool", Serial(Conv(8, 3, b_var=0.1), RELU, GlobalSumPool(), Dense(5, 1.5, 0.1)), images),
         ("Dense", Dense(5, 1.3), pairs),
@@ -148,6 +152,16 @@ APPROACHED = [
     ("LayerNorm", lambda n: Serial(Dense(n, 1.0, 0.2), LayerNorm(0.3), Activation("erf"), Dense(2)), pairs),
     ("RMSNorm", lambda n: Serial(Dense(n, 1.0, 0.2), RMSNorm(0.3), RELU, Dense(2)), pairs),
     *full(
+        (
+            "Dropout",
+            lambda n: Serial(Dense(n), Dropout(0.2), Dense(n), RELU, Dropout(0.4), Dense(2, center=True)),
+            one_batch,
+        ),
+        (
+            "Dropout",
+            lambda n: Serial(Dense(n), RELU, Dropout(0.4), Dense(n), BatchNorm(0.3), RELU, Dense(2)),
+            one_batch,
+        ),
         ("RMSNorm", lambda n: Serial(Dense(n), RELU, RMSNorm(), Dense(2, 1.5, center=True)), pairs),
         ("GroupNorm", lambda n: Serial(Dense(n), RELU, GroupNorm(0.1, 2), Dense(2, 1.5, center=True)), pairs),
         ("GroupNorm", lambda n: Serial(Conv(n, 2), GroupNorm(0.1, 2), RELU, Flatten(), Dense(2)), images),
@@ -464,6 +478,8 @@ def test_finite_networks_compute_in_the_dtype_of_their_parameters():
         (lambda: Dense(3, float("nan")), "w_var=nan"),
         (lambda: Dense(3, float("inf")), "w_var=inf"),
         (lambda: BatchNorm(-1.0), "eps=-1.0"),
+        (lambda: Dropout(1.0), "got rate=1.0, expected a probability"),
+        (lambda: Dropout(-0.1), "got rate=-0.1"),
         (lambda: Activation("rleu"), "choose one of relu"),
         (lambda: Serial(), "at least one layer"),
         (lambda: Repeat(Dense(3), 0), "got times=0, expected 1 to 1,000,000"),
@@ -503,6 +519,56 @@ def test_bad_layers_are_named(make, words):
         make()
 
 
+def test_dropout_masks_each_input_by_itself():
+    """A share of 1 - rate is kept, divided by it; masks depend on the input and on the number, not on the batch."""
+    x, layer = jnp.asarray(np.random.default_rng(0).uniform(1, 2, (40, 50))), Dropout(0.3)
+    x = x.at[1].set(x[0])
+    shape, params = layer.init(jax.random.key(0), x.shape)
+    y = np.asarray(layer.apply(params, x))
+    kept = y != 0
+    assert shape == x.shape
+    np.testing.assert_allclose(y[kept], (np.asarray(x) / 0.7)[kept], rtol=1e-14)
+    assert abs(kept.mean() - 0.7) < STANDARD_ERRORS * np.sqrt(0.21 / kept.size)
+    assert len(np.unique(kept, axis=0)) == 39  # one is there twice
+    np.testing.assert_array_equal(layer.apply(params, x[3:5]), y[3:5])
+    np.testing.assert_array_equal(Dropout(0.3, training=False).apply(params, x), x)
+    others = np.asarray(layer.apply(layers.with_new_masks(layer, params, jax.random.key(1)), x)) != 0
+    assert abs(np.corrcoef(kept[2:].ravel(), others[2:].ravel())[0, 1]) < 0.15
+
+
+@pytest.mark.full
+def test_new_masks_are_drawn_for_each_layer_and_pass():
+    block = Serial(Dense(4), Dropout(0.5))
+    network = Serial(Dense(4), Repeat(block, 3), Residual(Serial(Dropout(0.2), Dense(4))), Parallel(block, Dense(4)))
+    _, params = network.init(jax.random.key(0), (-1, 4))
+    new = layers.with_new_masks(network, params, jax.random.key(1))
+    flat, fresh = (jax.tree_util.tree_leaves_with_path(tree) for tree in (params, new))
+    masks = []
+    for (path, leaf), (_, other) in zip(flat, fresh, strict=True):
+        changed = path[-1].key == "masks"
+        assert np.all((np.asarray(leaf) != np.asarray(other)) == changed)
+        if changed:
+            masks += np.ravel(other).tolist()
+    assert len(set(masks)) == 5
+
+
+@pytest.mark.full
+def test_dropout_changes_an_input_with_itself_only():
+    x = pairs()
+    dense = Serial(Dense(8, 1.0, 0.1), RELU)
+    kernel, dropped = infinite_kernel(dense, x), infinite_kernel(Serial(dense, Dropout(0.2)), x)
+    other = infinite_kernel(Serial(dense, Dropout(0.2)), x, x[:2])
+    factor = 1 + 0.25 * np.eye(4)
+    for field in ("nngp", "ntk"):
+        np.testing.assert_allclose(getattr(dropped, field), getattr(kernel, field) * factor, rtol=1e-12)
+        np.testing.assert_allclose(getattr(other, field), getattr(kernel, field)[:, :2], rtol=1e-12)
+    np.testing.assert_array_equal(dropped.mean1, kernel.mean1)
+    assert dropped.law == "activated"
+    assert angular_function(Serial(dense, Dropout(0.2)), "float64") is None
+    with pytest.raises(NotImplementedError, match="put a Dense layer before it"):
+        infinite_kernel(Dropout(), x)
+
+
 def test_groups_need_units_of_one_law():
     with pytest.raises(NotImplementedError, match="begin with a Conv without groups"):
         infinite_kernel(Serial(Conv(2, groups=2), Flatten()), images())
@@ -523,6 +589,7 @@ def test_an_activation_needs_gaussian_units():
         (lambda: fully_connected(3, 16, w_var="2"), "got w_var='2', expected a number"),
         (lambda: Dense(3, 1j), "got w_var=1j, expected a number"),
         (lambda: Dense(3, b_var=True), "got b_var=True, expected a number"),
+        (lambda: Dropout("0.5"), "got rate='0.5', expected a number"),
         (lambda: Repeat(3, 3), "Repeat is made of layers, got 3"),
         (lambda: Residual(Dense), "Residual is made of layers, got <class"),
         (lambda: ResidualChain("relu", (1.0,)), "ResidualChain is made of layers, got 'relu'"),

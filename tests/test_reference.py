@@ -19,6 +19,7 @@ from ntk_analysis.layers import (
     ConvLocal,
     ConvTranspose,
     Dense,
+    Dropout,
     Flatten,
     GlobalAvgPool,
     GlobalSumPool,
@@ -86,6 +87,10 @@ VECTORS = {
     "branches, side by side": Serial(
         Dense(8), Parallel(Activation("relu"), Serial(Activation("erf"), Dense(8, 1.5)), fan="concatenate"), Dense(1)
     ),
+    "dropout": Serial(
+        Dense(8), Activation(), Dropout(0.3), Dense(8, 1.5, 0.1), Activation("erf"), Dropout(0.2), Dense(1)
+    ),
+    "dropout, in use": Serial(Dense(8), Activation(), Dropout(0.3, training=False), Dense(1)),
     "residual, weight mean": residual(2, 1, "weight_mean"),
     "weight mean": fully_connected(3, 1, "weight_mean"),
     "weight mean, straight read-out": fully_connected(2, 1, "weight_mean", center_readout=False),
@@ -117,6 +122,9 @@ IMAGES = {
         ConvLocal(4, 3, 2, b_var=0.1), Activation(), ConvLocal(4, 2, 1, "valid"), GlobalAvgPool(), Dense(1)
     ),
     "local, flat": Serial(Conv(4), Activation(), ConvLocal(4, (2, 1), padding="circular"), Flatten(), Dense(1)),
+    "dropout, images": Serial(
+        Conv(4), Activation(), Dropout(0.3), Conv(4, 2), Activation("erf"), Dropout(0.2), GlobalAvgPool(), Dense(1)
+    ),
     "sums over positions": Serial(
         Conv(4), Activation("erf"), SumPool(2, 1), Conv(4), Activation(), GlobalSumPool(), Dense(1)
     ),

@@ -39,6 +39,8 @@ def field_of(f: Network, batch_size: int) -> tuple[MeanField | BatchNormField | 
     others = [layer for layer in singles if not isinstance(layer, WEIGHTS | Activation | BatchNorm)]
     if len(weights) != 1 or len(functions) != 1 or not all(isinstance(layer, SingleLayer) for layer in others):
         return None, "not available: the network is no chain of one repeated block"
+    if any(layer.masks_inputs for layer in others):
+        return None, "not available with dropout"
     if any(isinstance(layer, ConvTranspose) for layer in others):
         return None, "not available with a transposed convolution, whose outputs see different numbers of inputs"
     if any(isinstance(layer, LayerNorm | RMSNorm | GroupNorm) for layer in others):

@@ -88,6 +88,8 @@ def angular_function(
 def _best(network: HasKernel, dtype: str, norm: float, compiled: bool) -> AngularFunction | None:
     if network.couples_batch is not False:  # single pairs do not have the statistics of a batch
         return None
+    if network.masks_inputs:  # an angle of 0 does not tell an input from one that is equal
+        return None
     with jax.enable_x64(True):
         found = [fitted(network, dtype, widest, norm, compiled=compiled) for widest in (math.pi, math.pi / 2)]
         fits = [fit for fit in found if fit is not None]

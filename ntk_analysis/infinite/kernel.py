@@ -358,6 +358,10 @@ class HasKernel(Protocol):
     def homogeneous(self) -> bool:
         """Whether the units on s x, s > 0, are s times those on x: a kernel of vectors is one of their angles."""
 
+    @property
+    def masks_inputs(self) -> bool:
+        """Whether the kernel of an input with itself is not that with an equal input."""
+
     def most_positions(self, positions: int) -> int:
         """Largest number of positions inside the network, for inputs of so many."""
 

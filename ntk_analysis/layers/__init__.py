@@ -11,6 +11,8 @@ from ntk_analysis.layers.combinators import ResidualChain as ResidualChain
 from ntk_analysis.layers.combinators import Serial as Serial
 from ntk_analysis.layers.convolution import Conv as Conv
 from ntk_analysis.layers.dense import Dense as Dense
+from ntk_analysis.layers.dropout import Dropout as Dropout
+from ntk_analysis.layers.dropout import with_new_masks as with_new_masks
 from ntk_analysis.layers.local_convolution import ConvLocal as ConvLocal
 from ntk_analysis.layers.normalization import BatchNorm as BatchNorm
 from ntk_analysis.layers.normalization import GroupNorm as GroupNorm

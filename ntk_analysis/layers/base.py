@@ -90,6 +90,11 @@ class Layer(NumbersAsData):
         """
         return None
 
+    @property
+    def masks_inputs(self) -> bool:
+        """Whether each input has random masks of its own: its kernel with itself is not that with an equal input."""
+        return False
+
     def most_positions(self, positions: int) -> int:
         """Largest number of positions inside this layer, for inputs of so many: the memory of kernels grows with it."""
         return positions

@@ -49,6 +49,10 @@ class Combinator(Layer):
     def homogeneous(self) -> bool:
         return all(part.homogeneous for part in self.parts)
 
+    @property
+    def masks_inputs(self) -> bool:
+        return any(part.masks_inputs for part in self.parts)
+
     def most_positions(self, positions: int) -> int:
         return max(part.most_positions(positions) for part in self.parts)
 

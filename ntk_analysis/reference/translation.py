@@ -17,6 +17,7 @@ from ntk_analysis.layers import (
     ConvLocal,
     ConvTranspose,
     Dense,
+    Dropout,
     Flatten,
     GlobalAvgPool,
     GlobalSumPool,
@@ -148,6 +149,10 @@ def _sum_pool(stax: Any, layer: SumPool) -> Triple:
     return stax.SumPool(window.size, window.stride, window.padding.upper())
 
 
+def _dropout(stax: Any, layer: Dropout) -> Triple:
+    return stax.Dropout(1 - layer.rate, "train" if layer.training else "test")  # theirs is the rate of what is kept
+
+
 def _activation(stax: Any, layer: Activation) -> Triple:
     match layer.activation:
         case activations.PiecewiseLinear(linear, bent):
@@ -224,6 +229,7 @@ TRANSLATIONS: dict[type[Layer], Callable[[Any, Any], Triple]] = {
     Residual: _residual,
     ResidualChain: _residual_chain,
     Identity: lambda stax, _: stax.Identity(),
+    Dropout: _dropout,
     Parallel: _parallel,
     SumPool: _sum_pool,
     GlobalSumPool: lambda stax, _: stax.GlobalSumPool(),

@@ -13,7 +13,7 @@ from ntk_analysis.common.pytrees import Tree
 from ntk_analysis.flax_networks.linen import LinenFunction
 from ntk_analysis.flax_networks.modes import arguments as mode_arguments
 from ntk_analysis.flax_networks.nnx import NNXFunction
-from ntk_analysis.layers import BatchNorm, Dense, Layer
+from ntk_analysis.layers import BatchNorm, Dense, Dropout, Layer
 from ntk_analysis.layers.convolution import Convolution
 from ntk_analysis.training.fan_in import NOT_SUMMED, Axes, FanIn, Path, StatedAxes, by_shape, from_table, given, stacked
 
@@ -103,6 +103,8 @@ def _of_layers(network: Layer, path: Path, deep: int = 0) -> Iterator[tuple[Path
             start = deep + (network.own_axes if isinstance(network, Convolution) else 0)
             yield (*path, "w"), lambda shape: FanIn(tuple(range(start, len(shape) - 1)), convolution)
             yield (*path, "b"), lambda shape: NOT_SUMMED
+        case Dropout():
+            yield (*path, "masks"), lambda shape: NOT_SUMMED
         case BatchNorm():
             yield from (((*path, name), lambda shape: NOT_SUMMED) for name in ("gamma", "beta"))
 

@@ -21,7 +21,7 @@ from ntk_analysis.layers.base import Params, Shape
 from ntk_analysis.layers.branches import Fan
 
 ABSENT = {  # of neural-tangents
-    *("Aggregate", "DotGeneral", "Dropout"),
+    *("Aggregate", "DotGeneral"),
     *("GlobalSelfAttention", "ImageResize", "Index", "NumericalActivation", "Slice"),
 }
 
@@ -214,6 +214,17 @@ def Flatten() -> Triple:
     return Triple(layers.Flatten())
 
 
+def Dropout(rate: float, mode: str = "train") -> Triple:
+    """Dropout that KEEPS a unit with probability `rate`; its apply_fn takes new masks from `rng`.
+
+    Raises:
+        ValueError: the mode is neither "train" nor "test", or the rate is not in (0, 1].
+    """
+    if mode not in ("train", "test"):
+        raise ValueError(f"got mode={mode!r}, expected 'train' or 'test'")
+    return Triple(layers.Dropout(1 - rate, mode == "train"))
+
+
 def LayerNorm(axis: int | tuple[int, ...] = -1, eps: float = 1e-12) -> Triple:
     """Layer normalisation over the channels.
 
@@ -365,7 +376,9 @@ def _init(layer: layers.Layer) -> Callable[[jax.Array, Shape], tuple[Shape, Para
 
 
 def _apply(layer: layers.Layer) -> Callable[..., jax.Array]:
-    def apply_fn(params: Params, inputs: Any, **_: Any) -> jax.Array:
+    def apply_fn(params: Params, inputs: Any, rng: jax.Array | None = None, **_: Any) -> jax.Array:
+        if rng is not None:
+            params = layers.with_new_masks(layer, params, rng)
         return with_rates(layer, np.shape(inputs)).apply(params, inputs)
 
     apply_fn.layer = layer  # type: ignore[attr-defined]
