@@ -12,7 +12,8 @@ from ntk_analysis.common.progress import Track
 from . import judge
 from .contract import Outcome, Relation, Row, Setting
 from .judge import Judged
-from .papers import ALL, Check, chosen, claim_checks, known, network_checks, packages_of, paper_of
+from .papers import ALL, Check, chosen, claim_checks, known, network_checks, packages_of
+from .plugins import paper_of
 from .report import finished, prepare_folder, write_report
 from .report.numbers import compared, off_by
 from .report.record import run_facts

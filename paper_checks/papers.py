@@ -66,16 +66,6 @@ def packages_of(given: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def paper_of(package: str) -> Paper:
-    """Returns the paper that a package has the claims of.
-
-    Raises:
-        ImportError: it cannot be imported.
-        ValueError: it has no `PAPER`.
-    """
-    return plugins.paper_of(package)
-
-
 def claim_checks(packages: Iterable[str] | None = None) -> dict[str, Check]:
     """Returns where each claim of the papers is checked, by its id, in the order in which claims are shown.
 
@@ -98,7 +88,7 @@ def _checks(
 ) -> dict[str, Check]:
     found: dict[str, Check] = {}
     for package in [f"{__package__}.{name}" for name in PAPERS] if packages is None else packages:
-        paper = paper_of(package)
+        paper = plugins.paper_of(package)
         for claim in ids_of(paper):
             if claim in found:
                 raise ValueError(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ntk_analysis import cli, paper_checks
-from ntk_analysis.paper_checks import judge, papers
+from ntk_analysis.paper_checks import judge, papers, plugins
 from ntk_analysis.paper_checks.mimicnorm import PAPER
 from ntk_analysis.paper_checks.testing import cases
 
@@ -280,7 +280,7 @@ def test_the_framework_names_no_paper():
     """Its files have neither the name, the number nor a claim of a paper, but where papers are listed."""
     files = [path for path in [*FOLDER.glob("*.*"), *(FOLDER / "report").iterdir()] if path.suffix != ".pyc"]
     assert len(files) > 15
-    known = [papers.paper_of(package) for package in papers.packages_of(["all"])]
+    known = [plugins.paper_of(package) for package in papers.packages_of(["all"])]
     names = "|".join(map(re.escape, [*papers.PAPERS, *(paper.arxiv for paper in known if paper.arxiv)]))
     claims = {claim for paper in known for claim in (*paper.claims, *paper.network_claims)}
     for path in files:

@@ -13,7 +13,8 @@ import pytest
 
 from ntk_analysis.figures.names import NAMES
 from ntk_analysis.paper_checks.contract import Verdict
-from ntk_analysis.paper_checks.papers import PAPERS, claim_checks, packages_of, paper_of
+from ntk_analysis.paper_checks.papers import PAPERS, claim_checks, packages_of
+from ntk_analysis.paper_checks.plugins import paper_of
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
