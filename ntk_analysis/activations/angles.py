@@ -53,9 +53,22 @@ def safe_divide(numerator: jax.Array, denominator: jax.Array, otherwise: jax.Arr
     return jnp.where(usable, numerator / jnp.where(usable, denominator, 1), otherwise)
 
 
-def nearly_equal(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Whether x and y differ by at most 8 roundings, as two programs may compute the same number differently."""
-    return jnp.abs(x - y) <= 8 * float(np.finfo(x.dtype).eps) * jnp.maximum(jnp.abs(x), jnp.abs(y))
+@jax.custom_jvp
+def difference(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Difference x - y, and 0 where it is at most 8 roundings; with the derivatives of x - y everywhere.
+
+    Two programs may compute the same number differently, such as that of a duplicate.
+    """
+    apart = x - y
+    # x alone says how large both are: nothing of it is computed for each pair where x is that of rows
+    return jnp.where(jnp.abs(apart) <= 8 * float(np.finfo(apart.dtype).eps) * jnp.abs(x), 0, apart)
+
+
+@difference.defjvp
+def _difference_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    return difference(*primals), tangents[0] - tangents[1]
 
 
 def zero_where(condition: jax.Array, x: jax.Array) -> jax.Array:
@@ -100,10 +113,15 @@ def opposite_error(distance: jax.Array) -> jax.Array:
     return jnp.where(distance > 1, 8 * float(np.finfo(distance.dtype).eps), 0)
 
 
+@jax.custom_jvp
 def into_range(distance: jax.Array) -> jax.Array:
     """Cosine distances pushed back into [0, 2] after rounding, with all their derivatives."""
-    free = jax.lax.stop_gradient(distance)
-    return distance + (jnp.where(free < 0, 0, jnp.where(free > 2, 2, free)) - free)
+    return jnp.where(distance < 0, 0, jnp.where(distance > 2, 2, distance))
+
+
+@into_range.defjvp
+def _into_range_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    return into_range(*primals), tangents[0]
 
 
 @functools.cache

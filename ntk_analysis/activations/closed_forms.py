@@ -2,7 +2,7 @@
 
 For f = phi and f = phi' each has `coincident`(q1, q2) = E[f(sqrt(q1) z) f(sqrt(q2) z)] and `drop`(q1, q2, distance),
 how far E[f(u) f(v)] falls from there at correlation 1 - distance, written so that nothing cancels at small distances
-(`erf_lost` counts from sqrt(E[f(u)^2] E[f(v)^2])).
+(`erf_lost` and `gelu_lost` count from sqrt(E[f(u)^2] E[f(v)^2])).
 """
 
 import math
@@ -10,15 +10,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ntk_analysis.activations.angles import (
-    acute_angle,
-    geometric_mean,
-    nearly_equal,
-    quadrant_angle,
-    safe_divide,
-    safe_sqrt,
-    zero_where,
-)
+from ntk_analysis.activations.angles import geometric_mean, quadrant_angle, safe_divide, safe_quotient, safe_sqrt
+from ntk_analysis.activations.arcs import Arc, arcs
 
 
 def determinant(p1: jax.Array, p2: jax.Array, distance: jax.Array) -> jax.Array:
@@ -42,52 +35,23 @@ def erf_coincident(q1: jax.Array, q2: jax.Array) -> jax.Array:
 
 
 def erf_lost(q1: jax.Array, q2: jax.Array, distance: jax.Array) -> jax.Array:
-    """Difference sqrt(E[erf(u)^2] E[erf(v)^2]) - E[erf(u) erf(v)], without cancellation.
-
-    With p = 2 q, a_i = arcsin(p_i / (1 + p_i)), b the mean of the angles a_i, and c the angle of the moment,
-    sqrt(a_1 a_2) = b - (sqrt(a_1) - sqrt(a_2))^2 / 2: see `mean_less_moment` and `arcsines_apart`.
+    """Difference sqrt(E[erf(u)^2] E[erf(v)^2]) - E[erf(u) erf(v)]: sqrt(a_1 a_2) = b - (sqrt(a_1) - sqrt(a_2))^2 / 2
+    for the angles of `arcs` at p = 2 q.
     """
-    p1, p2 = 2 * q1, 2 * q2
-    roots = safe_sqrt(arcsine(p1, p1)) + safe_sqrt(arcsine(p2, p2))
-    shares = safe_divide(2 * arcsines_apart(p1, p2), roots, 0.0) ** 2 / 2
-    return (2 / math.pi) * (mean_less_moment(p1, p2, distance) - shares)
+    pair = arcs(2 * q1, 2 * q2, distance)
+    roots = safe_sqrt(pair.one.half) + safe_sqrt(pair.two.half)
+    return (2 / math.pi) * (pair.lag - safe_quotient(pair.halves_apart, roots) ** 2)
 
 
-def mean_less_moment(p1: jax.Array, p2: jax.Array, distance: jax.Array) -> jax.Array:
-    """Difference b - c of the mean b of the angles a_i = arcsin(p_i / (1 + p_i)) and the angle c of the moment,
-    arcsin(K / sqrt((1 + p1)(1 + p2))) at K = sqrt(p1 p2) (1 - distance), without cancellation.
-
-    Let w_i = sqrt(1 + 2 p_i). The tangent of (b - c) / 2 is (sin b - sin c) / (cos b + cos c). Here it is extended by
-    2 sqrt((1 + p1)(1 + p2)), and sin b - sin c is split at sqrt(sin a_1 sin a_2), from which sin b differs by
-    sin^2((a_1 - a_2) / 2) over their sum. All differences are those of p1 and p2 over sums.
-    """
-    (w1, w2), (v1, v2), largest = _widths(p1, p2), _widths_less_one(p1, p2), geometric_mean(p1, p2)
-    apart = safe_divide(_wider(p1, p2) ** 2, v1 * v2 + v1 + v2 + 2 * largest, 0.0)
-    opposite = apart + 2 * largest * distance
-    return 2 * quadrant_angle(opposite, w1 + w2 + 2 * jnp.sqrt(determinant(p1, p2, distance)))
+def erf_cancels(q1: jax.Array, q2: jax.Array, found: jax.Array) -> jax.Array:
+    """The part of the mean of the angles above their root, relative to it: what small unequal variances take away."""
+    root1, root2 = safe_sqrt(erf_coincident(q1, q1)), safe_sqrt(erf_coincident(q2, q2))
+    return safe_divide((root1 - root2) ** 2, 2 * root1 * root2, 0.0) + jnp.zeros_like(found)
 
 
-def arcsines_apart(p1: jax.Array, p2: jax.Array) -> jax.Array:
-    """Half of the difference of the angles a_i of `mean_less_moment`, by tan(a_i / 2) = (w_i - 1) / (w_i + 1)."""
-    (w1, w2), (v1, v2) = _widths(p1, p2), _widths_less_one(p1, p2)
-    return acute_angle(2 * _wider(p1, p2) / ((w1 + 1) * (w2 + 1) + v1 * v2))
-
-
-def _widths(p1: jax.Array, p2: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The roots w_i = sqrt(1 + 2 p_i)."""
-    return jnp.sqrt(1 + 2 * p1), jnp.sqrt(1 + 2 * p2)
-
-
-def _widths_less_one(p1: jax.Array, p2: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The differences w_i - 1."""
-    w1, w2 = _widths(p1, p2)
-    return 2 * p1 / (1 + w1), 2 * p2 / (1 + w2)
-
-
-def _wider(p1: jax.Array, p2: jax.Array) -> jax.Array:
-    """The difference w_1 - w_2, and 0 within rounding: another loop may compute a duplicate's variance."""
-    w1, w2 = _widths(p1, p2)
-    return 2 * zero_where(nearly_equal(p1, p2), p1 - p2) / (w1 + w2)
+def as_variances_grow(q1: jax.Array, q2: jax.Array, found: jax.Array) -> jax.Array:
+    """The distance times q1 + q2: what cancels in the exponents of sine, and between the terms of GELU."""
+    return (q1 + q2) * found
 
 
 def erf_derivative_coincident(q1: jax.Array, q2: jax.Array) -> jax.Array:
@@ -96,8 +60,9 @@ def erf_derivative_coincident(q1: jax.Array, q2: jax.Array) -> jax.Array:
 
 
 def erf_derivative(q1: jax.Array, q2: jax.Array, distance: jax.Array) -> jax.Array:
-    """E[erf' erf'] = (4/pi) / sqrt((1 + 2 q1)(1 + 2 q2) - 4 K^2)."""
-    return (4 / math.pi) * inverse_root(determinant(2 * q1, 2 * q2, distance))
+    """E[erf' erf'] = (4/pi) / sqrt((1 + 2 q1)(1 + 2 q2) - 4 K^2), whose root is r / ((1 - t_1)(1 - t_2)) of `arcs`."""
+    pair = arcs(2 * q1, 2 * q2, distance)
+    return (4 / math.pi) * (pair.one.rest * pair.two.rest) / pair.cosine
 
 
 def erf_derivative_drop(q1: jax.Array, q2: jax.Array, distance: jax.Array) -> jax.Array:
@@ -189,49 +154,66 @@ def gelu_weight(q1: jax.Array, q2: jax.Array) -> jax.Array:
 
 def gelu_coincident(q1: jax.Array, q2: jax.Array) -> jax.Array:
     """E[phi phi] at rho = 1, see `activations.Gelu`."""
-    rest = q1 * q2 * gelu_weight(q1, q2) * inverse_root(1 + q1 + q2)
-    return geometric_mean(q1, q2) * gelu_orthant(q1, q2) + rest / (2 * math.pi)
+    return geometric_mean(q1, q2) * _gelu_share(q1, q2)
 
 
-def gelu_mismatch(q1: jax.Array, q2: jax.Array) -> jax.Array:
-    """Difference sqrt(E[phi(u)^2] E[phi(v)^2]) - E[phi(u) phi(v)] at rho = 1, without a difference of nearly equal
-    numbers that are not small in q1 - q2.
+def _gelu_share(q1: jax.Array, q2: jax.Array) -> jax.Array:
+    """E[phi phi] / sqrt(q1 q2) at rho = 1."""
+    rest = geometric_mean(q1, q2) * gelu_weight(q1, q2) * inverse_root(1 + q1 + q2)
+    return gelu_orthant(q1, q2) + rest / (2 * math.pi)
 
-    At rho = 1 the moment is K c, with c = 1/4 + (a + t) / (2 pi), a the angle of `arcsine`, S = 1 + q1 + q2 and t = K
-    (1/(1 + q1) + 1/(1 + q2)) / sqrt(S). Let e be the sum of a + t at (q1, q1) and (q2, q2) less twice that at (q1,
-    q2), and h half the difference of the first two. Then c(q1, q1) c(q2, q2) - c(q1, q2)^2 is (e (2 pi + the sum of
-    the four a + t) - 4 h^2) / (16 pi^2). Of e and h the part of the angles a is that of erf. The part of t is written
-    with s_i = sqrt(q_i), r_i = 1 / (1 + q_i) and w_i = sqrt(1 + 2 q_i), whose differences are those of q1 and q2 over
-    sums. For large variances both parts of e cancel, as ReLU has no mismatch: q1 + q2 multiplies a rounding then.
+
+def gelu_lost(q1: jax.Array, q2: jax.Array, distance: jax.Array) -> jax.Array:
+    """Difference sqrt(E[phi(u)^2] E[phi(v)^2]) - E[phi(u) phi(v)].
+
+    In the angles of `arcs` at p = q, and with k = 1 - sin a = 1 / (1 + q),
+        (2 pi / sqrt(q1 q2)) E[phi phi] = rho (pi/2 + c) + sqrt(sin a_1 sin a_2) (cos c + k_1 k_2 rho^2 / cos c).
+    Its three terms fall from the means of those at (q1, q1) and (q2, q2), by parts none of which cancels but for large
+    variances, where the second takes from the first: then q1 + q2 multiplies a rounding. The mean is above the root of
+    the product by half the square of the difference of the roots.
     """
-    s1, s2, r1, r2 = safe_sqrt(q1), safe_sqrt(q2), 1 / (1 + q1), 1 / (1 + q2)
-    (w1, w2), root = _widths(q1, q2), jnp.sqrt(1 + q1 + q2)
-    below, above, over = r1 * r2, (q1 * r1) * (q2 * r2), 1 / (w1 * w2)
-    roots_apart = safe_divide(q1 - q2, s1 + s2, 0.0)
-    slopes = (q1 - q2) / (w1 * (root + w1)) * ((q1 - q2) / (w2 * (root + w2)))
-    bend = root / (w1 + w2) * (below * (w1 * w2 + 1) - 2 * above) + below - 2 * above
-    second = roots_apart**2 * (below - (s1 * r1) * (s2 * r2)) - slopes * bend
-    second = 2 * mean_less_moment(q1, q2, jnp.zeros_like(q1 + q2)) + 2 * second / root
-    half = arcsines_apart(q1, q2) + _wider(q1, q2) * (below * (1 + over) / 2 - above * over)
-    angle1, angle2, angle = _gelu_angle(q1, q1), _gelu_angle(q2, q2), _gelu_angle(q1, q2)
-    apart = (second * (2 * math.pi + angle1 + angle2 + 2 * angle) - 4 * half**2) / (16 * math.pi**2)
-    share1, share2, share = (1 / 4 + x / (2 * math.pi) for x in (angle1, angle2, angle))
-    return s1 * s2 * apart / (safe_sqrt(share1) * safe_sqrt(share2) + share)
+    pair = arcs(q1, q2, distance)
+    one, two = pair.one, pair.two
+    square, share, tangents = pair.apart**2, one.share * two.share, one.tangent + two.tangent
+    first = distance * (math.pi / 2 + one.half + two.half - pair.lag) + pair.lag
+    second = pair.opened / (pair.rest + pair.cosine) + 2 * pair.rest * (share * square)
+    second = share * (pair.cosine * pair.roots_apart**2 - tangents * second)
+    (lobe1, cosine1), (lobe2, cosine2) = _lobe(one), _lobe(two)
+    slope, above = _lobes_slope(one, two), pair.cosine + cosine1 * cosine2
+    falls = (square + pair.opened) * ((1 / cosine1) * (1 / cosine2)) + pair.bent * above
+    third = 2 * pair.product * (one.small * two.small) * falls / (pair.cosine * above)
+    third = third + safe_quotient(pair.apart * slope, lobe1 + lobe2) ** 2
+    turned = share * (1 + pair.product**2) * (1 - 2 * share * tangents**2)
+    apart = pair.halves_apart + pair.apart * (turned + slope)
+    above_root = (apart / (_root_of_mean(q1) + _root_of_mean(q2))) ** 2
+    return geometric_mean(q1, q2) / (2 * math.pi) * (first + second + third - above_root)
 
 
-def _gelu_angle(q1: jax.Array, q2: jax.Array) -> jax.Array:
-    """The sum a + t of `gelu_mismatch`."""
-    return arcsine(q1, q2) + geometric_mean(q1, q2) * gelu_weight(q1, q2) * inverse_root(1 + q1 + q2)
+def _root_of_mean(q: jax.Array) -> jax.Array:
+    return safe_sqrt(math.pi * _gelu_share(q, q))
 
 
-def gelu_drop(q1: jax.Array, q2: jax.Array, distance: jax.Array) -> jax.Array:
-    """Fall of E[phi phi] from rho = 1 to rho = 1 - distance."""
-    largest, product = geometric_mean(q1, q2), q1 * q2
-    bend = (1 / (1 + q1)) * (1 / (1 + q2)) * (1 - product)  # coefficient of K^2
-    rest = gelu_weight(q1, q2) * _inverse_root_drop(q1, q2, distance)
-    rest = rest + bend * (distance * (2 - distance)) * inverse_root(determinant(q1, q2, distance))
-    linear = distance * gelu_orthant(q1, q2) + (1 - distance) * gelu_orthant_drop(q1, q2, distance)
-    return largest * linear + product * rest / (2 * math.pi)
+def _lobe(side: Arc) -> tuple[jax.Array, jax.Array]:
+    """The root of V = sin(a) k^2 / (2 cos a) = t (1 - t)^3 / ((1 + t^2)^2 (1 + t)), and sqrt(1 - t^2)."""
+    cosine = jnp.sqrt(side.rest * (2 - side.rest))
+    return side.root * side.small / cosine, cosine
+
+
+def _lobes_slope(one: Arc, two: Arc) -> jax.Array:
+    """The slope (V_1 - V_2) / (t_1 - t_2) of V as in `_lobe`, a quotient of polynomials of u = 1 - t.
+
+    With V = n / e it is -([n] - V_2 [e]) / e_1 for the slopes [n] of n = u^3 - u^4 and [e] of
+    e = 8 - 20 u + 24 u^2 - 16 u^3 + 6 u^4 - u^5 over u: polynomials of u_1 whose coefficients belong to u_2.
+    """
+    u, below = two.rest, (1 + two.tangent**2) ** 2 * (1 + two.tangent)
+    coefficients, of_n, of_e = list[jax.Array](), jnp.zeros_like(u), jnp.zeros_like(u)
+    for n, e in ((0, -1), (-1, 6), (1, -16), (0, 24), (0, -20)):
+        of_n, of_e = of_n * u + n, of_e * u + e
+        coefficients.append((of_n * below - two.tangent * u**3 * of_e) / below)  # the quotient last, as in `arc`
+    total = coefficients[0]
+    for coefficient in coefficients[1:]:
+        total = total * one.rest + coefficient
+    return total * (-1 / ((1 + one.tangent**2) ** 2 * (1 + one.tangent)))
 
 
 def gelu_derivative_coincident(q1: jax.Array, q2: jax.Array) -> jax.Array:
@@ -240,10 +222,14 @@ def gelu_derivative_coincident(q1: jax.Array, q2: jax.Array) -> jax.Array:
 
 
 def gelu_derivative(q1: jax.Array, q2: jax.Array, distance: jax.Array) -> jax.Array:
-    """E[phi' phi'], see `activations.Gelu`."""
-    slope = _gelu_slope(q1, q2, determinant(q1, q2, distance))
-    covariance = geometric_mean(q1, q2) * (1 - distance)
-    return gelu_orthant(q1, q2) - gelu_orthant_drop(q1, q2, distance) + covariance * slope
+    """E[phi' phi'], see `activations.Gelu`: in the angles of `arcs` at p = q, and with k = 1 / (1 + q), over 2 pi
+    pi/2 + c + (2 m rho / r) (k_1 + k_2 + ((1 - t_1)(1 - t_2) / r)^2).
+    """
+    pair = arcs(q1, q2, distance)
+    one, two, inverse = pair.one, pair.two, 1 / pair.cosine
+    angle = math.pi / 2 + one.half + two.half - pair.lag
+    weight = one.small + two.small + (one.rest * two.rest * inverse) ** 2
+    return (angle + 2 * pair.product * (1 - distance) * inverse * weight) / (2 * math.pi)
 
 
 def _gelu_slope(q1: jax.Array, q2: jax.Array, determinant: jax.Array) -> jax.Array:

@@ -136,6 +136,11 @@ class Dual(abc.ABC):
         possible = jnp.where(jnp.abs(given - 1) <= 1 + ROUNDING, into_range(given), jnp.nan)
         return self._moment(float_array(variance1), float_array(variance2), possible)
 
+    @compiled
+    def moment_in_range(self, variance1: jax.Array, variance2: jax.Array, distance: jax.Array) -> Moment:
+        """`moment` of JAX arrays, of which it is known that they are variances and distances, as those of layers."""
+        return self._moment(variance1, variance2, distance)
+
     @known
     @numpy_in_float64
     @compiled
@@ -174,6 +179,8 @@ class ClosedForm(NumbersAsData, Dual):
         value: (q1, q2, distance) -> E[f(u) f(v)], where that costs less than the difference.
         mismatch: (q1, q2) -> sqrt(E[f(u)^2] E[f(v)^2]) - coincident without cancellation, where it is known; unless
             `whole`.
+        cancels: (q1, q2, cosine distance of f(u) and f(v)) -> size of the numbers that cancel in that distance, whose
+            roundings it is off by; None where none do but by those of `mismatch`.
         of: the activation whose numbers the functions use, None where they use none.
     """
 
@@ -182,6 +189,7 @@ class ClosedForm(NumbersAsData, Dual):
     whole: bool = False
     value: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
     mismatch: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+    cancels: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
     of: NumbersAsData | None = None
 
     def _second_moment(self, variance: jax.Array) -> jax.Array:
@@ -206,9 +214,9 @@ class ClosedForm(NumbersAsData, Dual):
         """The errors beyond a few roundings of the cosine distance itself: see `opposite_error` and `_mismatch`."""
         eps = float(np.finfo(found.dtype).eps)
         error = opposite_error(distance)
-        if self.mismatch is not None:
-            return error + 8 * eps * (q1 + q2) * found  # of sine's exponents, and of GELU's parts that cancel
-        if self.whole:
+        if self.cancels is not None:
+            error = error + 8 * eps * self.cancels(q1, q2, found)
+        if self.whole or self.mismatch is not None:
             return error
         step = jnp.abs(safe_divide(q1 - q2, jnp.minimum(q1, q2), 0.0))
         close = step < CLOSE[found.dtype.name]

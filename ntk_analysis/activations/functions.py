@@ -152,7 +152,8 @@ class Activation(abc.ABC):
         arguments = variance1, variance2, distance
         squares = self.dual.second_moment(variance1), self.dual.second_moment(variance2)
         means = self.mean(variance1), self.mean(variance2)
-        return Joint(self.dual.moment(*arguments), self.derivative_dual.moment(*arguments), squares, means)
+        moments = self.dual.moment_in_range(*arguments), self.derivative_dual.moment_in_range(*arguments)
+        return Joint(*moments, squares, means)
 
     def stable_gain(self, b_var: Number = 0.0, *, centered: bool = False) -> Number:
         """Weight variance that keeps a pre-activation variance of 1: (1 - b_var) / E[phi(z)^2], z ~ N(0, 1).
@@ -309,7 +310,9 @@ class Erf(Activation):
 
     @property
     def dual(self) -> Dual:
-        return ClosedForm(closed_forms.erf_coincident, closed_forms.erf_lost, whole=True)
+        return ClosedForm(
+            closed_forms.erf_coincident, closed_forms.erf_lost, whole=True, cancels=closed_forms.erf_cancels
+        )
 
     @property
     def derivative_dual(self) -> Dual:
@@ -340,6 +343,7 @@ class Sine(Activation):
             functools.partial(closed_forms.wave_coincident, -1),
             functools.partial(closed_forms.wave_drop, -1),
             mismatch=functools.partial(closed_forms.wave_mismatch, -1),
+            cancels=closed_forms.as_variances_grow,
         )
 
     @property
@@ -348,6 +352,7 @@ class Sine(Activation):
             functools.partial(closed_forms.wave_coincident, 1),
             functools.partial(closed_forms.wave_drop, 1),
             mismatch=functools.partial(closed_forms.wave_mismatch, 1),
+            cancels=closed_forms.as_variances_grow,
         )
 
     def _mean(self, variance: jax.Array) -> jax.Array:
@@ -372,7 +377,9 @@ class Gelu(Activation):
 
     @property
     def dual(self) -> Dual:
-        return ClosedForm(closed_forms.gelu_coincident, closed_forms.gelu_drop, mismatch=closed_forms.gelu_mismatch)
+        return ClosedForm(
+            closed_forms.gelu_coincident, closed_forms.gelu_lost, whole=True, cancels=closed_forms.as_variances_grow
+        )
 
     @property
     def derivative_dual(self) -> Dual:

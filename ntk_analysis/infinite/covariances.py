@@ -12,15 +12,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ntk_analysis.activations.angles import (
+    difference,
     geometric_mean,
     into_range,
-    nearly_equal,
     no_derivative,
     safe_quotient,
     safe_sqrt,
-    zero_where,
 )
 from ntk_analysis.common.pytrees import Number, is_known
 
@@ -62,9 +62,11 @@ def add_constant(covariance: Covariance, variance: Number | jax.Array, factor: N
         return scaled._replace(distance=_without_derivative(scaled.distance, factor, jnp.array(True)))
     q1, q2 = factor * covariance.variance1 + variance, factor * covariance.variance2 + variance
     root1, root2 = safe_sqrt(q1), safe_sqrt(q2)
-    apart = _difference(safe_quotient(jnp.ones_like(root1), root1), safe_quotient(jnp.ones_like(root2), root2))
+    apart = difference(safe_quotient(jnp.ones_like(root1), root1), safe_quotient(jnp.ones_like(root2), root2))
     # the variance comes first: the square of one over a small root may leave the range of numbers
     lost = _lost(covariance, root1, root2, factor) + variance / 2 * apart * apart
+    if is_known(variance) and variance >= np.finfo(lost.dtype).tiny:  # then no root is 0
+        return Covariance(q1, q2, into_range(lost))
     some = (root1 > 0) & (root2 > 0)
     distance = into_range(jnp.where(some, lost, covariance.distance))
     for number in (variance, factor):
@@ -90,7 +92,7 @@ def _lost(part: Covariance, root1: jax.Array, root2: jax.Array, factor: Number |
     """Share of factor * part in 1 - correlation of a sum with deviations root1, root2: two terms, neither negative."""
     share1 = safe_quotient(safe_sqrt(part.variance1), root1)
     share2 = safe_quotient(safe_sqrt(part.variance2), root2)
-    apart = _difference(share1, share2)
+    apart = difference(share1, share2)
     return factor / 2 * apart * apart + factor * share1 * share2 * part.distance
 
 
@@ -112,9 +114,4 @@ def _shares(moment: jax.Array, centered: jax.Array, mean: jax.Array) -> tuple[ja
 
 
 def _half_square(share1: jax.Array, share2: jax.Array) -> jax.Array:
-    return _difference(share1, share2) ** 2 / 2
-
-
-def _difference(share1: jax.Array, share2: jax.Array) -> jax.Array:
-    """Difference of two shares, and 0 within rounding: another loop may compute a duplicate's share."""
-    return zero_where(nearly_equal(share1, share2), share1 - share2)
+    return difference(share1, share2) ** 2 / 2

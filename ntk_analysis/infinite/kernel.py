@@ -481,4 +481,5 @@ def add_ntk(kernel: Kernel, addition: jax.Array, log_scale: jax.Array | float = 
     total = kernel.ntk_scaled * jnp.exp(kernel.log_scale - common) + addition * jnp.exp(log_scale - common)
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(total)))
     divisor = jnp.where(largest > LARGEST_SCALED_NTK, largest, 1)
-    return replace(kernel, ntk_scaled=total / divisor, log_scale=common + jnp.log(divisor))
+    inverse = 1 / divisor  # one number: a quotient for each pair would cost more than the sum
+    return replace(kernel, ntk_scaled=total * inverse, log_scale=common + jnp.log(divisor))
