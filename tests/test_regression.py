@@ -316,6 +316,40 @@ def test_the_stated_error_of_predictions_bounds_the_true_one(name, time, dtype, 
         assert off <= np.max(model.predict(kernel, return_error=True)[1])
 
 
+@pytest.mark.parametrize("which", ["ntk", "nngp"])
+def test_the_stated_error_counts_what_the_kernel_says_it_is_off_by(which, problem):
+    """Kernels whose every entry, distance and variance is moved by as much as they say it may be."""
+    x, y, x_test = problem
+    x_test = 3 * x_test  # their kernel is larger than that of the training inputs
+    own, cross = infinite_kernel(NETWORK, x), infinite_kernel(NETWORK, x_test, x)
+    error, generator = 1e-5, np.random.default_rng(0)
+
+    def moved(kernel, largest, signs):
+        return replace(
+            kernel,
+            variance1=kernel.variance1 * (1 + error),
+            variance2=kernel.variance2 * (1 + error),
+            distance=kernel.distance + error * signs,
+            ntk_scaled=kernel.ntk_scaled + error * largest * signs,
+            approximation_error=error,
+        )
+
+    signs, largest = np.sign(generator.standard_normal((N, N))), np.max(own.ntk)
+    off = moved(own, largest, np.triu(signs) + np.triu(signs, 1).T)
+    beside = np.sqrt(largest * np.max(infinite_kernel(NETWORK, x_test).ntk))
+    off_test = moved(cross, beside, np.sign(generator.standard_normal((K, N))))
+    flow = GradientFlow.on(off, y, which=which, regularization=0.1)
+    apart = np.abs(flow.mean(off_test) - GradientFlow.on(own, y, which=which, regularization=0.1).mean(cross))
+    assert np.all(apart <= flow.mean_error(off_test))
+    assert np.max(flow.mean_error(off_test)) < 100 * np.max(apart)
+    silent = replace(off, approximation_error=0.0), replace(off_test, approximation_error=0.0)
+    rounding = GradientFlow.on(silent[0], y, which=which, regularization=0.1).mean_error(silent[1])
+    assert np.all(apart > 100 * rounding)
+    # a part says it relative to its own entries
+    part = off[:2, 2:4]
+    assert part.approximation_error * np.max(np.abs(part.ntk)) == pytest.approx(error * np.max(off.ntk))
+
+
 def test_error_has_the_shape_of_the_mean_and_comes_last(problem):
     x, y, x_test = problem
     model = KernelRegressor(NETWORK).fit(x, y)

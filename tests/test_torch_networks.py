@@ -25,7 +25,11 @@ pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("default")]  # PyTor
 
 @pytest.fixture(autouse=True)
 def as_a_user_has_it():
-    """JAX's own defaults: the strictness of these tests is not torchax's."""
+    """JAX's own defaults: the strictness of these tests is not torchax's.
+
+    PyTorch's threads wait for one another by spinning, which takes minutes for seconds where others use the cores too.
+    """
+    torch.set_num_threads(1)
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 

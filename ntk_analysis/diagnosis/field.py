@@ -1,7 +1,5 @@
 """Mean-field theory of a network of our layers, where it repeats one block."""
 
-from collections.abc import Iterator
-
 from ntk_analysis import meanfield
 from ntk_analysis.empirical.functions import Network
 from ntk_analysis.layers import (
@@ -14,9 +12,7 @@ from ntk_analysis.layers import (
     GroupNorm,
     Layer,
     LayerNorm,
-    Repeat,
     RMSNorm,
-    Serial,
 )
 from ntk_analysis.layers.base import SingleLayer
 from ntk_analysis.meanfield import BatchNormField, MeanField
@@ -28,7 +24,7 @@ def field_of(f: Network, batch_size: int) -> tuple[MeanField | BatchNormField | 
     """Mean-field theory of the one block that a chain of our layers repeats; or None and the reason."""
     if not isinstance(f, Layer):
         return None, "not available: a plain function does not say what it is made of"
-    singles = list(_singles(f))
+    singles = list(f.in_order())
     behind = [index for index, layer in enumerate(singles) if isinstance(layer, Activation)]
     weights = {
         (layer.w_var, layer.b_var, layer.center or layer.standardize)
@@ -53,14 +49,3 @@ def field_of(f: Network, batch_size: int) -> tuple[MeanField | BatchNormField | 
         return meanfield.analyse(phi, normalization=normalization, w_var=w_var, b_var=b_var, **size), ""
     except (NotImplementedError, ValueError) as refusal:
         return None, f"not available: {refusal}"
-
-
-def _singles(network: Layer) -> Iterator[Layer]:
-    """Yields the layers of a chain, those of a `Repeat` once; other compositions come as a whole."""
-    if isinstance(network, Serial):
-        for layer in network.layers:
-            yield from _singles(layer)
-    elif isinstance(network, Repeat):
-        yield from _singles(network.block)
-    else:
-        yield network

@@ -103,9 +103,11 @@ class Kernel:
         before: the pre-activations before the batch normalisation just passed, else None.
         identical: (n1, n2) 1 where an input is paired with itself, 0 elsewhere; None: no pair is. Layers ask where two
             inputs coincide and could be moved apart; a finished kernel holds None.
-        approximation_error: largest error of `distance` and `ntk_scaled` as functions of the angle, measured between
-            the nodes of the series that gave them (see `angle_series`), or behind batch normalisations of few nodes
-            (see `infinite_kernel`), and part of `relative_error`; 0 if the kernel was taken through all layers exactly.
+        approximation_error: largest error of `distance`, and of `ntk_scaled` relative to its largest entry, of the
+            inputs with themselves: as functions of the angle, measured between the nodes of the series that gave them
+            (see `angle_series`), or behind batch normalisations of few nodes (see `infinite_kernel`). It is part of
+            `relative_error`; 0 if the kernel was taken through all layers exactly. A part of a kernel has it relative
+            to the largest entry of the part.
     """
 
     variance1: Float[HeldArray, "n1 *positions"]
@@ -251,7 +253,10 @@ class Kernel:
             within1, within2 = self.within
             cut |= {"within1": within1.distance[first], "within2": within2.distance[second]}
         joint = self.joint and np.array_equal(first, second)
-        return replace(self, **cut, joint=joint, before=None, training=None)
+        error = self.approximation_error
+        if error and not is_traced(self.ntk_scaled) and np.any(cut["ntk_scaled"]):
+            error *= float(np.max(np.abs(self.ntk_scaled)) / np.max(np.abs(cut["ntk_scaled"])))
+        return replace(self, **cut, joint=joint, before=None, training=None, approximation_error=error)
 
     @property
     def train(self) -> "Kernel":

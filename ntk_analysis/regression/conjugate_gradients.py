@@ -51,7 +51,7 @@ class Solution:
     def predict_error(self, test: AnyKernel) -> Float64[np.ndarray, "k *outputs"]:
         """Bound on how far `predict` is off because the iterations ended: |row of the kernel| times `error_scaled`.
 
-        Rounding of the kernel's entries is not included.
+        Rounding of the kernel's entries, and a kernel's `approximation_error`, are not included.
 
         Raises:
             ValueError: `predict` raises it.

@@ -70,7 +70,8 @@ class KernelRegressor(RegressorMixin, KernelEstimator):  # type: ignore[misc]
     Attributes:
         flow_: course of training, see `GradientFlow`; with solver="modes".
         solution_: coefficients with their residual, see `Solution`; with solver="conjugate_gradients", where
-            `return_error` bounds what the residual leaves, without rounding of the kernel's entries.
+            `return_error` bounds what the residual leaves, without rounding of the kernel's entries and without
+            `approximation_error_`.
         kernel_: kernel that predicts, the network of the hyperparameters found.
         regularization_: regularisation, found likewise.
         hyperparameters_: hyperparameters by name; with an optimizer.
@@ -80,7 +81,7 @@ class KernelRegressor(RegressorMixin, KernelEstimator):  # type: ignore[misc]
         y_scale_: number that they were then divided by, of each output; 1 for targets that are all the same.
         nngp_: NNGP of the training inputs; None if only one kernel is known.
         approximation_error_: measured error of an infinite network's kernel of the training inputs, see `Kernel`; 0
-            where it is exact. What `predict` says of rounding does not count it.
+            where it is exact. The error that `predict` states counts it, with solver="modes".
         n_features_in_: number of features of an input.
     """
 
@@ -202,8 +203,8 @@ class KernelRegressor(RegressorMixin, KernelEstimator):  # type: ignore[misc]
             return_std: whether to return the standard deviation (k,) as well; with `normalize_y` and several outputs
                 that of each, (k, outputs).
             return_cov: whether to return the covariance (k, k) as well; of several normalised outputs (k, k, outputs).
-            return_error: whether to return, last, a bound (k, *outputs) on how far rounding may have moved the mean:
-                rounding of the kernel's entries and of solving, see `GradientFlow.mean_error`.
+            return_error: whether to return, last, a bound (k, *outputs) on how far the mean is off: by rounding of the
+                kernel's entries and of solving, and by the kernel's own error, see `GradientFlow.mean_error`.
 
         Raises:
             ValueError: inputs or times do not fit, or a spread is asked for without an NNGP.

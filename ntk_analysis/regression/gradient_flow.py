@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from ntk_analysis.any_kernel import AnyKernel, entries, output_by_output
+from ntk_analysis.any_kernel import AnyKernel, entries, opened, output_by_output
 from ntk_analysis.common.arrays import concrete
 from ntk_analysis.common.finite import require_finite
 from ntk_analysis.common.precision import AnyArray, Real
+from ntk_analysis.regression.approximation import approximation, growth
+from ntk_analysis.regression.kernel_source import in_memory
 from ntk_analysis.regression.positive_modes import EPS, positive_modes
 from ntk_analysis.spectrum.conditioning import times_exp
 from ntk_analysis.spectrum.matrix import as_matrix, machine_eps
@@ -36,9 +38,10 @@ class GradientFlow:
         coefficients: targets in these modes, of shape (m, *outputs); (m,) of a full kernel.
         log_scale: logarithm of the kernel's scale; 0 for arrays and for an NNGP.
         which: kernel, "ntk" or "nngp".
-        rounding_scaled: error of the kernel in Frobenius norm: a rounding of its largest entry in each entry, in the
-            dtype in which it arrived, and the eigensolver's error. Errors that computing the kernel amplified leave no
-            trace in it, and are not included.
+        error_scaled: error of the kernel in Frobenius norm: in each entry a rounding of the largest one, in the dtype
+            in which it arrived, and the `approximation_error` of a `Kernel`; and the eigensolver's error. Roundings
+            that computing the kernel amplified leave no trace in it, and are not included.
+        largest_scaled: largest entry of Theta.
         roots: square roots of the inputs' weights, of each output of a full kernel; None if all are 1.
         together: number C of outputs of a full kernel; None of a kernel that all outputs share.
     """
@@ -48,7 +51,8 @@ class GradientFlow:
     coefficients: Float64[np.ndarray, "m *outputs"]
     log_scale: float
     which: str
-    rounding_scaled: float
+    error_scaled: float
+    largest_scaled: float
     roots: Float64[np.ndarray, " m"] | None = None
     together: int | None = None
 
@@ -81,7 +85,7 @@ class GradientFlow:
                 fit.
         """
         matrix = as_matrix(kernel, which)
-        n, m = matrix.inputs, len(matrix.entries)
+        n, m, largest = matrix.inputs, len(matrix.entries), float(np.max(np.abs(matrix.entries)))
         y = concrete(targets, "targets").astype(np.float64)
         together = None if m == n else m // n
         if y.ndim not in (1, 2) or len(y) != n or (together or y.shape[-1]) != y.shape[-1] or not np.isfinite(y).all():
@@ -99,7 +103,9 @@ class GradientFlow:
             matrix = matrix._replace(entries=weighted, error=error)
         # the mean of the weighted kernel's diagonal, of which r is a fraction, is `share` of its mean over all weights
         eigenvalues, modes, rounding = positive_modes(matrix, float(regularization) * share, which.upper())
-        return cls(eigenvalues, modes, modes.T @ y, matrix.log_scale, which, rounding, roots, together)
+        # of m^2 entries, each with its weights
+        error = rounding + m * approximation(kernel, which) * float(np.max(np.abs(matrix.entries)))
+        return cls(eigenvalues, modes, modes.T @ y, matrix.log_scale, which, error, largest, roots, together)
 
     def mean(
         self, test: AnyKernel, time: Real | Sequence[Any] = math.inf, *, relative: bool = False
@@ -125,7 +131,9 @@ class GradientFlow:
     def mean_error(
         self, test: AnyKernel, time: Real | Sequence[Any] = math.inf, *, relative: bool = False
     ) -> Float64[np.ndarray, "..."]:
-        """Bound on how far rounding may have moved `mean`, in the shape of `mean`; infinite where no bound exists.
+        """Bound on how far `mean` is off, in the shape of `mean`; infinite where no bound exists.
+
+        It is for rounding, and for the approximations that a `Kernel` tells of (`approximation_error`).
 
         Let phi(x) = (1 - exp(-x t)) / x. If the kernel is off by E and the kernel of the test inputs by e, Theta_* A_t
         y moves by at most (|e| + |E| |w|) |A_t y|, with w = A_t Theta_*' of the true kernels: the divided differences
@@ -133,21 +141,21 @@ class GradientFlow:
         of singular kernels inexact: A_t y has the part of the targets that differs between duplicated inputs, divided
         by r.
 
-        Arguments and errors are those of `mean`. E is `rounding_scaled`, and e the same for `test`.
+        Arguments and errors are those of `mean`. E is `error_scaled`, and e the same for `test`.
         """
         in_modes, test_error = self._against_modes(test)
         solver = (len(self.modes) + 4 + abs(self.log_scale)) * EPS
         off = test_error + solver * np.linalg.norm(in_modes, axis=1)
         y = np.linalg.norm(self.coefficients, axis=0)
         # relative error of the step in relative time, and of the targets' coefficients
-        relatively = solver + self.rounding_scaled / self.eigenvalues_scaled[-1]
+        relatively = solver + self.error_scaled / self.eigenvalues_scaled[-1]
         errors = []
         for a in self._weights(time, relative):
-            left = 1 - self.rounding_scaled * np.max(a)  # fraction left of the smallest eigenvalue, if resolved at all
+            left = 1 - self.error_scaled * np.max(a)  # fraction left of the smallest eigenvalue, if resolved at all
             w = np.linalg.norm(in_modes * a, axis=1)
             true_w = (w + off * np.max(a)) / left if left > 0 else np.full(len(w), np.inf)
             moved = np.linalg.norm(a.reshape(-1, *(1,) * (self.coefficients.ndim - 1)) * self.coefficients, axis=0)
-            here = np.multiply.outer(off + self.rounding_scaled * true_w, moved) + relatively * np.multiply.outer(w, y)
+            here = np.multiply.outer(off + self.error_scaled * true_w, moved) + relatively * np.multiply.outer(w, y)
             errors.append(self._by_input(here))
         return np.stack(errors).reshape(np.shape(time) + errors[0].shape)
 
@@ -216,6 +224,7 @@ class GradientFlow:
 
     def _against_modes(self, test: AnyKernel) -> tuple[Float64[np.ndarray, "k n"], float]:
         """Rows of the test kernel in the modes, and the length of what a row may be off by, in the modes' scale."""
+        test = in_memory(opened(test))
         values, log_scale = entries(test, self.which)
         C, n = self.together, len(self.modes) // (self.together or 1)
         if values.shape[1:] != (n, *(() if C is None else (C, C))):
@@ -223,10 +232,13 @@ class GradientFlow:
             raise ValueError(f"kernel of test with training inputs has shape {values.shape}, expected {expected}")
         scale = log_scale - self.log_scale
         rows = (values if C is None else output_by_output(values)).astype(np.float64)
-        error = np.array([math.sqrt(rows.shape[1]) * machine_eps(values.dtype) * np.max(np.abs(rows))])
+        largest = np.max(np.abs(rows))
+        off = _scaled(np.array([machine_eps(values.dtype) * largest, largest]), scale)
+        error = off[0] + approximation(test, self.which) * max(off[1], self.largest_scaled * growth(test))
+        length = math.sqrt(rows.shape[1]) * float(error)
         if self.roots is not None:
-            rows, error = rows * self.roots, error * np.max(self.roots)
-        return _scaled(rows @ self.modes, scale), float(_scaled(error, scale)[0])
+            rows, length = rows * self.roots, length * float(np.max(self.roots))
+        return _scaled(rows @ self.modes, scale), length
 
     def _by_input(self, values: np.ndarray) -> np.ndarray:
         """Values (m, *outputs) of predictions, with the outputs of a full kernel on an axis of their own, (k, C)."""

@@ -27,7 +27,7 @@ RESOLVED = 0.01  # error of predictions, as a fraction of the largest target, ab
 
 
 class UnresolvedPredictionWarning(UserWarning):
-    """Rounding may have moved predictions by more than 0.01 of the largest target; the message says by how much."""
+    """Predictions may be off by more than 0.01 of the largest target; the message says by how much."""
 
 
 class KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -156,7 +156,7 @@ class KernelEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has 
         """Warns where predictions may be off by too much; `error` is their error, in the units of the targets."""
         if np.max(error) > RESOLVED * self._largest_target:
             warnings.warn(
-                f"predictions may be off by {np.max(error):.2g}, for rounding or the solver, with targets up to "
+                f"predictions may be off by {np.max(error):.2g}, as the kernel and the solver are, with targets up to "
                 f"{self._largest_target:.3g}: use a larger regularization, or return_error=True for the error of each",
                 UnresolvedPredictionWarning,
                 stacklevel=3,
