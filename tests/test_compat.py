@@ -76,6 +76,8 @@ def sequence_network(nt):
         stax.SumPool((2,), (2,)),
         stax.ConvTranspose(4, (2,), (2,), padding="SAME", parameterization="standard"),
         stax.Erf(),
+        stax.Index(stax.Slice[:, ::-1]),
+        stax.ImageResize((-1, 3, -1), "linear"),
         stax.ConvLocal(4, (2,), b_std=0.1, parameterization="standard"),
         stax.Relu(),
         stax.Flatten(),
@@ -140,6 +142,8 @@ def test_taylor_polynomials_of_a_polynomial():
     ("call", "error", "told"),
     [
         (lambda stax: stax.Aggregate, AttributeError, "stax.Aggregate is not here yet: monte_carlo_kernel_fn"),
+        (lambda stax: stax.Index(stax.Slice[:2, 0]), NotImplementedError, "take some of the inputs beforehand"),
+        (lambda stax: stax.ImageResize((-1, 4, 4, 2), "linear"), NotImplementedError, "and for the channels"),
         (lambda stax: stax.Dropout(0.5, "eval"), ValueError, "expected 'train' or 'test'"),
         (lambda stax: stax.Danse, AttributeError, "has no attribute 'Danse'"),
         (

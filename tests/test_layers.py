@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import replace
 from functools import cache
 
 import jax
@@ -29,6 +30,8 @@ from ntk_analysis.layers import (
     GlobalSumPool,
     GroupNorm,
     Identity,
+    ImageResize,
+    Index,
     LastBatchNorm,
     Layer,
     LayerNorm,
@@ -93,6 +96,12 @@ EXACT = [  # one hidden layer, or linear: the average over draws is the kernel a
         ),
         ("Dropout", Serial(Dense(8, 1.0, 0.1), RELU, Dropout(0.4), Dense(5, 1.5, 0.1)), one_batch),
         ("Dropout", Serial(Conv(6, 3), RELU, Dropout(0.3), GlobalAvgPool(), Dense(5)), images),
+        (
+            "Index",
+            Serial(Conv(6, 3), RELU, Index((slice(None, None, 2), 1)), Conv(5, (2,)), Flatten(), Dense(5)),
+            images,
+        ),
+        ("ImageResize", Serial(Conv(6, 3), RELU, ImageResize((2, 6)), Conv(5, 2, 2), Flatten(), Dense(5)), images),
         ("SumPool", Serial(Conv(6, 3), RELU, SumPool((2, 3), 2), Flatten(), Dense(5)), images),
         ("GlobalSumPool", Serial(Conv(8, 3, b_var=0.1), RELU, GlobalSumPool(), Dense(5, 1.5, 0.1)), images),
         ("Dense", Dense(5, 1.3), pairs),
@@ -478,6 +487,13 @@ def test_finite_networks_compute_in_the_dtype_of_their_parameters():
         (lambda: Dense(3, float("nan")), "w_var=nan"),
         (lambda: Dense(3, float("inf")), "w_var=inf"),
         (lambda: BatchNorm(-1.0), "eps=-1.0"),
+        (lambda: Index((..., ...)), "at most once"),
+        (lambda: Index((0, 0, 0)).init(jax.random.key(0), (-1, 4, 4, 1)), "names 3 axes of positions, got inputs of 2"),
+        (lambda: Index((4,)).init(jax.random.key(0), (-1, 4, 4, 1)), "has nothing on axis 0"),
+        (lambda: Index((slice(5, 9),)).init(jax.random.key(0), (-1, 4, 4, 1)), "has nothing on axis 0"),
+        (lambda: ImageResize((0, 2)), r"got shape=\(0, 2\), expected a number of positions"),
+        (lambda: ImageResize((2, 2), "bicubic"), "choose one of linear, nearest, cubic"),
+        (lambda: ImageResize((2, 2)).init(jax.random.key(0), (-1, 4, 1)), "expects images"),
         (lambda: Dropout(1.0), "got rate=1.0, expected a probability"),
         (lambda: Dropout(-0.1), "got rate=-0.1"),
         (lambda: Activation("rleu"), "choose one of relu"),
@@ -517,6 +533,39 @@ def test_finite_networks_compute_in_the_dtype_of_their_parameters():
 def test_bad_layers_are_named(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+MOVED = {
+    "rows": (Index((slice(2, None, -1), slice(1, 3))), (3, 2)),
+    "one column": (Index((..., -1)), (3,)),
+    "one pixel": (Index((1, 0)), ()),
+    "smaller": (ImageResize((2, 3)), (2, 3)),
+    "nearest": (ImageResize((5, -1), "nearest"), (5, 4)),
+    "larger": (ImageResize((-1, 6)), (3, 6)),
+    "not smoothed": (ImageResize((2, 2), antialias=False), (2, 2)),
+}
+
+
+@pytest.mark.parametrize("name", ["one column", *full(*sorted({*MOVED} - {"one column"}))])
+def test_layers_on_positions_move_both_kernels_as_they_move_images(name):
+    """They are linear: the kernel of the inputs, moved, is that of the inputs that are moved."""
+    layer, positions = MOVED[name]
+    x = jnp.asarray(images())
+    y = layer.apply((), x)
+    assert y.shape == layer.init(jax.random.key(0), x.shape)[0] == (3, *positions, 2)
+    start = input_kernel(x, paired=True)
+    wanted = input_kernel(y, paired=bool(positions)).nngp
+    found = layer.kernel(replace(start, ntk_scaled=start.nngp))
+    for kernel in (found.nngp, found.ntk):
+        np.testing.assert_allclose(kernel, wanted, rtol=0, atol=1e-13)
+    assert found.paired == bool(positions)
+    if isinstance(layer, Index):
+        of_equal = layer.kernel(input_kernel(x))
+        np.testing.assert_array_equal(of_equal.nngp, input_kernel(y).nngp)
+    if isinstance(layer, ImageResize):
+        np.testing.assert_allclose(y, jax.image.resize(x, y.shape, layer.method, layer.antialias), rtol=0, atol=1e-14)
+        with pytest.raises(NotImplementedError, match="has negative weights"):
+            replace(layer, method="cubic").kernel(start)
 
 
 def test_dropout_masks_each_input_by_itself():
@@ -589,6 +638,7 @@ def test_an_activation_needs_gaussian_units():
         (lambda: fully_connected(3, 16, w_var="2"), "got w_var='2', expected a number"),
         (lambda: Dense(3, 1j), "got w_var=1j, expected a number"),
         (lambda: Dense(3, b_var=True), "got b_var=True, expected a number"),
+        (lambda: Index((0.5,)), "got 0.5 in an Index"),
         (lambda: Dropout("0.5"), "got rate='0.5', expected a number"),
         (lambda: Repeat(3, 3), "Repeat is made of layers, got 3"),
         (lambda: Residual(Dense), "Residual is made of layers, got <class"),

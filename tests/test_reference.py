@@ -23,6 +23,8 @@ from ntk_analysis.layers import (
     Flatten,
     GlobalAvgPool,
     GlobalSumPool,
+    ImageResize,
+    Index,
     LayerNorm,
     Parallel,
     Repeat,
@@ -125,6 +127,28 @@ IMAGES = {
     "dropout, images": Serial(
         Conv(4), Activation(), Dropout(0.3), Conv(4, 2), Activation("erf"), Dropout(0.2), GlobalAvgPool(), Dense(1)
     ),
+    "some positions": Serial(
+        Conv(4),
+        Activation(),
+        Index((slice(None, None, 2),)),
+        Conv(4),
+        Activation("erf"),
+        Index((..., 1)),
+        Flatten(),
+        Dense(1),
+    ),
+    # neural-tangents takes height for width in a resizing behind an odd number of convolutions, see the page on it
+    "resized": Serial(
+        Conv(4, 2),
+        Activation(),
+        Conv(4),
+        Activation("erf"),
+        ImageResize((3, 6)),
+        ImageResize((2, -1)),
+        Flatten(),
+        Dense(1),
+    ),
+    "resized, nearest": Serial(ImageResize((7, 3), "nearest"), Conv(4), Activation(), GlobalAvgPool(), Dense(1)),
     "sums over positions": Serial(
         Conv(4), Activation("erf"), SumPool(2, 1), Conv(4), Activation(), GlobalSumPool(), Dense(1)
     ),

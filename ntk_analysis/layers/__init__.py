@@ -13,6 +13,7 @@ from ntk_analysis.layers.convolution import Conv as Conv
 from ntk_analysis.layers.dense import Dense as Dense
 from ntk_analysis.layers.dropout import Dropout as Dropout
 from ntk_analysis.layers.dropout import with_new_masks as with_new_masks
+from ntk_analysis.layers.index import Index as Index
 from ntk_analysis.layers.local_convolution import ConvLocal as ConvLocal
 from ntk_analysis.layers.normalization import BatchNorm as BatchNorm
 from ntk_analysis.layers.normalization import GroupNorm as GroupNorm
@@ -24,4 +25,5 @@ from ntk_analysis.layers.readout import Flatten as Flatten
 from ntk_analysis.layers.readout import GlobalAvgPool as GlobalAvgPool
 from ntk_analysis.layers.readout import GlobalSumPool as GlobalSumPool
 from ntk_analysis.layers.readout import SumPool as SumPool
+from ntk_analysis.layers.resize import ImageResize as ImageResize
 from ntk_analysis.layers.transposed_convolution import ConvTranspose as ConvTranspose

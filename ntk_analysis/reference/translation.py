@@ -22,6 +22,8 @@ from ntk_analysis.layers import (
     GlobalAvgPool,
     GlobalSumPool,
     Identity,
+    ImageResize,
+    Index,
     Layer,
     LayerNorm,
     Parallel,
@@ -149,6 +151,10 @@ def _sum_pool(stax: Any, layer: SumPool) -> Triple:
     return stax.SumPool(window.size, window.stride, window.padding.upper())
 
 
+def _index(stax: Any, layer: Index) -> Triple:
+    return stax.Index((slice(None), *(slice(*one) if isinstance(one, tuple) else one for one in layer.index)))
+
+
 def _dropout(stax: Any, layer: Dropout) -> Triple:
     return stax.Dropout(1 - layer.rate, "train" if layer.training else "test")  # theirs is the rate of what is kept
 
@@ -229,6 +235,8 @@ TRANSLATIONS: dict[type[Layer], Callable[[Any, Any], Triple]] = {
     Residual: _residual,
     ResidualChain: _residual_chain,
     Identity: lambda stax, _: stax.Identity(),
+    Index: _index,
+    ImageResize: lambda stax, layer: stax.ImageResize((-1, *layer.shape, -1), layer.method, layer.antialias),
     Dropout: _dropout,
     Parallel: _parallel,
     SumPool: _sum_pool,

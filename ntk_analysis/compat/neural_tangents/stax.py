@@ -22,7 +22,7 @@ from ntk_analysis.layers.branches import Fan
 
 ABSENT = {  # of neural-tangents
     *("Aggregate", "DotGeneral"),
-    *("GlobalSelfAttention", "ImageResize", "Index", "NumericalActivation", "Slice"),
+    *("GlobalSelfAttention", "NumericalActivation"),
 }
 
 
@@ -223,6 +223,40 @@ def Dropout(rate: float, mode: str = "train") -> Triple:
     if mode not in ("train", "test"):
         raise ValueError(f"got mode={mode!r}, expected 'train' or 'test'")
     return Triple(layers.Dropout(1 - rate, mode == "train"))
+
+
+class _Slice:
+    """Brackets that return what stands in them, for `Index`."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return index
+
+
+Slice = _Slice()
+
+
+def Index(idx: Any) -> Triple:
+    """Some positions of the inputs, Index(Slice[:, :4, 0]); batch and channels stay.
+
+    Raises:
+        NotImplementedError: the batch is indexed, too.
+    """
+    first, *positions = idx if isinstance(idx, tuple) else (idx,)
+    if first != slice(None):
+        raise NotImplementedError(f"got {first!r} for the batch, expected `:`: take some of the inputs beforehand")
+    return Triple(layers.Index(tuple(positions)))
+
+
+def ImageResize(shape: Sequence[int], method: str, antialias: bool = True) -> Triple:
+    """Inputs in another size; -1 in `shape`, which has batch and channels, too, leaves an axis as it is.
+
+    Raises:
+        NotImplementedError: batch or channels are resized.
+    """
+    if shape[0] != -1 or shape[-1] != -1:
+        raise NotImplementedError(f"got shape={tuple(shape)}, expected -1 for the batch and for the channels")
+    names = {"bilinear": "linear", "trilinear": "linear", "triangle": "linear"}
+    return Triple(layers.ImageResize(tuple(shape[1:-1]), names.get(method, method), antialias))  # type: ignore[arg-type]
 
 
 def LayerNorm(axis: int | tuple[int, ...] = -1, eps: float = 1e-12) -> Triple:
