@@ -1,11 +1,14 @@
 """Temporaries of a training step's gradient as XLA compiles it for this device, by network and normalisation.
 
 Nothing runs: the compiler's own report is read (`compiled.memory_analysis()`), so that any batch can be asked for.
+Rows of other networks and batches stay in results/memory.json.
 """
 
 import argparse
+import json
+from typing import Any
 
-from timing import header, write
+from timing import RESULTS, header, write
 
 from ntk_analysis.training.memory import account
 
@@ -14,7 +17,7 @@ NORMALIZATIONS = ("batch_norm", "mimic_norm", "weight_mean", "none")
 MIB = 2**20
 
 
-def temporaries(network: str, batch: int) -> dict[str, object]:
+def temporaries(network: str, batch: int) -> dict[str, Any]:
     """MiB of temporaries by normalisation, and percent that MimicNorm saves of batch norm's."""
     found = {}
     for name in NORMALIZATIONS:
@@ -32,14 +35,17 @@ def temporaries(network: str, batch: int) -> dict[str, object]:
 
 
 def main() -> None:
-    """Writes results/memory.json."""
+    """Renews rows of results/memory.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=256, help="number of images in a step")
     parser.add_argument("networks", nargs="*", default=NETWORKS, help="names of networks at CIFAR size")
     options = parser.parse_args()
     found = header("temporaries of a step's gradient, float32, by the compiler's report", 0)
     rows = [temporaries(network, options.batch) for network in options.networks]
-    write("memory", found | {"rows": rows})
+    path, new = RESULTS / "memory.json", [(row["network"], row["batch"]) for row in rows]
+    before = json.loads(path.read_text())["rows"] if path.exists() else []
+    kept = [row for row in before if (row["network"], row["batch"]) not in new]
+    write("memory", found | {"rows": sorted(kept + rows, key=lambda row: row["batch"])})
 
 
 if __name__ == "__main__":

@@ -96,13 +96,24 @@ def aligned(store: Path, count: int) -> dict[str, object]:
     return {"alignment": alignment.target_alignment(store, targets(count))}
 
 
+def aligned_without_bias(store: Path, count: int) -> dict[str, object]:
+    """The unbiased estimate of the centered alignment with the targets."""
+    return {"alignment": alignment.target_alignment(store, targets(count), unbiased=True)}
+
+
 def regressed(store: Path, count: int) -> dict[str, object]:
     """The coefficients of a regression with 10 targets, by conjugate gradients."""
     found = regression.solve(store, targets(count), regularization=1e-3)
     return {"iterations": found.iterations, "residual": float(found.residual.max())}
 
 
-WORK = {"read and checked": read, "10 largest eigenvalues": largest, "regression": regressed, "alignment": aligned}
+WORK = {
+    "read and checked": read,
+    "10 largest eigenvalues": largest,
+    "regression": regressed,
+    "alignment": aligned,
+    "unbiased alignment": aligned_without_bias,
+}
 
 
 def in_a_process(name: str, store: Path, count: int) -> dict[str, object]:
