@@ -8,7 +8,25 @@ from typing import NamedTuple
 from . import plugins
 from .contract import Paper
 
-PAPERS = ("mimicnorm", "xiao_2020")
+PAPERS = (
+    "mimicnorm",
+    "xiao_2020",
+    "poole_2016",
+    "schoenholz_2017",
+    "hayou_2019",
+    "yang_schoenholz_2017",
+    "hanin_2018",
+    "hanin_nica_2020",
+    "karakida_2019",
+    "brock_2021",
+    "de_smith_2020",
+    "jacot_2019",
+    "yang_2019",
+    "daneshmand_2020",
+    "cho_saul_2009",
+    "bietti_mairal_2019",
+    "roberts_2022",
+)
 """Folders beside this file, one a paper, each with `PAPER` and a module a claim. The first is checked by default."""
 ALL = "all"
 """The name that stands for every paper that is known."""
