@@ -35,6 +35,7 @@ from ntk_analysis.layers import (
     LastBatchNorm,
     Layer,
     LayerNorm,
+    MaxPool,
     Parallel,
     Repeat,
     Residual,
@@ -194,7 +195,10 @@ APPROACHED = [
     ),
 ]
 
-NO_KERNEL = [("LastBatchNorm", "no kernel of the inputs alone")]
+NO_KERNEL = [
+    ("LastBatchNorm", "no kernel of the inputs alone"),
+    ("MaxPool", "has no infinite-width kernel: monte_carlo_kernel averages over finite networks"),
+]
 
 
 @pytest.mark.parametrize(("name", "network", "inputs"), EXACT)
@@ -533,6 +537,17 @@ def test_finite_networks_compute_in_the_dtype_of_their_parameters():
 def test_bad_layers_are_named(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize("padding", ["same", *full("valid", "circular")])
+def test_max_pool_by_hand(padding):
+    """Of negative numbers, too: zeros of a padding are not the largest."""
+    x, pool = jnp.asarray(images()) - 3, MaxPool((2, 3), (2, 1), padding)
+    y = pool.apply((), x)
+    low = x - jnp.min(x) + 1  # positive: now a zero is the smallest
+    by_hand = jnp.max(jnp.stack(pool.moving.parts(low, (1, 2))), 0) + jnp.min(x) - 1
+    assert y.shape == pool.init(jax.random.key(0), x.shape)[0]
+    np.testing.assert_allclose(y, by_hand, rtol=1e-14)
 
 
 MOVED = {

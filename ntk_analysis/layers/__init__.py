@@ -15,6 +15,7 @@ from ntk_analysis.layers.dropout import Dropout as Dropout
 from ntk_analysis.layers.dropout import with_new_masks as with_new_masks
 from ntk_analysis.layers.index import Index as Index
 from ntk_analysis.layers.local_convolution import ConvLocal as ConvLocal
+from ntk_analysis.layers.max_pool import MaxPool as MaxPool
 from ntk_analysis.layers.normalization import BatchNorm as BatchNorm
 from ntk_analysis.layers.normalization import GroupNorm as GroupNorm
 from ntk_analysis.layers.normalization import LastBatchNorm as LastBatchNorm
