@@ -19,9 +19,10 @@ CLAIM = Claim(
     scope="Fully connected ReLU networks without biases, of equal widths n and weights of variance 2 / fan-in.",
     formula=r"\frac{\mathbb{E}[K^2]}{\mathbb{E}[K]^2} \simeq \exp(5 \beta)",
     recorded=Verdict.CONDITIONS,
-    summary="An upper bound: networks stay below exp(5 beta), and grow with it. The exponent is not 5 where it can be "
-    "measured, but about 3.5: two layers' terms of K share all fluctuations below the lower and above the upper one, "
-    "(1 + 5/n) a layer, and hardly any between, (1 + 1/n). For deep networks that is exp(5 beta) / (2 beta).",
+    summary="With constant factors, as the theorem has it, it is a bound: networks stay below exp(5 beta), and grow with "
+    "it. As a law it is not true: where it can be measured the exponent is about 3.5, not 5. Two layers' terms of K "
+    "share all fluctuations below the lower and above the upper one, (1 + 5/n) a layer, and hardly any between, "
+    "(1 + 1/n). For deep networks that is exp(5 beta) / (2 beta).",
 )
 
 
