@@ -3,15 +3,21 @@
 A group of its own, for PyTorch is large: `uv run --extra torch pytest -m torch`.
 """
 
+import functools
 import pickle
 
 import jax
 import numpy as np
 import pytest
 
+from ntk_analysis.alignment import alignment
 from ntk_analysis.diagnosis import load_network
 from ntk_analysis.empirical import empirical_ntk
+from ntk_analysis.empirical.coupling import coupling
 from ntk_analysis.networks import from_torch
+from ntk_analysis.paper_checks.subject import Subject
+from ntk_analysis.regression import KernelClassifier
+from ntk_analysis.spectrum import eigenvalues, matrix_free
 from ntk_analysis.training.fan_in import FanIn
 from ntk_analysis.training.module_axes import axes_of
 
@@ -66,6 +72,9 @@ NETWORKS = {
 }
 
 
+CONVOLUTIONAL = ("resnet18", "vgg16_bn")  # whose batch norms couple the batch
+
+
 def drawn(make, dtype, count=4):
     """A network whose running statistics, scales and shifts are not those at the start, and inputs for it."""
     torch.manual_seed(0)
@@ -91,11 +100,27 @@ def torch_kernel(network, x, mode):
 
     y, pull = torch.func.vjp(outputs, params)
     units = torch.eye(y.numel(), dtype=y.dtype).reshape(-1, *y.shape)
-    gradients = [pull(unit)[0] for unit in units]
-    kernel = sum(
-        (rows := torch.stack([g[name].reshape(-1) for g in gradients]).double()) @ rows.T for name in params
-    ).reshape(*y.shape, *y.shape)
-    return kernel.permute(0, 2, 1, 3).numpy()
+    gradients = [{name: leaf.numpy() for name, leaf in pull(unit)[0].items()} for unit in units]
+    return kernel_of(gradients, y.shape)
+
+
+def jax_kernel(f, params, x):
+    """The same of f, a gradient at a time: XLA takes minutes for those of a whole batch of convolutions together."""
+    with jax.enable_x64(x.dtype == np.float64):
+        shape = jax.eval_shape(f, params, x).shape
+        gradient = jax.jit(lambda params, x, unit: jax.vjp(lambda params: f(params, x), params)[1](unit)[0])
+        units = np.eye(np.prod(shape), dtype=x.dtype).reshape(-1, *shape)
+        gradients = [{name: np.asarray(leaf) for name, leaf in gradient(params, x, unit).items()} for unit in units]
+    return kernel_of(gradients, shape)
+
+
+def kernel_of(gradients, shape):
+    """The NTK of outputs (n, C) with these gradients, output by output and input by input."""
+    total = np.zeros((len(gradients), len(gradients)))
+    for name in gradients[0]:
+        rows = np.stack([one[name].ravel() for one in gradients]).astype(np.float64)
+        total += rows @ rows.T
+    return total.reshape(*shape, *shape).transpose(0, 2, 1, 3)
 
 
 def relative(kernel, expected):
@@ -119,14 +144,21 @@ def test_the_kernel_is_torch_func_s(name, mode, dtype, tolerance):
     assert {name: leaf.shape for name, leaf in params.items()} == {
         name: tuple(p.shape) for name, p in network.named_parameters()
     }
-    found = empirical_ntk(f, params, inputs)
+    assert {str(leaf.dtype) for leaf in params.values()} == {str(dtype).removeprefix("torch.")}
+    if name in CONVOLUTIONAL:
+        with jax.enable_x64(dtype == torch.float64):
+            coupled = bool(coupling(f, params, inputs))
+        found = jax_kernel(f, params, inputs)
+    else:
+        kernel = empirical_ntk(f, params, inputs)
+        found, coupled = kernel.ntk, kernel.coupled
+        assert kernel.ntk.dtype == inputs.dtype
+    assert coupled == (mode == "train" and name in CONVOLUTIONAL)
     expected = torch_kernel(network, x, mode)
-    assert str(found.ntk.dtype) == str(dtype).removeprefix("torch.")
-    assert found.coupled == (mode == "train" and name in ("resnet18", "vgg16_bn"))
-    if found.coupled and dtype == torch.float32:
+    if coupled and dtype == torch.float32:
         exact = torch_kernel(network.double(), x.double(), mode)
         tolerance, expected = max(tolerance, 10 * relative(expected, exact)), exact
-    apart = relative(found.ntk, expected)
+    apart = relative(found, expected)
     print(f"{name}, {mode}, {dtype}: {apart:.1e} apart, expected {tolerance:.1e}")
     assert apart < tolerance
 
@@ -265,3 +297,25 @@ def test_bfloat16_and_tokens():
     assert x.dtype == np.int64
     assert {leaf.dtype.name for leaf in params.values()} == {"bfloat16"}
     assert empirical_ntk(f, params, x).ntk.shape == (5, 5, 2, 2)
+
+
+def test_commands_and_models_take_the_module(tmp_path):
+    """What `spectrum` and `check --network` compute, and alignment and estimators, of a module from a user's file."""
+    file = tmp_path / "user.py"
+    file.write_text(
+        "import torch\nfrom torch import nn\ndef network():\n    torch.manual_seed(0)\n"
+        "    inner = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU())\n"
+        "    return nn.Sequential(nn.Linear(5, 8), nn.ReLU(), inner, nn.Linear(8, 3)), torch.randn(6, 5)\n"
+    )
+    f, params, x = load_network(f"{file}:network")
+    full, trace = empirical_ntk(f, params, x), empirical_ntk(f, params, x, layout="trace")
+    fan_ins = Subject(f, f, params, x, None, axes_of(f, x)).fan_ins
+    assert {name: fan_in.axes for name, fan_in in fan_ins.items()} == dict.fromkeys(
+        ("0.weight", "2.0.weight", "3.weight"), (1,)
+    )
+    found = matrix_free(f, params, x, steps=6, probes=2, probe_steps=2)
+    assert found.largest == pytest.approx(eigenvalues(full)[0], abs=found.largest_error)
+    assert alignment(trace, np.einsum("abcc->ab", full.ntk)) == pytest.approx(1, abs=1e-6)
+    source = functools.partial(empirical_ntk, f, params)
+    model = KernelClassifier(source, loss="cross_entropy", time=50.0).fit(x, [0, 1, 2, 0, 1, 2])
+    np.testing.assert_array_equal(model.predict(x), [0, 1, 2, 0, 1, 2])
