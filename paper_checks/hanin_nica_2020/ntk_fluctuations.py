@@ -19,10 +19,9 @@ CLAIM = Claim(
     scope="Fully connected ReLU networks without biases, of equal widths n and weights of variance 2 / fan-in.",
     formula=r"\frac{\mathbb{E}[K^2]}{\mathbb{E}[K]^2} \simeq \exp(5 \beta)",
     recorded=Verdict.CONDITIONS,
-    summary="With constant factors, as the theorem has it, it is a bound: networks stay below exp(5 beta), and grow with "
-    "it. As a law it is not true: where it can be measured the exponent is about 3.5, not 5. Two layers' terms of K "
-    "share all fluctuations below the lower and above the upper one, (1 + 5/n) a layer, and hardly any between, "
-    "(1 + 1/n). For deep networks that is exp(5 beta) / (2 beta).",
+    summary="With constant factors, as the theorem has it, exp(5 beta) is a bound. As a law it is not true: the "
+    "exponent is about 3.5 where it can be measured. Two layers' terms of K share (1 + 5/n) a layer below the lower "
+    "and above the upper one, and (1 + 1/n) between: exp(5 beta) / (2 beta) for deep networks.",
 )
 
 
