@@ -124,9 +124,9 @@ def test_distances_at_unequal_variances_are_off_by_what_is_stated(name):
     points = np.concatenate([np.stack([q1, q2, np.array([0.0] * 8 + [1e-12])]), drawn(40)], axis=1)
     with mpmath.workdps(60):
         exact = [tuple(map(mpmath.mpf, point)) for point in points.T]
-        expected = [float(1 - value(p, q, d) / mpmath.sqrt(value(p, p, 0) * value(q, q, 0))) for p, q, d in exact]
-    found = dual.moment(*points)
-    roundings = 8 * np.finfo(float).eps * np.array(expected)  # of any distance
+        distances = [1 - value(p, q, d) / mpmath.sqrt(value(p, p, 0) * value(q, q, 0)) for p, q, d in exact]
+    found, expected = dual.moment(*points), np.array(distances, np.float64)
+    roundings = 8 * np.finfo(float).eps * expected  # of any distance
     assert np.all(np.abs(found.distance - expected) <= found.distance_error + roundings)
     # which is a statement: at moderate variances some ten roundings more
     moderate = (points[:2] > 0.1).all(axis=0) & (points[:2] < 4).all(axis=0) & (points[2] < 1)
