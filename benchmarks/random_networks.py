@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import numpy as np
 from timing import header, write
 
@@ -146,6 +147,7 @@ def main(networks: int, first: int) -> None:
     with as_neural_tangents_expects():
         theirs = reference.load().stax
         for seed in range(first, first + networks):
+            jax.clear_caches()  # programs take maps of memory, of which a process has a limited number
             try:
                 found.append(compared(seed, theirs))
             except Exception as error:  # either library may raise anything: that is a result
@@ -155,6 +157,7 @@ def main(networks: int, first: int) -> None:
                 )
             if found[-1].get("ratio", 2.0) > 1 or "refused" in found[-1]:
                 print(found[-1], flush=True)
+            print(f"{len(found)} of {networks}", end="\r", flush=True)
     same = [one for one in found if "ratio" in one and "refused" not in one]
     result = header("random networks by neural-tangents' names, kernels by both libraries, float64", 1) | {
         "networks": networks,

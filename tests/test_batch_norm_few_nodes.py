@@ -39,7 +39,7 @@ def statistics_of(seed):
     return np.where(np.arange(64) < 60, 1 / 60, 0) if seed // 10 % 2 else None
 
 
-@pytest.mark.parametrize("seeds", [range(8, 12), *full(range(100))], ids=["4 batches", "100 batches"])
+@pytest.mark.parametrize("seeds", full(range(100)), ids=["100 batches"])
 def test_twice_the_change_by_one_node_bounds_the_error(seeds):
     """The largest is .84 of the bound in 300 other batches of 16 to 128."""
     for seed in seeds:

@@ -78,6 +78,7 @@ def test_regression_is_that_of_gradient_flow_at_its_end(both):
     np.testing.assert_allclose(one.coefficients_scaled, found.coefficients_scaled[:, 0], rtol=1e-7)
 
 
+@pytest.mark.full
 def test_estimators_take_kernels_in_stores(tmp_path):
     """Of a training batch and of new points, each in a store of its own."""
 
