@@ -26,6 +26,7 @@ from matplotlib.patches import Patch
 
 from ntk_analysis import data, figures
 from ntk_analysis.cli.figures import announce
+from ntk_analysis.cli.figures import figures as command
 from ntk_analysis.common.normalizations import TABLE
 from ntk_analysis.figures.config import Config, images_shown, load_images, load_inputs
 from ntk_analysis.figures.names import DEFAULT, NAMES, OTHERS, selected
@@ -374,3 +375,8 @@ def test_the_edge_of_the_phase_diagram_is_that_of_its_points(drawn):
     for activation, name in itertools.product(("relu", "gelu"), ("none", "weight_mean")):
         inside = a["b_var"][:, None] <= largest_bias(activation, name, a["w_var"])
         np.testing.assert_array_equal(inside, a[f"bounded_{activation}_{name}"])
+
+
+def test_the_help_names_every_figure():
+    told = set((command.__doc__ or "").replace(",", " ").split())
+    assert set(NAMES) <= told

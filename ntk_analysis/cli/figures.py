@@ -25,7 +25,7 @@ def figures(
             metavar="[NAME]...",
             help="Names among fig2 fig3 fig4 fig6 supp1 supp2 supp3 table1 phase_diagram condition_number bn_growth "
             "same_kernel kernel_matrices, and trainability dynamics generalisation width_study learning_rates "
-            "image_kernels micro_batch; default: the first thirteen.",
+            "image_kernels micro_batch along_training; default: the first thirteen.",
             show_default=False,
         ),
     ] = None,
@@ -83,6 +83,8 @@ def figures(
     width_study       finite networks against their kernels
     learning_rates    rates that train a deep network, by normalisation
     image_kernels     kernels of convolutional networks, layer by layer
+    micro_batch       batch norm on batches of few images
+    along_training    kernels and sharpness by epoch, by normalisation
     """  # click leaves a paragraph with a backspace as it is
     if not full:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick_compilation.flags()}".strip()
