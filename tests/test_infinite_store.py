@@ -299,7 +299,7 @@ def test_tiles_of_several_blocks(tmp_path, whole, x2):
     assert found.plan.count < 10
     if x2 is None:
         equal(found[:], wanted)
-    np.testing.assert_allclose(found.ntk, wanted.ntk, rtol=1e-13)
+    np.testing.assert_allclose(found.ntk, wanted.ntk, rtol=1e-13, atol=1e-15)  # two roundings of the largest entries
     interrupted(tmp_path / "i", tiles=2, x2=x2)
     seen: list[Any] = []
     equal(infinite_kernel(NETWORK, X, x2, store=tmp_path / "i", track=kept_in(seen))[:], found[:])
